@@ -1,0 +1,65 @@
+"""
+The layout of a checkpoint repository that also loads where this package is not installed: weights, configuration,
+processor, and the code beside them as flat files (`trust_remote_code=True`).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
+
+# Complete and explicit: saving one class by itself records that class only, and the other Auto classes then fail.
+AUTO_MAP = {
+    "AutoConfig": "configuration_hsst.HSSTConfig",
+    "AutoModel": "modeling_hsst.HSSTModel",
+    "AutoModelForMaskedImageModeling": "modeling_hsst.HSSTForMaskedImageModeling",
+    "AutoModelForImageClassification": "modeling_hsst.HSSTForImageClassification",
+    "AutoModelForSemanticSegmentation": "modeling_hsst.HSSTForSemanticSegmentation",
+    "AutoBackbone": "modeling_hsst.HSSTBackbone",
+}
+PROCESSOR_AUTO_MAP = {"AutoImageProcessor": "image_processing_hsst.HSSTImageProcessor"}
+
+
+def export_for_hub(model: PreTrainedModel, processor: BaseImageProcessor, folder: str | Path) -> Path:
+    """
+    Saves a model and its processor as a checkpoint repository, ready for `huggingface_hub.HfApi.upload_folder`.
+
+    Args:
+        model: any HSST model; its weights and configuration are saved.
+        processor: the image processor that belongs to the weights.
+        folder: where to; made if it is missing, other files in it are left alone.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    add_auto_map(folder / CONFIG_NAME, AUTO_MAP)
+    add_auto_map(folder / IMAGE_PROCESSOR_NAME, PROCESSOR_AUTO_MAP)
+    for code_file in code_files():
+        shutil.copyfile(code_file, folder / code_file.name)
+    return folder
+
+
+def add_auto_map(path: Path, auto_map: dict[str, str]) -> None:
+    """Writes `auto_map` into a saved configuration, in place of what is recorded there."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["auto_map"] = auto_map
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def code_files() -> list[Path]:
+    """The modules that the auto maps name, and those that they import."""
+    source = Path(__file__).parent
+    entry_names = {reference.split(".")[0] for reference in (*AUTO_MAP.values(), *PROCESSOR_AUTO_MAP.values())}
+    entry_files = [source / f"{name}.py" for name in entry_names]
+    imported_files = [Path(file) for entry in entry_files for file in get_relative_import_files(entry)]
+    return sorted({*entry_files, *imported_files})
+
+
+__all__ = ["export_for_hub"]

@@ -1,0 +1,53 @@
+"""
+HSST: masked vision transformers for hyperspectral images as a Hugging Face transformers model.
+
+Importing this package registers the classes, after which `AutoModel.from_pretrained("hsg-aiml/hsst-enmap")` and the other
+Auto classes know them.
+"""
+
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+    AutoModelForSemanticSegmentation,
+)
+
+from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
+from .image_processing_hsst import HSSTImageProcessor
+from .masking_hsst import draw_mask
+from .modeling_hsst import (
+    HSSTBackbone,
+    HSSTForImageClassification,
+    HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
+    HSSTModel,
+    HSSTPreTrainedModel,
+)
+
+
+AutoConfig.register("hsst", HSSTConfig)
+AutoModel.register(HSSTConfig, HSSTModel)
+AutoModelForMaskedImageModeling.register(HSSTConfig, HSSTForMaskedImageModeling)
+AutoModelForImageClassification.register(HSSTConfig, HSSTForImageClassification)
+AutoModelForSemanticSegmentation.register(HSSTConfig, HSSTForSemanticSegmentation)
+AutoBackbone.register(HSSTConfig, HSSTBackbone)
+# One class for both keys: it computes in torch and needs neither PIL nor torchvision
+AutoImageProcessor.register(
+    HSSTConfig, image_processor_classes={"pil": HSSTImageProcessor, "torchvision": HSSTImageProcessor}
+)
+
+__all__ = [
+    "ENMAP_WAVELENGTHS",
+    "HSSTBackbone",
+    "HSSTConfig",
+    "HSSTForImageClassification",
+    "HSSTForMaskedImageModeling",
+    "HSSTForSemanticSegmentation",
+    "HSSTImageProcessor",
+    "HSSTModel",
+    "HSSTPreTrainedModel",
+    "draw_mask",
+]

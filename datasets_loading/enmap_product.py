@@ -267,7 +267,7 @@ class EnMAPProduct:
         """Pixels off the swath, bool (height, width); from the spectral image where the product lacks its classes."""
         if "classes" in self.missing_layers:
             self._warn_of_missing("classes")
-            first_valid_band = int(np.flatnonzero(self.valid_bands)[0])
+            first_valid_band = int(np.argmax(self.valid_bands))
             return self.read(window, [first_valid_band])[0] == ENMAP.nodata
         return self.read_layer("classes", window) == CLASS_OUTSIDE
 
@@ -378,7 +378,7 @@ def to_stored_numbers(values: np.ndarray, nodata: float | None, where: str) -> n
         return values
     without_data = ~np.isfinite(values)
     if nodata is not None:
-        without_data |= values == values.dtype.type(nodata)
+        without_data |= values == nodata
     if np.issubdtype(values.dtype, np.floating):
         values = np.where(without_data, 0, values)
         largest = np.abs(values).max(initial=0)

@@ -133,11 +133,10 @@ def _check(
         raise ValueError(f"expected a wavelength, a width and a detector for each of {len(cube)} bands, got {lengths}")
     if set(detectors) - set(QUICK_LOOK_WAVELENGTHS):
         raise ValueError(f'expected detectors "VNIR" or "SWIR", got {sorted(set(detectors))}')
+    known_layers = set(QUALITY_LAYERS) - {"pixel_mask"}
     for layer, values in quality.items():
-        if layer not in QUALITY_LAYERS or layer == "pixel_mask":
-            raise ValueError(
-                f"expected quality layers among {sorted(set(QUALITY_LAYERS) - {'pixel_mask'})}, got {layer}"
-            )
+        if layer not in known_layers:
+            raise ValueError(f"expected quality layers among {sorted(known_layers)}, got {layer!r}")
         if values.shape != cube.shape[1:]:
             raise ValueError(f"expected a layer {layer} of {cube.shape[1:]} pixels, got {values.shape}")
     if pixel_mask is not None and pixel_mask.shape != cube.shape:

@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 
-
 TRUE_COLOUR_WAVELENGTHS = (640.0, 550.0, 460.0)
 """Wavelengths in nm shown as red, green and blue."""
 

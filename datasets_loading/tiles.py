@@ -1,0 +1,408 @@
+"""Tiles for training: windows of products and GeoTIFF tiles, all with the same bands, in memory as int16.
+
+`read_tile_set` gathers them from a folder, `TileSet.select_bands` keeps the bands that hold data, and
+`band_statistics` gives the mean and standard deviation that a processor standardises with.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+from tqdm.auto import tqdm
+
+from datasets_loading.enmap_product import (
+    EnMAPProduct,
+    ProductError,
+    band_tags,
+    find_products,
+    is_hidden,
+    product_part,
+    raster_errors,
+    row_windows,
+    to_stored_numbers,
+)
+from datasets_loading.sensors import ENMAP
+
+logger = logging.getLogger(__name__)
+
+WAVELENGTH_TOLERANCE = 1.0
+"""Largest difference in nm between equal bands of two sources: calibrations move EnMAP's bands by tenths of a nm."""
+
+SIDECAR_NAME = "wavelengths.txt"
+"""File beside tiles without tags: one line per band in file order, with its centre and, optionally, width in nm."""
+
+
+@dataclass(eq=False)
+class Tile:
+    """One image with its bands in ascending wavelength, where wavelengths are known.
+
+    Attributes:
+        name: name of the tile.
+        image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
+        wavelengths: band centres in nm, float64 (bands,), or None.
+        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+    """
+
+    name: str
+    image: np.ndarray
+    wavelengths: np.ndarray | None
+    fwhm: np.ndarray | None
+
+
+@dataclass(eq=False)
+class TileSet:
+    """Tiles with the same bands; their sizes may differ.
+
+    Attributes:
+        tiles: stored numbers, int16 (bands, height, width) each.
+        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
+        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        names: one name per tile.
+        nodata: stored number of a pixel without data.
+        scale: stored number of a reflectance of 1.
+        valid_bands: which bands hold data in every source, bool (bands,).
+        num_skipped: windows of products that were left out, being outside the swath or cloudy.
+    """
+
+    tiles: list[np.ndarray]
+    wavelengths: np.ndarray | None
+    fwhm: np.ndarray | None
+    names: list[str]
+    valid_bands: np.ndarray
+    nodata: int = ENMAP.nodata
+    scale: float = ENMAP.scale
+    num_skipped: int = 0
+
+    @property
+    def num_bands(self) -> int:
+        return len(self.valid_bands)
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.tiles)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.tiles[index]
+
+    def select_bands(self, indices: Sequence[int] | np.ndarray) -> TileSet:
+        """The same tiles with the bands of these indices, in this order; the numbers are copied."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            tiles=[tile[indices] for tile in self.tiles],
+            wavelengths=None if self.wavelengths is None else self.wavelengths[indices],
+            fwhm=None if self.fwhm is None else self.fwhm[indices],
+            valid_bands=self.valid_bands[indices],
+        )
+
+
+def read_tile(path: str | Path) -> Tile:
+    """Reads a GeoTIFF tile whole.
+
+    Bands are put in ascending wavelength where wavelengths are known: from the bands' tags `wavelength` and `fwhm`, or
+    else from a file `wavelengths.txt` in the tile's folder. Without either, they stay as they are in the file. Values
+    may be integers or floats; what the file's scale and offset make of them is stored as reflectance x 10000.
+
+    Raises:
+        ProductError: the file is damaged, holds fractions and no scale, has no data in any pixel, has duplicate
+            wavelengths, or a sidecar for another number of bands.
+    """
+    path = Path(path)
+    with raster_errors(str(path)), rasterio.open(path) as dataset:
+        values, nodata = dataset.read(), dataset.nodata
+        scales, offsets = np.array(dataset.scales), np.array(dataset.offsets)
+        wavelengths, fwhm = band_tags(dataset)
+    image = _to_common_scale(to_stored_numbers(values, nodata, str(path)), scales, offsets)
+    if (image == ENMAP.nodata).all():
+        raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
+    sidecar = path.with_name(SIDECAR_NAME)
+    if wavelengths is None and sidecar.is_file():
+        wavelengths, fwhm = _read_sidecar(sidecar, len(image))
+    if wavelengths is None:
+        return Tile(path.stem, image, None, None)
+    order = np.argsort(wavelengths)
+    if (np.diff(wavelengths[order]) <= 0).any():
+        duplicate = wavelengths[order][1:][np.diff(wavelengths[order]) <= 0][0]
+        raise ProductError(f"{path}: expected wavelengths that differ, got {duplicate:g} nm more than once")
+    return Tile(path.stem, image[order], wavelengths[order], None if fwhm is None else fwhm[order])
+
+
+def read_tile_set(
+    folder: str | Path,
+    tile_size: int = 64,
+    *,
+    bands: Sequence[int] | None = None,
+    max_outside: float = 0.5,
+    max_cloud: float = 0.1,
+    progress: bool = True,
+) -> TileSet:
+    """Reads everything that can be trained on under a folder, in an order that depends on names alone.
+
+    EnMAP products, as folders or ZIPs, are cut from their upper left corner into windows of `tile_size` pixels, what
+    remains at the right and lower edge being left out. GeoTIFF files that belong to no product are tiles as they are.
+
+    Args:
+        folder: a folder of products and tiles at any depth, or one product.
+        tile_size: side of a window of a product in pixels.
+        bands: indices in ascending wavelength (in file order, where tiles state no wavelengths); all by default.
+        max_outside: largest share of a window's pixels without data.
+        max_cloud: largest share of a window's pixels classified as cloud.
+        progress: show a progress bar.
+
+    Raises:
+        ProductError: there is nothing to read, a file is damaged, a source has other bands than the first, a tile
+            holds no data, or no window of any product passes.
+    """
+    folder = Path(folder)
+    products, tile_files = _find_sources(folder)
+    collection = _Collection(bands)
+    with tqdm(total=len(products) + len(tile_files), desc="reading", unit="file", disable=not progress) as bar:
+        for path in products:
+            with EnMAPProduct.open(path) as product:
+                collection.add_product(product, tile_size, max_outside, max_cloud)
+            bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
+            bar.update()
+        for path in tile_files:
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            collection.add_tile(replace(read_tile(path), name=name), path)
+            bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
+            bar.update()
+    if not collection.tiles:
+        raise ProductError(
+            f"{folder}: expected a window of {tile_size} x {tile_size} pixels with at most {max_outside:.0%} without "
+            f"data and {max_cloud:.0%} cloud, got none among {collection.num_skipped} in {len(products)} products"
+        )
+    if collection.num_skipped:
+        logger.info("%s: %d windows outside or cloudy, left out", folder, collection.num_skipped)
+    return collection.tile_set()
+
+
+def band_statistics(tile_set: TileSet, minimum: float = 0.0, maximum: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each band's reflectance, float64 (bands,) each; NaN where a band holds no data.
+
+    Args:
+        tile_set: the tiles; pixels without data are left out, band by band.
+        minimum: reflectance that lower ones are set to.
+        maximum: reflectance that higher ones are set to.
+    """
+    statistics = RunningStatistics(tile_set.num_bands)
+    for tile in tile_set:
+        reflectance = np.clip(tile / tile_set.scale, minimum, maximum)
+        statistics.update(reflectance, tile != tile_set.nodata)
+    return statistics.mean, statistics.std
+
+
+@dataclass(eq=False)
+class RunningStatistics:
+    """Mean and standard deviation of each band in one pass (Chan, Golub and LeVeque 1983).
+
+    Statistics of parts, from several workers, `merge` into those of the whole.
+
+    Attributes:
+        num_bands: number of bands.
+        count: values seen so far, int64 (bands,).
+    """
+
+    num_bands: int
+    count: np.ndarray = field(init=False)
+    _mean: np.ndarray = field(init=False, repr=False)
+    _squares: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.count = np.zeros(self.num_bands, dtype=np.int64)
+        self._mean = np.zeros(self.num_bands)
+        self._squares = np.zeros(self.num_bands)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of each band, float64 (bands,); NaN for a band without values."""
+        return np.where(self.count > 0, self._mean, np.nan)
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of each band (of the population), float64 (bands,); NaN for a band without values."""
+        return np.where(self.count > 0, np.sqrt(self._squares / np.maximum(self.count, 1)), np.nan)
+
+    def update(self, values: np.ndarray, valid: np.ndarray) -> None:
+        """Takes in values (bands, ...) where `valid`, bool of the same shape, is true."""
+        values = values.reshape(self.num_bands, -1).astype(np.float64, copy=False)
+        valid = valid.reshape(self.num_bands, -1)
+        part = RunningStatistics(self.num_bands)
+        part.count = valid.sum(axis=1)
+        part._mean = values.sum(axis=1, where=valid) / np.maximum(part.count, 1)
+        deviations = values - part._mean[:, None]
+        part._squares = np.square(deviations).sum(axis=1, where=valid)
+        self.merge(part)
+
+    def merge(self, other: RunningStatistics) -> None:
+        """Takes in everything that `other` has seen."""
+        total = self.count + other.count
+        share = other.count / np.maximum(total, 1)
+        difference = other._mean - self._mean
+        self._mean = self._mean + difference * share
+        self._squares = self._squares + other._squares + np.square(difference) * self.count * share
+        self.count = total
+
+
+class _Collection:
+    """Tiles gathered so far, and what the first source says of the bands."""
+
+    def __init__(self, bands: Sequence[int] | None) -> None:
+        self.bands = bands
+        self.tiles: list[np.ndarray] = []
+        self.names: list[str] = []
+        self.num_skipped = 0
+        self.first: Tile | None = None
+        self.first_path: Path | None = None
+        self.lowest = np.zeros(0, dtype=np.int16)
+        self.highest = np.zeros(0, dtype=np.int16)
+        self.valid_bands = np.zeros(0, dtype=bool)
+
+    def add_product(self, product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float) -> None:
+        empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
+        chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), product.path)
+        kept = 0
+        first_valid_band = int(np.argmax(product.valid_bands))
+        # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
+        # each window.
+        for row in row_windows(product.shape, tile_size):
+            if row.height < tile_size:
+                continue
+            outside = product.read_outside(row) | (product.read(row, [first_valid_band])[0] == ENMAP.nodata)
+            cloud = product.read_cloud(row)
+            columns = range(0, product.shape[1] - tile_size + 1, tile_size)
+            passing = [
+                column
+                for column in columns
+                if outside[:, column : column + tile_size].mean() <= max_outside
+                and cloud[:, column : column + tile_size].mean() <= max_cloud
+                and not outside[:, column : column + tile_size].all()
+            ]
+            self.num_skipped += len(columns) - len(passing)
+            if not passing:
+                continue
+            left, right = passing[0], passing[-1] + tile_size
+            strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
+            strip = _to_common_scale(strip, product.gain[chosen], product.offset[chosen])
+            for column in passing:
+                image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
+                self._keep(image, f"{product.name}_x{column:05d}_y{row.row_off:05d}")
+                kept += 1
+        if kept:
+            self.valid_bands &= product.valid_bands[chosen]
+
+    def add_tile(self, tile: Tile, path: Path) -> None:
+        chosen = self._choose(tile, path)
+        image = tile.image if self.bands is None else tile.image[chosen]
+        self._keep(image, tile.name)
+        self.valid_bands &= (image != ENMAP.nodata).any(axis=(1, 2))
+
+    def _choose(self, source: Tile, path: Path) -> np.ndarray:
+        """Indices of the bands to keep, once the source is known to have the bands of the first one."""
+        if self.first is None or self.first_path is None:
+            self.first, self.first_path = source, path
+            chosen = self._chosen(source, path)
+            self.lowest = np.full(len(chosen), np.iinfo(np.int16).max, dtype=np.int16)
+            self.highest = np.full(len(chosen), ENMAP.nodata, dtype=np.int16)
+            self.valid_bands = np.ones(len(chosen), dtype=bool)
+        like = f"as in {self.first_path}"
+        if len(source.image) != len(self.first.image):
+            raise ProductError(f"{path}: expected {len(self.first.image)} bands {like}, got {len(source.image)}")
+        if (source.wavelengths is None) != (self.first.wavelengths is None):
+            states = ("no wavelengths", "wavelengths")
+            has = source.wavelengths is not None
+            raise ProductError(f"{path}: expected {states[not has]} {like}, got {states[has]}")
+        if source.wavelengths is not None and self.first.wavelengths is not None:
+            differences = np.abs(source.wavelengths - self.first.wavelengths)
+            worst = int(differences.argmax())
+            if differences[worst] > WAVELENGTH_TOLERANCE:
+                raise ProductError(
+                    f"{path}: expected {self.first.wavelengths[worst]:g} nm in band {worst} {like}, "
+                    f"got {source.wavelengths[worst]:g} nm"
+                )
+        return self._chosen(source, path)
+
+    def _chosen(self, source: Tile, path: Path) -> np.ndarray:
+        num_bands = len(source.image)
+        chosen = np.arange(num_bands) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
+        if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= num_bands:
+            raise ProductError(f"{path}: expected bands from 0 to {num_bands - 1}, got {chosen.tolist()}")
+        return chosen
+
+    def _keep(self, image: np.ndarray, name: str) -> None:
+        has_data = image != ENMAP.nodata
+        lowest = image.min(axis=(1, 2), where=has_data, initial=np.iinfo(np.int16).max)
+        self.lowest = np.minimum(self.lowest, lowest)
+        self.highest = np.maximum(self.highest, image.max(axis=(1, 2)))
+        self.tiles.append(image)
+        self.names.append(name)
+
+    def tile_set(self) -> TileSet:
+        assert self.first is not None
+        wavelengths, fwhm = self.first.wavelengths, self.first.fwhm
+        chosen = slice(None) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
+        return TileSet(
+            tiles=self.tiles,
+            wavelengths=None if wavelengths is None else wavelengths[chosen],
+            fwhm=None if fwhm is None else fwhm[chosen],
+            names=self.names,
+            # A band with one number in all pixels of all tiles holds a filling, not data.
+            valid_bands=self.valid_bands & (self.lowest < self.highest),
+            num_skipped=self.num_skipped,
+        )
+
+
+def _find_sources(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Products, and GeoTIFF files that belong to none, each sorted by path."""
+    if folder.is_file():
+        return [folder], []
+    if not folder.is_dir():
+        raise ProductError(f"{folder}: expected a folder of EnMAP products or GeoTIFF tiles, got nothing there")
+    products = find_products(folder)
+    described = {path.parent for path in products}
+    tile_files = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or is_hidden(path.relative_to(folder)):
+            continue
+        part = product_part(path.name)
+        if part == "SPECTRAL_IMAGE" and path.parent not in described:
+            raise ProductError(f"{path}: expected the product's METADATA.XML beside it, got none")
+        if part is None and path.suffix.lower() in (".tif", ".tiff"):
+            tile_files.append(path)
+    if not products and not tile_files:
+        raise ProductError(f"{folder}: expected EnMAP products or GeoTIFF tiles, got none")
+    return products, tile_files
+
+
+def _to_common_scale(image: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Stored numbers (bands, height, width) of a file's own gain and offset as reflectance x 10000.
+
+    A gain of 1 with an offset of 0 is what files without either report: their numbers are taken as they are.
+    """
+    factor = np.where(gain == 1, 1 / ENMAP.scale, gain) * ENMAP.scale
+    if np.allclose(factor, 1, rtol=1e-6) and not offset.any():
+        return image
+    scaled = np.rint(image * factor[:, None, None] + (offset * ENMAP.scale)[:, None, None])
+    scaled = np.clip(scaled, ENMAP.nodata + 1, np.iinfo(np.int16).max)
+    return np.where(image == ENMAP.nodata, ENMAP.nodata, scaled).astype(np.int16)
+
+
+def _read_sidecar(path: Path, num_bands: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Band centres and, where every line states one, widths in nm."""
+    lines = [re.split(r"[,;\s]+", line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    try:
+        table = np.array([[float(number) for number in line[:2]] for line in lines])
+    except ValueError:
+        raise ProductError(f"{path}: expected a wavelength in nm, and optionally a width, in each line") from None
+    if len(table) != num_bands:
+        raise ProductError(f"{path}: expected {num_bands} wavelengths as the tiles have bands, got {len(table)}")
+    return table[:, 0], table[:, 1] if table.shape[1] == 2 else None

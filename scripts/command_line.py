@@ -1,0 +1,16 @@
+"""What the scripts share: one clear line and exit code 2 on bad input."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turns errors about files and arguments into one line on standard error and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"{program}: error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None

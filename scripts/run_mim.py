@@ -1,0 +1,591 @@
+"""
+Masked pre-training of HSST on hyperspectral tiles, with the flags of transformers' run_mim_no_trainer.py.
+
+    accelerate launch scripts/run_mim.py --train_dir products --output_dir outputs/hsst
+    accelerate launch --mixed_precision bf16 scripts/run_mim.py --train_dir tiles --mask_type unit --mask_ratio 0.7 ...
+    torchrun --nproc_per_node 2 scripts/run_mim.py ...
+
+--train_dir is a folder of EnMAP L2A products (folders or ZIPs) or of GeoTIFF tiles. The output folder holds the model and
+its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction figure from every validation.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration
+from command_line import one_line_errors
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+import transformers
+from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.figures import plot_reconstruction
+from datasets_loading.tiles import TileSet, band_statistics, read_tile_set
+from datasets_loading.windows import EpochSampler, GridWindows, RandomWindows, tile_to_windows, windows_to_tile
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
+from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
+
+
+# What a resumed run must share with the interrupted one to be the same run
+ARGUMENTS_OF_A_RUN = (
+    "train_dir validation_dir train_val_split tile_size windows_per_tile bands model_name_or_path config_name_or_path "
+    "config_overrides image_size patch_size mask_type mask_ratio mask_patch_size dropout "
+    "per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
+    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed"
+).split()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_name", help="dataset of the Hub, or folder of shards, with a column `image` of tiles")
+    data.add_argument("--train_dir", type=Path, help="folder of EnMAP L2A products or GeoTIFF tiles to train on")
+    data.add_argument("--validation_dir", type=Path, help="folder of products or tiles to validate on")
+    data.add_argument(
+        "--train_val_split", type=float, default=0.15, help="share of the training tiles to validate on instead (0.15)"
+    )
+    data.add_argument("--tile_size", type=int, default=64, help="side of the tiles cut from products, in pixels (64)")
+    data.add_argument("--windows_per_tile", type=int, help="windows an epoch takes from each tile (as many as tile it)")
+    data.add_argument(
+        "--bands",
+        choices=("config", "valid"),
+        default="config",
+        help="the bands of the configuration, found by wavelength (default), or all that hold data",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name_or_path", help="checkpoint to go on from")
+    model.add_argument("--config_name_or_path", help="configuration to train from scratch (default: the published one)")
+    model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
+    model.add_argument("--image_size", type=int, help="side of a window in pixels")
+    model.add_argument("--patch_size", type=int, help="side of a spatial patch in pixels")
+    model.add_argument("--mask_type", choices=("unit", "block", "tube", "grid"), help="which tokens are hidden together")
+    model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide")
+    model.add_argument("--mask_patch_size", type=int, help="side of the squares of block and tube masks, in positions")
+    model.add_argument("--dropout", type=float, default=0.1, help="of attention weights and layers (the paper's 0.1)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--per_device_train_batch_size", type=int, default=64)
+    training.add_argument("--per_device_eval_batch_size", type=int, default=64)
+    training.add_argument("--learning_rate", type=float, default=2e-3)
+    training.add_argument("--weight_decay", type=float, default=0.05)
+    training.add_argument("--num_train_epochs", type=int, default=100)
+    training.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
+    training.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    training.add_argument("--lr_scheduler_type", type=SchedulerType, default=SchedulerType.COSINE)
+    training.add_argument("--num_warmup_steps", type=int, help="default: 5 %% of the steps")
+    training.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm")
+    training.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: the launcher's")
+    training.add_argument("--dataloader_num_workers", type=int, default=0)
+    training.add_argument("--seed", type=int, default=0)
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_dir", type=Path, required=True)
+    output.add_argument("--checkpointing_steps", help="save the whole state every N steps, or every `epoch`")
+    output.add_argument("--resume_from_checkpoint", help="a folder saved so, or `latest`")
+    output.add_argument("--validation_steps", type=int, help="validate every N steps (default: at the end of an epoch)")
+    output.add_argument("--with_tracking", action="store_true", help="log to the trackers of --report_to")
+    output.add_argument("--report_to", default="all", help="tensorboard, wandb, ... or all that are installed")
+    output.add_argument("--push_to_hub", action="store_true")
+    output.add_argument("--hub_model_id", help="repository to push to")
+    output.add_argument("--hub_token", help="token of the Hub (default: the one stored on this machine)")
+    arguments = parser.parse_args()
+    if (arguments.train_dir is None) == (arguments.dataset_name is None):
+        parser.error("expected one of --train_dir and --dataset_name")
+    if arguments.push_to_hub and arguments.hub_model_id is None:
+        parser.error("--push_to_hub needs --hub_model_id")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "tile_size"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    steps = arguments.checkpointing_steps
+    if steps is not None and steps != "epoch" and not (steps.isdigit() and int(steps) > 0):
+        parser.error(f"--checkpointing_steps: expected a number of steps or `epoch`, got {steps}")
+    return arguments
+
+
+def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[TileSet, TileSet]:
+    """Tiles to train and to validate on."""
+    if arguments.dataset_name is not None:
+        tiles = read_corpus(arguments.dataset_name)
+    else:
+        tiles = read_tile_set(arguments.train_dir, arguments.tile_size, progress=progress)
+    if arguments.validation_dir is not None:
+        return tiles, read_tile_set(arguments.validation_dir, arguments.tile_size, progress=progress)
+    if not 0 < arguments.train_val_split < 1:
+        raise ValueError(f"--train_val_split: expected a share between 0 and 1, got {arguments.train_val_split}")
+    if len(tiles) < 2:
+        source = arguments.train_dir or arguments.dataset_name
+        raise ValueError(
+            f"{source}: expected at least 2 tiles to train and validate on, got {len(tiles)}; give more, a smaller "
+            "--tile_size or a --validation_dir"
+        )
+    count = min(max(round(arguments.train_val_split * len(tiles)), 1), len(tiles) - 1)
+    order = np.random.default_rng(arguments.seed).permutation(len(tiles))
+    return select_tiles(tiles, sorted(order[count:])), select_tiles(tiles, sorted(order[:count]))
+
+
+def select_tiles(tiles: TileSet, numbers: list[int]) -> TileSet:
+    """Some tiles of a set."""
+    return replace(tiles, tiles=[tiles[n] for n in numbers], names=[tiles.names[n] for n in numbers])
+
+
+def make_config(arguments: argparse.Namespace, tiles: TileSet) -> HSSTConfig:
+    """The configuration that the arguments and the data ask for."""
+    source = arguments.model_name_or_path or arguments.config_name_or_path
+    settings = AutoConfig.from_pretrained(source).to_dict() if source else HSSTConfig().to_dict()
+    if source and settings["model_type"] != "hsst":
+        raise ValueError(f"{source}: expected a model of type hsst, got {settings['model_type']}")
+    if arguments.config_overrides:
+        settings |= parse_overrides(arguments.config_overrides)
+    for name in ("image_size", "patch_size", "mask_type", "mask_ratio", "mask_patch_size"):
+        if getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
+    settings["hidden_dropout_prob"] = settings["attention_probs_dropout_prob"] = arguments.dropout
+    if arguments.bands == "valid":
+        settings["num_channels"] = int(tiles.valid_bands.sum())
+        wavelengths = tiles.wavelengths
+        settings["wavelengths"] = None if wavelengths is None else wavelengths[tiles.valid_bands].tolist()
+        settings["spectral_positions"] = None
+    own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
+    return HSSTConfig(**{name: settings[name] for name in own_settings})
+
+
+def parse_overrides(overrides: str) -> dict[str, Any]:
+    """`name=value,name=value` as settings of the types that the configuration has by default."""
+    defaults = HSSTConfig()
+    settings: dict[str, Any] = {}
+    for item in overrides.split(","):
+        name, separator, value = item.partition("=")
+        default = getattr(defaults, name, None)
+        if not separator or not isinstance(default, (bool, int, float, str)):
+            raise ValueError(f"--config_overrides: expected name=value with a setting of HSSTConfig, got {item}")
+        if isinstance(default, bool):
+            if value.lower() not in ("true", "false"):
+                raise ValueError(f"--config_overrides: expected true or false for {name}, got {value}")
+            settings[name] = value.lower() == "true"
+        else:
+            settings[name] = type(default)(value)
+    return settings
+
+
+def choose_bands(config: HSSTConfig, tiles: TileSet, arguments: argparse.Namespace) -> list[int]:
+    """Indices of the configuration's bands in the tiles; they must hold data."""
+    if arguments.bands == "valid":
+        return np.flatnonzero(tiles.valid_bands).tolist()
+    source = arguments.train_dir or arguments.dataset_name
+    advice = "; --bands valid takes all bands that hold data"
+    if config.wavelengths is None or tiles.wavelengths is None:
+        if tiles.num_bands != config.num_channels:
+            raise ValueError(
+                f"{source}: expected tiles of the {config.num_channels} bands of the configuration, got "
+                f"{tiles.num_bands}, and no wavelengths to pick them by{advice}"
+            )
+        bands = list(range(tiles.num_bands))
+    else:
+        finder = HSSTImageProcessor(wavelengths=config.wavelengths)
+        try:
+            bands = finder.match_wavelengths(tiles.wavelengths.tolist())
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}{advice}") from error
+    empty = [band for band in bands if not tiles.valid_bands[band]]
+    if empty:
+        raise ValueError(
+            f"{source}: expected data in every band of the configuration, but {len(empty)} hold none in some tile or "
+            f"product (the first is band {empty[0]} in ascending wavelength){advice}"
+        )
+    return bands
+
+
+def make_processor(config: HSSTConfig, tiles: TileSet, bands: list[int]) -> HSSTImageProcessor:
+    """The processor of these tiles, with the statistics of the training pixels."""
+    low, high = HSSTImageProcessor.clip_range
+    mean, std = band_statistics(tiles.select_bands(bands), minimum=low, maximum=high)
+    picks_bands = bands != list(range(tiles.num_bands))
+    return HSSTImageProcessor(
+        image_mean=mean.tolist(),
+        image_std=np.maximum(std, 1e-4).tolist(),
+        wavelengths=config.wavelengths,
+        band_indices=bands if picks_bands else None,
+        num_source_bands=tiles.num_bands if picks_bands else None,
+        scale=tiles.scale,
+        nodata=tiles.nodata,
+    )
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """Seed of all that is random in one step on one process (masks, dropout), so that a resumed run draws the same."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint32)[0])
+
+
+@torch.no_grad()
+def validate(
+    model: torch.nn.Module,
+    loader: DataLoader,
+    processor: HSSTImageProcessor,
+    config: HSSTConfig,
+    accelerator: Accelerator,
+    seed: int,
+) -> dict[str, float]:
+    """
+    Mean absolute error of the hidden values (in standard deviations of their band) of the validation windows, for the
+    model and for two predictors without training. Windows and masks are the same every time.
+    """
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+    for batch in loader:
+        pixel_values, pixel_mask = processor.standardize(batch["pixels"].to(accelerator.device))
+        # A mask for each window from its own number, so that it does not depend on batches or processes
+        mask = torch.cat(
+            [masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]
+        ).to(accelerator.device)
+        with accelerator.autocast():
+            outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
+        batch_sums = absolute_error_sums(pixel_values, outputs.reconstruction.float(), mask, pixel_mask, config)
+        sums += batch_sums
+    sums = accelerator.reduce(sums, reduction="sum")
+    model.train()
+    loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
+    return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
+
+
+def masks_for(config: HSSTConfig, batch_size: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Masks of the configuration's kind from a seed."""
+    return draw_mask(
+        batch_size,
+        config.num_blocks,
+        config.grid_size,
+        mask_type=config.mask_type,
+        mask_ratio=config.mask_ratio,
+        mask_patch_size=config.mask_patch_size,
+        device=device,
+        generator=torch.Generator(device).manual_seed(seed),
+    )
+
+
+@torch.no_grad()
+def draw_figure(
+    path: Path,
+    model: torch.nn.Module,
+    tile: np.ndarray,
+    name: str,
+    processor: HSSTImageProcessor,
+    config: HSSTConfig,
+    accelerator: Accelerator,
+    seed: int,
+    label: str,
+) -> Path:
+    """The reconstruction of a whole tile, window by window."""
+    height, width = config.window_size
+    # At most 64 x 64 pixels: more would only be harder to see
+    rows, columns = min(64, tile.shape[1]) // height, min(64, tile.shape[2]) // width
+    tile = tile[:, : rows * height, : columns * width]
+    model.eval()
+    pixel_values, pixel_mask = processor.standardize(tile_to_windows(tile, config.window_size).to(accelerator.device))
+    mask = masks_for(config, len(pixel_values), seed).to(accelerator.device)
+    with accelerator.autocast():
+        reconstruction = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask).reconstruction.float()
+    model.train()
+    hidden = hidden_values(mask, pixel_values, config)
+    stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
+    reflectance, reconstruction, hidden = (windows_to_tile(windows.cpu(), columns).numpy() for windows in stack)
+    return plot_reconstruction(
+        path,
+        reflectance=reflectance,
+        reconstruction=reconstruction,
+        hidden=hidden,
+        valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), columns)[0].numpy(),
+        wavelengths=config.wavelengths,
+        title=f"{name}: {config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
+    )
+
+
+class Progress:
+    """Where a run stands; saved and restored with its checkpoints."""
+
+    def __init__(self) -> None:
+        self.completed_steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"completed_steps": self.completed_steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.completed_steps = state["completed_steps"]
+
+
+def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """What makes two runs the same."""
+    description = {name: getattr(arguments, name) for name in ARGUMENTS_OF_A_RUN}
+    description = {name: str(value) if isinstance(value, Path) else value for name, value in description.items()}
+    description["lr_scheduler_type"] = arguments.lr_scheduler_type.value
+    description["num_processes"] = accelerator.num_processes
+    description["mixed_precision"] = accelerator.mixed_precision
+    return description
+
+
+def save_checkpoint(accelerator: Accelerator, output_dir: Path, name: str, description: dict[str, Any]) -> None:
+    """Saves the whole state under a temporary name and renames it when every process has written its part."""
+    final, partial = output_dir / name, output_dir / f".{name}.partial"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "run.json").write_text(json.dumps(description, indent=2) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    accelerator.wait_for_everyone()
+
+
+def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) -> Path | None:
+    """The checkpoint to resume from, after a look whether it belongs to this run."""
+    if arguments.resume_from_checkpoint is None:
+        return None
+    if arguments.resume_from_checkpoint == "latest":
+        checkpoints = [path for path in arguments.output_dir.glob("step_*") if (path / "run.json").is_file()]
+        if not checkpoints:
+            raise ValueError(f"{arguments.output_dir}: expected a checkpoint (step_N) to resume from, found none")
+        checkpoint = max(checkpoints, key=lambda path: int(path.name.removeprefix("step_")))
+    else:
+        checkpoint = Path(arguments.resume_from_checkpoint)
+        if not (checkpoint / "run.json").is_file():
+            raise ValueError(f"{checkpoint}: expected a checkpoint of run_mim.py with its run.json, found none")
+    saved = json.loads((checkpoint / "run.json").read_text())
+    changed = sorted(name for name in description if description[name] != saved.get(name))
+    if changed:
+        differences = ", ".join(f"{name} was {saved.get(name)} and is {description[name]}" for name in changed)
+        raise ValueError(f"{checkpoint}: a resumed run must have the arguments of the interrupted one, but {differences}")
+    return checkpoint
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.rename(path)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with one_line_errors("run_mim.py"):
+        if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+            raise ValueError(f"--output_dir: expected a folder, but {arguments.output_dir} is a file")
+        accelerator = Accelerator(
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            mixed_precision=arguments.mixed_precision,
+            log_with=arguments.report_to if arguments.with_tracking else None,
+            project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
+        )
+        accelerate.utils.set_seed(arguments.seed)
+        is_main = accelerator.is_main_process
+        description = run_description(arguments, accelerator)
+        checkpoint = find_checkpoint(arguments, description)
+
+        with accelerator.main_process_first():
+            training_tiles, validation_tiles = load_tiles(arguments, progress=is_main)
+        config = make_config(arguments, training_tiles)
+        bands = choose_bands(config, training_tiles, arguments)
+        if validation_tiles.num_bands != training_tiles.num_bands:
+            raise ValueError(
+                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, got "
+                f"{validation_tiles.num_bands}"
+            )
+        if arguments.model_name_or_path:
+            model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
+        else:
+            model = HSSTForMaskedImageModeling(config)
+        masks_for(config, 1, 0)  # raises where the mask does not fit the window
+        processor = make_processor(config, training_tiles, bands)
+        training_windows = RandomWindows(
+            training_tiles.select_bands(bands).tiles,
+            config.window_size,
+            windows_per_tile=arguments.windows_per_tile,
+            seed=arguments.seed,
+        )
+        validation_windows = GridWindows(validation_tiles.select_bands(bands).tiles, config.window_size)
+        windows_per_step = (
+            arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
+        )
+        if len(training_windows) < windows_per_step:
+            raise ValueError(
+                f"expected at least the {windows_per_step} windows of one step in an epoch, got {len(training_windows)} "
+                f"({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows each); raise "
+                "--windows_per_tile or lower --per_device_train_batch_size"
+            )
+        try:
+            if arguments.with_tracking:
+                tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
+                accelerator.init_trackers("hsst_mim", tracked)
+        except ImportError as error:
+            raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+
+    sampler = EpochSampler(len(training_windows), arguments.seed)
+    training_loader = DataLoader(
+        training_windows,
+        batch_size=arguments.per_device_train_batch_size,
+        sampler=sampler,
+        drop_last=True,
+        num_workers=arguments.dataloader_num_workers,
+    )
+    share = accelerator.num_processes, accelerator.process_index
+    validation_loader = DataLoader(
+        torch.utils.data.Subset(validation_windows, range(share[1], len(validation_windows), share[0])),
+        batch_size=arguments.per_device_eval_batch_size,
+    )
+    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(("bias", "_embeddings"))]
+    undecayed = [p for n, p in model.named_parameters() if p.ndim <= 1 or n.endswith(("bias", "_embeddings"))]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": arguments.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
+        lr=arguments.learning_rate,
+    )
+    model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
+
+    steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
+    total_steps = arguments.max_train_steps or steps_per_epoch * arguments.num_train_epochs
+    warmup_steps = arguments.num_warmup_steps
+    warmup_steps = round(0.05 * total_steps) if warmup_steps is None else warmup_steps
+    # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps)
+    progress = Progress()
+    accelerator.register_for_checkpointing(scheduler, progress)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint))
+        accelerator.print(f"Resumed from {checkpoint} after step {progress.completed_steps}")
+
+    history_file = arguments.output_dir / "log_history.jsonl"
+    if is_main and checkpoint is None:
+        history_file.unlink(missing_ok=True)
+
+    def log(values: dict[str, Any]) -> None:
+        accelerator.log({k: v for k, v in values.items() if k != "step"}, step=values["step"])
+        if is_main:
+            with history_file.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def validate_and_show() -> dict[str, float]:
+        step = progress.completed_steps
+        results = validate(model, validation_loader, processor, config, accelerator, arguments.seed)
+        log({"step": step, **results})
+        if is_main:
+            figure = arguments.output_dir / "figures" / f"reconstruction_step_{step:07d}.png"
+            unwrapped = accelerator.unwrap_model(model)
+            tile, name = validation_windows.tiles[0], validation_tiles.names[0]
+            label = f"after {step:,} steps"
+            draw_figure(figure, unwrapped, tile, name, processor, config, accelerator, arguments.seed, label)
+            bar.write(
+                f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
+                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens {results['eval_visible_mean_loss']:.4f})"
+            )
+        accelerator.wait_for_everyone()
+        return results
+
+    model.train()
+    bar = tqdm(total=total_steps, initial=progress.completed_steps, desc="training", disable=not is_main, unit="step")
+    start_step, started = progress.completed_steps, time.perf_counter()
+    first_results = validate_and_show() if checkpoint is None else None
+    results: dict[str, float] | None = None
+    running: list[torch.Tensor] = []
+    while progress.completed_steps < total_steps:
+        epoch, step_in_epoch = divmod(progress.completed_steps, steps_per_epoch)
+        training_windows.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        loader = training_loader
+        if step_in_epoch:
+            loader = accelerator.skip_first_batches(
+                training_loader, step_in_epoch * arguments.gradient_accumulation_steps
+            )
+        seen: list[torch.Tensor] = []
+        for number, batch in enumerate(loader):
+            micro_step = progress.completed_steps * arguments.gradient_accumulation_steps
+            micro_step += number % arguments.gradient_accumulation_steps
+            torch.manual_seed(step_seed(arguments.seed, micro_step, accelerator.process_index))
+            with accelerator.accumulate(model):
+                pixel_values, pixel_mask = processor.standardize(batch["pixels"])
+                loss = model(pixel_values, pixel_mask=pixel_mask).loss
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            running.append(loss.detach())
+            seen.append(batch["window_index"])
+            if not accelerator.sync_gradients:
+                continue
+            scheduler.step()
+            progress.completed_steps += 1
+            step = progress.completed_steps
+            bar.update()
+            if step % 10 == 0 or step == total_steps:
+                mean_loss = accelerator.reduce(torch.stack(running).mean(), reduction="mean").item()
+                running.clear()
+                bar.set_postfix(loss=f"{mean_loss:.4f}", epoch=epoch + 1)
+                log({"step": step, "loss": mean_loss, "learning_rate": scheduler.get_last_lr()[0], "epoch": epoch + 1})
+                if not math.isfinite(mean_loss):
+                    raise SystemExit(f"run_mim.py: error: the loss became {mean_loss} at step {step}")
+            if arguments.checkpointing_steps not in (None, "epoch") and step % int(arguments.checkpointing_steps) == 0:
+                save_checkpoint(accelerator, arguments.output_dir, f"step_{step}", description)
+            results = None
+            if arguments.validation_steps and step % arguments.validation_steps == 0:
+                results = validate_and_show()
+            if step >= total_steps or step % steps_per_epoch == 0:
+                break
+        windows = accelerator.gather(torch.cat(seen))
+        log({"step": progress.completed_steps, "windows": len(windows), "distinct_windows": len(windows.unique())})
+        if arguments.checkpointing_steps == "epoch":
+            save_checkpoint(accelerator, arguments.output_dir, f"step_{progress.completed_steps}", description)
+        if not arguments.validation_steps and results is None:
+            results = validate_and_show()
+    if results is None:
+        results = validate_and_show()
+    bar.close()
+    trained_seconds = time.perf_counter() - started
+
+    accelerator.wait_for_everyone()
+    if is_main:
+        unwrapped = accelerator.unwrap_model(model)
+        unwrapped.save_pretrained(arguments.output_dir)
+        processor.save_pretrained(arguments.output_dir)
+        figures = sorted((arguments.output_dir / "figures").glob("*.png"))
+        write_json(
+            arguments.output_dir / "all_results.json",
+            {
+                **results,
+                **({f"start_{name}": value for name, value in first_results.items()} if first_results else {}),
+                "steps": total_steps,
+                "windows_seen": total_steps * windows_per_step,
+                "training_tiles": len(training_tiles),
+                "validation_tiles": len(validation_tiles),
+                "validation_windows": len(validation_windows),
+                "realised_mask_ratio": masks_for(config, 64, 0).float().mean().item(),
+                "parameters": sum(parameter.numel() for parameter in unwrapped.parameters()),
+                "seconds": round(trained_seconds, 1),
+                "steps_timed": total_steps - start_step,
+                "run": description,
+                "versions": {
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                    "accelerate": accelerate.__version__,
+                },
+            },
+        )
+        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figures[-1]}")
+        if arguments.push_to_hub:
+            unwrapped.push_to_hub(arguments.hub_model_id, token=arguments.hub_token)
+            processor.push_to_hub(arguments.hub_model_id, token=arguments.hub_token)
+    accelerator.end_training()
+    if accelerator.distributed_type != DistributedType.NO and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

@@ -1,0 +1,110 @@
+"""Rules of the house that no behaviour shows: which way imports go, tools find nothing, bounds have reasons."""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from transformers.dynamic_module_utils import get_imports
+
+ROOT = Path(__file__).parent.parent
+MODEL_FILES = sorted((ROOT / "modeling_hsst").glob("*.py"))
+DATA_FILES = sorted((ROOT / "datasets_loading").rglob("*.py"))
+
+# torch and transformers, and what transformers cannot be installed without
+MODEL_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors"} | set(sys.stdlib_module_names)
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """All import statements of a file, those within functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The packages a file imports by absolute names, optional ones included."""
+    packages = set()
+    for statement in imports(path):
+        if isinstance(statement, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in statement.names}
+        elif not statement.level and statement.module is not None:
+            packages.add(statement.module.split(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=relative)
+def test_model_needs_torch_and_transformers_only(path: Path) -> None:
+    # The Hub's own view: imports within `try` are optional
+    assert set(get_imports(path)) <= MODEL_MAY_IMPORT
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=relative)
+def test_model_files_are_flat(path: Path) -> None:
+    """Checkpoint repositories carry copies of these files, where only `from .x import y` finds the next one."""
+    assert path.parent == ROOT / "modeling_hsst"
+    for statement in imports(path):
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            assert statement.level == 1, f"line {statement.lineno}"
+            assert statement.module and "." not in statement.module, f"line {statement.lineno}"
+            assert (path.parent / f"{statement.module}.py").is_file(), f"line {statement.lineno}"
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=relative)
+def test_model_knows_neither_itself_by_name_nor_data_nor_scripts(path: Path) -> None:
+    assert not imported_packages(path) & {"modeling_hsst", "datasets_loading", "scripts"}
+
+
+@pytest.mark.parametrize("path", DATA_FILES, ids=relative)
+def test_data_knows_neither_model_nor_scripts(path: Path) -> None:
+    assert not imported_packages(path) & {"modeling_hsst", "scripts"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ruff", "check", "--no-cache", "--quiet", "--output-format", "concise", "."],
+        ["ruff", "format", "--no-cache", "--check", "--quiet", "."],
+        ["mypy"],
+        # the structural rules of transformers
+        ["mlinter", "--no-progress", "--no-cache", "modeling_hsst"],
+    ],
+    ids=" ".join,
+)
+def test_tool_finds_nothing(command: list[str]) -> None:
+    process = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, f"{process.stdout}\n{process.stderr}"
+
+
+def requirement_lines() -> list[tuple[str, str]]:
+    """Each requirement of setup.cfg with the line above it."""
+    lines = [line.strip() for line in (ROOT / "setup.cfg").read_text(encoding="utf-8").splitlines()]
+    pattern = re.compile(r"^[A-Za-z0-9_-]+>=[0-9.]+$")
+    return [(line, above) for above, line in zip(lines, lines[1:], strict=False) if pattern.match(line)]
+
+
+def test_every_bound_has_a_reason() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    groups = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    requirements = [line for group in groups for line in group.split("\n") if line and not line.startswith("hsst[")]
+    assert sorted(requirements) == sorted(line for line, _ in requirement_lines())
+    assert [line for line, above in requirement_lines() if not above.startswith("#")] == []
+
+
+def test_known_good_versions_satisfy_the_bounds() -> None:
+    pinned = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pinned[name.lower().replace("_", "-")] = version
+    for line, _ in requirement_lines():
+        requirement = Requirement(line)
+        assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, line

@@ -1,9 +1,9 @@
 """Simulated EnMAP scenes with known land cover, written as official L2A products.
 
-A scene is a landscape of 10 m cells (`simulation_landscape`) whose spectra (`simulation_spectra`) mix within pixels of
-30 m, are lit by the sun over terrain, blurred by optics and air, covered by clouds, and recorded with noise and what the
-correction of the atmosphere leaves over (`simulation_atmosphere`). The spectra of a scene are expressed in a few dozen
-orthogonal ones, so that all work on pixels is done on these and one matrix product makes the bands.
+A scene is a landscape of 10 m cells (`simulation_landscape`) whose spectra (`simulation_spectra`) mix within pixels
+of 30 m, are lit by the sun over terrain, blurred by optics and air, covered by clouds, and recorded with noise and
+with what the correction of the atmosphere leaves over (`simulation_atmosphere`). The spectra of a scene are expressed
+in a few dozen orthogonal ones, so that all work on pixels is done on these and one matrix product makes the bands.
 
 Everything comes from one seed: the same seed gives the same bytes, whatever the number of workers.
 """
@@ -181,7 +181,7 @@ def _swath(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int32], int]:
     """Pixels on the swath (height, width), the detector's column that saw each of them, and the number of columns.
 
-    A tilted swath is the largest rectangle whose bounding box is the raster: an orbit descends towards south-south-west.
+    A tilted swath is the rectangle whose bounding box is the raster: the orbit descends towards south-south-west.
     """
     tilt = np.deg2rad(generator.uniform(9.0, 13.0))
     tilt = min(tilt, 0.5 * np.arctan(min(height, width) / max(height, width))) if tilted else 0.0
@@ -388,6 +388,10 @@ def simulate_scene(
         raise ValueError(f"the seed is a whole number from 0 on, got {seed}")
     if processor_version not in EMPTY_BANDS:
         raise ValueError(f"processor versions are {', '.join(EMPTY_BANDS)}, got {processor_version}")
+    given = {"cloud_cover": cloud_cover, "haze_cover": haze_cover, "cirrus_cover": cirrus_cover}
+    for name, share in given.items():
+        if share is not None and not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} is a share from 0 to 1, got {share}")
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     parts = np.random.SeedSequence(seed).spawn(8)
     for_place, for_spectra, for_land, for_swath, for_air, for_clouds, for_light, for_noise = parts
@@ -405,17 +409,14 @@ def simulate_scene(
         "haze_cover": generator.beta(1.0, 3.0) if generator.random() < 0.25 else 0.0,
         "cirrus_cover": generator.beta(1.0, 3.0) if generator.random() < 0.25 else 0.0,
     }
-    given = {"cloud_cover": cloud_cover, "haze_cover": haze_cover, "cirrus_cover": cirrus_cover}
     covers = {name: drawn[name] if share is None else share for name, share in given.items()}
-    for name, share in covers.items():
-        if not 0.0 <= share <= 1.0:
-            raise ValueError(f"{name} is a share from 0 to 1, got {share}")
     clouds = simulate_clouds(
         generator, height, width, **covers, sun_zenith=angles.sun_zenith, sun_azimuth=place.sun_azimuth
     )
 
-    _, _, directions = np.linalg.svd(library.reflectance.astype(np.float64), full_matrices=False)
-    basis = directions[:_SPECTRAL_RANK].astype(np.float32)
+    spectra = library.reflectance.astype(np.float64)
+    _, directions = np.linalg.eigh(spectra.T @ spectra)
+    basis = directions[:, ::-1][:, :_SPECTRAL_RANK].T.astype(np.float32)
     mixture = _mix(landscape, library.reflectance @ basis.T, library, workers)
 
     inside, detector_columns, columns = _swath(np.random.default_rng(for_swath), height, width, swath)

@@ -1,8 +1,8 @@
 """What stands between a simulated ground and its product: gases, noise, detectors, clouds.
 
-An L2A product is corrected for the atmosphere, so only what the correction leaves over is simulated: path radiance, gas
-bands a little off, spectral smile and stripes of the detectors, and the noise of the instrument, which is specified as a
-signal-to-noise ratio for radiance at the sensor (EnMAP: Guanter et al. 2015).
+An L2A product is corrected for the atmosphere, so only what the correction leaves over is simulated: path radiance,
+gas bands a little off, spectral smile and stripes of the detectors, and the noise of the instrument, which is
+specified as a signal-to-noise ratio for radiance at the sensor (EnMAP: Guanter et al. 2015).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from datasets_loading.sensors import Sensor
@@ -20,13 +21,13 @@ from datasets_loading.simulation_spectra import SPECTRUM_WAVELENGTHS, FloatArray
 REFERENCE_ALBEDO = 0.3
 REFERENCE_SUN_ZENITH = 30.0
 SPECIFIED_SIGNAL_TO_NOISE = {495.0: 500.0, 2200.0: 150.0}
-"""Signal-to-noise ratio of EnMAP at a wavelength in nm, over the reference albedo with the sun at the reference zenith."""
+"""Specified signal-to-noise ratio of EnMAP at wavelengths in nm, over the reference albedo and under that sun."""
 
 PIXEL_SIZE = 30.0
 
 
 def gas_optical_depth() -> FloatArray:
-    """Optical depth (2101,) of water vapour, oxygen and carbon dioxide on the way down and up, with their fine structure."""
+    """Optical depth (2101,) of water vapour, oxygen and carbon dioxide, down and up, with their fine structure."""
     # Centre and width in nm and depth of the absorption bands between 400 and 2500 nm, for 2 cm of water vapour.
     bands = (
         (591.0, 4.0, 0.04), (650.0, 4.0, 0.03), (687.5, 2.5, 0.5), (697.0, 6.0, 0.06), (724.0, 8.0, 0.28),
@@ -65,8 +66,8 @@ class NoiseModel:
 def noise_model(sensor: Sensor, detectors: tuple[str, ...], sun_zenith: float) -> NoiseModel:
     """The noise that meets the specification (`SPECIFIED_SIGNAL_TO_NOISE`) under the sun of a scene.
 
-    Light is counted in electrons: their number follows the sun's spectrum, the gases and the band's width, its noise is
-    Poisson's and that of the read-out. Each detector's efficiency is set by the specification at its own wavelength.
+    Light is counted in electrons: their number follows the sun's spectrum, the gases and the band's width; its noise
+    is Poisson's and that of the read-out. Each detector's efficiency is set by the specification at its wavelength.
 
     Args:
         detectors: (bands,) "VNIR" or "SWIR".
@@ -138,10 +139,16 @@ def simulate_residuals(
     across = np.linspace(-1.0, 1.0, columns)
     bow = across**2 - 1 / 3
     # Vapour is more often over- than underestimated over vegetation, whose own water absorbs beside it.
-    missed_vapour = generator.normal(0.035, 0.03)
-    missed_gas = np.exp((missed_vapour * -np.log(seen)).clip(-0.5, 0.8))
+    missed_vapour = generator.normal(0.008, 0.012)
+    # What the lines within a band do at a resolution of 10 nm is never matched quite: neighbours are off either way.
+    unmatched = generator.normal(0.0, 0.05, len(wavelengths))
+    missed_gas = np.exp(((missed_vapour + unmatched) * -np.log(seen)).clip(-0.5, 0.8))
     gain = missed_gas[:, None] * np.exp(log_slope[:, None] * (shift[:, None] + smile[:, None] * bow))
-    smooth = np.interp(wavelengths, np.linspace(400, 2500, 15), generator.normal(0.0, 0.012, 15))
+    # Aerosol, the wings of gas bands and radiometric calibration leave broad errors of some percent, and a step
+    # between the detectors.
+    knots = np.linspace(400.0, 2500.0, 19)
+    smooth = PchipInterpolator(knots, generator.normal(0.0, 0.03, knots.size))(wavelengths)
+    smooth += is_shortwave * generator.normal(0.0, 0.012)
     band_to_band = generator.normal(0.0, 0.0035, len(wavelengths))
     gain *= (1.0 + smooth + band_to_band)[:, None]
     gain *= 1.0 + generator.normal(0.0, 0.0015, (len(wavelengths), columns))
@@ -168,7 +175,8 @@ def illumination(elevation: FloatImage, sun_zenith: float, sun_azimuth: float, c
         correction: share of the effect that the product's terrain correction took away, 0 to 1.
     """
     zenith, azimuth = np.deg2rad(sun_zenith), np.deg2rad(sun_azimuth)
-    down, right = np.gradient(elevation / np.float32(PIXEL_SIZE))
+    down = np.gradient(elevation / np.float32(PIXEL_SIZE), axis=0)
+    right = np.gradient(elevation / np.float32(PIXEL_SIZE), axis=1)
     # Normal of the surface (east, north, up) = (-right, down, 1) / length, as rows count southwards.
     cosine = (
         -right * np.sin(zenith) * np.sin(azimuth) + down * np.sin(zenith) * np.cos(azimuth) + np.cos(zenith)
@@ -177,7 +185,8 @@ def illumination(elevation: FloatImage, sun_zenith: float, sun_azimuth: float, c
     step_row, step_column = -np.cos(azimuth), np.sin(azimuth)  # towards the sun
     rise = PIXEL_SIZE / np.tan(zenith) if zenith > 1e-3 else np.inf
     reach = int(min(40.0, (elevation.max() - elevation.min()) / rise))
-    rows, columns = np.indices(elevation.shape, dtype=np.float32, sparse=True)
+    rows = np.arange(elevation.shape[0], dtype=np.float32)[:, None]
+    columns = np.arange(elevation.shape[1], dtype=np.float32)[None, :]
     for distance in range(1, reach + 1, 2):
         row = np.broadcast_to(rows + np.float32(distance * step_row), elevation.shape)
         column = np.broadcast_to(columns + np.float32(distance * step_column), elevation.shape)

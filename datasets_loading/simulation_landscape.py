@@ -1,8 +1,9 @@
 """What lies where in a simulated scene: terrain, fields, forests, towns, lakes, rivers and roads at several scales.
 
-The ground is laid out in cells of 10 m, nine to a pixel of EnMAP, so that borders, roads and houses mix within pixels. A
-cell names three spectra of a `SpectralLibrary` and their shares: the object's own, a second of the same material (the
-variation within the object), and an intruder (soil between rows, grass between roofs). All lengths are metres.
+The ground is laid out in cells of 10 m, nine to a pixel of EnMAP, so that borders, roads and houses mix within pixels.
+A cell names three spectra of a `SpectralLibrary` and their shares: the object's own, a second of the same material
+(the variation within the object), and an intruder (soil between rows, grass between roofs). Widths and heights are
+metres, spacings are cells.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from datasets_loading.simulation_spectra import SOILS, WATERS, SpectralLibrary
 
@@ -170,21 +172,30 @@ def covers_of_season(generator: np.random.Generator, day: int) -> dict[str, Cove
 
 def value_noise(generator: np.random.Generator, shape: tuple[int, int], spacing: float) -> FloatImage:
     """Smooth noise of unit variance (rows, columns): random values every `spacing` cells under a cubic B-spline."""
-    weights = []
-    counts = []
+    weights, counts = [], []
     for length in shape:
-        offset = generator.random()
-        position = (np.arange(length) / spacing + offset).astype(np.float64)
-        first = np.floor(position).astype(np.int64)
+        position = np.arange(length) / spacing + generator.random()
+        first = np.floor(position).astype(np.int32)
+        beyond = position - first
+        cubic = np.stack(
+            [
+                (1 - beyond) ** 3,
+                3 * beyond**3 - 6 * beyond**2 + 4,
+                -3 * beyond**3 + 3 * beyond**2 + 3 * beyond + 1,
+                beyond**3,
+            ],
+            axis=1,
+        )
         count = int(first[-1]) + 4
-        distance = np.abs(position[:, None] - np.arange(count) + 1.0)
-        near, far = distance < 1.0, (distance >= 1.0) & (distance < 2.0)
-        weight = np.where(near, 2 / 3 - distance**2 + distance**3 / 2, np.where(far, (2 - distance) ** 3 / 6, 0.0))
-        weights.append(weight.astype(np.float32))
+        neighbours = first[:, None] + np.arange(4, dtype=np.int32)
+        starts = np.arange(0, 4 * length + 1, 4, dtype=np.int32)
+        entries = (cubic.ravel() / 6).astype(np.float32)
+        weights.append(csr_matrix((entries, neighbours.ravel(), starts), shape=(length, count)))
         counts.append(count)
     values = generator.standard_normal((counts[0], counts[1]), dtype=np.float32)
     # Under a cubic B-spline the variance of white noise shrinks to 0.479 per axis on average.
-    return (weights[0] @ values @ weights[1].T) / np.float32(0.479)
+    across = np.ascontiguousarray((weights[1] @ values.T).T) / np.float32(0.479)
+    return weights[0] @ across
 
 
 def fractal_noise(
@@ -198,7 +209,7 @@ def fractal_noise(
         if scale < 2.0:
             break
         total += np.float32(amplitude) * value_noise(generator, shape, scale)
-    return total / np.float32(np.sqrt((amplitudes**2).sum()))
+    return (total / np.float32(np.sqrt((amplitudes**2).sum()))).astype(np.float32, copy=False)
 
 
 def _hash(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -421,11 +432,11 @@ def simulate_landscape(
 
     lake_field = fractal_noise(generator, shape, region * 0.45, 5, 0.45)
     lake_number = _hash(value_noise(generator, shape, region * 2).astype(np.int32).astype(np.uint32) + np.uint32(5))
-    settle(_above(lake_field, generator.beta(1.1, 25.0)), "lake", lake_number)
+    settle(_above(lake_field, generator.beta(1.0, 30.0)), "lake", lake_number)
     for _ in range(int(generator.integers(0, 3))):
         course = fractal_noise(generator, shape, region * 1.2, 4, 0.3) + np.float32(generator.normal(0.0, 0.3))
         river_key = np.full(shape, generator.integers(1 << 32, dtype=np.uint32))
-        settle(_line(course, float(np.exp(generator.uniform(np.log(12.0), np.log(160.0))))), "river", river_key)
+        settle(_line(course, float(np.exp(generator.uniform(np.log(10.0), np.log(120.0))))), "river", river_key)
     snow_line = 300.0 + 1500.0 * float(np.sin(np.pi * np.clip((day + 10) / 365, 0, 1)) ** 2)
     if elevation.max() > snow_line:
         fine = np.repeat(np.repeat(elevation, CELLS_PER_PIXEL, axis=0), CELLS_PER_PIXEL, axis=1)

@@ -1,9 +1,10 @@
 """Spectra of a simulated land surface from 400 to 2500 nm in steps of 1 nm, and what a sensor's bands make of them.
 
-Vegetation is PROSPECT-D (Feret et al. 2017) in 4SAIL (Verhoef et al. 2007), both from the `prosail` package; soils are the
-dry and wet soil of PROSAIL with absorption features of iron oxides, clay, carbonate and organic matter; water follows the
-bio-optical model of Lee et al. (1998, 1999); snow the asymptotic theory of Kokhanovsky and Zege (2004); built-up surfaces
-and rocks are smooth continua with their known absorption features. All numbers are reflectance, from 0 to 1.
+Vegetation is PROSPECT-D (Feret et al. 2017) in 4SAIL (Verhoef et al. 2007), both from the `prosail` package; soils are
+the dry and wet soil of PROSAIL with absorption features of iron oxides, clay, carbonate and organic matter; water
+follows the bio-optical model of Lee et al. (1998, 1999); snow the asymptotic theory of Kokhanovsky and Zege (2004);
+built-up surfaces and rocks are smooth continua with their known absorption features. All numbers are reflectance, from
+0 to 1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.sparse import csr_matrix
 from scipy.special import ndtr, ndtri
 
 from datasets_loading.sensors import Sensor
@@ -120,8 +122,8 @@ CANOPIES = {
         dry_matter=Spread(0.009, 0.002, 0.004, 0.015),
         leaf_area_index=Spread(4.2, 1.1, 1.8, 7.0),
         leaf_angle=Spread(48, 8, 30, 65),
-        shade=Spread(0.22, 0.07, 0.08, 0.4),
-        litter=Spread(0.06, 0.04, 0.0, 0.18),
+        shade=Spread(0.16, 0.06, 0.04, 0.35),
+        litter=Spread(0.07, 0.04, 0.0, 0.2),
     ),
     "broadleaf forest in autumn": Canopy(
         "broadleaf forest",
@@ -305,7 +307,7 @@ class Surface:
     Attributes:
         continuum: reflectance at some wavelengths in nm, joined smoothly.
         brightness: factor on the continuum.
-        features: centre in nm, width (standard deviation) in nm, and depth of each absorption as a share of the continuum.
+        features: centre and standard deviation in nm of each absorption, its depth as a share of the continuum.
         tilt: relative rise of the continuum from 400 to 2500 nm, besides the continuum's own.
     """
 
@@ -510,7 +512,7 @@ def simulate_soil(soil: str, generator: np.random.Generator, count: int) -> Floa
     oxide = Spread(iron, 0.15, 0.0, 0.9).draw(generator, count)[:, None]
     organic = Spread(humus, 0.15, 0.0, 1.0).draw(generator, count)[:, None]
     spectra = level * (wetness * wet + (1.0 - wetness) * dry)
-    # Iron oxide takes the blue and green away below its charge-transfer edge and leaves a shallow band near 870-900 nm.
+    # Iron oxide takes blue and green away below its charge-transfer edge and leaves a shallow band near 870-900 nm.
     edge = 1.0 / (1.0 + np.exp((SPECTRUM_WAVELENGTHS - 560.0) / 38.0))
     spectra = spectra * (1.0 - 0.75 * oxide * edge)
     spectra *= 1.0 - 0.12 * oxide * np.exp(-0.5 * ((SPECTRUM_WAVELENGTHS - 885.0) / 70.0) ** 2)
@@ -609,7 +611,7 @@ def simulate_water(water: str, generator: np.random.Generator, count: int) -> Fl
     Args:
         water: one of `WATERS`.
     """
-    # Chlorophyll in mg/m³, coloured dissolved organic matter as absorption at 440 nm in 1/m, sediment in g/m³, depth in m.
+    # Chlorophyll in mg/m³, dissolved organic matter as absorption at 440 nm in 1/m, sediment in g/m³, depth in m.
     chlorophyll_range, dissolved_range, sediment_range, depth_range = {
         "clear water": ((0.5, 4.0), (0.05, 0.4), (0.2, 2.0), (1.0, 25.0)),
         "green water": ((8.0, 70.0), (0.3, 1.5), (2.0, 10.0), (1.5, 15.0)),
@@ -654,7 +656,7 @@ def simulate_water(water: str, generator: np.random.Generator, count: int) -> Fl
 
 
 def simulate_snow(generator: np.random.Generator, count: int) -> FloatArray:
-    """Spectra (count, 2101) of snow after Kokhanovsky and Zege (2004): grains of 0.1 to 1 mm, with some soot and dust."""
+    """Spectra (count, 2101) of snow after Kokhanovsky and Zege (2004): grains of 0.1 to 1 mm with some soot."""
     # Imaginary part of the refractive index of ice at some wavelengths (nm), after Warren and Brandt (2008).
     ice = {
         400: 2e-11, 500: 6e-10, 600: 5.7e-9, 700: 2.9e-8, 800: 1.34e-7, 900: 4.2e-7, 980: 1.5e-6, 1030: 2.33e-6,
@@ -670,7 +672,7 @@ def simulate_snow(generator: np.random.Generator, count: int) -> FloatArray:
 
 
 def cloud_reflectance() -> FloatArray:
-    """Reflectance (2101,) of a thick cloud: white, darkened by the absorption of its droplets in the shortwave infrared."""
+    """Reflectance (2101,) of a thick cloud: white, darkened in the shortwave infrared by its droplets."""
     water = 100.0 * np.asarray(_import_prosail().spectral_lib.prospectd.kw, dtype=np.float64)
     return 0.78 * np.exp(-4.5 * np.sqrt(water * 1e-5))
 
@@ -680,11 +682,12 @@ def band_response(sensor: Sensor) -> FloatArray:
     centers, widths = np.asarray(sensor.wavelengths), np.asarray(sensor.fwhm)
     if centers.min() < SPECTRUM_WAVELENGTHS[0] or centers.max() > SPECTRUM_WAVELENGTHS[-1]:
         raise ValueError(
-            f"sensor {sensor.name}: the simulator covers {SPECTRUM_WAVELENGTHS[0]:g} to {SPECTRUM_WAVELENGTHS[-1]:g} nm, "
-            f"got bands from {centers.min():g} to {centers.max():g} nm"
+            f"sensor {sensor.name}: the simulator covers {SPECTRUM_WAVELENGTHS[0]:g} to "
+            f"{SPECTRUM_WAVELENGTHS[-1]:g} nm, got bands from {centers.min():g} to {centers.max():g} nm"
         )
     deviation = widths / (2.0 * np.sqrt(2.0 * np.log(2.0)))
     weights = np.exp(-0.5 * ((SPECTRUM_WAVELENGTHS[:, None] - centers) / deviation) ** 2)
+    weights[weights < 1e-6] = 0.0
     return weights / weights.sum(axis=0)
 
 
@@ -712,8 +715,9 @@ def simulate_spectral_library(
     for names, class_name, simulate in simulators:
         parts.extend((name, class_name, simulate(name)) for name in names)
     response = band_response(sensor)
+    seen = csr_matrix(response.T) @ np.concatenate([spectra for _, _, spectra in parts]).T
     return SpectralLibrary(
-        reflectance=np.concatenate([spectra @ response for _, _, spectra in parts]).astype(np.float32),
+        reflectance=np.ascontiguousarray(seen.T, dtype=np.float32),
         materials=tuple(name for name, _, spectra in parts for _ in range(len(spectra))),
         classes=np.concatenate(
             [np.full(len(spectra), CLASS_NAMES.index(class_name), dtype=np.uint8) for _, class_name, spectra in parts]

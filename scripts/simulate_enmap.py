@@ -1,0 +1,72 @@
+"""Simulate EnMAP L2A products with known land cover.
+
+    python scripts/simulate_enmap.py --output_dir products --num_scenes 4 --size 256 --seed 1
+
+Each scene becomes a folder (or ZIP) in the official file format, with `<product>_labels.tif` beside it. The first
+scene has the seed --seed, the next --seed + 1, and so on; the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets_loading.simulation import EMPTY_BANDS, simulate_scene, write_scene
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write into, made if missing")
+    parser.add_argument("--num_scenes", type=int, default=1, help="default: 1")
+    parser.add_argument("--size", type=int, default=1024, help="height and width in pixels (default: 1024)")
+    parser.add_argument("--height", type=int, help="height in pixels, instead of --size")
+    parser.add_argument("--width", type=int, help="width in pixels, instead of --size")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene (default: 0)")
+    parser.add_argument("--zip", action="store_true", help="write each product as a ZIP")
+    for kind in ("cloud", "haze", "cirrus"):
+        parser.add_argument(
+            f"--{kind}_cover",
+            type=float,
+            metavar="SHARE",
+            help=f"share under {kind}, 0 to 1; drawn per scene if absent",
+        )
+    parser.add_argument("--no_swath", action="store_true", help="fill the whole raster instead of a tilted swath")
+    parser.add_argument(
+        "--processor_version",
+        choices=sorted(EMPTY_BANDS),
+        default="010111",
+        help="decides which bands hold no data: 22 as in products of 2022 and 2023 (default), or 6",
+    )
+    arguments = parser.parse_args()
+    if arguments.num_scenes < 1:
+        parser.error(f"--num_scenes: expected at least 1, got {arguments.num_scenes}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    progress = tqdm(range(arguments.seed, arguments.seed + arguments.num_scenes), desc="simulating", unit="scene")
+    for seed in progress:
+        scene = simulate_scene(
+            arguments.size if arguments.height is None else arguments.height,
+            arguments.size if arguments.width is None else arguments.width,
+            seed=seed,
+            cloud_cover=arguments.cloud_cover,
+            haze_cover=arguments.haze_cover,
+            cirrus_cover=arguments.cirrus_cover,
+            swath=not arguments.no_swath,
+            processor_version=arguments.processor_version,
+        )
+        product = write_scene(scene, arguments.output_dir, as_zip=arguments.zip)
+        progress.write(str(product))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        print(f"simulate_enmap.py: {error}", file=sys.stderr)
+        sys.exit(2)

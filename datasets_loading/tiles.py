@@ -270,7 +270,7 @@ class _Collection:
     def add_product(self, product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float) -> None:
         empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
         chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), product.path)
-        kept = 0
+        has_data = np.zeros(len(chosen), dtype=bool)
         first_valid_band = int(np.argmax(product.valid_bands))
         # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
         # each window.
@@ -296,9 +296,10 @@ class _Collection:
             for column in passing:
                 image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
                 self._keep(image, f"{product.name}_x{column:05d}_y{row.row_off:05d}")
-                kept += 1
-        if kept:
-            self.valid_bands &= product.valid_bands[chosen]
+                has_data |= (image != ENMAP.nodata).any(axis=(1, 2))
+        # A product that gave no window says nothing of the bands of the set.
+        if has_data.any():
+            self.valid_bands &= has_data & product.valid_bands[chosen]
 
     def add_tile(self, tile: Tile, path: Path) -> None:
         chosen = self._choose(tile, path)

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_detectors_are_unknown_without_channel_lists(folder: Path):
 def test_time_zones_are_turned_into_utc(folder: Path):
     edit_metadata(folder, r"(<startTime>)[^<]*", r"\g<1>2022-12-03T19:20:49+02:00")
     assert EnMAPProduct.open(folder).acquisition_time == datetime(2022, 12, 3, 17, 20, 49, tzinfo=UTC)
+
+
+def test_times_without_a_zone_are_utc(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    edit_metadata(folder, r"(<startTime>)[^<]*", r"\g<1>2022-12-03T17:20:49")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert EnMAPProduct.open(folder).acquisition_time == datetime(2022, 12, 3, 17, 20, 49, tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_name_comes_from_the_files_where_the_metadata_state_none(folder: Path):
@@ -318,9 +330,12 @@ def test_grid_comes_from_the_classes_where_the_spectral_image_is_damaged(folder:
 
 
 def _read_in_child(product: EnMAPProduct, queue: multiprocessing.Queue) -> None:
-    queue.put(product.read(Window(64, 64, 8, 8)))
+    values = product.read(Window(64, 64, 8, 8))
+    # Two processes with one file position would get each other's blocks: the child must have opened its own.
+    queue.put((values, (os.getpid(), "SPECTRAL_IMAGE") in product._datasets))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("start", ["spawn", "fork"])
 def test_product_can_be_used_by_another_process(folder: Path, start: str):
     product = EnMAPProduct.open(folder)
@@ -330,8 +345,10 @@ def test_product_can_be_used_by_another_process(folder: Path, start: str):
     queue = context.Queue()
     process = context.Process(target=_read_in_child, args=(product, queue))
     process.start()
-    np.testing.assert_array_equal(queue.get(timeout=60), expected)
+    values, opened_its_own = queue.get(timeout=60)
     process.join()
+    np.testing.assert_array_equal(values, expected)
+    assert opened_its_own
 
 
 def test_closed_product_opens_its_rasters_again(folder: Path):

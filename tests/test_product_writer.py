@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from small_products import BANDS, CLOUD, EMPTY_BAND, FIRST_COLUMN, HEIGHT, NAME, WIDTH, part, small_cube
+from small_products import BANDS, CLOUD, EMPTY_BAND, FIRST_COLUMN, HEIGHT, NAME, WIDTH, part, small_cube, small_quality
 from small_products import write_small_product as write
 
 import datasets_loading.product_writer
@@ -43,6 +43,7 @@ def test_archive_holds_one_folder_of_the_same_files(tmp_path: Path):
     assert archive.name == f"{NAME}.ZIP"
     with zipfile.ZipFile(archive) as content:
         assert content.testzip() is None
+        assert {entry.date_time for entry in content.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert content.namelist() == [f"{NAME}/{NAME}-{part}" for part in OFFICIAL_PARTS]
         for file in folder.iterdir():
             assert content.read(f"{NAME}/{file.name}") == file.read_bytes()
@@ -88,7 +89,9 @@ def test_metadata_has_the_elements_of_the_official_one(tmp_path: Path):
 
 
 def test_percentages_are_shares_of_the_scene_within_the_swath(tmp_path: Path):
-    root = ElementTree.parse(part(write(tmp_path), "METADATA")).getroot()
+    quality = small_quality()
+    quality["cloud"][:, :FIRST_COLUMN] = 1
+    root = ElementTree.parse(part(write(tmp_path, quality=quality), "METADATA")).getroot()
     in_scene = HEIGHT * (WIDTH - FIRST_COLUMN)
     rows, columns = CLOUD
     cloud = (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -264,6 +264,30 @@ def test_products_and_tiles_together_with_other_gains(tmp_path: Path):
     np.testing.assert_array_equal(tile_set.wavelengths, WAVELENGTHS)
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_band_is_valid_where_every_product_has_data_in_it(tmp_path: Path, stated: bool):
+    write_small_product(tmp_path / "a")
+    cube = small_cube()
+    cube[3, :, 64:] = -32768
+    second = write_small_product(tmp_path / "b", cube=cube)
+    if stated:
+        # The statistics call band 5 empty, whatever its pixels hold; those of band 3 hold nothing in any window.
+        mean = r"(<bandStatistics>.*?<bandID number=\"6\">.*?<mean>)[^<]*"
+        edit_metadata(second, mean, r"\g<1>-1000000")
+    np.testing.assert_array_equal(
+        np.flatnonzero(~read_quietly(tmp_path).valid_bands), [3, 5, EMPTY_BAND] if stated else [3, EMPTY_BAND]
+    )
+
+
+def test_a_product_that_gives_no_window_says_nothing_of_the_bands(tmp_path: Path):
+    write_small_product(tmp_path / "a")
+    cube = small_cube()
+    cube[3] = -32768
+    cloud = np.ones((150, 170), dtype=np.uint8)
+    write_small_product(tmp_path / "b", cube=cube, quality=small_quality() | {"cloud": cloud})
+    np.testing.assert_array_equal(np.flatnonzero(~read_quietly(tmp_path).valid_bands), [EMPTY_BAND])
+
+
 def test_other_band_count_than_the_first(tmp_path: Path):
     first = write_tile(tmp_path / "a.tif")
     second = write_tile(tmp_path / "b.tif", tile_image()[:3])

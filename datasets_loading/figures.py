@@ -6,14 +6,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
-
 
 INPUT_COLOUR = "#222222"
 RECONSTRUCTION_COLOUR = "#d1495b"
@@ -32,8 +30,8 @@ def true_colour(
     reflectance: np.ndarray, wavelengths: Sequence[float] | np.ndarray | None, limits: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each colour stretched between its 2nd and
-    98th percentile, and these limits (2, 3), for another picture of the same scene.
+    A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each colour stretched between its 2nd
+    and 98th percentile, and these limits (2, 3), for another picture of the same scene.
     """
     bands = true_colour_bands(wavelengths, len(reflectance))
     image = np.moveaxis(reflectance[bands], 0, -1).astype(np.float64)
@@ -69,18 +67,18 @@ def plot_reconstruction(
         title: what the figure shows.
     """
     path = Path(path)
-    hidden = hidden & valid
+    hidden = np.logical_and(hidden, valid)
     filled = np.where(hidden, reconstruction, reflectance)
     colour_bands = true_colour_bands(wavelengths, len(reflectance))
     picture, limits = true_colour(np.where(valid, reflectance, np.nan), wavelengths)
-    seen = np.where(hidden[colour_bands].any(axis=0)[..., None], MASKED_GREY, picture)
+    seen = np.where(np.any(hidden[colour_bands], axis=0, keepdims=True)[0, ..., None], MASKED_GREY, picture)
     counts = hidden.sum(axis=0)
     error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
     error = np.where(counts > 0, error, np.nan)
 
     figure = plt.figure(figsize=(13.5, 7.6), layout="constrained")
     figure.suptitle(title, fontsize=13)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0))
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     axes = upper.subplots(1, 4)
     pictures = (
         (picture, "input, true colour"),
@@ -104,7 +102,9 @@ def plot_reconstruction(
     ):
         for image_axis in axes:
             image_axis.plot(column, row, "s", ms=7, mfc="none", mec=colour, mew=2)
-        plot_spectrum(axis, x_values, reflectance[:, row, column], reconstruction[:, row, column], hidden[:, row, column])
+        plot_spectrum(
+            axis, x_values, reflectance[:, row, column], reconstruction[:, row, column], hidden[:, row, column]
+        )
         axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=colour)
         axis.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
     lower.axes[0].set_ylabel("reflectance")

@@ -65,7 +65,7 @@ class RandomWindows(Dataset):
         if self.augment:
             if generator.integers(2):
                 window = window[:, :, ::-1]
-            turns = generator.integers(4) if height == width else 2 * generator.integers(2)
+            turns = int(generator.integers(4) if height == width else 2 * generator.integers(2))
             window = np.rot90(window, turns, axes=(1, 2))
         pixels = torch.from_numpy(np.ascontiguousarray(window))
         return {"pixels": pixels, "window_index": torch.tensor(index)}
@@ -73,8 +73,8 @@ class RandomWindows(Dataset):
 
 class GridWindows(Dataset):
     """
-    Side-by-side windows that cover each tile from its upper left corner, the same every time; what is left at the lower
-    and right margins is not covered.
+    Side-by-side windows that cover each tile from its upper left corner, the same every time; what is left at the
+    lower and right margins is not covered.
 
     Items as in `RandomWindows`.
     """

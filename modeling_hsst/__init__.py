@@ -1,8 +1,8 @@
 """
 HSST: masked vision transformers for hyperspectral images as a Hugging Face transformers model.
 
-Importing this package registers the classes, after which `AutoModel.from_pretrained("hsg-aiml/hsst-enmap")` and the other
-Auto classes know them.
+Importing this package registers the classes, after which `AutoModel.from_pretrained("hsg-aiml/hsst-enmap")` and the
+other Auto classes know them.
 """
 
 from transformers import (
@@ -26,7 +26,6 @@ from .modeling_hsst import (
     HSSTModel,
     HSSTPreTrainedModel,
 )
-
 
 AutoConfig.register("hsst", HSSTConfig)
 AutoModel.register(HSSTConfig, HSSTModel)

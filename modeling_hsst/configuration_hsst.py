@@ -1,16 +1,15 @@
 """HSST configuration: the model of Scheibenreif, Mommert and Borth (CVPR EarthVision 2023) in numbers."""
 
 from math import ceil
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
-
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-
-# Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without the
-# 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
+# Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
+# the 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
 # fmt: off
 ENMAP_WAVELENGTHS = (
     418.24, 423.874, 429.294, 434.528, 439.603, 444.549, 449.391, 454.159, 458.884, 463.584,
@@ -70,21 +69,21 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     head_dim (`int`, *optional*, defaults to 64):
         Width of one attention head; the heads together may be wider than `hidden_size`.
     position_embedding_type (`str`, *optional*, defaults to `"learned"`):
-        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialised, trainable, a spatial and a spectral
-        part) are the published ones. `"wavelength"` fixes the sin-cos tables and encodes the mean wavelength of each
-        block in place of its index, so that weights can move to another sensor; it needs `wavelengths`.
+        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialised, trainable, a spatial and a
+        spectral part) are the published ones. `"wavelength"` fixes the sin-cos tables and encodes the mean wavelength
+        of each block in place of its index, so that weights can move to another sensor; it needs `wavelengths`.
     spectral_positions (`list[float]`, *optional*):
         Spectral position of each block for `"sincos"`. Defaults to the index of the EnMAP block whose mean wavelength
         is nearest, or to 0, 1, 2, ... where `wavelengths` are unknown.
     blockwise_patch_embedding (`bool`, *optional*, defaults to `True`):
         One linear patch embedding for each spectral block rather than one for all.
     head_type (`str`, *optional*, defaults to `"mean"`):
-        What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean over
-        the blocks at all positions of the window, to classify its centre pixel (image classification only).
+        What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
+        over the blocks at all positions of the window, to classify its centre pixel (image classification only).
     mask_type (`str`, *optional*, defaults to `"tube"`):
         Which tokens are hidden together in masked image modelling: `"unit"` single tokens, `"block"` squares of
-        positions drawn for each spectral block, `"tube"` squares shared by all blocks, `"grid"` everything but a random
-        subset of positions times a random subset of blocks.
+        positions drawn for each spectral block, `"tube"` squares shared by all blocks, `"grid"` everything but a
+        random subset of positions times a random subset of blocks.
     mask_ratio (`float`, *optional*, defaults to 0.7):
         Share of the tokens to hide, between 0 and 1 (exclusive). The nearest count that the mask type allows is used.
     mask_patch_size (`int`, *optional*, defaults to 4):
@@ -139,7 +138,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         # The default band centres belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
             if tuple(self.wavelengths) != ENMAP_WAVELENGTHS:
@@ -161,7 +160,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         )
         super().__post_init__(**kwargs)
 
-    def _default_spectral_positions(self) -> list[int]:
+    def _default_spectral_positions(self) -> list[float | int]:
         if self.wavelengths is None:
             return list(range(self.num_blocks))
         enmap_blocks = block_means(ENMAP_WAVELENGTHS, 10)
@@ -170,7 +169,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             for wavelength in block_means(self.wavelengths, self.band_patch_size)
         ]
 
-    def _check(self):
+    def _check(self) -> None:
         for name, allowed in (
             ("position_embedding_type", POSITION_EMBEDDING_TYPES),
             ("head_type", HEAD_TYPES),
@@ -200,9 +199,9 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             self.hidden_size // 3 % 2 or (self.hidden_size - self.hidden_size // 3) % 4
         ):
             raise ValueError(
-                f"Positions of type {self.position_embedding_type!r} split the width into a third for the spectrum (an "
-                f"even number) and the rest for row and column (a multiple of 4); `hidden_size` {self.hidden_size} "
-                "does not allow it, 12 and its multiples do."
+                f"Positions of type {self.position_embedding_type!r} split the width into a third for the spectrum "
+                f"(an even number) and the rest for row and column (a multiple of 4); `hidden_size` "
+                f"{self.hidden_size} does not allow it, 12 and its multiples do."
             )
         if self.position_embedding_type == "wavelength" and self.wavelengths is None:
             raise ValueError(
@@ -245,7 +244,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         return self.num_spatial_layers + self.num_spectral_layers
 
     @num_hidden_layers.setter
-    def num_hidden_layers(self, value):
+    def num_hidden_layers(self, value: int) -> None:
         raise NotImplementedError(
             f"`num_hidden_layers` is a sum: set `num_spatial_layers` and `num_spectral_layers` instead (got {value})."
         )

@@ -1,8 +1,8 @@
 """
 Checkpoints of the published MaskedSST training scripts made into HSST ones.
 
-The published files are pickles with classes that do not exist here. They are read with PyTorch's `weights_only` unpickler,
-and every unknown class is replaced by an inert record of its contents, so that nothing in a file can run.
+The published files are pickles with classes that do not exist here. They are read with PyTorch's `weights_only`
+unpickler, and every unknown class is replaced by an inert record of its contents, so that nothing in a file can run.
 """
 
 import pickle
@@ -25,10 +25,10 @@ from .modeling_hsst import (
 class InertRecord(dict):
     """Stands in for a class that is not known here: takes whatever it is built from and does nothing with it."""
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> "InertRecord":
         return super().__new__(cls)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
 
 
@@ -77,7 +77,9 @@ def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, A
     try:
         config = config_from_published(weights, settings, encoder_prefix)
     except KeyError as error:
-        raise ValueError(f"The published checkpoint lacks {error}, which its variant cannot be told without.") from error
+        raise ValueError(
+            f"The published checkpoint lacks {error}, which its variant cannot be told without."
+        ) from error
     if is_pretraining:
         model: HSSTPreTrainedModel = HSSTForMaskedImageModeling(config)
     elif config.head_type == "center":
@@ -87,7 +89,7 @@ def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, A
     state_dict = rename_published_weights(weights, config, encoder_prefix)
     dtype = next(iter(state_dict.values())).dtype
     try:
-        model.to(dtype).load_state_dict(state_dict)
+        torch.nn.Module.to(model, dtype=dtype).load_state_dict(state_dict)
     except RuntimeError as error:
         raise ValueError(f"The published weights do not fit their settings: {' '.join(str(error).split())}") from error
     return model.eval()
@@ -115,7 +117,9 @@ def config_from_published(
     blockwise = num_blocks > 0
     positions = (settings["image_size"] // patch_size) ** 2
     if not blockwise:
-        num_blocks = encoder["channel_embed"].shape[1] if has_sincos else encoder["pos_embedding"].shape[1] // positions
+        num_blocks = (
+            encoder["channel_embed"].shape[1] if has_sincos else encoder["pos_embedding"].shape[1] // positions
+        )
     num_channels = settings.get("n_bands", num_blocks * band_patch_size)
     if -(-num_channels // band_patch_size) != num_blocks:
         num_channels = num_blocks * band_patch_size

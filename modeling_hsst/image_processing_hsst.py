@@ -1,8 +1,8 @@
 """
 Image processor of HSST: from a sensor's stored numbers to standardised windows and a mask of valid pixels.
 
-Band centres, scale, clip range, nodata value, mean and standard deviation belong to the weights and travel with them in
-`preprocessor_config.json`.
+Band centres, scale, clip range, nodata value, mean and standard deviation belong to the weights and travel with them
+in `preprocessor_config.json`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
@@ -79,9 +78,9 @@ class HSSTImageProcessor(BaseImageProcessor):
     wavelength_tolerance = 5.0
     scale = 10000.0
     nodata = -32768
-    clip_range = (-0.02, 1.0)
+    clip_range = [-0.02, 1.0]
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._set_attributes(**kwargs)
         band_lists = ("image_mean", "image_std", "wavelengths", "band_indices")
@@ -92,12 +91,14 @@ class HSSTImageProcessor(BaseImageProcessor):
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"`image_std` must be positive in every band, got {min(self.image_std)}.")
         if self.band_indices is not None and self.num_source_bands is None:
-            raise ValueError("`band_indices` needs `num_source_bands`, the number of bands of the files it points into.")
+            raise ValueError(
+                "`band_indices` needs `num_source_bands`, the number of bands of the files it points into."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         # What a hyperspectral image has no use for would only puzzle the reader of preprocessor_config.json
-        own = ("image_mean", "image_std", "wavelengths", "band_indices", "num_source_bands", "wavelength_tolerance")
-        own += ("scale", "nodata", "clip_range", "image_processor_type", "auto_map")
+        own = ["image_mean", "image_std", "wavelengths", "band_indices", "num_source_bands", "wavelength_tolerance"]
+        own += ["scale", "nodata", "clip_range", "image_processor_type", "auto_map"]
         return {key: value for key, value in super().to_dict().items() if key in own and value is not None}
 
     def preprocess(
@@ -111,7 +112,8 @@ class HSSTImageProcessor(BaseImageProcessor):
     ) -> BatchFeature:
         """
         Args:
-            images: one image (bands, height, width), a batch (batch, bands, height, width) or a list of images of equal
+            images: one image (bands, height, width), a batch (batch, bands, height, width) or a list of images of
+            equal
                 size; NumPy arrays or torch tensors of stored numbers (reflectance times `scale`), any device. The
                 bands are the model's, or all those of the sensor's files (`num_source_bands`), in this order; with
                 `wavelengths` any bands in any order.
@@ -127,7 +129,8 @@ class HSSTImageProcessor(BaseImageProcessor):
             where a pixel has data in all bands of the model. Pixels without data are 0 in `pixel_values`.
 
         Raises:
-            ValueError: the images have another shape or number of bands, lack a wavelength of the model, or one of them
+            ValueError: the images have another shape or number of bands, lack a wavelength of the model, or one of
+            them
                 has no valid pixel.
         """
         if return_tensors not in ("pt", "np", None):
@@ -140,8 +143,8 @@ class HSSTImageProcessor(BaseImageProcessor):
         empty = (~pixel_mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
         if empty:
             raise ValueError(
-                f"Expected at least one valid pixel in every image, got image {empty[0]} of {len(pixels)} without any: "
-                f"every pixel holds nodata ({self.nodata if nodata is None else nodata}) or NaN in some band."
+                f"Expected at least one valid pixel in every image, got image {empty[0]} of {len(pixels)} without "
+                f"any: every pixel holds nodata ({self.nodata if nodata is None else nodata}) or NaN in some band."
             )
         data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
         if return_tensors == "np":
@@ -175,8 +178,8 @@ class HSSTImageProcessor(BaseImageProcessor):
             centres = [float(wavelength) for wavelength in wavelengths]
             if len(centres) != num_image_bands:
                 raise ValueError(
-                    f"`wavelengths` must hold one band centre for each of the {num_image_bands} bands of the image, got "
-                    f"{len(centres)}."
+                    f"`wavelengths` must hold one band centre for each of the {num_image_bands} bands of the image, "
+                    f"got {len(centres)}."
                 )
             return self.match_wavelengths(centres)
         if self.num_bands is None or num_image_bands == self.num_bands:
@@ -194,7 +197,9 @@ class HSSTImageProcessor(BaseImageProcessor):
     def match_wavelengths(self, centres: list[float]) -> list[int]:
         """For each band of the model the index of the nearest of `centres` (nm)."""
         if self.wavelengths is None:
-            raise ValueError("This processor does not know the wavelengths of the model's bands: pass images as they are.")
+            raise ValueError(
+                "This processor does not know the wavelengths of the model's bands: pass images as they are."
+            )
         wanted, given = torch.tensor(self.wavelengths), torch.tensor(centres)
         distances = (wanted[:, None] - given[None, :]).abs()
         nearest = distances.min(dim=1)
@@ -203,9 +208,9 @@ class HSSTImageProcessor(BaseImageProcessor):
             named = ", ".join(f"{self.wavelengths[band]:.1f}" for band in missing[:5])
             named += ", ..." if len(missing) > 5 else ""
             raise ValueError(
-                f"Expected a band within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, but "
-                f"{len(missing)} have none: {named} nm; the image has {len(centres)} bands from {min(centres):.1f} to "
-                f"{max(centres):.1f} nm."
+                f"Expected a band within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
+                f"but {len(missing)} have none: {named} nm; the image has {len(centres)} bands from "
+                f"{min(centres):.1f} to {max(centres):.1f} nm."
             )
         return nearest.indices.tolist()
 

@@ -93,8 +93,8 @@ def visible_grid(num_blocks: int, num_positions: int, mask_ratio: float) -> tupl
     """
     How many blocks and how many positions a grid mask leaves visible.
 
-    Blocks and positions are thinned about equally (each by the square root of the visible share); among the nearly even
-    ways the one whose product comes nearest to the asked share is taken.
+    Blocks and positions are thinned about equally (each by the square root of the visible share); among the nearly
+    even ways the one whose product comes nearest to the asked share is taken.
     """
     num_tokens = num_blocks * num_positions
     wanted = num_tokens - nearest_count(num_tokens, mask_ratio)

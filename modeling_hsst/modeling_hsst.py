@@ -1,7 +1,7 @@
 """
-PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorised into
-space and spectrum, after "Masked Vision Transformers for Hyperspectral Image Classification" (Scheibenreif, Mommert and
-Borth, CVPR EarthVision 2023).
+PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorised
+into space and spectrum, after "Masked Vision Transformers for Hyperspectral Image Classification" (Scheibenreif,
+Mommert and Borth, CVPR EarthVision 2023).
 
 A token is one spectral block (a group of consecutive bands) at one position (a spatial patch). Tokens are ordered
 block-major: token = block * positions + row * columns + column. Shape comments use
@@ -12,10 +12,10 @@ block-major: token = block * positions + row * columns + column. Shape comments 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
@@ -36,7 +36,6 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hsst import HSSTConfig
 from .masking_hsst import draw_mask
-
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
@@ -86,9 +85,9 @@ def sincos_2d(row_positions: torch.Tensor, column_positions: torch.Tensor, width
 
 class HSSTPatchEmbeddings(nn.Module):
     """
-    Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size, num_blocks,
-    num_positions, hidden_size)`: one linear layer for each spectral block (or one for all), between two LayerNorms that
-    the blocks share.
+    Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size,
+    num_blocks, num_positions, hidden_size)`: one linear layer for each spectral block (or one for all), between two
+    LayerNorms that the blocks share.
     """
 
     def __init__(self, config: HSSTConfig):
@@ -107,7 +106,7 @@ class HSSTPatchEmbeddings(nn.Module):
 
 
 def blockwise_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Applies to each block of (B, N, P, in) its own linear layer, `weight` (N, out, in), or the only one (1, out, in)."""
+    """Applies to each block of (B, N, P, in) its own linear layer: `weight` (N, out, in), or (1, out, in) for all."""
     if weight.shape[0] == 1:
         return nn.functional.linear(hidden_states, weight[0], bias[0])
     return torch.einsum("bnpi,noi->bnpo", hidden_states, weight) + bias[:, None, :]
@@ -134,8 +133,8 @@ class HSSTPositionEmbeddings(nn.Module):
             self.spectral_embeddings = nn.Parameter(torch.empty(1, config.num_blocks, self.spectral_width))
         else:
             spatial_table, spectral_table = self.spatial_table(*config.grid_size), self.spectral_table()
-            self.spatial_embeddings = nn.Buffer(spatial_table, persistent=False)
-            self.spectral_embeddings = nn.Buffer(spectral_table, persistent=False)
+            self.register_buffer("spatial_embeddings", spatial_table, persistent=False)
+            self.register_buffer("spectral_embeddings", spectral_table, persistent=False)
 
     def spatial_table(self, rows: int, columns: int) -> torch.Tensor:
         """Sin-cos table (1, rows * columns, spatial width), its positions stretched to the trained grid's."""
@@ -240,7 +239,7 @@ def eager_attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
-):
+) -> tuple[torch.Tensor, torch.Tensor]:
     if scaling is None:
         scaling = query.size(-1) ** -0.5
 
@@ -360,7 +359,7 @@ class HSSTPreTrainedModel(PreTrainedModel):
     config: HSSTConfig
     base_model_prefix = "hsst"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     _no_split_modules = ["HSSTEmbeddings", "HSSTLayer"]
     _supports_sdpa = True
@@ -377,7 +376,7 @@ class HSSTPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "patch_embeddings"
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module) -> None:
         """Initialize the weights"""
         super()._init_weights(module)
         if isinstance(module, (HSSTPatchEmbeddings, HSSTPixelDecoder)):
@@ -405,7 +404,9 @@ class HSSTModel(HSSTPreTrainedModel):
         self.config = config
         self.embeddings = HSSTEmbeddings(config, use_mask_token=use_mask_token)
         self.spatial_layers = nn.ModuleList([HSSTLayer(config, "spatial") for _ in range(config.num_spatial_layers)])
-        self.spectral_layers = nn.ModuleList([HSSTLayer(config, "spectral") for _ in range(config.num_spectral_layers)])
+        self.spectral_layers = nn.ModuleList(
+            [HSSTLayer(config, "spectral") for _ in range(config.num_spectral_layers)]
+        )
         # Initialize weights and apply final processing
         self.post_init()
 
@@ -441,7 +442,7 @@ class HSSTModel(HSSTPreTrainedModel):
             pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
         )
 
-    def spatial_attention_mask(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None):
+    def spatial_attention_mask(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> Any:
         """The mask that keeps nodata positions out of the attention within each block, None where all are valid."""
         if position_mask is None:
             return None
@@ -460,8 +461,8 @@ def hide_nodata(pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> 
     batch_size, _, height, width = pixel_values.shape
     if pixel_mask.shape != (batch_size, height, width):
         raise ValueError(
-            f"`pixel_mask` must have the shape (batch, height, width) {(batch_size, height, width)} of `pixel_values`, "
-            f"got {tuple(pixel_mask.shape)}."
+            f"`pixel_mask` must have the shape (batch, height, width) {(batch_size, height, width)} of "
+            f"`pixel_values`, got {tuple(pixel_mask.shape)}."
         )
     return pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
 
@@ -504,10 +505,10 @@ class HSSTPixelDecoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_projections, num_values, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(num_projections, num_values))
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         num_blocks = self.config.num_blocks
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks)
         return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
 
 
@@ -587,7 +588,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         outputs: BaseModelOutputWithPooling = self.hsst(
             pixel_values, pixel_mask, bool_masked_pos, interpolate_pos_encoding, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
+        hidden_states: torch.Tensor = outputs.last_hidden_state
         attention_mask = self.hsst.spatial_attention_mask(hidden_states, valid_positions(pixel_mask, patch_size))
         predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
 
@@ -760,7 +761,7 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
 
 
 def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """Mean cross-entropy over the labelled pixels or windows; 0 where a batch has none, which happens with few labels."""
+    """Mean cross-entropy over the labelled pixels or windows; 0 in a batch without any, as few labels bring about."""
     labels = labels.to(logits.device).long()
     loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
     return loss / (labels != ignore_index).sum().clamp(min=1)

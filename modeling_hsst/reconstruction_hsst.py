@@ -6,9 +6,7 @@ from .configuration_hsst import HSSTConfig
 from .modeling_hsst import pixels_to_tokens, tokens_to_pixels
 
 
-def hidden_values(
-    bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, config: HSSTConfig
-) -> torch.Tensor:
+def hidden_values(bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, config: HSSTConfig) -> torch.Tensor:
     """True (batch, bands, height, width) at the values that a mask (batch, tokens) hides."""
     tokens = pixels_to_tokens(pixel_values, config.band_patch_size, config.patch_size)
     mask = bool_masked_pos.bool().reshape(*tokens.shape[:3], 1).expand_as(tokens)
@@ -34,8 +32,8 @@ def absolute_error_sums(
     config: HSSTConfig,
 ) -> torch.Tensor:
     """
-    Sums over the hidden, valid values of a batch, float64 (4,): absolute errors of the model, of the band's mean over the
-    training data and of the mean of the visible tokens of the same band, and the number of values.
+    Sums over the hidden, valid values of a batch, float64 (4,): absolute errors of the model, of the band's mean over
+    the training data and of the mean of the visible tokens of the same band, and the number of values.
     """
     hidden = hidden_values(bool_masked_pos, pixel_values, config)
     scored = (hidden & pixel_mask.bool().unsqueeze(1)).double()

@@ -5,8 +5,8 @@ Masked pre-training of HSST on hyperspectral tiles, with the flags of transforme
     accelerate launch --mixed_precision bf16 scripts/run_mim.py --train_dir tiles --mask_type unit --mask_ratio 0.7 ...
     torchrun --nproc_per_node 2 scripts/run_mim.py ...
 
---train_dir is a folder of EnMAP L2A products (folders or ZIPs) or of GeoTIFF tiles. The output folder holds the model and
-its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction figure from every validation.
+--train_dir is a folder of EnMAP L2A products (folders or ZIPs) or of GeoTIFF tiles. The output folder holds the model
+and its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction figure from every validation.
 """
 
 import argparse
@@ -22,21 +22,20 @@ from typing import Any
 import accelerate
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 from command_line import one_line_errors
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
 
-import transformers
 from datasets_loading.enmap_corpus import read_corpus
 from datasets_loading.figures import plot_reconstruction
 from datasets_loading.tiles import TileSet, band_statistics, read_tile_set
 from datasets_loading.windows import EpochSampler, GridWindows, RandomWindows, tile_to_windows, windows_to_tile
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
-from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
-
 
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
@@ -57,7 +56,9 @@ def parse_arguments() -> argparse.Namespace:
         "--train_val_split", type=float, default=0.15, help="share of the training tiles to validate on instead (0.15)"
     )
     data.add_argument("--tile_size", type=int, default=64, help="side of the tiles cut from products, in pixels (64)")
-    data.add_argument("--windows_per_tile", type=int, help="windows an epoch takes from each tile (as many as tile it)")
+    data.add_argument(
+        "--windows_per_tile", type=int, help="windows an epoch takes from each tile (as many as tile it)"
+    )
     data.add_argument(
         "--bands",
         choices=("config", "valid"),
@@ -66,11 +67,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", help="checkpoint to go on from")
-    model.add_argument("--config_name_or_path", help="configuration to train from scratch (default: the published one)")
+    model.add_argument(
+        "--config_name_or_path", help="configuration to train from scratch (default: the published one)"
+    )
     model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
     model.add_argument("--image_size", type=int, help="side of a window in pixels")
     model.add_argument("--patch_size", type=int, help="side of a spatial patch in pixels")
-    model.add_argument("--mask_type", choices=("unit", "block", "tube", "grid"), help="which tokens are hidden together")
+    model.add_argument(
+        "--mask_type", choices=("unit", "block", "tube", "grid"), help="which tokens are hidden together"
+    )
     model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide")
     model.add_argument("--mask_patch_size", type=int, help="side of the squares of block and tube masks, in positions")
     model.add_argument("--dropout", type=float, default=0.1, help="of attention weights and layers (the paper's 0.1)")
@@ -92,7 +97,9 @@ def parse_arguments() -> argparse.Namespace:
     output.add_argument("--output_dir", type=Path, required=True)
     output.add_argument("--checkpointing_steps", help="save the whole state every N steps, or every `epoch`")
     output.add_argument("--resume_from_checkpoint", help="a folder saved so, or `latest`")
-    output.add_argument("--validation_steps", type=int, help="validate every N steps (default: at the end of an epoch)")
+    output.add_argument(
+        "--validation_steps", type=int, help="validate every N steps (default: at the end of an epoch)"
+    )
     output.add_argument("--with_tracking", action="store_true", help="log to the trackers of --report_to")
     output.add_argument("--report_to", default="all", help="tensorboard, wandb, ... or all that are installed")
     output.add_argument("--push_to_hub", action="store_true")
@@ -103,7 +110,12 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("expected one of --train_dir and --dataset_name")
     if arguments.push_to_hub and arguments.hub_model_id is None:
         parser.error("--push_to_hub needs --hub_model_id")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "tile_size"):
+    for name in (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "tile_size",
+    ):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     steps = arguments.checkpointing_steps
@@ -244,9 +256,9 @@ def validate(
     for batch in loader:
         pixel_values, pixel_mask = processor.standardize(batch["pixels"].to(accelerator.device))
         # A mask for each window from its own number, so that it does not depend on batches or processes
-        mask = torch.cat(
-            [masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]
-        ).to(accelerator.device)
+        mask = torch.cat([masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]).to(
+            accelerator.device
+        )
         with accelerator.autocast():
             outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
         batch_sums = absolute_error_sums(pixel_values, outputs.reconstruction.float(), mask, pixel_mask, config)
@@ -296,12 +308,12 @@ def draw_figure(
     model.train()
     hidden = hidden_values(mask, pixel_values, config)
     stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
-    reflectance, reconstruction, hidden = (windows_to_tile(windows.cpu(), columns).numpy() for windows in stack)
+    tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), columns).numpy() for w in stack)
     return plot_reconstruction(
         path,
-        reflectance=reflectance,
-        reconstruction=reconstruction,
-        hidden=hidden,
+        reflectance=tile_values,
+        reconstruction=tile_reconstruction,
+        hidden=tile_hidden,
         valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), columns)[0].numpy(),
         wavelengths=config.wavelengths,
         title=f"{name}: {config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
@@ -363,7 +375,9 @@ def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) 
     changed = sorted(name for name in description if description[name] != saved.get(name))
     if changed:
         differences = ", ".join(f"{name} was {saved.get(name)} and is {description[name]}" for name in changed)
-        raise ValueError(f"{checkpoint}: a resumed run must have the arguments of the interrupted one, but {differences}")
+        raise ValueError(
+            f"{checkpoint}: a resumed run must have the arguments of the interrupted one, but {differences}"
+        )
     return checkpoint
 
 
@@ -395,8 +409,8 @@ def main() -> None:
         bands = choose_bands(config, training_tiles, arguments)
         if validation_tiles.num_bands != training_tiles.num_bands:
             raise ValueError(
-                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, got "
-                f"{validation_tiles.num_bands}"
+                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
+                f"got {validation_tiles.num_bands}"
             )
         if arguments.model_name_or_path:
             model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
@@ -416,9 +430,9 @@ def main() -> None:
         )
         if len(training_windows) < windows_per_step:
             raise ValueError(
-                f"expected at least the {windows_per_step} windows of one step in an epoch, got {len(training_windows)} "
-                f"({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows each); raise "
-                "--windows_per_tile or lower --per_device_train_batch_size"
+                f"expected at least the {windows_per_step} windows of one step in an epoch, got "
+                f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
+                "each); raise --windows_per_tile or lower --per_device_train_batch_size"
             )
         try:
             if arguments.with_tracking:
@@ -483,7 +497,8 @@ def main() -> None:
             draw_figure(figure, unwrapped, tile, name, processor, config, accelerator, arguments.seed, label)
             bar.write(
                 f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
-                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens {results['eval_visible_mean_loss']:.4f})"
+                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "
+                f"{results['eval_visible_mean_loss']:.4f})"
             )
         accelerator.wait_for_everyone()
         return results

@@ -20,7 +20,6 @@ from modeling_hsst import (
 from modeling_hsst.conversion_hsst import model_from_published, rename_published_weights
 from modeling_hsst.modeling_hsst import HSSTPositionEmbeddings, pixels_to_tokens
 
-
 FIXTURES = Path(__file__).parent / "fixtures" / "parity"
 CLASSIFIERS = sorted(path.stem for path in FIXTURES.glob("*.json") if not path.stem.startswith("mim_"))
 MASKED_MODELS = sorted(path.stem for path in FIXTURES.glob("mim_*.json"))
@@ -71,7 +70,9 @@ def test_classifiers(name, attention):
     actual = {key: parameter.grad for key, parameter in model.named_parameters()}
     assert set(actual) == set(expected)
     for key, gradient in expected.items():
-        torch.testing.assert_close(actual[key], gradient, atol=1e-9, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            actual[key], gradient, atol=1e-9, rtol=0, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", MASKED_MODELS)

@@ -1,0 +1,55 @@
+"""Fixtures that many tests share."""
+
+import runpy
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@dataclass
+class ScriptResult:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_script(monkeypatch, capfd):
+    """
+    Runs a script of scripts/ with arguments in this process, which saves the seconds that importing torch takes. What
+    a program would show its user, tracebacks included, is in the result.
+    """
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(SCRIPTS))
+        capfd.readouterr()
+        returncode = 0
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        except SystemExit as exit:
+            returncode = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+            if isinstance(exit.code, str):
+                print(exit.code, file=sys.stderr)
+        except Exception:
+            traceback.print_exc()
+            returncode = 1
+        captured = capfd.readouterr()
+        return ScriptResult(returncode, captured.out, captured.err)
+
+    return run
+
+
+def assert_one_clear_line(result, *words):
+    """The way every script says that its input is bad."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]

@@ -1,0 +1,183 @@
+"""From stored numbers to standardised windows: bands, nodata, clipping, statistics, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, pipeline
+
+from modeling_hsst import HSSTConfig, HSSTForImageClassification, HSSTImageProcessor
+
+WAVELENGTHS = [500.0, 600.0, 700.0, 800.0]
+MEAN, STD = [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.2, 0.4]
+
+
+@pytest.fixture
+def processor():
+    return HSSTImageProcessor(
+        wavelengths=WAVELENGTHS, image_mean=MEAN, image_std=STD, band_indices=[0, 2, 3, 5], num_source_bands=6
+    )
+
+
+def image(bands=4, dtype=np.int16):
+    return np.random.default_rng(0).integers(0, 9000, (bands, 5, 6)).astype(dtype)
+
+
+def expected_values(stored):
+    reflectance = np.clip(stored / 10000.0, -0.02, 1.0)
+    return (reflectance - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_reflectance_is_standardised_per_band(processor, dtype):
+    stored = image(dtype=dtype)
+    outputs = processor(stored, return_tensors="pt")
+    assert outputs.pixel_values.dtype == torch.float32 and outputs.pixel_values.shape == (1, 4, 5, 6)
+    assert outputs.pixel_mask.dtype == torch.int64 and outputs.pixel_mask.all()
+    np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored), atol=1e-5)
+    np.testing.assert_allclose(processor.to_reflectance(outputs.pixel_values)[0], stored / 10000.0, atol=1e-6)
+
+
+def test_single_images_batches_lists_numpy_and_torch_agree(processor):
+    first, second = image(), image()[:, ::-1].copy()
+    batch = np.stack([first, second])
+    expected = processor(batch).pixel_values
+    for images in (
+        [first, second],
+        torch.from_numpy(batch),
+        [torch.from_numpy(first), torch.from_numpy(second)],
+        [batch],
+    ):
+        assert torch.equal(processor(images).pixel_values, expected)
+    as_numpy = processor(batch, return_tensors="np")
+    assert isinstance(as_numpy.pixel_values, np.ndarray) and isinstance(as_numpy.pixel_mask, np.ndarray)
+
+
+def test_bands_are_picked_by_index_from_the_sensors_files(processor):
+    stored = image(6)
+    outputs = processor(stored)
+    np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored[[0, 2, 3, 5]]), atol=1e-5)
+
+
+def test_bands_are_picked_by_wavelength_in_any_order(processor):
+    stored = image(7)
+    centres = [798.0, 405.0, 601.5, 2200.0, 502.0, 703.0, 900.0]
+    outputs = processor(stored, wavelengths=centres)
+    np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored[[4, 2, 5, 0]]), atol=1e-5)
+    for given in (np.array(centres), torch.tensor(centres)):
+        assert torch.equal(processor(stored, wavelengths=given).pixel_values, outputs.pixel_values)
+
+
+@pytest.mark.parametrize("nodata", [-32768, np.nan, np.inf])
+def test_nodata_is_a_mask_and_not_a_number(processor, nodata):
+    stored = image(dtype=np.float32 if not np.isfinite(nodata) else np.int16)
+    stored[:, 1, 2] = nodata
+    stored[3, 4, 5] = nodata  # one band is enough
+    outputs = processor(stored)
+    mask = np.ones((5, 6), dtype=bool)
+    mask[1, 2] = mask[4, 5] = False
+    assert np.array_equal(outputs.pixel_mask[0].bool(), mask)
+    assert (outputs.pixel_values[0, :, ~torch.from_numpy(mask)] == 0).all()
+    np.testing.assert_allclose(outputs.pixel_values[0][:, mask], expected_values(stored)[:, mask], atol=1e-5)
+
+
+def test_bands_the_model_does_not_use_may_lack_data(processor):
+    stored = image(6)
+    stored[1] = -32768
+    assert processor(stored).pixel_mask.all()
+
+
+def test_clipping_happens_in_reflectance_before_standardising(processor):
+    stored = image()
+    stored[0, 0, 0], stored[1, 0, 0] = 20000, -5000
+    values = processor(stored).pixel_values[0, :, 0, 0]
+    assert values[0] == pytest.approx((1.0 - 0.1) / 0.05, rel=1e-5)
+    assert values[1] == pytest.approx((-0.02 - 0.2) / 0.1, rel=1e-5)
+
+
+def test_other_scales_and_nodata(processor):
+    stored = image()
+    reflectance = (stored / 10000.0).astype(np.float32)
+    reflectance[:, 0, 0] = -1
+    outputs = processor(reflectance, scale=1.0, nodata=-1)
+    expected = processor(stored).pixel_values
+    assert outputs.pixel_mask[0, 0, 0] == 0
+    torch.testing.assert_close(outputs.pixel_values[..., 1:, :], expected[..., 1:, :])
+
+
+def test_saved_statistics_come_back(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert set(content) == {
+        "band_indices",
+        "clip_range",
+        "image_mean",
+        "image_processor_type",
+        "image_std",
+        "nodata",
+        "num_source_bands",
+        "scale",
+        "wavelength_tolerance",
+        "wavelengths",
+    }
+    HSSTConfig().save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, HSSTImageProcessor)
+    assert loaded.to_dict() == processor.to_dict()
+    stored = image(6)
+    assert torch.equal(loaded(stored).pixel_values, processor(stored).pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("stored", "arguments", "words"),
+    [
+        (image(5), {}, ["the 4 bands of the model or all 6 bands of the sensor's files", "got 5 bands"]),
+        (image(5), {"wavelengths": WAVELENGTHS}, ["each of the 5 bands of the image, got 4"]),
+        (
+            image(4),
+            {"wavelengths": [500.0, 600.0, 706.0, 900.0]},
+            ["within 5.0 nm", "2 have none: 700.0, 800.0 nm", "500.0 to 900.0 nm"],
+        ),
+        (np.full((4, 5, 6), -32768, np.int16), {}, ["at least one valid pixel", "image 0 of 1", "-32768"]),
+        (np.stack([image(), np.full((4, 5, 6), -32768)]), {}, ["image 1 of 2"]),
+        (image()[0], {}, ["(bands, height, width)", "got the shape (5, 6)"]),
+        ([image(), image()[:, :3]], {}, ["must have one shape"]),
+        ([], {}, ["no image"]),
+        (image(), {"return_tensors": "tf"}, ["'pt' or 'np', got 'tf'"]),
+    ],
+)
+def test_bad_images(processor, stored, arguments, words):
+    with pytest.raises(ValueError) as error:
+        processor(stored, **arguments)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="one entry for each band"):
+        HSSTImageProcessor(image_mean=[0.1, 0.2], image_std=[0.1])
+    with pytest.raises(ValueError, match="must be positive"):
+        HSSTImageProcessor(image_std=[0.1, 0.0])
+    with pytest.raises(ValueError, match="needs `num_source_bands`"):
+        HSSTImageProcessor(band_indices=[0, 1])
+    with pytest.raises(ValueError, match="does not know the wavelengths"):
+        HSSTImageProcessor()(image(), wavelengths=WAVELENGTHS)
+
+
+def test_image_classification_pipeline(processor):
+    config = HSSTConfig(
+        num_channels=4,
+        band_patch_size=2,
+        wavelengths=WAVELENGTHS,
+        image_size=[5, 6],
+        hidden_size=12,
+        num_spatial_layers=1,
+        num_spectral_layers=1,
+        id2label={0: "forest", 1: "water", 2: "soil"},
+    )
+    model = HSSTForImageClassification(config)
+    classify = pipeline("image-classification", model=model, image_processor=processor)
+    results = classify(image(6))
+    assert {result["label"] for result in results} == {"forest", "water", "soil"}
+    assert sum(result["score"] for result in results) == pytest.approx(1, abs=1e-5)

@@ -35,6 +35,8 @@ from transformers import (
     AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification,
     AutoModelForMaskedImageModeling, AutoModelForSemanticSegmentation,
 )
+if type(AutoImageProcessor).__name__ == "DummyObject":  # transformers 5.17 exports it beside torchvision only
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 name, image_file, trust = sys.argv[1], sys.argv[2], sys.argv[3] == "trust"
 options = {"trust_remote_code": True} if trust else {}
 processor = AutoImageProcessor.from_pretrained(name, **options)
@@ -212,7 +214,8 @@ def test_push_to_hub_of_the_library(hub: LoopbackHub, pushed: Path, tmp_path: Pa
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import modeling_hsst
-from transformers import AutoImageProcessor, AutoModelForMaskedImageModeling
+from transformers import AutoModelForMaskedImageModeling
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 source, target = sys.argv[1:]
 model = AutoModelForMaskedImageModeling.from_pretrained(source)
 model.push_to_hub(target)

@@ -145,15 +145,23 @@ def true_colour(cube: FloatArray, bands: Sequence[int], clear: NDArray[np.bool_]
 
 
 def compare(
-    real: FloatArray, simulated: FloatArray, wavelengths: FloatArray, real_blocks: Sequence[FloatArray]
+    real: FloatArray,
+    simulated_scenes: Sequence[FloatArray],
+    wavelengths: FloatArray,
+    real_blocks: Sequence[FloatArray],
 ) -> dict[str, object]:
     """All figures of the comparison, ready for JSON.
 
+    The variance explained by principal components is the mean over simulated scenes, as the real pixels are of one
+    scene; everything else is of all scenes together.
+
     Args:
-        real, simulated: (pixels, bands) reflectance.
+        real: (pixels, bands) reflectance.
+        simulated_scenes: (pixels, bands) reflectance of each scene.
         wavelengths: (bands,) nm.
         real_blocks: pixels of parts of the real image that lie apart: how similar they are is the yardstick.
     """
+    simulated = np.concatenate(simulated_scenes)
     real_mean, simulated_mean = real.mean(axis=0), simulated.mean(axis=0)
     real_deviation, simulated_deviation = real.std(axis=0), simulated.std(axis=0)
     window = window_bands(wavelengths)
@@ -170,7 +178,7 @@ def compare(
         "deviation_ratio_simulated_to_real": percentiles(simulated_deviation / real_deviation),
         "explained_variance": {
             "real": explained_variance(real).tolist(),
-            "simulated": explained_variance(simulated).tolist(),
+            "simulated": np.mean([explained_variance(scene) for scene in simulated_scenes], axis=0).tolist(),
         },
         "spectral_angle_degrees": {
             "all_bands": summary(spectral_angle_figures(real, simulated, real_blocks)),

@@ -45,8 +45,8 @@ from datasets_loading.simulation_landscape import (
     fractal_noise,
     simulate_landscape,
 )
+from datasets_loading.simulation_materials import CLASS_NAMES
 from datasets_loading.simulation_spectra import (
-    CLASS_NAMES,
     SpectralLibrary,
     SunAndView,
     band_response,
@@ -306,6 +306,7 @@ class _Recorder:
     noise: NoiseModel
     detector_columns: NDArray[np.int32]
     inside: NDArray[np.bool_]
+    is_shortwave: NDArray[np.bool_]
     sensor: Sensor
 
     def components(self) -> NDArray[np.float32]:
@@ -315,26 +316,46 @@ class _Recorder:
         alone = np.stack([self.cloud_spectrum, self.residuals.path, self.cirrus_spectrum], axis=1)
         return np.concatenate([(1 - diffuse) * spectra, diffuse * spectra, adjacency * spectra, alone], axis=1)
 
-    def record(
-        self, rows: slice, components: NDArray[np.float32], seed: np.random.SeedSequence, cube: NDArray[np.int16]
-    ) -> None:
-        count, width = rows.stop - rows.start, cube.shape[2]
-        pixels = count * width
+    def _parts(self, rows: slice, shift: tuple[float, float]) -> NDArray[np.float32]:
+        """(parts, pixels) amounts of `components` in a strip, for a detector that sees the ground shifted."""
+        height, width = self.light.shape
+        count = rows.stop - rows.start
         rank = len(self.basis)
-        total = self.mixture.total[:, rows]
+
+        def shifted(field: NDArray[np.float32]) -> NDArray[np.float32]:
+            down, right = (np.float32(part) for part in shift)
+            strip = field[:, rows]
+            if down:
+                below = np.arange(rows.start + 1, rows.stop + 1).clip(max=height - 1)
+                strip = (1 - down) * strip + down * field[:, below]
+            if right:
+                beside = np.arange(1, width + 1).clip(max=width - 1)
+                strip = (1 - right) * strip + right * strip[:, :, beside]
+            return strip
+
+        lit, total = shifted(self.mixture.lit), shifted(self.mixture.total)
         opacity = self.clouds.opacity[rows]
         through = 1.0 - opacity
         wide_rows = np.arange(rows.start, rows.stop) // 4
         around = self.surroundings[:, wide_rows][:, :, np.arange(width) // 4]
         parts = np.empty((3 * rank + 3, count, width), dtype=np.float32)
-        np.multiply(self.mixture.lit[:, rows], self.light[rows] * through, out=parts[:rank])
+        np.multiply(lit, self.light[rows] * through, out=parts[:rank])
         np.multiply(total, through, out=parts[rank : 2 * rank])
         np.subtract(around, total, out=parts[2 * rank : 3 * rank])
         parts[2 * rank : 3 * rank] *= through
         parts[3 * rank] = opacity
         parts[3 * rank + 1] = self.clouds.haze[rows] * through
         parts[3 * rank + 2] = self.clouds.cirrus[rows]
-        reflectance = components @ parts.reshape(-1, pixels)
+        return parts.reshape(len(parts), -1)
+
+    def record(
+        self, rows: slice, components: NDArray[np.float32], seed: np.random.SeedSequence, cube: NDArray[np.int16]
+    ) -> None:
+        count, width = rows.stop - rows.start, cube.shape[2]
+        reflectance = np.empty((len(cube), count * width), dtype=np.float32)
+        shifts = ((~self.is_shortwave, (0.0, 0.0)), (self.is_shortwave, self.residuals.misregistration))
+        for bands, shift in shifts:
+            reflectance[bands] = components[bands] @ self._parts(rows, shift)
         columns = self.detector_columns[rows].ravel()
         scratch = np.multiply(self.residuals.vapour[:, None], self.vapour[rows].ravel())
         scratch += 1.0
@@ -392,7 +413,7 @@ def simulate_scene(
     for name, share in given.items():
         if share is not None and not 0.0 <= share <= 1.0:
             raise ValueError(f"{name} is a share from 0 to 1, got {share}")
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = _usable_processors() if workers is None else workers
     parts = np.random.SeedSequence(seed).spawn(8)
     for_place, for_spectra, for_land, for_swath, for_air, for_clouds, for_light, for_noise = parts
     generator = np.random.default_rng(for_place)
@@ -432,7 +453,7 @@ def simulate_scene(
         surroundings=_surroundings(mixture.total, workers),
         basis=basis,
         light=light,
-        vapour=np.float32(0.006) * fractal_noise(generator, (height, width), min(100.0, max(height, width) / 2), 4),
+        vapour=np.float32(0.012) * fractal_noise(generator, (height, width), min(100.0, max(height, width) / 2), 4),
         clouds=clouds,
         cloud_spectrum=(cloud_reflectance() @ band_response(sensor)).astype(np.float32),
         cirrus_spectrum=((wavelengths / 550.0) ** -0.3).astype(np.float32),
@@ -440,6 +461,7 @@ def simulate_scene(
         noise=noise_model(sensor, detectors, angles.sun_zenith),
         detector_columns=detector_columns,
         inside=inside,
+        is_shortwave=np.array([detector == "SWIR" for detector in detectors]),
         sensor=sensor,
     )
     cube = np.empty((sensor.num_bands, height, width), dtype=np.int16)
@@ -472,6 +494,11 @@ def simulate_scene(
         processor_version=processor_version,
         seed=seed,
     )
+
+
+def _usable_processors() -> int:
+    # Not everywhere can a process be bound to some of the processors.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _detectors(sensor: Sensor) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 from datasets_loading.sensors import Sensor
 from datasets_loading.simulation_landscape import FloatImage, fractal_noise
-from datasets_loading.simulation_spectra import SPECTRUM_WAVELENGTHS, FloatArray, band_response
+from datasets_loading.simulation_materials import FloatArray
+from datasets_loading.simulation_spectra import SPECTRUM_WAVELENGTHS, band_response
 
 REFERENCE_ALBEDO = 0.3
 REFERENCE_SUN_ZENITH = 30.0
@@ -112,6 +113,7 @@ class Residuals:
         path: (bands,) float32, reflectance added by a unit of haze missed by the correction.
         diffuse: (bands,) float32, share of the skylight in the light on level ground.
         adjacency: (bands,) float32, share of light from the surroundings left in a pixel.
+        misregistration: pixels along rows and columns by which the SWIR detector sees the ground beside the VNIR one.
     """
 
     gain: NDArray[np.float32]
@@ -120,6 +122,7 @@ class Residuals:
     path: NDArray[np.float32]
     diffuse: NDArray[np.float32]
     adjacency: NDArray[np.float32]
+    misregistration: tuple[float, float]
 
 
 def simulate_residuals(
@@ -141,15 +144,17 @@ def simulate_residuals(
     # Vapour is more often over- than underestimated over vegetation, whose own water absorbs beside it.
     missed_vapour = generator.normal(0.008, 0.012)
     # What the lines within a band do at a resolution of 10 nm is never matched quite: neighbours are off either way.
-    unmatched = generator.normal(0.0, 0.05, len(wavelengths))
+    unmatched = generator.normal(0.0, 0.045, len(wavelengths))
     missed_gas = np.exp(((missed_vapour + unmatched) * -np.log(seen)).clip(-0.5, 0.8))
     gain = missed_gas[:, None] * np.exp(log_slope[:, None] * (shift[:, None] + smile[:, None] * bow))
     # Aerosol, the wings of gas bands and radiometric calibration leave broad errors of some percent, and a step
     # between the detectors.
-    knots = np.linspace(400.0, 2500.0, 19)
-    smooth = PchipInterpolator(knots, generator.normal(0.0, 0.03, knots.size))(wavelengths)
+    knots = np.linspace(400.0, 2500.0, 15)
+    smooth = PchipInterpolator(knots, generator.normal(0.0, 0.022, knots.size))(wavelengths)
     smooth += is_shortwave * generator.normal(0.0, 0.012)
-    band_to_band = generator.normal(0.0, 0.0035, len(wavelengths))
+    # Where the two detectors meet, both are at the weak end of their range and disagree from band to band.
+    weak = np.exp(-0.5 * ((wavelengths - 950.0) / 35.0) ** 2)
+    band_to_band = generator.normal(0.0, 1.0, len(wavelengths)) * (0.003 + 0.018 * weak)
     gain *= (1.0 + smooth + band_to_band)[:, None]
     gain *= 1.0 + generator.normal(0.0, 0.0015, (len(wavelengths), columns))
     brightness = np.exp(-((wavelengths - 400.0) / 700.0))
@@ -163,6 +168,7 @@ def simulate_residuals(
         path=path.astype(np.float32),
         diffuse=(0.30 * (wavelengths / 450.0) ** -1.6).clip(0.0, 0.5).astype(np.float32),
         adjacency=(0.10 * (wavelengths / 450.0) ** -1.1).clip(0.0, 0.2).astype(np.float32),
+        misregistration=(float(generator.uniform(0.0, 0.3)), float(generator.uniform(0.0, 0.3))),
     )
 
 

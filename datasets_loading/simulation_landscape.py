@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label as label_connected
 from scipy.sparse import csr_matrix
 
-from datasets_loading.simulation_spectra import SOILS, WATERS, SpectralLibrary
+from datasets_loading.simulation_materials import SOILS, WATERS
+from datasets_loading.simulation_spectra import SpectralLibrary
 
 FloatImage = NDArray[np.float32]
 
@@ -158,13 +160,16 @@ def covers_of_season(generator: np.random.Generator, day: int) -> dict[str, Cove
         "country road": Cover({"asphalt": 1.0, "gravel": 0.25}, grass, 0.35, 0.05),
         "motorway": Cover({"asphalt": 0.7, "concrete": 0.3}, grass, 0.1, 0.03),
         "lake": Cover(
-            {name: float(weight) for name, weight in zip(WATERS, generator.dirichlet([0.7] * 4), strict=True)},
+            {
+                name: float(weight)
+                for name, weight in zip(WATERS, generator.dirichlet([1.0, 0.8, 0.8, 0.2]), strict=True)
+            },
             {name: 1.0 for name in WATERS},
             0.04,
             0.0,
         ),
         "river": Cover(
-            {name: weight for name, weight in zip(WATERS, (0.1, 1.0, 1.0, 1.0), strict=True)}, grass, 0.03, 0.0
+            {name: weight for name, weight in zip(WATERS, (0.2, 1.0, 1.0, 0.4), strict=True)}, grass, 0.03, 0.0
         ),
         "snow": Cover({"snow": 1.0}, {"granite and gneiss": 1.0, "shrubs": 0.5}, 0.08, 0.05),
     }
@@ -356,7 +361,8 @@ def simulate_landscape(
 
     wind = value_noise(generator, shape, 25.0) * np.float32(5.0) + value_noise(generator, shape, 6.0) * np.float32(1.2)
     farm_spacing = generator.uniform(45.0, 110.0)
-    farm, farm_border = voronoi_cells(generator, shape, farm_spacing, None, workers)
+    bend = value_noise(generator, shape, 70.0) * np.float32(9.0)
+    farm, farm_border = voronoi_cells(generator, shape, farm_spacing, bend, workers)
     town, town_border = voronoi_cells(generator, shape, generator.uniform(9.0, 14.0), None, workers)
     stand, _ = voronoi_cells(generator, shape, generator.uniform(18.0, 35.0), wind, workers)
     field_width = generator.uniform(60.0, 220.0)
@@ -407,7 +413,7 @@ def simulate_landscape(
     bare_field = fractal_noise(generator, shape, region * 0.2, 4, 0.6)
     settle(_above(bare_field, generator.beta(1.0, 70.0)), "bare ground", stand_key)
 
-    roads = (farm_border < 0.45) & (per_block(farm, 1.0) > -0.3)
+    roads = (farm_border < 0.4) & (per_block(farm, 1.0) > 0.3)
     settle(roads, "country road", stand_key)
 
     # Towns: blocks between streets, of one style each; the core of a town is denser.
@@ -431,8 +437,9 @@ def simulate_landscape(
         settle(_line(line_of_road, generator.uniform(12.0, 30.0)), "motorway", block_key)
 
     lake_field = fractal_noise(generator, shape, region * 0.45, 5, 0.45)
-    lake_number = _hash(value_noise(generator, shape, region * 2).astype(np.int32).astype(np.uint32) + np.uint32(5))
-    settle(_above(lake_field, generator.beta(1.0, 30.0)), "lake", lake_number)
+    lakes = _above(lake_field, generator.beta(1.0, 30.0))
+    lake_number = label_connected(lakes)[0].astype(np.uint32)
+    settle(lakes, "lake", _hash(lake_number + generator.integers(1 << 31, dtype=np.uint32)))
     for _ in range(int(generator.integers(0, 3))):
         course = fractal_noise(generator, shape, region * 1.2, 4, 0.3) + np.float32(generator.normal(0.0, 0.3))
         river_key = np.full(shape, generator.integers(1 << 32, dtype=np.uint32))

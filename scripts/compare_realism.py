@@ -34,7 +34,8 @@ from datasets_loading.realism import (
     true_colour,
 )
 from datasets_loading.sensors import ENMAP
-from datasets_loading.simulation import CLASS_NAMES, SimulatedScene, simulate_scene
+from datasets_loading.simulation import SimulatedScene, simulate_scene
+from datasets_loading.simulation_materials import CLASS_NAMES
 
 CLASS_COLOURS = (
     "#2e7d32", "#0b4f3a", "#8a9a3b", "#9ccc65", "#fdd835", "#d7b56d", "#8d5a3b", "#bdbdbd", "#c62828", "#5f6670",
@@ -129,6 +130,7 @@ def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
         axes[1, 0].plot(*with_gaps(wavelengths[has_data], np.median(spectra, axis=0)), color=colour, linewidth=1.6)
         for spectrum in spectra[generator.choice(len(spectra), min(3, len(spectra)), replace=False)]:
             axes[1, 1].plot(*with_gaps(wavelengths[has_data], spectrum), color=colour, linewidth=0.8)
+    present.append(Patch(facecolor="#ffffff", edgecolor="#999999", label="cloud, no label"))
     axes[0, 1].legend(handles=present, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     axes[1, 0].set_title("Simulated: median of each class")
     axes[1, 1].set_title("Simulated: single pixels")
@@ -190,12 +192,13 @@ def main() -> None:
     blocks = [
         pixels_of([tiles[index].reflectance for index in block], real_bands) for block in adjoining_blocks(tiles)
     ]
-    simulated = np.concatenate(
-        [scene.cube[simulated_bands][:, scene.clear].T / np.float32(ENMAP.scale) for scene in scenes]
-    )
-    kept = np.random.default_rng(0).permutation(len(simulated))[:60_000]
-    simulated = simulated[kept]
-    figures = compare(real, simulated, np.array(ENMAP.wavelengths)[simulated_bands], blocks)
+    generator = np.random.default_rng(0)
+    simulated_scenes = []
+    for scene in scenes:
+        pixels = scene.cube[simulated_bands][:, scene.clear].T / np.float32(ENMAP.scale)
+        simulated_scenes.append(pixels[generator.permutation(len(pixels))[: 60_000 // len(scenes)]])
+    simulated = np.concatenate(simulated_scenes)
+    figures = compare(real, simulated_scenes, np.array(ENMAP.wavelengths)[simulated_bands], blocks)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     (arguments.output_dir / "realism.json").write_text(json.dumps(figures, indent=1) + "\n")
     plot_statistics(figures, real, simulated, blocks, arguments.output_dir / "realism_statistics.png")

@@ -30,11 +30,8 @@ from datasets_loading.simulation import (
 )
 from datasets_loading.simulation_atmosphere import illumination, noise_model, simulate_clouds
 from datasets_loading.simulation_landscape import value_noise, voronoi_cells
+from datasets_loading.simulation_materials import CANOPIES, CLASS_NAMES, SOILS, WATERS
 from datasets_loading.simulation_spectra import (
-    CANOPIES,
-    CLASS_NAMES,
-    SOILS,
-    WATERS,
     SpectralLibrary,
     SunAndView,
     simulate_spectral_library,

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 from transformers.models.auto import modeling_auto
-from transformers_source import SourceUnavailable, load
 
 from modeling_hsst import (
     HSSTBackbone,
@@ -24,6 +23,8 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTModel,
 )
+
+from .transformers_source import SourceUnavailable, load
 
 try:
     test_modeling_common = load("test_modeling_common")

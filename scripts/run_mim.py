@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     training = parser.add_argument_group("training")
     training.add_argument("--per_device_train_batch_size", type=int, default=64)
     training.add_argument("--per_device_eval_batch_size", type=int, default=64)
-    training.add_argument("--learning_rate", type=float, default=2e-3)
+    training.add_argument("--learning_rate", type=float, default=8e-3)
     training.add_argument("--weight_decay", type=float, default=0.05)
     training.add_argument("--num_train_epochs", type=int, default=100)
     training.add_argument("--max_train_steps", type=int, help="overrides --num_train_epochs")
@@ -166,7 +166,8 @@ def make_config(arguments: argparse.Namespace, tiles: TileSet) -> HSSTConfig:
         settings["num_channels"] = int(tiles.valid_bands.sum())
         wavelengths = tiles.wavelengths
         settings["wavelengths"] = None if wavelengths is None else wavelengths[tiles.valid_bands].tolist()
-        settings["spectral_positions"] = None
+    if not source or arguments.bands == "valid":
+        settings["spectral_positions"] = None  # they follow from the bands
     own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return HSSTConfig(**{name: settings[name] for name in own_settings})
 
@@ -511,13 +512,14 @@ def main() -> None:
     running: list[torch.Tensor] = []
     while progress.completed_steps < total_steps:
         epoch, step_in_epoch = divmod(progress.completed_steps, steps_per_epoch)
-        training_windows.set_epoch(epoch)
-        sampler.set_epoch(epoch)
         loader = training_loader
         if step_in_epoch:
             loader = accelerator.skip_first_batches(
                 training_loader, step_in_epoch * arguments.gradient_accumulation_steps
             )
+        # The loader too, for it passes its own count of epochs on whenever it starts, and a new one starts at 0
+        for part in (loader, sampler, training_windows):
+            part.set_epoch(epoch)
         seen: list[torch.Tensor] = []
         for number, batch in enumerate(loader):
             micro_step = progress.completed_steps * arguments.gradient_accumulation_steps

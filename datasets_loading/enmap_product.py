@@ -203,6 +203,11 @@ class EnMAPProduct:
         """From (column, row) to coordinates in the unit of the CRS; raises ProductError as `crs` does."""
         return self._grid[1]
 
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """(height, width) of the blocks that the spectral image is stored in; raises ProductError as `read` does."""
+        return self._spectral_image().block_shapes[0]
+
     def read(self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Stored numbers of chosen bands, int16 (bands, height, width), with nodata -32768.
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import rasterio
@@ -56,6 +57,50 @@ class Tile:
     fwhm: np.ndarray | None
 
 
+class Tiles(Protocol):
+    """Tiles with the same bands: in memory (`TileSet`), or on disk (`datasets_loading.enmap_corpus.CorpusTiles`).
+
+    Attributes:
+        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
+        valid_bands: which bands hold data in every source, bool (bands,).
+        nodata: stored number of a pixel without data.
+        scale: stored number of a reflectance of 1.
+    """
+
+    wavelengths: np.ndarray | None
+    valid_bands: np.ndarray
+    nodata: int
+    scale: float
+
+    @property
+    def num_bands(self) -> int: ...
+
+    @property
+    def names(self) -> list[str]:
+        """One name per tile."""
+
+    @property
+    def shapes(self) -> np.ndarray:
+        """Height and width of each tile, int64 (tiles, 2)."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each tile, int64 (tiles,): tiles of one group are best read soon after one another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Stored numbers of a tile, int16 (bands, height, width)."""
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+    def select(self, numbers: Sequence[int]) -> Tiles:
+        """Some of the tiles."""
+
+    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each band, as the function `band_statistics` gives them."""
+
+
 @dataclass(eq=False)
 class TileSet:
     """Tiles with the same bands; their sizes may differ.
@@ -93,6 +138,21 @@ class TileSet:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.tiles[index]
 
+    @property
+    def shapes(self) -> np.ndarray:
+        return np.array([tile.shape[1:] for tile in self.tiles], dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.arange(len(self.tiles))
+
+    def select(self, numbers: Sequence[int]) -> TileSet:
+        """Some of the tiles; nothing is copied."""
+        return replace(self, tiles=[self.tiles[n] for n in numbers], names=[self.names[n] for n in numbers])
+
+    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
+        return band_statistics(self, minimum, maximum)
+
     def select_bands(self, indices: Sequence[int] | np.ndarray) -> TileSet:
         """The same tiles with the bands of these indices, in this order; the numbers are copied."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -121,7 +181,7 @@ def read_tile(path: str | Path) -> Tile:
         values, nodata = dataset.read(), dataset.nodata
         scales, offsets = np.array(dataset.scales), np.array(dataset.offsets)
         wavelengths, fwhm = band_tags(dataset)
-    image = _to_common_scale(to_stored_numbers(values, nodata, str(path)), scales, offsets)
+    image = to_common_scale(to_stored_numbers(values, nodata, str(path)), scales, offsets)
     if (image == ENMAP.nodata).all():
         raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
     sidecar = path.with_name(SIDECAR_NAME)
@@ -163,7 +223,7 @@ def read_tile_set(
             holds no data, or no window of any product passes.
     """
     folder = Path(folder)
-    products, tile_files = _find_sources(folder)
+    products, tile_files = find_sources(folder)
     collection = _Collection(bands)
     with tqdm(total=len(products) + len(tile_files), desc="reading", unit="file", disable=not progress) as bar:
         for path in products:
@@ -186,18 +246,18 @@ def read_tile_set(
     return collection.tile_set()
 
 
-def band_statistics(tile_set: TileSet, minimum: float = 0.0, maximum: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def band_statistics(tiles: Tiles, minimum: float = 0.0, maximum: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each band's reflectance, float64 (bands,) each; NaN where a band holds no data.
 
     Args:
-        tile_set: the tiles; pixels without data are left out, band by band.
+        tiles: the tiles, of which one at a time is read; pixels without data are left out, band by band.
         minimum: reflectance that lower ones are set to.
         maximum: reflectance that higher ones are set to.
     """
-    statistics = RunningStatistics(tile_set.num_bands)
-    for tile in tile_set:
-        reflectance = np.clip(tile / tile_set.scale, minimum, maximum)
-        statistics.update(reflectance, tile != tile_set.nodata)
+    statistics = RunningStatistics(tiles.num_bands)
+    for tile in tiles:
+        reflectance = np.clip(tile / tiles.scale, minimum, maximum)
+        statistics.update(reflectance, tile != tiles.nodata)
     return statistics.mean, statistics.std
 
 
@@ -252,6 +312,120 @@ class RunningStatistics:
         self._squares = self._squares + other._squares + np.square(difference) * self.count * share
         self.count = total
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The state as lists, which JSON keeps to the last bit."""
+        return {
+            "count": self.count.tolist(),
+            "mean": self._mean.tolist(),
+            "sum_of_squared_deviations": self._squares.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, state: dict[str, list[Any]]) -> RunningStatistics:
+        """The statistics that `to_dict` was called of."""
+        statistics = cls(len(state["count"]))
+        statistics.count = np.array(state["count"], dtype=np.int64)
+        statistics._mean = np.array(state["mean"], dtype=np.float64)
+        statistics._squares = np.array(state["sum_of_squared_deviations"], dtype=np.float64)
+        return statistics
+
+
+@dataclass(eq=False)
+class ProductTile:
+    """A window of a product that passed the filter.
+
+    Attributes:
+        name: name of the product with the column and row of the window's upper left pixel.
+        row: first row in the product.
+        column: first column in the product.
+        image: reflectance x 10000, int16 (bands, height, width), nodata -32768.
+        outside_share: share of the pixels off the swath or without data.
+        cloud_share: share of the pixels classified as cloud.
+    """
+
+    name: str
+    row: int
+    column: int
+    image: np.ndarray
+    outside_share: float
+    cloud_share: float
+
+
+def cut_product(
+    product: EnMAPProduct,
+    tile_size: int,
+    max_outside: float,
+    max_cloud: float,
+    bands: Sequence[int] | np.ndarray | None = None,
+) -> Iterator[tuple[list[ProductTile], int]]:
+    """Windows of a product side by side from its upper left corner, a row of them at a time.
+
+    Args:
+        product: the product, of which no more than a row of windows is held in memory.
+        tile_size: side of a window in pixels.
+        max_outside: largest share of a window's pixels off the swath or without data.
+        max_cloud: largest share of a window's pixels classified as cloud.
+        bands: indices in ascending wavelength; all by default.
+
+    Yields:
+        The windows of a row that pass, and how many of it do not.
+
+    Raises:
+        ProductError: a raster is damaged.
+    """
+    chosen = np.arange(product.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)
+    first_valid_band = int(np.argmax(product.valid_bands))
+    columns = range(0, product.shape[1] - tile_size + 1, tile_size)
+    # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
+    # each window.
+    for row in row_windows(product.shape, tile_size):
+        if row.height < tile_size:
+            continue
+        outside = product.read_outside(row) | (product.read(row, [first_valid_band])[0] == ENMAP.nodata)
+        cloud = product.read_cloud(row)
+        passing = []
+        for column in columns:
+            outside_share = float(outside[:, column : column + tile_size].mean())
+            cloud_share = float(cloud[:, column : column + tile_size].mean())
+            if outside_share <= max_outside and cloud_share <= max_cloud and outside_share < 1:
+                passing.append((column, outside_share, cloud_share))
+        tiles = []
+        if passing:
+            left, right = passing[0][0], passing[-1][0] + tile_size
+            strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
+            strip = to_common_scale(strip, product.gain[chosen], product.offset[chosen])
+            for column, outside_share, cloud_share in passing:
+                name = f"{product.name}_x{column:05d}_y{row.row_off:05d}"
+                image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
+                tiles.append(ProductTile(name, row.row_off, column, image, outside_share, cloud_share))
+        yield tiles, len(columns) - len(passing)
+
+
+def check_same_bands(
+    num_bands: int,
+    wavelengths: np.ndarray | None,
+    path: Path,
+    expected_num_bands: int,
+    expected_wavelengths: np.ndarray | None,
+    first_path: Path | str,
+) -> None:
+    """Raises ProductError where a source at `path` has other bands than the first one at `first_path`."""
+    like = f"as in {first_path}"
+    if num_bands != expected_num_bands:
+        raise ProductError(f"{path}: expected {expected_num_bands} bands {like}, got {num_bands}")
+    if (wavelengths is None) != (expected_wavelengths is None):
+        states = ("no wavelengths", "wavelengths")
+        has = wavelengths is not None
+        raise ProductError(f"{path}: expected {states[not has]} {like}, got {states[has]}")
+    if wavelengths is not None and expected_wavelengths is not None:
+        differences = np.abs(wavelengths - expected_wavelengths)
+        worst = int(differences.argmax())
+        if differences[worst] > WAVELENGTH_TOLERANCE:
+            raise ProductError(
+                f"{path}: expected {expected_wavelengths[worst]:g} nm in band {worst} {like}, "
+                f"got {wavelengths[worst]:g} nm"
+            )
+
 
 class _Collection:
     """Tiles gathered so far, and what the first source says of the bands."""
@@ -271,32 +445,11 @@ class _Collection:
         empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
         chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), product.path)
         has_data = np.zeros(len(chosen), dtype=bool)
-        first_valid_band = int(np.argmax(product.valid_bands))
-        # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
-        # each window.
-        for row in row_windows(product.shape, tile_size):
-            if row.height < tile_size:
-                continue
-            outside = product.read_outside(row) | (product.read(row, [first_valid_band])[0] == ENMAP.nodata)
-            cloud = product.read_cloud(row)
-            columns = range(0, product.shape[1] - tile_size + 1, tile_size)
-            passing = [
-                column
-                for column in columns
-                if outside[:, column : column + tile_size].mean() <= max_outside
-                and cloud[:, column : column + tile_size].mean() <= max_cloud
-                and not outside[:, column : column + tile_size].all()
-            ]
-            self.num_skipped += len(columns) - len(passing)
-            if not passing:
-                continue
-            left, right = passing[0], passing[-1] + tile_size
-            strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
-            strip = _to_common_scale(strip, product.gain[chosen], product.offset[chosen])
-            for column in passing:
-                image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
-                self._keep(image, f"{product.name}_x{column:05d}_y{row.row_off:05d}")
-                has_data |= (image != ENMAP.nodata).any(axis=(1, 2))
+        for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud, chosen):
+            self.num_skipped += num_skipped
+            for tile in tiles:
+                self._keep(tile.image, tile.name)
+                has_data |= (tile.image != ENMAP.nodata).any(axis=(1, 2))
         # A product that gave no window says nothing of the bands of the set.
         if has_data.any():
             self.valid_bands &= has_data & product.valid_bands[chosen]
@@ -315,21 +468,8 @@ class _Collection:
             self.lowest = np.full(len(chosen), np.iinfo(np.int16).max, dtype=np.int16)
             self.highest = np.full(len(chosen), ENMAP.nodata, dtype=np.int16)
             self.valid_bands = np.ones(len(chosen), dtype=bool)
-        like = f"as in {self.first_path}"
-        if len(source.image) != len(self.first.image):
-            raise ProductError(f"{path}: expected {len(self.first.image)} bands {like}, got {len(source.image)}")
-        if (source.wavelengths is None) != (self.first.wavelengths is None):
-            states = ("no wavelengths", "wavelengths")
-            has = source.wavelengths is not None
-            raise ProductError(f"{path}: expected {states[not has]} {like}, got {states[has]}")
-        if source.wavelengths is not None and self.first.wavelengths is not None:
-            differences = np.abs(source.wavelengths - self.first.wavelengths)
-            worst = int(differences.argmax())
-            if differences[worst] > WAVELENGTH_TOLERANCE:
-                raise ProductError(
-                    f"{path}: expected {self.first.wavelengths[worst]:g} nm in band {worst} {like}, "
-                    f"got {source.wavelengths[worst]:g} nm"
-                )
+        num_bands, wavelengths = len(self.first.image), self.first.wavelengths
+        check_same_bands(len(source.image), source.wavelengths, path, num_bands, wavelengths, self.first_path)
         return self._chosen(source, path)
 
     def _chosen(self, source: Tile, path: Path) -> np.ndarray:
@@ -362,8 +502,14 @@ class _Collection:
         )
 
 
-def _find_sources(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Products, and GeoTIFF files that belong to none, each sorted by path."""
+def find_sources(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Products, and GeoTIFF tiles that belong to none, each sorted by path.
+
+    A raster of labels beside its image (`<image>_labels.tif`) is no tile.
+
+    Raises:
+        ProductError: there is neither, or a product without its METADATA.XML.
+    """
     if folder.is_file():
         return [folder], []
     if not folder.is_dir():
@@ -377,14 +523,14 @@ def _find_sources(folder: Path) -> tuple[list[Path], list[Path]]:
         part = product_part(path.name)
         if part == "SPECTRAL_IMAGE" and path.parent not in described:
             raise ProductError(f"{path}: expected the product's METADATA.XML beside it, got none")
-        if part is None and path.suffix.lower() in (".tif", ".tiff"):
+        if part is None and path.suffix.lower() in (".tif", ".tiff") and not path.stem.endswith("_labels"):
             tile_files.append(path)
     if not products and not tile_files:
         raise ProductError(f"{folder}: expected EnMAP products or GeoTIFF tiles, got none")
     return products, tile_files
 
 
-def _to_common_scale(image: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def to_common_scale(image: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Stored numbers (bands, height, width) of a file's own gain and offset as reflectance x 10000.
 
     A gain of 1 with an offset of 0 is what files without either report: their numbers are taken as they are.

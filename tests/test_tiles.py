@@ -411,3 +411,9 @@ def test_real_tiles():
     assert 0 < np.nanmin(mean) < np.nanmax(mean) < 0.5 and np.nanmin(std) > 0
     # Vegetation: the near infrared is much brighter than the red.
     assert mean[ENMAP.nearest_bands([850.0])[0]] > 3 * mean[ENMAP.nearest_bands([670.0])[0]]
+
+
+def test_labels_beside_an_image_are_no_tile(tmp_path: Path):
+    write_small_product(tmp_path)
+    write_tile(tmp_path / f"{NAME}_labels.tif", np.ones((1, 150, 170), dtype=np.uint8), nodata=255)
+    assert read_quietly(tmp_path).names == [f"{NAME}_x00064_y00064"]

@@ -8,12 +8,14 @@ other Auto classes know them.
 from transformers import (
     AutoBackbone,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
     AutoModelForSemanticSegmentation,
 )
+
+# From its own module: transformers 5.17 exports it beside torchvision only, which this package does not need
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor

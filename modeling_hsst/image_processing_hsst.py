@@ -1,3 +1,16 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 Image processor of HSST: from a sensor's stored numbers to standardised windows and a mask of valid pixels.
 
@@ -41,7 +54,8 @@ class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
     clip_range: list[float] | tuple[float, float] | None
 
 
-class HSSTImageProcessor(BaseImageProcessor):
+# @auto_docstring would describe 8-bit images and drop the arguments given here
+class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     r"""
     Turns hyperspectral images into the input of HSST: picks the model's bands, marks pixels without data, clips
     reflectance and standardises each band.
@@ -101,7 +115,7 @@ class HSSTImageProcessor(BaseImageProcessor):
         own += ["scale", "nodata", "clip_range", "image_processor_type", "auto_map"]
         return {key: value for key, value in super().to_dict().items() if key in own and value is not None}
 
-    def preprocess(
+    def preprocess(  # trf-ignore: TRF057
         self,
         images: Any,
         wavelengths: Sequence[float] | np.ndarray | torch.Tensor | None = None,

@@ -1,3 +1,16 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """
 PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorised
 into space and spectrum, after "Masked Vision Transformers for Hyperspectral Image Classification" (Scheibenreif,
@@ -93,6 +106,7 @@ class HSSTPatchEmbeddings(nn.Module):
     def __init__(self, config: HSSTConfig):
         super().__init__()
         num_values = config.band_patch_size * config.patch_size**2
+        # CODEPATH: published checkpoints embed blockwise; those of the paper's ablation share one embedding
         num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
         self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
         self.weight = nn.Parameter(torch.empty(num_projections, config.hidden_size, num_values))
@@ -119,22 +133,28 @@ class HSSTPositionEmbeddings(nn.Module):
     (`"wavelength"`).
     """
 
+    position_embeddings: torch.Tensor
+    spatial_embeddings: torch.Tensor
+    spectral_embeddings: torch.Tensor
+
     def __init__(self, config: HSSTConfig):
         super().__init__()
         self.config = config
         self.spectral_width = config.hidden_size // 3
         self.spatial_width = config.hidden_size - self.spectral_width
+        # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
         if config.position_embedding_type == "learned":
             # The published checkpoints carry one spare, unused position at the end
             num_tokens = config.num_blocks * config.num_positions
             self.position_embeddings = nn.Parameter(torch.empty(1, num_tokens + 1, config.hidden_size))
+        # CODEPATH: sincos is published; wavelength is for models that move between sensors
         elif config.position_embedding_type == "sincos":
             self.spatial_embeddings = nn.Parameter(torch.empty(1, config.num_positions, self.spatial_width))
             self.spectral_embeddings = nn.Parameter(torch.empty(1, config.num_blocks, self.spectral_width))
         else:
             spatial_table, spectral_table = self.spatial_table(*config.grid_size), self.spectral_table()
-            self.register_buffer("spatial_embeddings", spatial_table, persistent=False)
-            self.register_buffer("spectral_embeddings", spectral_table, persistent=False)
+            self.spatial_embeddings = nn.Buffer(spatial_table, persistent=False)
+            self.spectral_embeddings = nn.Buffer(spectral_table, persistent=False)
 
     def spatial_table(self, rows: int, columns: int) -> torch.Tensor:
         """Sin-cos table (1, rows * columns, spatial width), its positions stretched to the trained grid's."""
@@ -145,6 +165,7 @@ class HSSTPositionEmbeddings(nn.Module):
 
     def spectral_table(self) -> torch.Tensor:
         """Sin-cos table (1, blocks, spectral width) of block positions, or of mean wavelengths."""
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
         if self.config.position_embedding_type == "wavelength":
             positions = torch.tensor(self.config.block_wavelengths) / NANOMETRES_PER_SPECTRAL_STEP
         else:
@@ -154,9 +175,11 @@ class HSSTPositionEmbeddings(nn.Module):
     def forward(self, grid_size: tuple[int, int]) -> torch.Tensor:
         """Positions (1, N, P, D) of a window of `grid_size` rows and columns."""
         num_blocks = self.config.num_blocks
+        # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
         if self.config.position_embedding_type == "learned":
             positions = self.position_embeddings[:, :-1].unflatten(1, (num_blocks, -1))
             return self.interpolate(positions, grid_size)
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
         if self.config.position_embedding_type == "wavelength" and grid_size != self.config.grid_size:
             # Nothing is trained here, so the table of the new grid is exact
             spatial = self.spatial_table(*grid_size).to(self.spatial_embeddings).unsqueeze(1)
@@ -168,6 +191,7 @@ class HSSTPositionEmbeddings(nn.Module):
 
     def interpolate(self, positions: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
         """Bicubic interpolation of positions (1, blocks, P, width) from the trained grid to another."""
+        # CODEPATH: no choice between checkpoints: windows of the size all of them were trained on, or others
         if grid_size == self.config.grid_size:
             return positions
         grids = positions[0].unflatten(1, self.config.grid_size).permute(0, 3, 1, 2)  # (blocks, width, rows, columns)
@@ -203,10 +227,22 @@ class HSSTEmbeddings(nn.Module):
                     "`bool_masked_pos` needs a model with a mask token: HSSTForMaskedImageModeling, or "
                     "HSSTModel(config, use_mask_token=True)."
                 )
-            mask = bool_masked_pos.bool().reshape(*embeddings.shape[:3], 1)
+            mask = self.check_mask(bool_masked_pos, *embeddings.shape[:3]).reshape(*embeddings.shape[:3], 1)
             embeddings = torch.where(mask, self.mask_token.to(embeddings.dtype), embeddings)
         embeddings = embeddings + self.position_embeddings(grid_size).to(embeddings.dtype)
         return self.dropout(embeddings.flatten(1, 2))  # (B, T, D)
+
+    @staticmethod
+    def check_mask(
+        bool_masked_pos: torch.Tensor, batch_size: int, num_blocks: int, num_positions: int
+    ) -> torch.Tensor:
+        """The mask as booleans, if it has one for each token."""
+        if bool_masked_pos.shape != (batch_size, num_blocks * num_positions):
+            raise ValueError(
+                f"`bool_masked_pos` must have the shape (batch, blocks * positions) ({batch_size}, {num_blocks} * "
+                f"{num_positions}), got {tuple(bool_masked_pos.shape)}."
+            )
+        return bool_masked_pos.bool()
 
     def check_window(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> tuple[int, int]:
         """Rows and columns of positions of a window that fits the model."""
@@ -386,6 +422,7 @@ class HSSTPreTrainedModel(PreTrainedModel):
             if module.mask_token is not None:
                 init.normal_(module.mask_token, mean=0.0, std=1.0)
         elif isinstance(module, HSSTPositionEmbeddings):
+            # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
             if self.config.position_embedding_type == "learned":
                 init.normal_(module.position_embeddings, mean=0.0, std=1.0)
             else:
@@ -498,6 +535,7 @@ class HSSTPixelDecoder(nn.Module):
         super().__init__()
         self.config = config
         num_values = config.band_patch_size * config.patch_size**2
+        # CODEPATH: the published checkpoint decodes blockwise; False is the paper's shared decoder
         num_projections = config.num_blocks if config.blockwise_decoder else 1
         self.layers = nn.ModuleList(
             [HSSTLayer(config, axis) for _ in range(config.num_decoder_layers) for axis in ("spatial", "spectral")]
@@ -512,12 +550,12 @@ class HSSTPixelDecoder(nn.Module):
         return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
 
 
-@dataclass
 @auto_docstring(
     custom_intro="""
     Output of masked image modelling.
     """
 )
+@dataclass
 class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
     r"""
     loss (`torch.FloatTensor` of shape `(1,)`):
@@ -612,7 +650,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         return pixels_to_tokens(valid, self.config.band_patch_size, self.config.patch_size)
 
 
-class HSSTHead(nn.Module):
+class HSSTClassificationHead(nn.Module):
     """
     The classifiers of the published model: `"mean"` and `"concat"` give a class to each pixel of each position,
     `"center"` one to the window from its flattened positions.
@@ -621,14 +659,17 @@ class HSSTHead(nn.Module):
     def __init__(self, config: HSSTConfig, num_outputs: int):
         super().__init__()
         self.config = config
+        # CODEPATH: mean and center are published, concat is the paper's variant
         width = config.hidden_size * (config.num_blocks if config.head_type == "concat" else 1)
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        # CODEPATH: center is the published head of 7x7 windows; the others see one position at a time
         in_features = width * (config.num_positions if config.head_type == "center" else 1)
         self.classifier = nn.Linear(in_features, num_outputs)
 
     def features(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) with their blocks averaged or concatenated (B, P, features), after a LayerNorm."""
         hidden_states = hidden_states.unflatten(1, (self.config.num_blocks, -1))
+        # CODEPATH: mean and center are published, concat is the paper's variant
         if self.config.head_type == "concat":
             return self.layernorm(hidden_states.transpose(1, 2).flatten(2))
         return self.layernorm(hidden_states.mean(dim=1))
@@ -645,7 +686,7 @@ class HSSTForImageClassification(HSSTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.hsst = HSSTModel(config)
-        self.head = HSSTHead(config, config.num_labels)
+        self.head = HSSTClassificationHead(config, config.num_labels)
         # Initialize weights and apply final processing
         self.post_init()
 
@@ -671,6 +712,7 @@ class HSSTForImageClassification(HSSTPreTrainedModel):
         )
         features = self.head.features(outputs.last_hidden_state)
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
+        # CODEPATH: center is published for single pixels; mean and concat label whole windows
         if self.config.head_type == "center":
             if features.shape[1] != self.config.num_positions:
                 raise ValueError(
@@ -715,7 +757,7 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
             )
         self.num_labels = config.num_labels
         self.hsst = HSSTModel(config)
-        self.head = HSSTHead(config, config.num_labels * config.patch_size**2)
+        self.head = HSSTClassificationHead(config, config.num_labels * config.patch_size**2)
         # Initialize weights and apply final processing
         self.post_init()
 

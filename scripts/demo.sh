@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job on an embedded default: simulates a small EnMAP L2A product, pre-trains a small HSST on it and draws what
-# the model reconstructs. Arguments go to run_mim.py, e.g. `bash scripts/demo.sh --max_train_steps 100`.
+# The main job on an embedded default: simulates an EnMAP L2A product, pre-trains a small HSST on it and draws what the
+# model reconstructs. Some minutes on two CPU cores. Arguments go to run_mim.py, e.g.
+#   bash scripts/demo.sh --max_train_steps 100
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_environment.sh
@@ -8,15 +9,18 @@ python=.venv/bin/python
 products=outputs/demo/products
 output=outputs/demo/hsst
 
-"$python" scripts/simulate_enmap.py --output_dir "$products" --seed 0
-"$python" -m accelerate.commands.launch --num_processes 1 --mixed_precision no --dynamo_backend no \
+rm -rf "$products" "$output"
+"$python" scripts/simulate_enmap.py --output_dir "$products" --size 256 --seed 3 --cloud_cover 0.03
+"$python" -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
     scripts/run_mim.py \
     --train_dir "$products" \
+    --tile_size 32 \
     --output_dir "$output" \
-    --mask_type tube \
-    --per_device_train_batch_size 32 \
-    --learning_rate 1e-3 \
-    --max_train_steps 600 \
+    --config_overrides num_spatial_layers=2,num_spectral_layers=2,num_attention_heads=4,head_dim=16 \
+    --mask_type block \
+    --dropout 0 \
+    --per_device_train_batch_size 8 \
+    --max_train_steps 500 \
+    --validation_steps 250 \
     --seed 0 \
     "$@"
-echo "Pre-trained model, processor and reconstruction figures: $output"

@@ -17,6 +17,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import accelerate
@@ -26,6 +27,7 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 from command_line import one_line_errors
+from huggingface_hub import HfApi
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
@@ -35,6 +37,7 @@ from datasets_loading.figures import plot_reconstruction
 from datasets_loading.tiles import TileSet, band_statistics, read_tile_set
 from datasets_loading.windows import EpochSampler, GridWindows, RandomWindows, tile_to_windows, windows_to_tile
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 
 # What a resumed run must share with the interrupted one to be the same run
@@ -388,6 +391,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial.rename(path)
 
 
+def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name: str, token: str | None) -> None:
+    """Uploads a model as a repository that also loads where this package is not installed."""
+    hub = HfApi(token=token)
+    hub.create_repo(name, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        export_for_hub(model, processor, folder)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Model and processor of run_mim.py")
+
+
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("run_mim.py"):
@@ -596,8 +608,7 @@ def main() -> None:
         )
         print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figures[-1]}")
         if arguments.push_to_hub:
-            unwrapped.push_to_hub(arguments.hub_model_id, token=arguments.hub_token)
-            processor.push_to_hub(arguments.hub_model_id, token=arguments.hub_token)
+            push(unwrapped, processor, arguments.hub_model_id, arguments.hub_token)
     accelerator.end_training()
     if accelerator.distributed_type != DistributedType.NO and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -325,6 +325,11 @@ def test_bool_masked_pos_needs_a_mask_token():
         HSSTModel(tiny_config())(windows(), bool_masked_pos=torch.ones(3, 320))
 
 
+def test_bool_masked_pos_of_another_shape():
+    with pytest.raises(ValueError, match=r"\(batch, blocks \* positions\) \(3, 5 \* 64\), got \(2, 320\)"):
+        HSSTForMaskedImageModeling(tiny_config())(windows(), torch.ones(2, 320))
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     torch.manual_seed(0)
     model = HSSTForMaskedImageModeling(tiny_config(num_decoder_layers=1)).train()

@@ -1,4 +1,4 @@
-"""Figures of hyperspectral images for people: true colour, masks, reconstructions, spectra."""
+"""Figures of hyperspectral images for people: true colour, masks, reconstructions, spectra, labels, splits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,17 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_rgba  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
+from datasets_loading.splits import NO_SPLIT, UNLABELLED  # noqa: E402
 
 INPUT_COLOUR = "#222222"
 RECONSTRUCTION_COLOUR = "#d1495b"
 PIXEL_COLOURS = ("#f4a100", "#00a6a6", "#9b5de5")
-MASKED_GREY = 0.82
+MASKED_GREY = 0.6
+SPLIT_COLOURS = {"train": "#1b6ca8", "validation": "#e0a100", "test": "#b3315f"}
 
 
 def true_colour_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:
@@ -54,8 +58,9 @@ def plot_reconstruction(
     """
     Draws what a masked model makes of what it does not see, and saves it as PNG.
 
-    Above: true colour of the input, of what the model sees, of the input with the hidden values reconstructed, and the
-    mean absolute error of the hidden values. Below: spectra of three marked pixels; shaded bands were hidden.
+    Above: true colour of the input, of what the model sees (a hidden colour is grey), of the input with the hidden
+    values reconstructed, and the mean absolute error of the hidden values. Below: spectra of three marked pixels;
+    shaded bands were hidden.
 
     Args:
         path: PNG file to write.
@@ -71,13 +76,13 @@ def plot_reconstruction(
     filled = np.where(hidden, reconstruction, reflectance)
     colour_bands = true_colour_bands(wavelengths, len(reflectance))
     picture, limits = true_colour(np.where(valid, reflectance, np.nan), wavelengths)
-    seen = np.where(np.any(hidden[colour_bands], axis=0, keepdims=True)[0, ..., None], MASKED_GREY, picture)
+    seen = np.where(np.moveaxis(hidden[colour_bands], 0, -1), MASKED_GREY, picture)
     counts = hidden.sum(axis=0)
     error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
     error = np.where(counts > 0, error, np.nan)
 
     figure = plt.figure(figsize=(13.5, 7.6), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=12)
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     axes = upper.subplots(1, 4)
     pictures = (
@@ -107,6 +112,8 @@ def plot_reconstruction(
         )
         axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=colour)
         axis.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
+    low, high = lower.axes[0].get_ylim()  # shared, so of all spectra
+    lower.axes[0].set_ylim(min(0.0, low), high)
     lower.axes[0].set_ylabel("reflectance")
     lower.axes[0].legend(fontsize=8, loc="upper right")
 
@@ -141,7 +148,6 @@ def plot_spectrum(
             axis.axvspan(x_values[part[first]], x_values[part[last - 1]], color="#000000", alpha=0.07, lw=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
-    axis.set_ylim(bottom=min(0.0, float(spectrum.min())))
 
 
 def marked_pixels(reflectance: np.ndarray, hidden: np.ndarray, valid: np.ndarray) -> list[tuple[int, int]]:
@@ -150,8 +156,82 @@ def marked_pixels(reflectance: np.ndarray, hidden: np.ndarray, valid: np.ndarray
     reflectance (10th, 50th and 90th percentile).
     """
     share = hidden.mean(axis=0)
-    rows, columns = np.nonzero(valid & (share >= np.quantile(share[valid], 0.75))) if valid.any() else ([0], [0])
+    rows, columns = np.nonzero(valid & (share >= 0.75 * share[valid].max())) if valid.any() else ([0], [0])
     brightness = reflectance[:, rows, columns].mean(axis=0)
     order = np.argsort(brightness)
     places = [order[int(quantile * (len(order) - 1))] for quantile in (0.1, 0.5, 0.9)]
     return [(int(rows[place]), int(columns[place])) for place in places]
+
+
+def plot_split(
+    path: str | Path,
+    *,
+    reflectance: np.ndarray,
+    labels: np.ndarray,
+    codes: np.ndarray,
+    class_names: Sequence[str],
+    wavelengths: Sequence[float] | np.ndarray | None,
+    title: str,
+) -> Path:
+    """
+    Draws a labelled scene and its split side by side, and saves it as PNG: true colour, labels with their classes, and
+    the areas of the splits with their labelled pixels on top.
+
+    Args:
+        path: PNG file to write.
+        reflectance: (bands, height, width), NaN where there are no data.
+        labels: classes from 0, uint8 (height, width), 255 = unlabelled.
+        codes: 0 train, 1 validation, 2 test, 255 none, uint8 (height, width).
+        class_names: name of each class.
+        wavelengths: band centres in nm, or None.
+        title: what the figure shows.
+    """
+    path = Path(path)
+    valid = np.isfinite(reflectance).any(axis=0)
+    labelled = labels != UNLABELLED
+    class_colours = plt.get_cmap("tab10" if len(class_names) <= 10 else "tab20")(np.arange(len(class_names)) % 20)
+    picture = np.where(valid[..., None], true_colour(reflectance, wavelengths)[0], 1.0)
+    grey = np.where(valid, 0.92, 1.0)[..., None].repeat(4, axis=-1)
+    grey[..., 3] = 1.0
+    label_map = grey.copy()
+    label_map[labelled] = class_colours[labels[labelled]]
+    split_map = grey.copy()
+    legend = []
+    for code, (name, colour) in enumerate(SPLIT_COLOURS.items()):
+        area = codes == code
+        if area.any():
+            split_map[area & valid] = to_rgba(colour, alpha=1.0)
+            # Unlabelled pixels of an area are paler.
+            split_map[area & valid & ~labelled, :3] = 0.35 * split_map[area & valid & ~labelled, :3] + 0.65
+            legend.append(Patch(color=colour, label=f"{name}: {int((area & labelled).sum()):,} labels"))
+    given_up = (codes == NO_SPLIT) & labelled
+    split_map[given_up] = to_rgba(INPUT_COLOUR)
+    legend.append(Patch(color=INPUT_COLOUR, label=f"given up (buffer) or in no area: {int(given_up.sum()):,} labels"))
+
+    width = 4.6 * min(max(labels.shape[1] / labels.shape[0], 0.6), 1.8)
+    figure, axes = plt.subplots(1, 3, figsize=(3 * width + 0.5, 6.2), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    handles = [
+        Patch(color=class_colours[number], label=f"{name}: {int((labels == number).sum()):,}")
+        for number, name in enumerate(class_names)
+    ]
+    panels = (
+        (picture, "true colour", None),
+        (label_map, "labels (pixels)", handles),
+        (split_map, "split (pale: unlabelled)", legend),
+    )
+    for axis, (image, label, patches) in zip(axes, panels, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel("column")
+        if patches is not None:
+            columns = 2 if len(patches) > 4 else 1
+            axis.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, fontsize=8)
+    axes[0].set_ylabel("row")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=110, bbox_inches="tight")  # legends hang below the axes
+    plt.close(figure)
+    partial.replace(path)
+    return path

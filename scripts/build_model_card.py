@@ -18,9 +18,10 @@ from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.hub_hsst import export_for_hub
 
 FIGURE = "reconstruction.png"
-STATUS_OF_DEMO = """> **A placeholder.** These weights come from the demonstration of the package: a small model,
-trained for minutes > on one simulated scene. They show that loading works; they are not for use on real data. Trained
-weights will take > their place under the same name."""
+STATUS_OF_DEMO = """\
+> **A placeholder.** These weights come from the demonstration of the package: a small model, trained for minutes on
+> one simulated scene. They show that loading works; they are not for use on real data. Trained weights will take their
+> place under the same name."""
 
 CARD = """---
 license: apache-2.0

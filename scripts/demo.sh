@@ -10,7 +10,7 @@ products=outputs/demo/products
 output=outputs/demo/hsst
 
 rm -rf "$products" "$output"
-"$python" scripts/simulate_enmap.py --output_dir "$products" --size 256 --seed 3 --cloud_cover 0.03
+"$python" scripts/simulate_enmap.py --output_dir "$products" --size 320 --seed 3 --cloud_cover 0.03
 "$python" -m accelerate.commands.launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
     scripts/run_mim.py \
     --train_dir "$products" \
@@ -20,7 +20,7 @@ rm -rf "$products" "$output"
     --mask_type block \
     --dropout 0 \
     --per_device_train_batch_size 8 \
-    --max_train_steps 500 \
-    --validation_steps 250 \
+    --max_train_steps 800 \
+    --validation_steps 400 \
     --seed 0 \
     "$@"

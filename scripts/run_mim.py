@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -287,6 +288,17 @@ def masks_for(config: HSSTConfig, batch_size: int, seed: int, device: torch.devi
     )
 
 
+def tile_worth_showing(tiles: Sequence[np.ndarray], names: Sequence[str], nodata: int) -> tuple[np.ndarray, str]:
+    """Of the tiles with the most valid pixels the one with the greatest contrast, and its name."""
+
+    def worth(tile: np.ndarray) -> tuple[float, float]:
+        valid = (tile != nodata).all(axis=0)
+        return round(float(valid.mean()), 1), float(tile[:, valid].std(axis=1).mean()) if valid.any() else 0.0
+
+    best = max(range(len(tiles)), key=lambda number: worth(tiles[number]))
+    return tiles[best], names[best]
+
+
 @torch.no_grad()
 def draw_figure(
     path: Path,
@@ -320,7 +332,7 @@ def draw_figure(
         hidden=tile_hidden,
         valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), columns)[0].numpy(),
         wavelengths=config.wavelengths,
-        title=f"{name}: {config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
+        title=f"{name}\n{config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
     )
 
 
@@ -455,6 +467,7 @@ def main() -> None:
             raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
 
+    shown = tile_worth_showing(validation_windows.tiles, validation_tiles.names, training_tiles.nodata)
     sampler = EpochSampler(len(training_windows), arguments.seed)
     training_loader = DataLoader(
         training_windows,
@@ -505,9 +518,8 @@ def main() -> None:
         if is_main:
             figure = arguments.output_dir / "figures" / f"reconstruction_step_{step:07d}.png"
             unwrapped = accelerator.unwrap_model(model)
-            tile, name = validation_windows.tiles[0], validation_tiles.names[0]
             label = f"after {step:,} steps"
-            draw_figure(figure, unwrapped, tile, name, processor, config, accelerator, arguments.seed, label)
+            draw_figure(figure, unwrapped, *shown, processor, config, accelerator, arguments.seed, label)
             bar.write(
                 f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
                 f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "

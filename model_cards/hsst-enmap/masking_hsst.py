@@ -1,0 +1,116 @@
+"""Which tokens are hidden in masked image modelling: unit, block, tube and grid masks.
+
+Unit, block and tube masks follow Scheibenreif et al. (2023), with exact counts wherever the grid of positions allows;
+grid masks leave a random subset of positions times a random subset of spectral blocks visible, so that the visible
+tokens still form a full grid.
+"""
+
+import torch
+
+
+def draw_mask(
+    batch_size: int,
+    num_blocks: int,
+    grid_size: tuple[int, int],
+    *,
+    mask_type: str,
+    mask_ratio: float,
+    mask_patch_size: int = 1,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """
+    Draws one mask for each window of a batch.
+
+    Args:
+        batch_size: number of windows.
+        num_blocks: number of spectral blocks.
+        grid_size: rows and columns of positions.
+        mask_type: `"unit"`, `"block"`, `"tube"` or `"grid"`.
+        mask_ratio: share of the tokens to hide; the nearest count that the mask type allows is hidden, never none and
+            never all.
+        mask_patch_size: side of the squares of block and tube masks, in positions.
+        device: where the mask is drawn.
+        generator: source of randomness on `device`; PyTorch's default one where absent.
+
+    Returns:
+        Bool tensor (batch_size, num_blocks * rows * columns), True where a token is hidden, in block-major order.
+
+    Raises:
+        ValueError: the grid is not divisible by the squares, the mask ratio is not between 0 and 1, there is no token
+            to hide beside a visible one, or the mask type is unknown.
+    """
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"`mask_ratio` must lie between 0 and 1 (exclusive), got {mask_ratio}.")
+    rows, columns = grid_size
+
+    def random_subset(subset_size: int | torch.Tensor, *shape: int) -> torch.Tensor:
+        """True at `subset_size` random places along the last of the dimensions (batch_size, *shape)."""
+        order = torch.rand(batch_size, *shape, device=device, generator=generator).argsort(dim=-1).argsort(dim=-1)
+        return order < subset_size
+
+    if mask_type == "unit":
+        num_tokens = num_blocks * rows * columns
+        return random_subset(nearest_count(num_tokens, mask_ratio), num_tokens)
+
+    if mask_type in ("block", "tube"):
+        if rows % mask_patch_size or columns % mask_patch_size:
+            raise ValueError(
+                f"Masks of type {mask_type!r} need a grid of positions divisible by `mask_patch_size`, got "
+                f"{rows}x{columns} positions and squares of {mask_patch_size}x{mask_patch_size}."
+            )
+        square_rows, square_columns = rows // mask_patch_size, columns // mask_patch_size
+        num_squares = square_rows * square_columns
+        if mask_type == "tube":
+            squares = random_subset(nearest_count(num_squares, mask_ratio), 1, num_squares)
+            squares = squares.expand(-1, num_blocks, -1)
+        else:
+            # Every block hides the same number of squares, and random ones of them one more, so that the sum is exact
+            per_block, remainder = divmod(nearest_count(num_blocks * num_squares, mask_ratio), num_blocks)
+            hidden_in_block = per_block + random_subset(remainder, num_blocks).long()
+            squares = random_subset(hidden_in_block.unsqueeze(-1), num_blocks, num_squares)
+        squares = squares.reshape(batch_size, num_blocks, square_rows, square_columns)
+        mask = squares.repeat_interleave(mask_patch_size, dim=2).repeat_interleave(mask_patch_size, dim=3)
+        return mask.flatten(1)
+
+    if mask_type == "grid":
+        visible_blocks, visible_positions = visible_grid(num_blocks, rows * columns, mask_ratio)
+        blocks = random_subset(visible_blocks, num_blocks)
+        positions = random_subset(visible_positions, rows * columns)
+        return ~(blocks.unsqueeze(2) & positions.unsqueeze(1)).flatten(1)
+
+    raise ValueError(f"`mask_type` must be one of unit, block, tube, grid, got {mask_type!r}.")
+
+
+def nearest_count(total: int, ratio: float) -> int:
+    """The count nearest to `ratio * total` that leaves at least one hidden and one visible."""
+    if total < 2:
+        raise ValueError(f"A mask needs at least 2 units to hide one and show one, got {total}.")
+    return min(max(round(ratio * total), 1), total - 1)
+
+
+def visible_grid(num_blocks: int, num_positions: int, mask_ratio: float) -> tuple[int, int]:
+    """
+    How many blocks and how many positions a grid mask leaves visible.
+
+    Blocks and positions are thinned about equally (each by the square root of the visible share); among the nearly
+    even ways the one whose product comes nearest to the asked share is taken.
+    """
+    num_tokens = num_blocks * num_positions
+    wanted = num_tokens - nearest_count(num_tokens, mask_ratio)
+    even = num_blocks * (wanted / num_tokens) ** 0.5
+    best: tuple[float, float, int, int] | None = None
+    for blocks in range(max(1, int(0.8 * even)), min(num_blocks, int(1.25 * even) + 1) + 1):
+        positions = min(max(round(wanted / blocks), 1), num_positions)
+        if blocks * positions == num_tokens:
+            positions -= 1
+        if positions < 1:
+            continue
+        candidate = (abs(blocks * positions - wanted), abs(blocks - even), blocks, positions)
+        best = candidate if best is None else min(best, candidate)
+    if best is None:
+        raise ValueError(f"No grid of {num_blocks} blocks and {num_positions} positions hides {mask_ratio:.0%}.")
+    return best[2], best[3]
+
+
+__all__ = ["draw_mask"]

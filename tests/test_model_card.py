@@ -1,0 +1,109 @@
+"""model_cards/hsst-enmap is the Hub repository: complete, in step with the package, loadable in every way."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line
+from loopback_hub import LoopbackHub
+from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
+
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst.hub_hsst import code_files
+
+FOLDER = ROOT / "model_cards" / "hsst-enmap"
+HEADS = ("AutoModelForImageClassification", "AutoModelForSemanticSegmentation")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub() as hub:
+        run_client(hub, tmp_path_factory.mktemp("pusher"), PUSH, REPOSITORY, str(FOLDER))
+        yield hub
+
+
+@pytest.fixture
+def image_file(tmp_path):
+    """A window of stored numbers with all bands of the sensor's files."""
+    processor = HSSTImageProcessor.from_pretrained(FOLDER)
+    bands = processor.num_source_bands or processor.num_bands
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).integers(0, 5000, (bands, 8, 8)).astype(np.int16))
+    return "image.npy"
+
+
+def check(report):
+    assert report["config"] == "HSSTConfig" and report["processor"] == "HSSTImageProcessor"
+    loaded = {name: entry for name, entry in report.items() if name.startswith("Auto")}
+    assert {"AutoModel", "AutoModelForMaskedImageModeling", "AutoBackbone", *HEADS} == set(loaded)
+    for name, entry in loaded.items():
+        assert not entry["mismatched"]
+        if name in HEADS:
+            assert entry["missing"] and all(key.startswith("head.") for key in entry["missing"])
+        else:
+            assert not entry["missing"]
+
+
+def test_loads_by_name_with_the_package(hub, image_file, tmp_path):
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import modeling_hsst\n" + LOAD
+    check(json.loads(run_client(hub, tmp_path, program, REPOSITORY, image_file, "no").splitlines()[-1]))
+
+
+def test_loads_by_name_without_the_package(hub, image_file, tmp_path):
+    report = json.loads(run_client(hub, tmp_path, BLOCK + LOAD, REPOSITORY, image_file, "trust").splitlines()[-1])
+    check(report)
+    assert report["imported"] == []
+
+
+def test_code_is_the_packages():
+    names = {path.name for path in code_files()}
+    assert names == {path.name for path in FOLDER.glob("*.py")}
+    for path in code_files():
+        assert (FOLDER / path.name).read_text() == path.read_text(), f"{path.name}: run scripts/build_model_card.py"
+
+
+def test_holds_what_a_repository_needs_and_nothing_else():
+    extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
+    assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()} | {
+        "reconstruction.png"
+    }
+
+
+def test_card_says_what_the_result_file_says():
+    card = (FOLDER / "README.md").read_text()
+    results = json.loads((FOLDER / "all_results.json").read_text())
+    model = HSSTForMaskedImageModeling.from_pretrained(FOLDER)
+    assert results["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    for number in (
+        f"| this model | {results['eval_loss']:.3f} |",
+        f"| before training | {results['start_eval_loss']:.3f} |",
+        f"| parameters | {results['parameters']:,} |",
+        f"{results['windows_seen']:,} in {results['steps']:,} steps",
+    ):
+        assert number in card
+    assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card
+    assert "placeholder" in card
+
+
+def test_the_card_is_built_by_its_script(tmp_path, run_script):
+    """From the model folder as it is, the script writes the very same card."""
+    model = tmp_path / "model"
+    (model / "figures").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"):
+        (model / name).write_bytes((FOLDER / name).read_bytes())
+    (model / "figures" / "step_1.png").write_bytes((FOLDER / "reconstruction.png").read_bytes())
+    result = run_script("build_model_card.py", "--model", model, "--output", tmp_path / "card")
+    assert result.returncode == 0, result.stderr
+    for path in FOLDER.iterdir():
+        if path.name != "config.json":
+            assert (tmp_path / "card" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_unfinished_run_has_no_card(tmp_path, run_script):
+    result = run_script("build_model_card.py", "--model", tmp_path, "--output", tmp_path / "card")
+    assert_one_clear_line(result, tmp_path, "all_results.json")
+    assert not (tmp_path / "card").exists()
+
+
+def test_tables_are_up_to_date(run_script):
+    result = run_script("update_tables.py", "--check")
+    assert result.returncode == 0, result.stderr

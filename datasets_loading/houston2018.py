@@ -92,7 +92,7 @@ class Houston2018(LabelledBuilder):
                 "Airborne hyperspectral image of the campus of the University of Houston and its surroundings "
                 "(ITRES CASI 1500, 2017-02-16, 48 bands from 374 to 1047 nm, 1 m) with 20 urban land use and land "
                 "cover classes and the contest's own training and test areas. Stored numbers are those of the file: "
-                "a processor's scale and statistics have to be made from them."
+                "a processor's scale and statistics have to be made from them. Those above 32767 are set to it."
             ),
             homepage="https://www.grss-ieee.org/community/technical-committees/2018-ieee-grss-data-fusion-contest/",
             license="Free for research, with acknowledgement of the contest and the University of Houston.",

@@ -153,6 +153,8 @@ def _cover_rest(
 ) -> np.ndarray:
     """Adds windows for the pixels with the window -1, whose entries in `window_of` are set; gives all corners."""
     offsets = np.array(sorted(np.ndindex(size, size), key=sum))
+    pixel_at = np.full((rows.max(initial=0) + 1, columns.max(initial=0) + 1), -1)
+    pixel_at[rows, columns] = np.arange(len(rows))
     added: list[np.ndarray] = []
     for pixel in np.flatnonzero(window_of < 0):
         if window_of[pixel] >= 0:
@@ -162,9 +164,9 @@ def _cover_rest(
         if not len(usable):
             continue
         corner = candidates[usable[0]]
-        inside = (
-            (rows >= corner[0]) & (rows < corner[0] + size) & (columns >= corner[1]) & (columns < corner[1] + size)
-        )
-        window_of[inside & (window_of < 0)] = len(corners) + len(added)
+        top, left = np.maximum(corner, 0)
+        inside = pixel_at[top : corner[0] + size, left : corner[1] + size].ravel()
+        inside = inside[inside >= 0]
+        window_of[inside[window_of[inside] < 0]] = len(corners) + len(added)
         added.append(corner)
     return np.concatenate([corners, np.array(added).reshape(-1, 2)])

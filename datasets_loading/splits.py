@@ -31,6 +31,9 @@ UNLABELLED = 255
 
 FORMAT = "hsst-split-1"
 
+# Blocks are dealt several times and the best dealing is taken: more often where there are fewer pixels to look at.
+_MOST_DEALINGS, _FEWEST_DEALINGS, _DEALT_PIXELS = 200, 20, 10_000_000
+
 Labels = Mapping[str, np.ndarray]
 """Labels of each scene by its name, uint8 (height, width), `UNLABELLED` where there is none."""
 
@@ -96,7 +99,7 @@ def split_by_blocks(
         buffer: radius of the largest window that will be cut, in pixels; training pixels as near as that to another
             split, and validation pixels as near to the test blocks, are given up.
         shares: shares of the labels for training, validation and test; may be 0.
-        seed: decides between blocks that would do equally well.
+        seed: of the dealing.
 
     Raises:
         SplitError: a split with a share gets no labelled pixel.
@@ -104,10 +107,9 @@ def split_by_blocks(
     _check_shares(shares)
     if block_size < 1:
         raise ValueError(f"expected blocks of at least 1 pixel, got {block_size}")
-    areas = {name: np.ones(values.shape, dtype=bool) for name, values in labels.items()}
-    codes = _deal_blocks(labels, areas, block_size, shares, seed)
+    codes: dict[str, np.ndarray] = {name: np.zeros(values.shape, dtype=np.uint8) for name, values in labels.items()}
     settings = {"kind": "blocks", "block_size": block_size, "shares": list(shares), "seed": seed}
-    split = Split(_with_buffer(codes, buffer), buffer, settings)
+    split = Split(_deal_blocks(labels, codes, block_size, shares, buffer, seed), buffer, settings)
     _check_not_empty(split, labels, [name for name, share in zip(SPLITS, shares, strict=True) if share > 0])
     return split
 
@@ -145,7 +147,7 @@ def split_by_areas(labels: Labels, areas: Mapping[str, Sequence[Area]], *, buffe
                 other = SPLITS[int(part[taken][0])]
                 raise SplitError(
                     f"expected areas that do not overlap, got {int(taken.sum())} pixels of {area.scene} in both "
-                    f"{split_name} and {other}"
+                    f"{other} and {split_name}"
                 )
             part[:] = SPLITS.index(split_name)
     settings = {
@@ -190,11 +192,9 @@ def with_validation(split: Split, labels: Labels, *, share: float, block_size: i
         raise ValueError(f"expected a share of validation between 0 and 1, got {share}")
     if any(split.mask(name, "validation").any() for name in split.codes):
         raise SplitError("expected a split without validation pixels, got one with them")
-    areas = {name: split.mask(name, "train") for name in split.codes}
-    dealt = _deal_blocks(split.labels_of(labels, "train"), areas, block_size, (1 - share, share, 0.0), seed)
-    codes = {name: np.where(areas[name], dealt[name], values) for name, values in split.codes.items()}
+    codes = _deal_blocks(labels, split.codes, block_size, (1 - share, share, 0.0), split.buffer, seed)
     settings = {**split.settings, "validation": {"share": share, "block_size": block_size, "seed": seed}}
-    result = Split(_with_buffer(codes, split.buffer), split.buffer, settings)
+    result = Split(codes, split.buffer, settings)
     _check_not_empty(result, labels, ["train", "validation"])
     return result
 
@@ -411,25 +411,50 @@ def _with_buffer(codes: dict[str, np.ndarray], buffer: int) -> dict[str, np.ndar
 
 
 def _deal_blocks(
-    labels: Labels, areas: Mapping[str, np.ndarray], block_size: int, shares: Sequence[float], seed: int
+    labels: Labels,
+    codes: Mapping[str, np.ndarray],
+    block_size: int,
+    shares: Sequence[float],
+    buffer: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
-    """Codes of the pixels in `areas`, bool (height, width) by scene, dealt by blocks; others have `NO_SPLIT`."""
-    num_classes = max((int(values[values != UNLABELLED].max(initial=0)) for values in labels.values()), default=0) + 1
+    """Codes in which the training pixels of `codes` were dealt by blocks, and buffers laid.
+
+    How many labels a buffer costs is only known afterwards: of several dealings that is taken whose shares of each
+    class, buffers off, come nearest to those wanted.
+    """
+    training = Split(dict(codes), buffer, {}).labels_of(labels, "train")
+    num_classes = (
+        max((int(values[values != UNLABELLED].max(initial=0)) for values in training.values()), default=0) + 1
+    )
     blocks = []
-    for name, values in labels.items():
+    for name, values in training.items():
         for row in range(0, values.shape[0], block_size):
             for column in range(0, values.shape[1], block_size):
                 part = np.s_[row : row + block_size, column : column + block_size]
-                counts = np.bincount(values[part].ravel(), minlength=256)[:num_classes]
-                blocks.append((name, part, counts))
+                blocks.append((name, part, np.bincount(values[part].ravel(), minlength=256)[:num_classes]))
     table = np.array([counts for _, _, counts in blocks], dtype=np.float64).reshape(len(blocks), num_classes)
-    dealt = _stratify(table, np.asarray(shares, dtype=np.float64), np.random.default_rng(seed))
-    codes: dict[str, np.ndarray] = {
-        name: np.full(values.shape, NO_SPLIT, dtype=np.uint8) for name, values in labels.items()
-    }
-    for (name, part, _), code in zip(blocks, dealt, strict=True):
-        codes[name][part] = np.where(areas[name][part], code, NO_SPLIT)
-    return codes
+    wanted = np.asarray(shares, dtype=np.float64)[:, None] * table.sum(axis=0)
+    expected = (np.asarray(shares)[:, None] > 0) & table.any(axis=0)
+    num_pixels = sum(values.size for values in codes.values())
+    best, smallest_error = dict(codes), np.inf
+    for attempt in range(int(np.clip(_DEALT_PIXELS // num_pixels, _FEWEST_DEALINGS, _MOST_DEALINGS))):
+        dealt = {name: np.array(values) for name, values in codes.items()}
+        generator = np.random.default_rng((seed, attempt))
+        for (name, part, _), code in zip(blocks, _stratify(table, np.asarray(shares), generator), strict=True):
+            dealt[name][part][codes[name][part] == 0] = code
+        dealt = _with_buffer(dealt, buffer)
+        kept = np.array(
+            [
+                sum(np.bincount(training[name][dealt[name] == code], minlength=256)[:num_classes] for name in dealt)
+                for code in range(len(SPLITS))
+            ]
+        )
+        # A class that a split lacks altogether cannot be tested there, which is worse than any other share of it.
+        error = float((np.abs(kept - wanted) / np.maximum(table.sum(axis=0), 1) + (expected & (kept == 0))).sum())
+        if error < smallest_error:
+            best, smallest_error = dealt, error
+    return best
 
 
 def _stratify(counts: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -437,13 +462,13 @@ def _stratify(counts: np.ndarray, shares: np.ndarray, generator: np.random.Gener
     wanted = shares[:, None] * counts.sum(axis=0)  # (splits, classes)
     wanted[shares == 0] = -np.inf
     dealt = np.zeros(len(counts), dtype=np.int64)
-    chance = generator.random(len(counts))
+    # The blocks with most of a class come first, give or take: with chance in it, dealings differ.
+    weights = counts * generator.uniform(0.25, 1.0, (len(counts), 1))
     left = np.array(counts.any(axis=1))
     while left.any():
         remaining = counts[left].sum(axis=0)
         rarest = int(np.where(remaining > 0, remaining, np.inf).argmin())
-        holders = np.flatnonzero(left & (counts[:, rarest] > 0))
-        block = holders[np.lexsort((chance[holders], -counts[holders, rarest]))[0]]
+        block = int(np.where(left, weights[:, rarest], -1.0).argmax())
         lacking = wanted[:, rarest]
         candidates = np.flatnonzero(lacking == lacking.max())
         split = candidates[wanted[candidates].sum(axis=1).argmax()]

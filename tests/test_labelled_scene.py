@@ -1,0 +1,456 @@
+"""Anyone's labelled scene: GeoTIFF, ENVI, MATLAB and product files, tiles of one scene, classes, splits, bad input."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from datasets.distributed import split_dataset_by_node
+from scipy.io import savemat
+from small_benchmarks import (
+    assert_builder_holds_its_promises,
+    assert_one_clear_line,
+    patchy_labels,
+    shifted,
+    striped_cube,
+    write_raster,
+)
+from small_products import HEIGHT, TRANSFORM, WIDTH, small_cube, write_small_product
+
+from datasets_loading.figures import plot_split
+from datasets_loading.labelled_data import read_cube, read_wavelengths
+from datasets_loading.labelled_scene import LabelledScene
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import NO_SPLIT, UNLABELLED, split_by_blocks, write_split
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+SHARED = Path(os.environ.get("HSST_SHARED", Path(__file__).parents[2] / "shared"))
+POTSDAM = SHARED / "data" / "enmap_potsdam"
+
+SIZE = 48
+CENTRES = (450.0, 550.0, 650.0, 1650.0)
+FILE_ORDER = (2, 3, 0, 1)
+
+
+def values() -> np.ndarray:
+    """Label values 0 (none), 1, 2 and 3 of the whole scene, uint8 (48, 48)."""
+    return patchy_labels(SIZE, SIZE, [0, 1, 2, 3])
+
+
+def classes() -> np.ndarray:
+    return np.where(values() == 0, UNLABELLED, values() - 1).astype(np.uint8)
+
+
+def tagged(band: int) -> dict[str, str]:
+    return {"wavelength": str(CENTRES[FILE_ORDER[band]])}
+
+
+def write_image(path: Path, image: np.ndarray, **profile: Any) -> Path:
+    """A GeoTIFF with its bands out of order and tagged."""
+    return write_raster(path, image[list(FILE_ORDER)], **{"nodata": -32768, "band_tags": tagged, **profile})
+
+
+def write_scene(folder: Path) -> Path:
+    write_image(folder / "images" / "scene.tif", striped_cube(SIZE, SIZE))
+    write_raster(folder / "labels" / "scene.tif", values())
+    return folder
+
+
+def write_tiles(folder: Path, side: int = 16, **profile: Any) -> Path:
+    """The scene in tiles, named by column and row, without the one in the middle."""
+    for row in range(0, SIZE, side):
+        for column in range(0, SIZE, side):
+            if (row, column) == (16, 16):
+                continue
+            part = np.s_[row : row + side, column : column + side]
+            name = f"tile_{column}_{row}.tif"
+            grid = {"transform": shifted(row, column), **profile}
+            write_image(folder / "images" / name, striped_cube(SIZE, SIZE)[:, *part].astype(np.float32), **grid)
+            write_raster(folder / "labels" / name, values()[part].astype(np.float32), **grid)
+    return folder
+
+
+def builder(folder: Path, cache: Path, **settings: Any) -> LabelledScene:
+    return LabelledScene(
+        data_dir=str(folder), cache_dir=str(cache), **{"block_size": 12, "window_size": 4, "tile_size": 16, **settings}
+    )
+
+
+# Files
+
+
+def test_geotiff(tmp_path: Path):
+    scene_builder = builder(write_scene(tmp_path / "files"), tmp_path)
+    (scene,) = scene_builder.data.scenes
+    np.testing.assert_array_equal(scene.cube, striped_cube(SIZE, SIZE))
+    np.testing.assert_array_equal(scene.labels, classes())
+    np.testing.assert_array_equal(scene_builder.data.wavelengths, CENTRES)
+    assert scene_builder.data.class_names == ("class 1", "class 2", "class 3")
+    assert (scene.name, scene.transform) == ("scene", TRANSFORM)
+    assert_builder_holds_its_promises(scene_builder, window_size=4)
+
+
+@pytest.mark.parametrize("units", ["Nanometers", "Micrometers"])
+@pytest.mark.parametrize("name", ["scene.img", "scene", "scene.bsq"])
+def test_envi(tmp_path: Path, units: str, name: str):
+    """Reflectance x 5000 as the header says, band after band, nodata 0."""
+    folder = tmp_path / "files"
+    cube = striped_cube(SIZE, SIZE)[list(FILE_ORDER)].astype(np.uint16) + 2
+    cube[:, 0, 0] = 0
+    (folder / "images").mkdir(parents=True)
+    cube.tofile(folder / "images" / name)
+    factor = 1 if units == "Nanometers" else 1000
+    (folder / "images" / "scene.hdr").write_text(
+        f"ENVI\nsamples = {SIZE}\nlines = {SIZE}\nbands = 4\nheader offset = 0\ndata type = 12\ninterleave = bsq\n"
+        f"byte order = 0\ndata ignore value = 0\nreflectance scale factor = 5000\nwavelength units = {units}\n"
+        f"wavelength = {{{', '.join(str(CENTRES[band] / factor) for band in FILE_ORDER)}}}\n"
+    )
+    write_raster(folder / "labels" / "scene.tif", values(), crs=None, transform=None)
+    data = builder(folder, tmp_path).data
+    expected = 2 * (striped_cube(SIZE, SIZE).astype(np.int64) + 2)
+    expected[:, 0, 0] = ENMAP.nodata
+    np.testing.assert_array_equal(data.scenes[0].cube, expected)
+    np.testing.assert_allclose(data.wavelengths, CENTRES)
+
+
+def test_matlab(tmp_path: Path):
+    """Files of two folders' files side by side, as they are shared on the web: (height, width, bands), no tags."""
+    image = np.moveaxis(striped_cube(SIZE, SIZE) / 10000.0, 0, -1)
+    image[3, 4] = np.nan
+    savemat(tmp_path / "salinas.mat", {"salinas": image, "wl": np.array([CENTRES])})
+    savemat(tmp_path / "salinas_gt.mat", {"salinas_gt": values()})
+    (tmp_path / "bands.txt").write_text("\n".join(f"{centre}, 10" for centre in CENTRES))
+    settings = {"images": "salinas.mat", "labels": "salinas_gt.mat", "wavelengths": "bands.txt", "scale": 1.0}
+    data = builder(tmp_path, tmp_path / "cache", **settings).data
+    expected = striped_cube(SIZE, SIZE)
+    expected[:, 3, 4] = ENMAP.nodata
+    np.testing.assert_array_equal(data.scenes[0].cube, expected)
+    np.testing.assert_array_equal(data.wavelengths, CENTRES)
+    unscaled = builder(tmp_path, tmp_path / "cache", **{**settings, "scale": None})
+    assert_one_clear_line(lambda: unscaled.data, "salinas.mat", "reflectance x 10000", "fractions")
+
+
+def test_matlab_with_several_arrays(tmp_path: Path):
+    image = np.moveaxis(striped_cube(SIZE, SIZE), 0, -1)
+    savemat(tmp_path / "scene.mat", {"radiance": image * 2, "reflectance": image, "gt": values(), "mask": values()})
+    settings = {"images": "scene.mat", "labels": "scene.mat", "image_variable": "reflectance", "label_variable": "gt"}
+    data = builder(tmp_path, tmp_path / "cache", **settings).data
+    np.testing.assert_array_equal(data.scenes[0].cube, striped_cube(SIZE, SIZE))
+    assert data.wavelengths is None
+    del settings["image_variable"]
+    assert_one_clear_line(lambda: builder(tmp_path, tmp_path, **settings).data, "radiance (48, 48, 4)", "got 2")
+
+
+def test_products_with_labels_beside_them(tmp_path: Path):
+    """The layout that simulated scenes are written in: class names as tags, counted from 0."""
+    folder = tmp_path / "files"
+    product = write_small_product(folder)
+    names = ("vegetation", "soil", "water")
+    labels = patchy_labels(HEIGHT, WIDTH, [0, 1, 2, 255])
+    path = write_raster(folder / f"{product.name}_labels.tif", labels, nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(1, **{f"class_{number}": name for number, name in enumerate(names)})
+    scene_builder = builder(folder, tmp_path, images=".", labels=".", block_size=24, tile_size=64)
+    (scene,) = scene_builder.data.scenes
+    np.testing.assert_array_equal(scene.cube, small_cube())
+    assert scene_builder.data.class_names == names
+    np.testing.assert_array_equal(scene.labels, np.where(scene.valid, labels, UNLABELLED))
+    assert_builder_holds_its_promises(scene_builder, window_size=4)
+
+
+# Tiles of one scene
+
+
+@pytest.mark.parametrize("georeferenced", [True, False])
+def test_tiles_are_laid_side_by_side(tmp_path: Path, georeferenced: bool):
+    profile = {} if georeferenced else {"crs": None, "transform": None}
+    scene_builder = builder(write_tiles(tmp_path / "files", **profile), tmp_path)
+    (scene,) = scene_builder.data.scenes
+    middle = np.s_[16:32, 16:32]
+    expected, labels = striped_cube(SIZE, SIZE), classes()
+    expected[:, *middle], labels[middle] = ENMAP.nodata, UNLABELLED
+    np.testing.assert_array_equal(scene.cube, expected)
+    np.testing.assert_array_equal(scene.labels, labels)
+    assert scene.name == "tile_0_0"
+    assert scene.transform == (TRANSFORM if georeferenced else None)
+    rows = assert_builder_holds_its_promises(scene_builder, window_size=4)
+    for row in rows["train"]:
+        assert row["name"] == f"tile_0_0_x{row['column']:05d}_y{row['row']:05d}"
+        image = np.array(row["image"])
+        shown = expected[:, row["row"] : row["row"] + 16, row["column"] : row["column"] + 16]
+        kept = image != ENMAP.nodata
+        np.testing.assert_array_equal(image[kept], shown[kept])
+
+
+def test_first_tile_below_another_lies_right(tmp_path: Path):
+    """The order of names is not that of places: tile_0_16 comes before tile_16_0."""
+    folder = tmp_path / "files"
+    for name, row, column in (("a", 16, 0), ("b", 0, 16)):
+        write_image(folder / "images" / f"{name}.tif", striped_cube(16, 16), transform=shifted(row, column))
+        write_raster(folder / "labels" / f"{name}.tif", values()[:16, :16], transform=shifted(row, column))
+    (scene,) = builder(folder, tmp_path, block_size=8, window_size=2).data.scenes
+    assert scene.name == "b" and scene.shape == (32, 32) and scene.transform == TRANSFORM
+    np.testing.assert_array_equal(scene.cube[:, 16:, :16], striped_cube(16, 16))
+    np.testing.assert_array_equal(scene.cube[:, :16, 16:], striped_cube(16, 16))
+    assert (scene.cube[:, :16, :16] == ENMAP.nodata).all()
+
+
+def test_tiles_far_apart_are_scenes(tmp_path: Path):
+    folder = tmp_path / "files"
+    for name, column in (("west", 0), ("east", SIZE + 500)):
+        grid = {"transform": shifted(0, column)}
+        write_image(folder / "images" / f"{name}.tif", striped_cube(SIZE, SIZE), **grid)
+        write_raster(folder / "labels" / f"{name}_labels.tif", values(), **grid)
+    split = {"train": ["west"], "test": ["east"]}
+    scene_builder = builder(folder, tmp_path, split=split, validation_share=0.2)
+    data = scene_builder.data
+    assert [scene.name for scene in data.scenes] == ["east", "west"]
+    assert set(np.unique(data.split.codes["east"])) == {2}
+    assert set(np.unique(data.split.codes["west"])) == {0, 1, NO_SPLIT}
+    assert_builder_holds_its_promises(scene_builder, window_size=4)
+
+
+def test_overlapping_and_equal_tiles_are_refused(tmp_path: Path):
+    folder = tmp_path / "files"
+    for name, row in (("a", 0), ("b", 10)):
+        write_image(folder / "images" / f"{name}.tif", striped_cube(16, 16), transform=shifted(row, 0))
+        write_raster(folder / "labels" / f"{name}.tif", values()[:16, :16], transform=shifted(row, 0))
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, "b: ", "96 pixels")
+
+
+# Classes and splits
+
+
+def test_class_names_by_value(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    data = builder(folder, tmp_path, class_names={0: "sea", 3: "land"}, unlabelled=(1, 2)).data
+    assert data.class_names == ("sea", "land")
+    expected = np.array([0, UNLABELLED, UNLABELLED, 1], dtype=np.uint8)[values()]
+    np.testing.assert_array_equal(data.scenes[0].labels, expected)
+
+
+def test_areas(tmp_path: Path):
+    areas = {"train": [(0, 48, 0, 24)], "validation": [(0, 24, 24, 48)], "test": [("scene", 24, 48, 24, 48)]}
+    scene_builder = builder(write_scene(tmp_path / "files"), tmp_path, split=areas)
+    rows = assert_builder_holds_its_promises(scene_builder, window_size=4)
+    assert set(rows) == {"train", "validation", "test"}
+    assert (scene_builder.data.split.codes["scene"][24:, 24:] == 2).all()
+
+
+def test_split_file(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    labels = {"scene": classes()}
+    path = write_split(split_by_blocks(labels, block_size=16, buffer=2, seed=9), tmp_path / "mine.json", labels)
+    data = builder(folder, tmp_path, split_file=str(path)).data
+    np.testing.assert_array_equal(
+        data.split.codes["scene"], split_by_blocks(labels, block_size=16, buffer=2, seed=9).codes["scene"]
+    )
+    leaking = write_split(split_by_blocks(labels, block_size=16, buffer=0), tmp_path / "leaking.json", labels)
+    assert_one_clear_line(lambda: builder(folder, tmp_path, split_file=str(leaking)).data, "touched", "4 x 4")
+
+
+def test_rows_of_a_split_hide_the_others(tmp_path: Path):
+    scene_builder = builder(write_scene(tmp_path / "files"), tmp_path)
+    codes = scene_builder.data.split.codes["scene"]
+    for code, name in ((0, "train"), (2, "test")):
+        for row in scene_builder.as_streaming_dataset(split=name):
+            part = codes[row["row"] : row["row"] + 16, row["column"] : row["column"] + 16]
+            shown = (np.array(row["image"]) != ENMAP.nodata).all(axis=0)
+            np.testing.assert_array_equal(shown, np.isin(part, (code, NO_SPLIT)))
+            assert (part[np.array(row["label"]) != UNLABELLED] == code).all()
+
+
+def test_changed_files_are_read_anew(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    first = builder(folder, tmp_path / "cache")
+    first.download_and_prepare()
+    write_image(folder / "images" / "scene.tif", striped_cube(SIZE, SIZE, seed=1))
+    second = builder(folder, tmp_path / "cache")
+    assert first.cache_dir != second.cache_dir
+    second.download_and_prepare()
+    images = [made.as_dataset(split="train")[0]["image"] for made in (first, second)]
+    assert images[0] != images[1]
+
+
+def test_workers_read_for_themselves(tmp_path: Path):
+    scene_builder = builder(write_scene(tmp_path / "files"), tmp_path)
+    assert scene_builder.data.scenes
+    message = pickle.dumps(scene_builder)
+    assert len(message) < 20_000
+    np.testing.assert_array_equal(pickle.loads(message).data.scenes[0].cube, striped_cube(SIZE, SIZE))
+    scene_builder.download_and_prepare(num_proc=2)
+    assert len(scene_builder.as_dataset(split="train")) == len(list(scene_builder.as_streaming_dataset(split="train")))
+
+
+def test_nodes_share_the_stream(tmp_path: Path):
+    streamed = builder(write_scene(tmp_path / "files"), tmp_path).as_streaming_dataset(split="train")
+    shares = [[row["name"] for row in split_dataset_by_node(streamed, rank, 2)] for rank in (0, 1)]
+    assert min(map(len, shares)) > 0
+    assert sorted(shares[0] + shares[1]) == sorted(row["name"] for row in streamed)
+
+
+def test_figure(tmp_path: Path):
+    data = builder(write_scene(tmp_path / "files"), tmp_path).data
+    (scene,) = data.scenes
+    reflectance = np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / 10000)
+    path = plot_split(
+        tmp_path / "figures" / "split.png",
+        reflectance=reflectance,
+        labels=scene.labels,
+        codes=data.split.codes["scene"],
+        class_names=data.class_names,
+        wavelengths=data.wavelengths,
+        title="a scene",
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# Bad input
+
+
+def test_missing_files_are_named(tmp_path: Path):
+    assert_one_clear_line(lambda: LabelledScene(cache_dir=str(tmp_path)).data, "data_dir", "images/")
+    assert_one_clear_line(lambda: builder(tmp_path / "nowhere", tmp_path).data, tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert_one_clear_line(lambda: builder(empty, tmp_path).data, empty / "images", "got nothing there")
+    folder = write_tiles(tmp_path / "files")
+    (folder / "labels" / "tile_16_0.tif").unlink()
+    assert_one_clear_line(
+        lambda: builder(folder, tmp_path).data, folder / "labels" / "tile_16_0.tif", "got no such file"
+    )
+    (folder / "images").rename(folder / "pictures")
+    (folder / "images").mkdir()
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, folder / "images", "got none")
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"crs": "EPSG:32632"}, ("EPSG:32633", "EPSG:32632", "gdalwarp")),
+        ({"transform": shifted(3, 0)}, ("begins +3.00 rows and +0.00 columns away",)),
+        ({"transform": shifted(0, 0, 10.0)}, ("pixels of 10",)),
+    ],
+)
+def test_labels_on_another_grid_are_refused(tmp_path: Path, profile: dict[str, Any], words: tuple[str, ...]):
+    folder = write_scene(tmp_path / "files")
+    path = write_raster(folder / "labels" / "scene.tif", values(), **profile)
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, path, *words)
+
+
+def test_labels_of_another_size_are_refused(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    path = write_raster(folder / "labels" / "scene.tif", values()[:40])
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, path, "48 x 48", "40 x 48")
+
+
+def test_another_name_for_the_same_crs_is_accepted(tmp_path: Path):
+    folder = tmp_path / "files"
+    write_image(folder / "images" / "scene.tif", striped_cube(SIZE, SIZE), crs="EPSG:32633")
+    write_raster(folder / "labels" / "scene.tif", values(), crs="EPSG:25833")
+    assert builder(folder, tmp_path).data.scenes
+
+
+def test_unknown_label_values_are_refused(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    count = int((values() == 3).sum())
+    two_names = builder(folder, tmp_path, class_names=["one", "two"])
+    assert_one_clear_line(lambda: two_names.data, "scene.tif", "0, 1, 2, 255", f"got 3 in {count} pixels")
+    write_raster(folder / "labels" / "scene.tif", values() / 2)
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, "whole numbers", ".5")
+
+
+def test_fewer_than_two_classes_are_refused(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    write_raster(folder / "labels" / "scene.tif", np.minimum(values(), 1))
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, "at least 2 classes")
+
+
+def test_images_with_other_bands_are_refused(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    for name, centres, bands in (("other", (451.5, 550, 650, 1650), 4), ("short", CENTRES, 3)):
+        image = write_raster(
+            folder / "images" / f"z{name}.tif",
+            striped_cube(SIZE, SIZE, bands),
+            band_tags=lambda band, own=centres: {"wavelength": str(own[band])},
+        )
+        write_raster(folder / "labels" / f"z{name}.tif", values())
+        word = "450 nm in band 0" if name == "other" else "expected 4 bands"
+        assert_one_clear_line(lambda: builder(folder, tmp_path).data, f"z{name}", word)
+        image.unlink()
+
+
+def test_damaged_files_are_refused(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    image = folder / "images" / "scene.tif"
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) // 2])
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, image)
+    (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    assert_one_clear_line(lambda: read_cube(tmp_path / "damaged.mat"), "damaged.mat")
+    (tmp_path / "lonely.hdr").write_text("ENVI\n")
+    assert_one_clear_line(lambda: read_cube(tmp_path / "lonely.hdr"), "lonely.hdr", "lonely.img")
+    empty = write_image(tmp_path / "empty.tif", np.full((4, 8, 8), -32768, dtype=np.int16))
+    assert_one_clear_line(lambda: read_cube(empty), "nodata in all 64 pixels")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("0.45\n0.55\n", "numbers up to 0.55"), ("a\n", "something else"), ("", "got none")]
+)
+def test_bad_wavelengths_are_refused(tmp_path: Path, text: str, word: str):
+    path = tmp_path / "bands.txt"
+    path.write_text(text)
+    assert_one_clear_line(lambda: read_wavelengths(path), path, word)
+
+
+def test_wavelengths_have_to_fit(tmp_path: Path):
+    path = write_raster(tmp_path / "scene.tif", striped_cube(8, 8))
+    assert_one_clear_line(lambda: read_cube(path, wavelengths=[400, 500]), "4 bands", "got 2")
+    assert_one_clear_line(lambda: read_cube(path, wavelengths=[400, 500, 500, 600]), "500 nm more than once")
+    (tmp_path / "wavelengths.txt").write_text("650 10\n550 10\n450 10\n850 20\n")
+    np.testing.assert_array_equal(read_cube(path).wavelengths, [450, 550, 650, 850])
+    np.testing.assert_array_equal(read_cube(path).image[0], striped_cube(8, 8)[2])
+
+
+@pytest.mark.parametrize(
+    ("split", "word"),
+    [
+        ("random", "got random"),
+        ({"training": ["scene"]}, "got training"),
+        ({"train": ["scene"], "test": ["scene"]}, "2304 pixels of scene in both train and test"),
+        ({"train": ["east"]}, "got east"),
+        ({"train": [(0, 10)]}, "first row"),
+        ({"train": [(0, 48, 0, 30)], "test": [(0, 48, 29, 48)]}, "48 pixels of scene in both"),
+    ],
+)
+def test_bad_splits_are_refused(tmp_path: Path, split: Any, word: str):
+    folder = write_scene(tmp_path / "files")
+    assert_one_clear_line(lambda: builder(folder, tmp_path, split=split).data, word)
+
+
+# Real tiles
+
+
+@pytest.mark.skipif(not POTSDAM.is_dir(), reason="the shared Potsdam tiles are not here")
+def test_potsdam(tmp_path: Path):
+    names = ["roof", "pavement", "low vegetation", "tree", "soil", "water"]
+    split = {"train": [(0, 64, 0, 96)], "test": [(64, 128, 96, 160)]}
+    settings = {"class_names": names, "split": split, "window_size": 16, "tile_size": 32}
+    scene_builder = builder(POTSDAM, tmp_path, **settings)
+    data = scene_builder.data
+    assert data.class_counts("train").tolist() == [113, 295, 1226, 806, 45, 0]
+    assert data.class_counts("test").tolist() == [251, 430, 140, 194, 38, 36]
+    (scene,) = data.scenes
+    assert scene.shape == (128, 160) and scene.transform == Affine(30, 0, 364095, 0, -30, 5809965)
+    with rasterio.open(POTSDAM / "images" / "tile_160_96.tif") as dataset:
+        (order,) = [np.argsort([float(dataset.tags(band)["wavelength"]) for band in dataset.indexes])]
+        np.testing.assert_array_equal(scene.cube[:, 96:, 96:128], dataset.read()[order].astype(np.int16))
+    assert data.valid_bands.sum() == 218
+    assert_builder_holds_its_promises(scene_builder, window_size=16)

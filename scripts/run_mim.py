@@ -5,8 +5,10 @@ Masked pre-training of HSST on hyperspectral tiles, with the flags of transforme
     accelerate launch --mixed_precision bf16 scripts/run_mim.py --train_dir tiles --mask_type unit --mask_ratio 0.7 ...
     torchrun --nproc_per_node 2 scripts/run_mim.py ...
 
---train_dir is a folder of EnMAP L2A products (folders or ZIPs) or of GeoTIFF tiles. The output folder holds the model
-and its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction figure from every validation.
+--train_dir is a folder of EnMAP L2A products (folders or ZIPs), GeoTIFF tiles, or shards (prepare_enmap.py). Only
+shards may be larger than memory; with --streaming they are read without a copy of them in the cache of `datasets`. The
+output folder holds the model and its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction
+figure from every validation.
 """
 
 import argparse
@@ -16,7 +18,6 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,19 +34,27 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
 
-from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
 from datasets_loading.figures import plot_reconstruction
-from datasets_loading.tiles import TileSet, band_statistics, read_tile_set
-from datasets_loading.windows import EpochSampler, GridWindows, RandomWindows, tile_to_windows, windows_to_tile
+from datasets_loading.shards import is_corpus
+from datasets_loading.tiles import Tiles, read_tile_set
+from datasets_loading.windows import (
+    EpochSampler,
+    GridWindows,
+    GroupedSampler,
+    RandomWindows,
+    tile_to_windows,
+    windows_to_tile,
+)
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
-    "train_dir validation_dir train_val_split tile_size windows_per_tile bands model_name_or_path config_name_or_path "
-    "config_overrides image_size patch_size mask_type mask_ratio mask_patch_size dropout "
-    "per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
+    "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
+    "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_ratio "
+    "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
     "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed"
 ).split()
 
@@ -54,8 +63,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_name", help="dataset of the Hub, or folder of shards, with a column `image` of tiles")
-    data.add_argument("--train_dir", type=Path, help="folder of EnMAP L2A products or GeoTIFF tiles to train on")
-    data.add_argument("--validation_dir", type=Path, help="folder of products or tiles to validate on")
+    data.add_argument(
+        "--train_dir", type=Path, help="folder of EnMAP L2A products, GeoTIFF tiles or shards to train on"
+    )
+    data.add_argument("--validation_dir", type=Path, help="folder of products, tiles or shards to validate on")
+    data.add_argument(
+        "--streaming", action="store_true", help="read shards as they are, not through a copy in the Arrow cache"
+    )
     data.add_argument(
         "--train_val_split", type=float, default=0.15, help="share of the training tiles to validate on instead (0.15)"
     )
@@ -128,14 +142,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[TileSet, TileSet]:
+def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Tiles]:
     """Tiles to train and to validate on."""
+
+    def read_folder(folder: Path) -> Tiles:
+        if arguments.streaming or is_corpus(folder):
+            return read_corpus(folder, streaming=arguments.streaming)
+        return read_tile_set(folder, arguments.tile_size, progress=progress)
+
     if arguments.dataset_name is not None:
-        tiles = read_corpus(arguments.dataset_name)
+        tiles: Tiles = read_corpus(arguments.dataset_name, streaming=arguments.streaming)
     else:
-        tiles = read_tile_set(arguments.train_dir, arguments.tile_size, progress=progress)
+        tiles = read_folder(arguments.train_dir)
     if arguments.validation_dir is not None:
-        return tiles, read_tile_set(arguments.validation_dir, arguments.tile_size, progress=progress)
+        return tiles, read_folder(arguments.validation_dir)
     if not 0 < arguments.train_val_split < 1:
         raise ValueError(f"--train_val_split: expected a share between 0 and 1, got {arguments.train_val_split}")
     if len(tiles) < 2:
@@ -146,15 +166,10 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[TileSet, 
         )
     count = min(max(round(arguments.train_val_split * len(tiles)), 1), len(tiles) - 1)
     order = np.random.default_rng(arguments.seed).permutation(len(tiles))
-    return select_tiles(tiles, sorted(order[count:])), select_tiles(tiles, sorted(order[:count]))
+    return tiles.select(sorted(order[count:])), tiles.select(sorted(order[:count]))
 
 
-def select_tiles(tiles: TileSet, numbers: list[int]) -> TileSet:
-    """Some tiles of a set."""
-    return replace(tiles, tiles=[tiles[n] for n in numbers], names=[tiles.names[n] for n in numbers])
-
-
-def make_config(arguments: argparse.Namespace, tiles: TileSet) -> HSSTConfig:
+def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
     """The configuration that the arguments and the data ask for."""
     source = arguments.model_name_or_path or arguments.config_name_or_path
     settings = AutoConfig.from_pretrained(source).to_dict() if source else HSSTConfig().to_dict()
@@ -194,7 +209,7 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
     return settings
 
 
-def choose_bands(config: HSSTConfig, tiles: TileSet, arguments: argparse.Namespace) -> list[int]:
+def choose_bands(config: HSSTConfig, tiles: Tiles, arguments: argparse.Namespace) -> list[int]:
     """Indices of the configuration's bands in the tiles; they must hold data."""
     if arguments.bands == "valid":
         return np.flatnonzero(tiles.valid_bands).tolist()
@@ -222,10 +237,10 @@ def choose_bands(config: HSSTConfig, tiles: TileSet, arguments: argparse.Namespa
     return bands
 
 
-def make_processor(config: HSSTConfig, tiles: TileSet, bands: list[int]) -> HSSTImageProcessor:
+def make_processor(config: HSSTConfig, tiles: Tiles, bands: list[int]) -> HSSTImageProcessor:
     """The processor of these tiles, with the statistics of the training pixels."""
     low, high = HSSTImageProcessor.clip_range
-    mean, std = band_statistics(tiles.select_bands(bands), minimum=low, maximum=high)
+    mean, std = (values[bands] for values in tiles.band_statistics(low, high))
     picks_bands = bands != list(range(tiles.num_bands))
     return HSSTImageProcessor(
         image_mean=mean.tolist(),
@@ -256,6 +271,8 @@ def validate(
     Mean absolute error of the hidden values (in standard deviations of their band) of the validation windows, for the
     model and for two predictors without training. Windows and masks are the same every time.
     """
+    # Without its wrapper, for processes may have different numbers of batches here and must not wait for each other
+    model = accelerator.unwrap_model(model)
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     for batch in loader:
@@ -356,6 +373,8 @@ def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> 
     description["lr_scheduler_type"] = arguments.lr_scheduler_type.value
     description["num_processes"] = accelerator.num_processes
     description["mixed_precision"] = accelerator.mixed_precision
+    if arguments.streaming:
+        description["dataloader_num_workers"] = arguments.dataloader_num_workers  # shards are dealt to them
     return description
 
 
@@ -444,12 +463,13 @@ def main() -> None:
         masks_for(config, 1, 0)  # raises where the mask does not fit the window
         processor = make_processor(config, training_tiles, bands)
         training_windows = RandomWindows(
-            training_tiles.select_bands(bands).tiles,
+            training_tiles,
             config.window_size,
+            bands=bands,
             windows_per_tile=arguments.windows_per_tile,
             seed=arguments.seed,
         )
-        validation_windows = GridWindows(validation_tiles.select_bands(bands).tiles, config.window_size)
+        validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
         windows_per_step = (
             arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
         )
@@ -467,8 +487,19 @@ def main() -> None:
             raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
 
-    shown = tile_worth_showing(validation_windows.tiles, validation_tiles.names, training_tiles.nodata)
-    sampler = EpochSampler(len(training_windows), arguments.seed)
+    candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
+    shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
+    sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
+    if isinstance(training_tiles, CorpusTiles):
+        readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
+        sampler = GroupedSampler(
+            training_tiles.groups,
+            training_windows.windows_per_tile,
+            arguments.seed,
+            groups_at_once=training_tiles.groups_at_once,
+            batch_size=arguments.per_device_train_batch_size,
+            num_consumers=accelerator.num_processes * readers_per_process,
+        )
     training_loader = DataLoader(
         training_windows,
         batch_size=arguments.per_device_train_batch_size,
@@ -580,7 +611,14 @@ def main() -> None:
             if step >= total_steps or step % steps_per_epoch == 0:
                 break
         windows = accelerator.gather(torch.cat(seen))
-        log({"step": progress.completed_steps, "windows": len(windows), "distinct_windows": len(windows.unique())})
+        log(
+            {
+                "step": progress.completed_steps,
+                "windows": len(windows),
+                "distinct_windows": len(windows.unique()),
+                "distinct_tiles": len((windows // training_windows.windows_per_tile).unique()),
+            }
+        )
         if arguments.checkpointing_steps == "epoch":
             save_checkpoint(accelerator, arguments.output_dir, f"step_{progress.completed_steps}", description)
         if not arguments.validation_steps and results is None:

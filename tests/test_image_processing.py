@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, pipeline
+from transformers import pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
 from modeling_hsst import HSSTConfig, HSSTForImageClassification, HSSTImageProcessor
 

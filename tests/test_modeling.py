@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from modeling_hsst import (
     HSSTBackbone,
@@ -346,6 +347,19 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(gradient, plain[name])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", [None, nodata_mask()])
+def test_flex_attention_agrees(mask):
+    torch.manual_seed(0)
+    model = HSSTForMaskedImageModeling(tiny_config(head_dim=16)).eval()  # flex attention takes powers of 2 from 16 on
+    hidden = torch.rand(3, 320) < 0.5
+    with torch.no_grad():
+        expected = model(windows(), hidden, mask)
+        model.set_attn_implementation("flex_attention")
+        actual = model(windows(), hidden, mask)
+    torch.testing.assert_close(actual.reconstruction, expected.reconstruction)
+
+
 def test_compiles_without_graph_breaks():
     torch.manual_seed(0)
     model = HSSTForMaskedImageModeling(tiny_config()).eval()
@@ -356,6 +370,31 @@ def test_compiles_without_graph_breaks():
         actual = compiled(windows(), mask, pixel_mask)
         torch.testing.assert_close(actual.loss, expected.loss)
         torch.testing.assert_close(actual.reconstruction, expected.reconstruction)
+
+
+def test_fine_tuning_with_trainer(tmp_path):
+    torch.manual_seed(0)
+    # Every pixel's class is the brightest of its first four bands
+    images = torch.randn(64, 23, 8, 8)
+    data = [{"pixel_values": image, "labels": image[:4].argmax(0)} for image in images]
+    data[0]["labels"][:] = 255
+    model = HSSTForSemanticSegmentation(tiny_config(num_spatial_layers=0))
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=60,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        learning_rate=0.02,
+        use_cpu=True,
+        logging_steps=10,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=data)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert 1.0 < losses[0] < 1.6  # about log(4): the mean, not the sum, of what is accumulated
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_every_parameter_learns():

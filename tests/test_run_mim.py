@@ -15,8 +15,10 @@ import pytest
 import rasterio
 import torch
 from conftest import SCRIPTS, assert_one_clear_line
+from loopback_hub import LoopbackHub
 from rasterio.transform import from_origin
-from transformers import AutoImageProcessor, AutoModel, AutoModelForMaskedImageModeling
+from transformers import AutoModel, AutoModelForMaskedImageModeling
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
 from modeling_hsst import HSSTImageProcessor
 
@@ -142,6 +144,7 @@ def test_two_processes_see_different_windows(tiles, tmp_path):
     output = tmp_path / "model"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
     command += [SCRIPTS / "run_mim.py", "--train_dir", tiles, "--output_dir", output, "--num_train_epochs", 2]
+    command += ["--per_device_eval_batch_size", 3]  # not the same number of batches on both
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [str(part) for part in [*command, *ARGUMENTS]], capture_output=True, text=True, env=environment
@@ -176,6 +179,21 @@ def test_bf16_and_starting_from_a_checkpoint(tiles, tmp_path, run_script):
     start = json.loads((second / "all_results.json").read_text())["start_eval_loss"]
     assert start == pytest.approx(end, rel=1e-3)
     assert AutoModelForMaskedImageModeling.from_pretrained(second).dtype == torch.float32
+
+
+def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
+    with LoopbackHub() as hub:
+        command = [sys.executable, SCRIPTS / "run_mim.py", "--train_dir", tiles, "--output_dir", tmp_path / "model"]
+        command += ["--max_train_steps", 1, "--push_to_hub", "--hub_model_id", "hsg-aiml/hsst-tiny", *ARGUMENTS]
+        # with trackers too, of which none need be installed
+        command += ["--hub_token", "hf_loopback", "--with_tracking"]
+        environment = os.environ | hub.client_environment(tmp_path / "cache")
+        result = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        files = hub.repositories["hsg-aiml/hsst-tiny"].files
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_hsst.py"} <= set(files)
+    assert files["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert "AutoModelForMaskedImageModeling" in json.loads(files["config.json"])["auto_map"]
 
 
 @pytest.mark.parametrize(

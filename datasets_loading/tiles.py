@@ -223,7 +223,9 @@ def read_tile_set(
             holds no data, or no window of any product passes.
     """
     folder = Path(folder)
-    products, tile_files = find_sources(folder)
+    products, tile_files, lone_images = find_sources(folder)
+    if lone_images:
+        raise ProductError(lone_image(lone_images[0]))
     collection = _Collection(bands)
     with tqdm(total=len(products) + len(tile_files), desc="reading", unit="file", disable=not progress) as bar:
         for path in products:
@@ -502,32 +504,37 @@ class _Collection:
         )
 
 
-def find_sources(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Products, and GeoTIFF tiles that belong to none, each sorted by path.
+def find_sources(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Products, GeoTIFF tiles that belong to none, and spectral images without their METADATA.XML, sorted by path.
 
     A raster of labels beside its image (`<image>_labels.tif`) is no tile.
 
     Raises:
-        ProductError: there is neither, or a product without its METADATA.XML.
+        ProductError: there is nothing of the kind.
     """
     if folder.is_file():
-        return [folder], []
+        return [folder], [], []
     if not folder.is_dir():
         raise ProductError(f"{folder}: expected a folder of EnMAP products or GeoTIFF tiles, got nothing there")
     products = find_products(folder)
     described = {path.parent for path in products}
-    tile_files = []
+    tile_files, lone_images = [], []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or is_hidden(path.relative_to(folder)):
             continue
         part = product_part(path.name)
         if part == "SPECTRAL_IMAGE" and path.parent not in described:
-            raise ProductError(f"{path}: expected the product's METADATA.XML beside it, got none")
+            lone_images.append(path)
         if part is None and path.suffix.lower() in (".tif", ".tiff") and not path.stem.endswith("_labels"):
             tile_files.append(path)
-    if not products and not tile_files:
+    if not products and not tile_files and not lone_images:
         raise ProductError(f"{folder}: expected EnMAP products or GeoTIFF tiles, got none")
-    return products, tile_files
+    return products, tile_files, lone_images
+
+
+def lone_image(path: Path) -> str:
+    """What is wrong with a spectral image without its metadata."""
+    return f"{path}: expected the product's METADATA.XML beside it, got none"
 
 
 def to_common_scale(image: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:

@@ -287,7 +287,8 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
     without = ~np.isfinite(values)
     if nodata is not None:
         without |= values == nodata
-    values = np.where(without, -1, values)
+    # in a type that holds -1, which the unsigned ones of most label files do not
+    values = np.where(without, -1, values.astype(np.result_type(values.dtype, np.int16)))
     if (values != np.rint(values)).any():
         raise ProductError(f"{path}: expected whole numbers as labels, got {values[values != np.rint(values)][0]:g}")
     return values.astype(np.int64), crs, transform

@@ -43,7 +43,41 @@ def pretraining_on_potsdam() -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"pretraining_on_potsdam": pretraining_on_potsdam}
+def realism() -> str:
+    """Simulated scenes beside real tiles."""
+    figures = result("realism")
+    variance = figures["explained_variance"]
+    rows = ["| | simulated | real |", "|---|---|---|"]
+    rows.append(f"| pixels compared | {figures['pixels']['simulated']:,} | {figures['pixels']['real']:,} |")
+    for count in (1, 2, 3, 5, 10, 20):
+        simulated, real = variance["simulated"][count - 1], variance["real"][count - 1]
+        noun = "component" if count == 1 else "components"
+        rows.append(f"| variance explained by {count} principal {noun} | {simulated:.4f} | {real:.4f} |")
+    error, ratio = figures["mean_reflectance_error"], figures["deviation_ratio_simulated_to_real"]
+    rows += [
+        "",
+        "| | |",
+        "|---|---|",
+        f"| error of the band means, root mean square (largest) | {error['root_mean_square']:.4f} "
+        f"({error['largest']:.4f}) reflectance |",
+        f"| standard deviation of a band, simulated to real, median (5th to 95th percentile of bands) | "
+        f"{ratio['median']:.2f} ({ratio['p5']:.2f} to {ratio['p95']:.2f}) |",
+    ]
+    names = {"all_bands": "all bands", "window_bands": "bands outside gas absorption"}
+    for bands, angles in figures["spectral_angle_degrees"].items():
+        simulated, real = angles["real_to_simulated"], angles["real_to_other_real_block"]
+        rows.append(
+            f"| angle of a real pixel to its nearest simulated one, {names[bands]}, median (95th percentile) | "
+            f"{simulated['median']:.2f}° ({simulated['p95']:.2f}°) |"
+        )
+        rows.append(
+            f"| the same to its nearest in another real block, {names[bands]} | "
+            f"{real['median']:.2f}° ({real['p95']:.2f}°) |"
+        )
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"pretraining_on_potsdam": pretraining_on_potsdam, "realism": realism}
 
 
 def filled(text: str, path: Path) -> str:

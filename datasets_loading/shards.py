@@ -234,7 +234,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         if not self.record.shards or len(self.record.shards[-1]["tiles"]) == TILES_PER_SHARD:
             self._start_shard()
         self.record.shards[-1]["tiles"].append([row["name"], row["height"], row["width"]])
-        self._rows.append({**row, "image": np.ascontiguousarray(image, dtype="<i2").data.cast("B")})
+        # A copy as bytes: pyarrow (26) never frees what it was given as a memoryview.
+        self._rows.append({**row, "image": np.asarray(image, dtype="<i2").tobytes()})
         if len(self._rows) == TILES_PER_ROW_GROUP:
             self._write_rows()
 

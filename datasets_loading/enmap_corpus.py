@@ -41,8 +41,10 @@ from datasets_loading.shards import (
     SCHEMA,
     TILES_PER_ROW_GROUP,
     CorpusStatistics,
+    check_shards,
     is_corpus,
     read_records,
+    row_groups,
 )
 from datasets_loading.tiles import WAVELENGTH_TOLERANCE, band_statistics, find_sources, lone_image
 
@@ -132,22 +134,18 @@ class EnMAPCorpus(datasets.GeneratorBasedBuilder):
         # One list entry is the unit that processes share, and that a stream shuffles.
         if is_corpus(folder):
             CorpusStatistics.read(folder)
-            places = [
-                (str(folder / "data" / shard["file"]), row_group)
-                for record in read_records(folder)
-                for shard in record.shards
-                for row_group in range(-(-len(shard["tiles"]) // TILES_PER_ROW_GROUP))
-            ]
-            units: dict[str, Any] = {"row_groups": places}
+            records = read_records(folder)
+            check_shards(folder, records)
+            units: dict[str, Any] = {"places": [(path, number) for path, number, _ in row_groups(folder, records)]}
         else:
             sources = self._sources()
             units = {"sources": sources, "bands": first_bands(sources)}
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=units)]
 
     def _generate_examples(
-        self, row_groups: Sequence[tuple[str, int]] = (), sources: Sequence[Source] = (), bands: Bands | None = None
+        self, places: Sequence[tuple[str, int]] = (), sources: Sequence[Source] = (), bands: Bands | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for path, row_group in row_groups:
+        for path, row_group in places:
             for row in _rows(read_row_group(path, row_group, SCHEMA.names)):
                 yield row["name"], row
         settings = CutSettings(self.config.tile_size, self.config.max_nodata, self.config.max_cloud)
@@ -287,7 +285,14 @@ class _ArrowStorage:
         chunks, starts = self._images
         number = int(np.searchsorted(starts, row, side="right")) - 1
         buffer = chunks[number][row - int(starts[number])].as_buffer()
-        return np.frombuffer(buffer, dtype="<i2").reshape(self.num_bands[row], *self.shapes[row])
+        return _read_only(buffer, self.num_bands[row], *self.shapes[row])
+
+
+def _read_only(buffer: pa.Buffer, *shape: int) -> np.ndarray:
+    """A buffer as an array that refuses to be written to: the pages of a file would end the process instead."""
+    image = np.frombuffer(buffer, dtype="<i2").reshape(shape)
+    image.flags.writeable = False
+    return image
 
 
 class _ShardStorage:
@@ -299,16 +304,15 @@ class _ShardStorage:
         self._names: list[str] = []
         self.places: list[tuple[str, int]] = []
         shapes, groups, offsets = [], [], []
-        for record in read_records(folder):
-            for shard in record.shards:
-                for number, (name, height, width) in enumerate(shard["tiles"]):
-                    row_group, offset = divmod(number, TILES_PER_ROW_GROUP)
-                    if offset == 0:
-                        self.places.append((str(folder / "data" / shard["file"]), row_group))
-                    self._names.append(name)
-                    shapes.append((height, width))
-                    groups.append(len(self.places) - 1)
-                    offsets.append(offset)
+        records = read_records(folder)
+        check_shards(folder, records)
+        for path, row_group, tiles in row_groups(folder, records):
+            for offset, (name, height, width) in enumerate(tiles):
+                self._names.append(name)
+                shapes.append((height, width))
+                groups.append(len(self.places))
+                offsets.append(offset)
+            self.places.append((path, row_group))
         self.shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
         self.groups = np.array(groups, dtype=np.int64)
         self.offsets = np.array(offsets, dtype=np.int64)
@@ -329,7 +333,7 @@ class _ShardStorage:
             self._cache[group] = read_row_group(*self.places[group], ["image"]).column("image").combine_chunks()
         self._cache.move_to_end(group)
         buffer = self._cache[group][int(self.offsets[row])].as_buffer()
-        return np.frombuffer(buffer, dtype="<i2").reshape(self.num_bands, *self.shapes[row])
+        return _read_only(buffer, self.num_bands, *self.shapes[row])
 
 
 def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "train") -> CorpusTiles:

@@ -42,6 +42,7 @@ from datasets_loading.shards import (
     STATISTICS_NAME,
     ShardWriter,
     SourceRecord,
+    check_shards,
     one_line_per_entry,
     read_records,
     write_statistics_and_card,
@@ -527,8 +528,11 @@ def _remove_leftovers(folder: Path) -> dict[str, SourceRecord]:
     """Removes what an interrupted run left, and what has to be tried anew; gives the finished sources by name."""
     records = {}
     for record in read_records(folder):
-        whole = all((folder / "data" / shard["file"]).is_file() for shard in record.shards)
-        if whole and not record.errors:
+        try:
+            check_shards(folder, [record])
+        except ValueError:
+            record.errors.append("lost")
+        if not record.errors:
             records[record.name] = record
         else:
             (folder / "sources" / f"{record.name}.json").unlink()

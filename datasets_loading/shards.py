@@ -18,7 +18,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,7 +150,7 @@ class SourceRecord:
     Attributes:
         name: name of the source, safe as a file name.
         files: files of a group of tiles with their sizes in bytes; empty for a product, which its name identifies.
-        shards: names of its files under `data/`, and of each the names, heights and widths of its tiles.
+        shards: its files under `data/`, with their sizes in bytes, and name, height and width of each of their tiles.
         num_skipped: windows that were left out, being outside the swath or cloudy.
         errors: a line for every file of a group that could not be used.
         wavelengths: band centres in nm (bands,), or None.
@@ -193,6 +193,26 @@ class SourceRecord:
 def read_records(folder: Path) -> list[SourceRecord]:
     """The finished sources of a corpus, in the order of their names; ValueError where a file is damaged."""
     return [SourceRecord.read(path) for path in sorted((folder / "sources").glob("[!.]*.json"))]
+
+
+def row_groups(folder: Path, records: Iterable[SourceRecord]) -> Iterator[tuple[str, int, list[list[Any]]]]:
+    """Every row group: path of its shard, its number there, and name, height and width of its tiles."""
+    for record in records:
+        for shard in record.shards:
+            size = shard["tiles_per_row_group"]
+            for number, start in enumerate(range(0, len(shard["tiles"]), size)):
+                yield str(folder / "data" / shard["file"]), number, shard["tiles"][start : start + size]
+
+
+def check_shards(folder: Path, records: Iterable[SourceRecord]) -> None:
+    """Raises ValueError where a shard is missing or has not the size that it was written with."""
+    for record in records:
+        for shard in record.shards:
+            path = folder / "data" / shard["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                got = "none" if size is None else f"{size}"
+                raise ValueError(f"{path}: expected a whole shard of {shard['bytes']} bytes, got {got}")
 
 
 class ShardWriter(AbstractContextManager["ShardWriter"]):
@@ -257,7 +277,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             use_dictionary=others,
             write_statistics=others,
         )
-        self.record.shards.append({"file": file_name, "tiles": []})
+        self.record.shards.append({"file": file_name, "tiles_per_row_group": TILES_PER_ROW_GROUP, "tiles": []})
 
     def _write_rows(self) -> None:
         if self._rows:
@@ -280,7 +300,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         try:
             if error is None:
                 self._end_shard()
-                for unfinished, path in self._unfinished:
+                for shard, (unfinished, path) in zip(self.record.shards, self._unfinished, strict=True):
+                    shard["bytes"] = unfinished.stat().st_size
                     unfinished.rename(path)
                 if self._statistics is not None:
                     self.record.statistics = self._statistics.to_dict()

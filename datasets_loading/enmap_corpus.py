@@ -168,9 +168,12 @@ def read_row_group(path: str | Path, row_group: int, columns: Sequence[str]) -> 
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    images = table.column("image").combine_chunks()
-    for number, row in enumerate(table.drop_columns("image").to_pylist()):
-        yield {**row, "image": images[number].as_py()}
+    for row, image in zip(table.drop_columns("image").to_pylist(), table.column("image"), strict=True):
+        yield {**row, "image": image.as_py()}
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.BinaryArray:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 class _Storage(Protocol):
@@ -284,13 +287,22 @@ class _ArrowStorage:
             return self.dataset[row]["image"]
         chunks, starts = self._images
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        buffer = chunks[number][row - int(starts[number])].as_buffer()
-        return _read_only(buffer, self.num_bands[row], *self.shapes[row])
+        return _view(chunks[number], row - int(starts[number]), (int(self.num_bands[row]), *self.shapes[row].tolist()))
 
 
-def _read_only(buffer: pa.Buffer, *shape: int) -> np.ndarray:
-    """A buffer as an array that refuses to be written to: the pages of a file would end the process instead."""
-    image = np.frombuffer(buffer, dtype="<i2").reshape(shape)
+def _view(images: pa.BinaryArray, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image of a column without a copy, which Arrow's own access to one value would make; it cannot be written to.
+
+    Raises:
+        ValueError: the value has not as many bytes as the shape says.
+    """
+    _, offsets, values = images.buffers()
+    start, end = np.frombuffer(offsets, np.int32, 2, 4 * (images.offset + number)).tolist()
+    count = shape[0] * shape[1] * shape[2]
+    if end - start != 2 * count:
+        raise ValueError(f"expected an image of {2 * count} bytes as its size {shape} says, got {end - start}")
+    image = np.frombuffer(values, "<i2", count, start).reshape(shape)
+    # Pages of a file that is open for reading: writing to them would end the process.
     image.flags.writeable = False
     return image
 
@@ -330,10 +342,9 @@ class _ShardStorage:
             # Room first: the memory of one row group is what a reader can be sure to have.
             while len(self._cache) >= self.groups_at_once:
                 self._cache.popitem(last=False)
-            self._cache[group] = read_row_group(*self.places[group], ["image"]).column("image").combine_chunks()
+            self._cache[group] = _one_array(read_row_group(*self.places[group], ["image"]).column("image"))
         self._cache.move_to_end(group)
-        buffer = self._cache[group][int(self.offsets[row])].as_buffer()
-        return _read_only(buffer, self.num_bands, *self.shapes[row])
+        return _view(self._cache[group], int(self.offsets[row]), (self.num_bands, *self.shapes[row].tolist()))
 
 
 def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "train") -> CorpusTiles:

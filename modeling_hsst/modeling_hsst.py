@@ -630,10 +630,11 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         attention_mask = self.hsst.spatial_attention_mask(hidden_states, valid_positions(pixel_mask, patch_size))
         predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
 
-        targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size).to(predictions.dtype)
+        targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
         scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
-        scored = scored.to(predictions.dtype).expand_as(targets)
-        loss = ((predictions - targets).abs() * scored).sum() / scored.sum().clamp(min=1.0)
+        # In float32: half precision cannot even count the values of a batch
+        scored = scored.float().expand_as(targets)
+        loss = ((predictions.float() - targets.float()).abs() * scored).sum() / scored.sum().clamp(min=1.0)
 
         return HSSTForMaskedImageModelingOutput(
             loss=loss,
@@ -729,7 +730,7 @@ class HSSTForImageClassification(HSSTPreTrainedModel):
 
         loss = None
         if labels is not None:
-            if self.num_labels > 1 and labels.dtype in (torch.long, torch.int):
+            if self.num_labels > 1 and not labels.is_floating_point():
                 loss = labelled_cross_entropy(logits, labels, self.config.semantic_loss_ignore_index)
             else:
                 loss = self.loss_function(labels, logits, self.config, **kwargs)

@@ -128,14 +128,14 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("expected one of --train_dir and --dataset_name")
     if arguments.push_to_hub and arguments.hub_model_id is None:
         parser.error("--push_to_hub needs --hub_model_id")
-    for name in (
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-        "tile_size",
-    ):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    ones = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps tile_size"
+    ones += " windows_per_tile num_train_epochs max_train_steps validation_steps image_size patch_size mask_patch_size"
+    zeros = "learning_rate weight_decay num_warmup_steps max_grad_norm dropout dataloader_num_workers seed"
+    for minimum, names in ((1, ones), (0, zeros)):
+        for name in names.split():
+            value = getattr(arguments, name)
+            if value is not None and not value >= minimum:
+                parser.error(f"--{name}: expected at least {minimum}, got {value}")
     steps = arguments.checkpointing_steps
     if steps is not None and steps != "epoch" and not (steps.isdigit() and int(steps) > 0):
         parser.error(f"--checkpointing_steps: expected a number of steps or `epoch`, got {steps}")
@@ -197,15 +197,22 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for item in overrides.split(","):
         name, separator, value = item.partition("=")
-        default = getattr(defaults, name, None)
+        name, value = name.strip(), value.strip()
+        default = getattr(defaults, name, None) if name in HSSTConfig.__annotations__ else None
         if not separator or not isinstance(default, (bool, int, float, str)):
             raise ValueError(f"--config_overrides: expected name=value with a setting of HSSTConfig, got {item}")
+        if name.endswith("dropout_prob"):
+            raise ValueError(f"--config_overrides: {name} is set by --dropout")
         if isinstance(default, bool):
             if value.lower() not in ("true", "false"):
                 raise ValueError(f"--config_overrides: expected true or false for {name}, got {value}")
             settings[name] = value.lower() == "true"
         else:
-            settings[name] = type(default)(value)
+            try:
+                settings[name] = type(default)(value)
+            except ValueError:
+                kind = type(default).__name__
+                raise ValueError(f"--config_overrides: expected {name} to be of type {kind}, got {value}") from None
     return settings
 
 
@@ -235,6 +242,30 @@ def choose_bands(config: HSSTConfig, tiles: Tiles, arguments: argparse.Namespace
             f"product (the first is band {empty[0]} in ascending wavelength){advice}"
         )
     return bands
+
+
+def check_same_bands(arguments: argparse.Namespace, training: Tiles, validation: Tiles, bands: list[int]) -> None:
+    """Raises ValueError where the validation tiles have other bands than the training tiles, or bands without data."""
+    source = arguments.validation_dir
+    if training.wavelengths is not None and validation.wavelengths is not None:
+        distances = np.abs(training.wavelengths - validation.wavelengths)
+        if distances.max() > HSSTImageProcessor.wavelength_tolerance:
+            band = int(distances.argmax())
+            raise ValueError(
+                f"{source}: expected the wavelengths of the training tiles, got {validation.wavelengths[band]:.1f} nm "
+                f"where they have {training.wavelengths[band]:.1f} nm"
+            )
+    empty = [band for band in bands if not validation.valid_bands[band]]
+    if empty:
+        raise ValueError(
+            f"{source}: expected data in every band of the model, but {len(empty)} hold none in some tile or product "
+            f"(the first is band {empty[0]} in ascending wavelength)"
+        )
+    if (training.scale, training.nodata) != (validation.scale, validation.nodata):
+        raise ValueError(
+            f"{source}: expected the scale {training.scale} and nodata value {training.nodata} of the training tiles, "
+            f"got {validation.scale} and {validation.nodata}"
+        )
 
 
 def make_processor(config: HSSTConfig, tiles: Tiles, bands: list[int]) -> HSSTImageProcessor:
@@ -456,6 +487,7 @@ def main() -> None:
                 f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
                 f"got {validation_tiles.num_bands}"
             )
+        check_same_bands(arguments, training_tiles, validation_tiles, bands)
         if arguments.model_name_or_path:
             model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
         else:
@@ -521,7 +553,9 @@ def main() -> None:
     model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
 
     steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
-    total_steps = arguments.max_train_steps or steps_per_epoch * arguments.num_train_epochs
+    total_steps = steps_per_epoch * arguments.num_train_epochs
+    if arguments.max_train_steps is not None:
+        total_steps = arguments.max_train_steps
     warmup_steps = arguments.num_warmup_steps
     warmup_steps = round(0.05 * total_steps) if warmup_steps is None else warmup_steps
     # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
@@ -633,7 +667,7 @@ def main() -> None:
         unwrapped = accelerator.unwrap_model(model)
         unwrapped.save_pretrained(arguments.output_dir)
         processor.save_pretrained(arguments.output_dir)
-        figures = sorted((arguments.output_dir / "figures").glob("*.png"))
+        figure = arguments.output_dir / "figures" / f"reconstruction_step_{progress.completed_steps:07d}.png"
         write_json(
             arguments.output_dir / "all_results.json",
             {
@@ -656,9 +690,10 @@ def main() -> None:
                 },
             },
         )
-        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figures[-1]}")
+        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figure}")
         if arguments.push_to_hub:
-            push(unwrapped, processor, arguments.hub_model_id, arguments.hub_token)
+            with one_line_errors("run_mim.py: pushing failed, the model is saved"):
+                push(unwrapped, processor, arguments.hub_model_id, arguments.hub_token)
     accelerator.end_training()
     if accelerator.distributed_type != DistributedType.NO and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -62,3 +62,20 @@ def test_bad_settings(arguments, words):
     with pytest.raises(ValueError) as error:
         HSSTConfig(**arguments)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"patch_size": 0}, "`patch_size` must be 1 or more, got 0"),
+        ({"band_patch_size": 0}, "`band_patch_size` must be 1 or more, got 0"),
+        ({"mask_patch_size": 0}, "`mask_patch_size` must be 1 or more, got 0"),
+        ({"image_size": -8}, "`image_size` must be 1 or more, got -8"),
+        ({"hidden_size": -48}, "must not be negative, got -48"),
+        ({"hidden_act": "nonsense"}, "an activation that transformers knows, got 'nonsense'"),
+    ],
+)
+def test_sizes_must_make_sense(arguments, words):
+    with pytest.raises(ValueError) as error:
+        HSSTConfig(**arguments)
+    assert words in str(error.value)

@@ -397,6 +397,15 @@ def test_fine_tuning_with_trainer(tmp_path):
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_half_precision_counts_all_its_values():
+    """More values are scored in a batch than float16 can count to."""
+    torch.manual_seed(0)
+    model = HSSTForMaskedImageModeling(tiny_config(num_channels=200, wavelengths=None)).eval()
+    pixel_values, mask = windows(bands=200, batch=16), torch.rand(16, 40 * 64) < 0.75
+    expected = model(pixel_values, mask).loss
+    assert model.half()(pixel_values.half(), mask).loss.item() == pytest.approx(expected.item(), rel=1e-2)
+
+
 def test_every_parameter_learns():
     model = HSSTForMaskedImageModeling(tiny_config(num_decoder_layers=1, position_embedding_type="sincos"))
     model(windows()).loss.backward()

@@ -212,6 +212,11 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--image_size", 32], ["at least 32x32 pixels", "16x16"]),
         (None, ["--bands", "config"], ["within 5.0 nm of each of the model's 200 bands", "--bands valid"]),
         (None, ["--config_overrides", "hidden_size"], ["expected name=value", "hidden_size"]),
+        (None, ["--config_overrides", "hidden_size=abc"], ["expected hidden_size to be of type int, got abc"]),
+        (None, ["--config_overrides", "num_labels=5"], ["expected name=value with a setting of HSSTConfig"]),
+        (None, ["--config_overrides", "hidden_dropout_prob=0.5"], ["is set by --dropout"]),
+        (None, ["--max_train_steps", 0], ["--max_train_steps: expected at least 1, got 0"]),
+        (None, ["--max_grad_norm", -1], ["--max_grad_norm: expected at least 0, got -1"]),
         (None, ["--train_val_split", 1.5], ["share between 0 and 1, got 1.5"]),
         (None, ["--per_device_train_batch_size", 400], ["the 400 windows of one step", "--windows_per_tile"]),
         (None, ["--resume_from_checkpoint", "latest"], ["expected a checkpoint (step_N)"]),
@@ -239,6 +244,22 @@ def test_bad_input(tiles, tmp_path, run_script, damage, arguments, words):
     result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, *ARGUMENTS, *arguments)
     assert_one_clear_line(result, *words)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("damage", ["empty band", "other wavelengths"])
+def test_validation_tiles_must_have_the_same_bands(tiles, tmp_path, run_script, damage):
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    image = np.random.default_rng(0).integers(100, 5000, (NUM_BANDS, 16, 16)).astype(np.int16)
+    wavelengths = 450 + 30 * np.arange(NUM_BANDS)
+    if damage == "empty band":
+        image[7] = -32768
+    write_tile(validation / "tile.tif", image, wavelengths + (60 if damage == "other wavelengths" else 0))
+    arguments = ["--train_dir", tiles, "--validation_dir", validation, "--output_dir", tmp_path / "model", *ARGUMENTS]
+    result = run_script("run_mim.py", *arguments)
+    words = {"empty band": "the first is band 7", "other wavelengths": "got 510.0 nm where they have 450.0 nm"}
+    assert_one_clear_line(result, validation, words[damage])
+    assert not (tmp_path / "model").exists()
 
 
 def test_trains_on_shared_potsdam_tiles(tmp_path, run_script):

@@ -17,6 +17,7 @@ from math import ceil
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
@@ -152,6 +153,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._check_sizes()
         # The default band centres belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
             if tuple(self.wavelengths) != ENMAP_WAVELENGTHS:
@@ -181,6 +183,28 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             min(range(len(enmap_blocks)), key=lambda index: abs(enmap_blocks[index] - wavelength))
             for wavelength in block_means(self.wavelengths, self.band_patch_size)
         ]
+
+    def _check_sizes(self) -> None:
+        # hidden_size is left to its own errors: generic code of transformers builds configurations with 0
+        for name in (
+            "head_dim",
+            "intermediate_size",
+            "patch_size",
+            "num_channels",
+            "band_patch_size",
+            "mask_patch_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if min(self.window_size) < 1:
+            raise ValueError(f"`image_size` must be 1 or more, got {self.image_size}.")
+        if self.hidden_size < 0 or self.num_attention_heads < 0 or self.num_decoder_layers < 0:
+            raise ValueError(
+                "`hidden_size`, `num_attention_heads` and `num_decoder_layers` must not be negative, got "
+                f"{self.hidden_size}, {self.num_attention_heads} and {self.num_decoder_layers}."
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be an activation that transformers knows, got {self.hidden_act!r}.")
 
     def _check(self) -> None:
         for name, allowed in (

@@ -169,7 +169,7 @@ def plot_reading(path: Path, result: dict[str, Any]) -> Path:
     axes.set_yticks(np.arange(len(WAYS)) + 0.2, WAYS)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.margins(x=0.4)
     axes.set_xlabel("MB/s of int16 pixels (page cache warm)")
     bands, height, width = result["tile_shape"]
     axes.set_title(f"Reading {result['num_tiles']} tiles of {bands} bands and {height} x {width} pixels", fontsize=10)

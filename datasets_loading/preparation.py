@@ -42,7 +42,7 @@ from datasets_loading.shards import (
     STATISTICS_NAME,
     ShardWriter,
     SourceRecord,
-    check_shards,
+    are_whole,
     one_line_per_entry,
     read_records,
     write_statistics_and_card,
@@ -460,7 +460,15 @@ def plan_sources(
         inner = folder.relative_to(data_dir).parts if folder != data_dir else (folder.name,)
         for number, start in enumerate(range(0, len(files), TILE_FILES_PER_SOURCE)):
             name = _safe_name("-".join(("tiles", *inner, f"{number:05d}")))
-            sources[name] = Source(name, tuple(files[start : start + TILE_FILES_PER_SOURCE]), False, data_dir)
+            group = tuple(files[start : start + TILE_FILES_PER_SOURCE])
+            if name in sources:
+                # As of the folders "a/b" and "a-b".
+                error = (
+                    f"{folder}: expected folders that differ in letters or digits, got {sources[name].paths[0].parent}"
+                )
+                outcomes.append(Outcome(name, 0, 0, (error,)))
+            else:
+                sources[name] = Source(name, group, False, data_dir)
     return list(sources.values()), outcomes
 
 
@@ -528,11 +536,7 @@ def _remove_leftovers(folder: Path) -> dict[str, SourceRecord]:
     """Removes what an interrupted run left, and what has to be tried anew; gives the finished sources by name."""
     records = {}
     for record in read_records(folder):
-        try:
-            check_shards(folder, [record])
-        except ValueError:
-            record.errors.append("lost")
-        if not record.errors:
+        if not record.errors and are_whole(folder, record):
             records[record.name] = record
         else:
             (folder / "sources" / f"{record.name}.json").unlink()

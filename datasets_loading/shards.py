@@ -215,6 +215,15 @@ def check_shards(folder: Path, records: Iterable[SourceRecord]) -> None:
                 raise ValueError(f"{path}: expected a whole shard of {shard['bytes']} bytes, got {got}")
 
 
+def are_whole(folder: Path, record: SourceRecord) -> bool:
+    """Whether all shards of a source are there, with the sizes that they were written with."""
+    try:
+        check_shards(folder, [record])
+    except ValueError:
+        return False
+    return True
+
+
 class ShardWriter(AbstractContextManager["ShardWriter"]):
     """Writes the tiles of one source into shards.
 

@@ -198,6 +198,13 @@ def test_geotiff_tiles(tmp_path):
     assert lower["product"] is None and lower["cloud_share"] is None and lower["acquisition_time"] is None
 
 
+def test_folders_of_tiles_that_would_share_a_name(tmp_path):
+    for folder in ("a/b", "a-b"):
+        write_tile(tmp_path / "tiles" / folder / "tile.tif", small_cube()[:, :20, 40:60])
+    report = prepare(tmp_path / "tiles", tmp_path / "corpus")
+    assert report.num_tiles == 1 and "expected folders that differ" in report.errors[0]
+
+
 def test_places_may_be_unknown(tmp_path):
     write_tile(tmp_path / "tiles" / "tile.tif", small_cube()[:, :20, 40:60], crs=None)
     prepare(tmp_path / "tiles", tmp_path / "corpus")

@@ -510,8 +510,12 @@ def find_sources(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     A raster of labels beside its image (`<image>_labels.tif`) is no tile.
 
     Raises:
-        ProductError: there is nothing of the kind.
+        ProductError: there is nothing of the kind, or `folder` is a single tile.
     """
+    if folder.is_file() and folder.suffix.lower() in (".tif", ".tiff") and product_part(folder.name) is None:
+        raise ProductError(
+            f"{folder}: expected a folder of EnMAP products or GeoTIFF tiles, got one file; name its folder"
+        )
     if folder.is_file():
         return [folder], [], []
     if not folder.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import serialization
 
 from .configuration_hsst import HSSTConfig
@@ -48,15 +49,36 @@ def read_published_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor]
     except OSError as error:
         raise ValueError(f"{path}: {expected}, got {error.strerror or error}.") from error
     except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: {expected}, but it could not be read safely: {reason}") from error
+        raise ValueError(f"{path}: {expected}, but it could not be read safely: {reason_of(error)}") from error
     if not isinstance(checkpoint, dict) or not {"model_state_dict", "config"} <= checkpoint.keys():
         found = sorted(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(f"{path}: {expected}, got {found}.")
     weights, settings = checkpoint["model_state_dict"], checkpoint["config"]
-    if not isinstance(weights, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
         raise ValueError(f"{path}: {expected}, but `model_state_dict` does not hold tensors by name.")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: {expected}, but `config` holds {type(settings).__name__} in place of settings.")
     return dict(weights), {**dict(settings), **vars(settings)} if isinstance(settings, InertRecord) else dict(settings)
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of `torch.load` says of the file, without its advice to load the file unsafely."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if re.search("unsupported|UnpicklingError|blocked|GLOBAL", line, re.IGNORECASE)]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def check_settings(settings: dict[str, Any], is_pretraining: bool) -> None:
+    """Raises ValueError where a published setting that is needed is not of its kind, KeyError where it is missing."""
+    needed = ["band_patch_size", "patch_size", "image_size", "transformer_n_heads"]
+    needed += ["n_bands"] if "n_bands" in settings else []
+    needed += ["mim_mask_patch_size"] if is_pretraining and "mim_masking_ratio" in settings else []
+    for name in needed:
+        value = settings[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"expected the setting `{name}` to be a number of 1 or more, got {value!r}")
 
 
 def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> HSSTPreTrainedModel:
@@ -70,23 +92,27 @@ def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, A
             `image_size` are needed; the rest is found in the weights.
 
     Raises:
-        ValueError: a setting is missing, or the weights are of an unknown variant.
+        ValueError: a setting is missing or senseless, or the weights are of an unknown variant.
     """
     is_pretraining = "mask_token" in weights
     encoder_prefix = "encoder." if is_pretraining else ""
     try:
+        check_settings(settings, is_pretraining)
         config = config_from_published(weights, settings, encoder_prefix)
+        state_dict = rename_published_weights(weights, config, encoder_prefix)
     except KeyError as error:
         raise ValueError(
             f"The published checkpoint lacks {error}, which its variant cannot be told without."
         ) from error
+    except (IndexError, RuntimeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The published checkpoint is of an unknown variant: {reason}") from error
     if is_pretraining:
         model: HSSTPreTrainedModel = HSSTForMaskedImageModeling(config)
     elif config.head_type == "center":
         model = HSSTForImageClassification(config)
     else:
         model = HSSTForSemanticSegmentation(config)
-    state_dict = rename_published_weights(weights, config, encoder_prefix)
     dtype = next(iter(state_dict.values())).dtype
     try:
         torch.nn.Module.to(model, dtype=dtype).load_state_dict(state_dict)
@@ -120,6 +146,14 @@ def config_from_published(
         num_blocks = (
             encoder["channel_embed"].shape[1] if has_sincos else encoder["pos_embedding"].shape[1] // positions
         )
+    # Before a model of these sizes is built: they may be anything, and memory is not
+    table = encoder["pos_embed"] if has_sincos else encoder["pos_embedding"]
+    tokens = positions if has_sincos else positions * num_blocks + 1
+    if table.shape[1] != tokens:
+        raise ValueError(
+            f"The published weights do not fit their settings: expected {tokens} position embeddings for windows of "
+            f"{settings['image_size']} pixels in patches of {patch_size}, got {table.shape[1]}"
+        )
     num_channels = settings.get("n_bands", num_blocks * band_patch_size)
     if -(-num_channels // band_patch_size) != num_blocks:
         num_channels = num_blocks * band_patch_size
@@ -145,7 +179,8 @@ def config_from_published(
     }
     if num_channels != 200 or settings.get("dataset", "enmap") != "enmap":
         arguments["wavelengths"] = None  # only the 200 EnMAP bands are the configuration's default
-    if "mim_masking_ratio" in settings:
+    # Fine-tuning files carry these settings too, of whatever run came before
+    if "mask_token" in weights and "mim_masking_ratio" in settings:
         arguments["mask_ratio"] = settings["mim_masking_ratio"]
         arguments["mask_patch_size"] = settings["mim_mask_patch_size"]
         square_masks = settings["mim_mask_patch_size"] > 1

@@ -33,7 +33,10 @@ def main() -> None:
         if arguments.output.exists() and not arguments.output.is_dir():
             raise ValueError(f"--output: expected a folder, but {arguments.output} is a file")
         weights, settings = read_published_checkpoint(arguments.checkpoint)
-        model = model_from_published(weights, settings)
+        try:
+            model = model_from_published(weights, settings)
+        except ValueError as error:
+            raise ValueError(f"{arguments.checkpoint}: {error}") from error
         processor = HSSTImageProcessor.from_pretrained(arguments.processor) if arguments.processor else None
         if processor is not None and processor.num_bands not in (None, model.config.num_channels):
             raise ValueError(

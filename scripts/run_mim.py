@@ -30,9 +30,17 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 from command_line import one_line_errors
 from huggingface_hub import HfApi
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedImageModeling,
+    PreTrainedConfig,
+    SchedulerType,
+    get_scheduler,
+)
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
 
 from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
 from datasets_loading.figures import plot_reconstruction
@@ -55,7 +63,7 @@ ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
     "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_ratio "
     "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
-    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed"
+    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed recompute_statistics"
 ).split()
 
 
@@ -84,7 +92,14 @@ def parse_arguments() -> argparse.Namespace:
         help="the bands of the configuration, found by wavelength (default), or all that hold data",
     )
     model = parser.add_argument_group("model")
-    model.add_argument("--model_name_or_path", help="checkpoint to go on from")
+    model.add_argument(
+        "--model_name_or_path", help="checkpoint to go on from; the band statistics of its processor are kept"
+    )
+    model.add_argument(
+        "--recompute_statistics",
+        action="store_true",
+        help="standardise with the statistics of the training tiles, not with those of the checkpoint",
+    )
     model.add_argument(
         "--config_name_or_path", help="configuration to train from scratch (default: the published one)"
     )
@@ -113,6 +128,11 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--seed", type=int, default=0)
     output = parser.add_argument_group("output")
     output.add_argument("--output_dir", type=Path, required=True)
+    output.add_argument(
+        "--overwrite_output_dir",
+        action="store_true",
+        help="start anew in a folder with another run: its checkpoints and figures are removed, its model is replaced",
+    )
     output.add_argument("--checkpointing_steps", help="save the whole state every N steps, or every `epoch`")
     output.add_argument("--resume_from_checkpoint", help="a folder saved so, or `latest`")
     output.add_argument(
@@ -128,6 +148,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("expected one of --train_dir and --dataset_name")
     if arguments.push_to_hub and arguments.hub_model_id is None:
         parser.error("--push_to_hub needs --hub_model_id")
+    if arguments.recompute_statistics and arguments.model_name_or_path is None:
+        parser.error("--recompute_statistics needs --model_name_or_path; without it they are computed anyway")
+    if arguments.overwrite_output_dir and arguments.resume_from_checkpoint is not None:
+        parser.error("--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: expected one of them")
     ones = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps tile_size"
     ones += " windows_per_tile num_train_epochs max_train_steps validation_steps image_size patch_size mask_patch_size"
     zeros = "learning_rate weight_decay num_warmup_steps max_grad_norm dropout dataloader_num_workers seed"
@@ -172,11 +196,18 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Ti
 def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
     """The configuration that the arguments and the data ask for."""
     source = arguments.model_name_or_path or arguments.config_name_or_path
-    settings = AutoConfig.from_pretrained(source).to_dict() if source else HSSTConfig().to_dict()
+    if source:
+        flag = "--model_name_or_path" if arguments.model_name_or_path else "--config_name_or_path"
+        settings = read_config(source, flag).to_dict()
+    else:
+        settings = HSSTConfig().to_dict()
     if source and settings["model_type"] != "hsst":
         raise ValueError(f"{source}: expected a model of type hsst, got {settings['model_type']}")
     if arguments.config_overrides:
-        settings |= parse_overrides(arguments.config_overrides)
+        overrides = parse_overrides(arguments.config_overrides)
+        if "num_channels" in overrides and arguments.bands == "valid":
+            raise ValueError("--config_overrides: num_channels follows from the tiles with --bands valid")
+        settings |= overrides
     for name in ("image_size", "patch_size", "mask_type", "mask_ratio", "mask_patch_size"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
@@ -189,6 +220,26 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
         settings["spectral_positions"] = None  # they follow from the bands
     own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return HSSTConfig(**{name: settings[name] for name in own_settings})
+
+
+def read_config(source: str, flag: str) -> PreTrainedConfig:
+    """The configuration in a folder or a repository of the Hub; ValueError where it is in neither."""
+    folder = Path(source)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{flag}: expected the folder of a model, but {source} is a file")
+    if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
+        raise ValueError(f"{flag}: expected a model in {source}, found no {CONFIG_NAME}")
+    missing = f"{flag}: expected a folder or the name of a repository of the Hub, but there is no folder {source}"
+    if not folder.is_dir() and (folder.is_absolute() or source.startswith((".", "~")) or len(folder.parts) > 2):
+        raise ValueError(f"{missing}, and repositories have names like owner/model")
+    try:
+        return AutoConfig.from_pretrained(source)
+    except StrictDataclassError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise ValueError(f"{missing}, and the Hub gave none: {error}") from error
 
 
 def parse_overrides(overrides: str) -> dict[str, Any]:
@@ -268,20 +319,68 @@ def check_same_bands(arguments: argparse.Namespace, training: Tiles, validation:
         )
 
 
-def make_processor(config: HSSTConfig, tiles: Tiles, bands: list[int]) -> HSSTImageProcessor:
-    """The processor of these tiles, with the statistics of the training pixels."""
-    low, high = HSSTImageProcessor.clip_range
-    mean, std = (values[bands] for values in tiles.band_statistics(low, high))
+def make_processor(
+    config: HSSTConfig, tiles: Tiles, bands: list[int], checkpoint: HSSTImageProcessor | None = None
+) -> HSSTImageProcessor:
+    """The processor of these tiles, with the statistics of a checkpoint's, or else of the training pixels."""
+    if checkpoint is not None:
+        statistics = statistics_of_checkpoint(checkpoint, config)
+    else:
+        low, high = HSSTImageProcessor.clip_range
+        mean, std = (values[bands] for values in tiles.band_statistics(low, high))
+        statistics = {"image_mean": mean.tolist(), "image_std": np.maximum(std, 1e-4).tolist()}
     picks_bands = bands != list(range(tiles.num_bands))
     return HSSTImageProcessor(
-        image_mean=mean.tolist(),
-        image_std=np.maximum(std, 1e-4).tolist(),
+        **statistics,
         wavelengths=config.wavelengths,
         band_indices=bands if picks_bands else None,
         num_source_bands=tiles.num_bands if picks_bands else None,
         scale=tiles.scale,
         nodata=tiles.nodata,
     )
+
+
+def processor_of_checkpoint(name: str) -> HSSTImageProcessor | None:
+    """The processor beside a checkpoint's weights; None where it has none, or one without statistics."""
+    if cached_file(name, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is None:
+        return None
+    processor = HSSTImageProcessor.from_pretrained(name)
+    return None if processor.image_mean is None or processor.image_std is None else processor
+
+
+def statistics_of_checkpoint(processor: HSSTImageProcessor, config: HSSTConfig) -> dict[str, list[float]]:
+    """Mean, standard deviation and clip range of a checkpoint's processor for each band of the configuration."""
+    advice = "; --recompute_statistics takes those of the training tiles"
+    if processor.wavelengths is not None and config.wavelengths is not None:
+        try:
+            places = HSSTImageProcessor(wavelengths=config.wavelengths).match_wavelengths(processor.wavelengths)
+        except ValueError as error:
+            raise ValueError(f"--model_name_or_path: statistics of the checkpoint: {error}{advice}") from error
+    elif processor.num_bands == config.num_channels:
+        places = list(range(config.num_channels))
+    else:
+        raise ValueError(
+            f"--model_name_or_path: expected statistics of {config.num_channels} bands beside the checkpoint, got "
+            f"{processor.num_bands}{advice}"
+        )
+    assert processor.image_mean is not None and processor.image_std is not None  # processor_of_checkpoint looks
+    return {
+        "image_mean": [processor.image_mean[place] for place in places],
+        "image_std": [processor.image_std[place] for place in places],
+        "clip_range": list(processor.clip_range),
+    }
+
+
+def check_tile_sizes(source: Path | str, tiles: Tiles, window_size: tuple[int, int]) -> None:
+    """Raises ValueError where a tile is smaller than a window."""
+    too_small = np.flatnonzero((tiles.shapes < np.array(window_size)).any(axis=1))
+    if too_small.size:
+        first = int(too_small[0])
+        height, width = tiles.shapes[first]
+        raise ValueError(
+            f"{source}: expected tiles of at least {window_size[0]}x{window_size[1]} pixels, the size of a window, "
+            f"got {height}x{width} in {tiles.names[first]}"
+        )
 
 
 def step_seed(seed: int, step: int, process: int) -> int:
@@ -305,7 +404,7 @@ def validate(
     # Without its wrapper, for processes may have different numbers of batches here and must not wait for each other
     model = accelerator.unwrap_model(model)
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(4, dtype=torch.float64)
     for batch in loader:
         pixel_values, pixel_mask = processor.standardize(batch["pixels"].to(accelerator.device))
         # A mask for each window from its own number, so that it does not depend on batches or processes
@@ -314,9 +413,12 @@ def validate(
         )
         with accelerator.autocast():
             outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
-        batch_sums = absolute_error_sums(pixel_values, outputs.reconstruction.float(), mask, pixel_mask, config)
-        sums += batch_sums
-    sums = accelerator.reduce(sums, reduction="sum")
+        # On the CPU, for not every device knows float64 (Apple's does not)
+        sums += absolute_error_sums(
+            pixel_values.cpu(), outputs.reconstruction.float().cpu(), mask.cpu(), pixel_mask.cpu(), config
+        )
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
     model.train()
     loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
     return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
@@ -389,12 +491,14 @@ class Progress:
 
     def __init__(self) -> None:
         self.completed_steps = 0
+        self.start_results: dict[str, float] = {}
 
-    def state_dict(self) -> dict[str, int]:
-        return {"completed_steps": self.completed_steps}
+    def state_dict(self) -> dict[str, Any]:
+        return {"completed_steps": self.completed_steps, "start_results": self.start_results}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.completed_steps = state["completed_steps"]
+        self.start_results = state.get("start_results", {})
 
 
 def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
@@ -438,7 +542,8 @@ def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) 
         if not (checkpoint / "run.json").is_file():
             raise ValueError(f"{checkpoint}: expected a checkpoint of run_mim.py with its run.json, found none")
     saved = json.loads((checkpoint / "run.json").read_text())
-    changed = sorted(name for name in description if description[name] != saved.get(name))
+    # What a checkpoint of an earlier version does not say cannot be compared
+    changed = sorted(name for name in description if description[name] != saved.get(name, description[name]))
     if changed:
         differences = ", ".join(f"{name} was {saved.get(name)} and is {description[name]}" for name in changed)
         raise ValueError(
@@ -447,77 +552,146 @@ def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) 
     return checkpoint
 
 
+def check_output_dir(arguments: argparse.Namespace, checkpoint: Path | None) -> None:
+    """Raises ValueError where a new run would be mixed with another one's checkpoints or model."""
+    folder: Path = arguments.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir: expected a folder, but {folder} is a file")
+    goes_on_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if arguments.overwrite_output_dir or goes_on_here:
+        return
+    left = [path.name for path in (*sorted(folder.glob("step_*")), folder / "model.safetensors") if path.exists()]
+    if left:
+        raise ValueError(
+            f"{folder}: expected no other run in the output folder, found {left[0]}; give another --output_dir, go on "
+            "with --resume_from_checkpoint latest, or start anew with --overwrite_output_dir"
+        )
+
+
+def remove_earlier_run(folder: Path) -> None:
+    """
+    Removes checkpoints, figures and log of an earlier run, which would be taken for this one's. Its model and results
+    stay until those of this run replace them.
+    """
+    for checkpoint in (*folder.glob("step_*"), *folder.glob(".step_*.partial")):
+        shutil.rmtree(checkpoint)
+    for figure in (folder / "figures").glob("reconstruction_step_*.png"):
+        figure.unlink()
+    (folder / "log_history.jsonl").unlink(missing_ok=True)
+
+
+def cut_history(path: Path, last_step: int) -> None:
+    """Removes what was logged after a step, and a line that was not finished."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
+
+
+def save_model(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, folder: Path) -> None:
+    """Saves under a temporary name first; the weights come last, so that a folder with weights is complete."""
+    with TemporaryDirectory(prefix=".model-", dir=folder) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        for file in sorted(Path(partial).iterdir(), key=lambda file: file.suffix == ".safetensors"):
+            file.replace(folder / file.name)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.rename(path)
 
 
+def create_repository(name: str, token: str | None) -> None:
+    """Makes the repository to push to, before hours of training: a wrong name or token is found now."""
+    try:
+        HfApi(token=token).create_repo(name, exist_ok=True)
+    except Exception as error:  # huggingface_hub lets through what its HTTP library raises, which is not one for ever
+        raise ValueError(f"--push_to_hub: the repository {name} cannot be written: {error}") from error
+
+
 def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name: str, token: str | None) -> None:
     """Uploads a model as a repository that also loads where this package is not installed."""
-    hub = HfApi(token=token)
-    hub.create_repo(name, exist_ok=True)
     with TemporaryDirectory() as folder:
         export_for_hub(model, processor, folder)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Model and processor of run_mim.py")
+        HfApi(token=token).upload_folder(
+            repo_id=name, folder_path=folder, commit_message="Model and processor of run_mim.py"
+        )
 
 
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("run_mim.py"):
-        if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
-            raise ValueError(f"--output_dir: expected a folder, but {arguments.output_dir} is a file")
-        accelerator = Accelerator(
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            mixed_precision=arguments.mixed_precision,
-            log_with=arguments.report_to if arguments.with_tracking else None,
-            project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
-        )
-        accelerate.utils.set_seed(arguments.seed)
-        is_main = accelerator.is_main_process
-        description = run_description(arguments, accelerator)
-        checkpoint = find_checkpoint(arguments, description)
+        pretrain(arguments)
 
-        with accelerator.main_process_first():
-            training_tiles, validation_tiles = load_tiles(arguments, progress=is_main)
-        config = make_config(arguments, training_tiles)
-        bands = choose_bands(config, training_tiles, arguments)
-        if validation_tiles.num_bands != training_tiles.num_bands:
-            raise ValueError(
-                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
-                f"got {validation_tiles.num_bands}"
-            )
-        check_same_bands(arguments, training_tiles, validation_tiles, bands)
-        if arguments.model_name_or_path:
-            model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
-        else:
-            model = HSSTForMaskedImageModeling(config)
-        masks_for(config, 1, 0)  # raises where the mask does not fit the window
-        processor = make_processor(config, training_tiles, bands)
-        training_windows = RandomWindows(
-            training_tiles,
-            config.window_size,
-            bands=bands,
-            windows_per_tile=arguments.windows_per_tile,
-            seed=arguments.seed,
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """The whole run."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to if arguments.with_tracking else None,
+        project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
+    )
+    accelerate.utils.set_seed(arguments.seed)
+    is_main = accelerator.is_main_process
+    description = run_description(arguments, accelerator)
+    checkpoint = find_checkpoint(arguments, description)
+    check_output_dir(arguments, checkpoint)
+
+    with accelerator.main_process_first():
+        training_tiles, validation_tiles = load_tiles(arguments, progress=is_main)
+    config = make_config(arguments, training_tiles)
+    bands = choose_bands(config, training_tiles, arguments)
+    if validation_tiles.num_bands != training_tiles.num_bands:
+        raise ValueError(
+            f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
+            f"got {validation_tiles.num_bands}"
         )
-        validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
-        windows_per_step = (
-            arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
-        )
-        if len(training_windows) < windows_per_step:
-            raise ValueError(
-                f"expected at least the {windows_per_step} windows of one step in an epoch, got "
-                f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
-                "each); raise --windows_per_tile or lower --per_device_train_batch_size"
-            )
+    check_same_bands(arguments, training_tiles, validation_tiles, bands)
+    if arguments.model_name_or_path:
         try:
-            if arguments.with_tracking:
-                tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
-                accelerator.init_trackers("hsst_mim", tracked)
-        except ImportError as error:
-            raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+            model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{arguments.model_name_or_path}: the weights do not fit the settings: {error}"
+            ) from error
+    else:
+        model = HSSTForMaskedImageModeling(config)
+    masks_for(config, 1, 0)  # raises where the mask does not fit the window
+    processor_before = None
+    if arguments.model_name_or_path and not arguments.recompute_statistics:
+        processor_before = processor_of_checkpoint(arguments.model_name_or_path)
+        if processor_before is None:
+            accelerator.print(f"{arguments.model_name_or_path}: no band statistics; taken from the training tiles")
+    processor = make_processor(config, training_tiles, bands, processor_before)
+    source = arguments.train_dir or arguments.dataset_name
+    check_tile_sizes(source, training_tiles, config.window_size)
+    check_tile_sizes(arguments.validation_dir or source, validation_tiles, config.window_size)
+    training_windows = RandomWindows(
+        training_tiles,
+        config.window_size,
+        bands=bands,
+        windows_per_tile=arguments.windows_per_tile,
+        seed=arguments.seed,
+    )
+    validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
+    windows_per_step = (
+        arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
+    )
+    if len(training_windows) < windows_per_step:
+        raise ValueError(
+            f"{source}: expected at least the {windows_per_step} windows of one step in an epoch, got "
+            f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
+            "each); raise --windows_per_tile or lower --per_device_train_batch_size"
+        )
 
     candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
     shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
@@ -553,6 +727,11 @@ def main() -> None:
     model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
 
     steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
+    left_out = len(training_windows) - steps_per_epoch * windows_per_step
+    if left_out:
+        accelerator.print(
+            f"{left_out} of {len(training_windows)} windows, too few for a step, are left out each epoch"
+        )
     total_steps = steps_per_epoch * arguments.num_train_epochs
     if arguments.max_train_steps is not None:
         total_steps = arguments.max_train_steps
@@ -566,9 +745,21 @@ def main() -> None:
         accelerator.load_state(str(checkpoint))
         accelerator.print(f"Resumed from {checkpoint} after step {progress.completed_steps}")
 
+    if arguments.push_to_hub and is_main:
+        create_repository(arguments.hub_model_id, arguments.hub_token)
+    try:
+        if arguments.with_tracking:
+            tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
+            accelerator.init_trackers("hsst_mim", tracked)
+    except ImportError as error:
+        raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
     history_file = arguments.output_dir / "log_history.jsonl"
-    if is_main and checkpoint is None:
-        history_file.unlink(missing_ok=True)
+    if is_main:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            remove_earlier_run(arguments.output_dir)
+        cut_history(history_file, progress.completed_steps)
+    accelerator.wait_for_everyone()
 
     def log(values: dict[str, Any]) -> None:
         accelerator.log({k: v for k, v in values.items() if k != "step"}, step=values["step"])
@@ -596,7 +787,8 @@ def main() -> None:
     model.train()
     bar = tqdm(total=total_steps, initial=progress.completed_steps, desc="training", disable=not is_main, unit="step")
     start_step, started = progress.completed_steps, time.perf_counter()
-    first_results = validate_and_show() if checkpoint is None else None
+    if checkpoint is None:
+        progress.start_results = validate_and_show()
     results: dict[str, float] | None = None
     running: list[torch.Tensor] = []
     while progress.completed_steps < total_steps:
@@ -665,14 +857,13 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if is_main:
         unwrapped = accelerator.unwrap_model(model)
-        unwrapped.save_pretrained(arguments.output_dir)
-        processor.save_pretrained(arguments.output_dir)
+        save_model(unwrapped, processor, arguments.output_dir)
         figure = arguments.output_dir / "figures" / f"reconstruction_step_{progress.completed_steps:07d}.png"
         write_json(
             arguments.output_dir / "all_results.json",
             {
                 **results,
-                **({f"start_{name}": value for name, value in first_results.items()} if first_results else {}),
+                **{f"start_{name}": value for name, value in progress.start_results.items()},
                 "steps": total_steps,
                 "windows_seen": total_steps * windows_per_step,
                 "training_tiles": len(training_tiles),
@@ -692,8 +883,13 @@ def main() -> None:
         )
         print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figure}")
         if arguments.push_to_hub:
-            with one_line_errors("run_mim.py: pushing failed, the model is saved"):
+            try:
                 push(unwrapped, processor, arguments.hub_model_id, arguments.hub_token)
+            except Exception as error:  # as in create_repository
+                raise ValueError(
+                    f"the model is saved in {arguments.output_dir}, but pushing it to {arguments.hub_model_id} "
+                    f"failed: {error}"
+                ) from error
     accelerator.end_training()
     if accelerator.distributed_type != DistributedType.NO and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -101,7 +101,10 @@ def test_nothing_in_a_file_runs(tmp_path, function, zipped, convert):
 
     result = convert(path, tmp_path / "model")
     assert not trace.exists()
-    assert_one_clear_line(result, "published")
+    assert_one_clear_line(
+        result, path, "published", *(["blocked", "GLOBAL"] if function is os.system and zipped else [])
+    )
+    assert "weights_only" not in result.stderr  # no advice to load it all the same
     assert not (tmp_path / "model").exists()
 
 
@@ -131,3 +134,53 @@ def test_other_files_give_one_clear_line(tmp_path, content, convert):
 def test_missing_file(tmp_path, convert):
     result = convert(tmp_path / "none.pth", tmp_path / "model")
     assert_one_clear_line(result, "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, ["`config` holds NoneType"]),
+        ({"patch_size": 0}, ["`patch_size`", "1 or more, got 0"]),
+        ({"image_size": "8"}, ["`image_size`", "got '8'"]),
+        ({"transformer_n_heads": 2.5}, ["`transformer_n_heads`", "got 2.5"]),
+        ({"n_bands": None}, ["`n_bands`", "got None"]),
+        ({"transformer_n_heads": 10**6}, ["head_dim"]),
+        ({"image_size": 10**9}, ["position embeddings", "got 257"]),
+        ({"band_patch_size": 7}, ["do not fit their settings"]),
+        ({"mim_masking_ratio": "most"}, ["mask_ratio"]),
+        ({"mim_mask_patch_size": None}, ["mim_mask_patch_size"]),
+    ],
+)
+def test_odd_settings_give_one_clear_line(tmp_path, change, words, convert):
+    weights, settings = read_published_checkpoint(PARITY / "pretrain_checkpoint_as_published.pth")
+    path = tmp_path / "odd.pth"
+    torch.save({"model_state_dict": weights, "config": None if change is None else settings | change}, path)
+    assert_one_clear_line(convert(path, tmp_path / "model"), path, *words)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("damage", ["no weights", "unknown weight", "a lost block", "a flat table", "a lost norm"])
+def test_odd_weights_give_one_clear_line(tmp_path, damage, convert):
+    weights, settings = read_published_checkpoint(PARITY / "pretrain_checkpoint_as_published.pth")
+    if damage == "no weights":
+        weights = {}
+    elif damage == "unknown weight":
+        weights["encoder.spatial_spectral_transformer.1.layers.0.9.weight"] = torch.zeros(2)
+    elif damage == "a lost block":
+        del weights["encoder.to_patch_embedding.blockwise_embed.1.weight"]
+    elif damage == "a flat table":
+        weights["encoder.pos_embedding"] = torch.zeros(3)
+    else:
+        del weights["encoder.spatial_spectral_transformer.1.layers.0.0.norm.weight"]
+    torch.save({"model_state_dict": weights, "config": settings}, tmp_path / "odd.pth")
+    assert_one_clear_line(convert(tmp_path / "odd.pth", tmp_path / "model"), tmp_path / "odd.pth", "checkpoint")
+
+
+def test_masks_are_read_from_pretraining_files_only(tmp_path, convert):
+    weights, settings = read_published_checkpoint(PARITY / "finetune_checkpoint_as_published.pth")
+    settings |= {"mim_masking_ratio": 0.9, "mim_mask_patch_size": 99}
+    torch.save({"model_state_dict": weights, "config": settings}, tmp_path / "finetuned.pth")
+    result = convert(tmp_path / "finetuned.pth", tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    config = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model").config
+    assert (config.mask_ratio, config.mask_patch_size) == (0.7, 4)

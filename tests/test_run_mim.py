@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from rasterio.transform import from_origin
 from transformers import AutoModel, AutoModelForMaskedImageModeling
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
-from modeling_hsst import HSSTImageProcessor
+from modeling_hsst import HSSTConfig, HSSTImageProcessor
 
 NUM_BANDS = 20
 MODEL = (
@@ -128,11 +130,21 @@ def test_a_resumed_run_is_the_same_run(tiles, tmp_path, run_script):
     interrupted_after(14, [str(part) for part in command], resumed)
     for later in (21, 28):
         shutil.rmtree(resumed / f"step_{later}", ignore_errors=True)
+    with (resumed / "log_history.jsonl").open("a") as file:
+        file.write('{"step": 14, "note": "kept"}\n{"step": 15, "note": "of the interrupted run"}\n{"step": 1')
     result = run_script("run_mim.py", "--output_dir", resumed, "--resume_from_checkpoint", "latest", *arguments)
     assert result.returncode == 0, result.stderr
     assert "Resumed from" in result.stdout and "step 14" in result.stdout
     assert parameter_hash(resumed) == parameter_hash(whole)
     assert not list(resumed.glob(".*partial"))
+    # what was logged after the checkpoint is logged once, and the losses before training are not forgotten
+    losses = [[(e["step"], e["loss"]) for e in history(folder) if "loss" in e] for folder in (resumed, whole)]
+    assert [step for step, _ in losses[0]] == [10, 20, 30]
+    # the mean at step 20 is over the steps since the checkpoint
+    assert losses[0][::2] == losses[1][::2]
+    assert [entry["step"] for entry in history(resumed) if "note" in entry] == [14]
+    starts = [json.loads((folder / "all_results.json").read_text())["start_eval_loss"] for folder in (resumed, whole)]
+    assert starts[0] == starts[1]
 
     # another run's checkpoint is refused
     arguments[arguments.index("unit")] = "tube"
@@ -209,7 +221,7 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--mask_ratio", 1], ["`mask_ratio` must lie between 0 and 1", "got 1.0"]),
         (None, ["--image_size", 9, "--patch_size", 2], ["divisible by `patch_size`", "9x9"]),
         (None, ["--image_size", 6], ["grid of positions divisible by `mask_patch_size`", "6x6"]),
-        (None, ["--image_size", 32], ["at least 32x32 pixels", "16x16"]),
+        (None, ["--image_size", 32], ["tiles: expected", "at least 32x32 pixels", "16x16 in tile_"]),
         (None, ["--bands", "config"], ["within 5.0 nm of each of the model's 200 bands", "--bands valid"]),
         (None, ["--config_overrides", "hidden_size"], ["expected name=value", "hidden_size"]),
         (None, ["--config_overrides", "hidden_size=abc"], ["expected hidden_size to be of type int, got abc"]),
@@ -217,6 +229,12 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--config_overrides", "hidden_dropout_prob=0.5"], ["is set by --dropout"]),
         (None, ["--max_train_steps", 0], ["--max_train_steps: expected at least 1, got 0"]),
         (None, ["--max_grad_norm", -1], ["--max_grad_norm: expected at least 0, got -1"]),
+        (None, ["--config_overrides", "num_channels=19"], ["num_channels follows from the tiles"]),
+        (None, ["--recompute_statistics"], ["--recompute_statistics needs --model_name_or_path"]),
+        (None, ["--model_name_or_path", "outputs/of/nobody"], ["no folder outputs/of/nobody", "owner/model"]),
+        (None, ["--config_name_or_path", "/outputs"], ["--config_name_or_path", "no folder /outputs"]),
+        ("one tile", [], ["tile_2.tif", "expected a folder", "got one file"]),
+        (None, ["--overwrite_output_dir", "--resume_from_checkpoint", "latest"], ["expected one of them"]),
         (None, ["--train_val_split", 1.5], ["share between 0 and 1, got 1.5"]),
         (None, ["--per_device_train_batch_size", 400], ["the 400 windows of one step", "--windows_per_tile"]),
         (None, ["--resume_from_checkpoint", "latest"], ["expected a checkpoint (step_N)"]),
@@ -241,9 +259,182 @@ def test_bad_input(tiles, tmp_path, run_script, damage, arguments, words):
         name = "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z-SPECTRAL_IMAGE.TIF"
         write_tile(tiles / "product" / name, np.ones((NUM_BANDS, 64, 64), np.int16))
     output = tmp_path / "model"
-    result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, *ARGUMENTS, *arguments)
+    source = tile if damage == "one tile" else tiles
+    result = run_script("run_mim.py", "--train_dir", source, "--output_dir", output, *ARGUMENTS, *arguments)
     assert_one_clear_line(result, *words)
     assert not output.exists()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The functions of the script."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return SimpleNamespace(**runpy.run_path(str(SCRIPTS / "run_mim.py")))
+
+
+def test_statistics_of_a_checkpoint_are_kept(tiles, tmp_path, run_script):
+    first = tmp_path / "first"
+    arguments = ["--max_train_steps", 1, "--validation_dir", tiles, *ARGUMENTS]
+    assert run_script("run_mim.py", "--train_dir", tiles, "--output_dir", first, *arguments).returncode == 0
+    statistics = json.loads((first / "preprocessor_config.json").read_text())
+    # Brighter tiles, with the bands in another order and one more
+    others = tmp_path / "others"
+    others.mkdir()
+    for path in tiles.iterdir():
+        with rasterio.open(path) as dataset:
+            image = dataset.read()
+        image = np.where(image == -32768, image, image + 1500)
+        wavelengths = np.append(450 + 30 * np.arange(NUM_BANDS), 2000)[::-1]
+        write_tile(others / path.name, np.concatenate([image, image[:1]])[::-1], wavelengths)
+    arguments = ["--train_dir", others, "--model_name_or_path", first, "--max_train_steps", 1, "--bands", "config"]
+    arguments += ["--per_device_train_batch_size", 4]
+
+    result = run_script("run_mim.py", "--output_dir", tmp_path / "kept", *arguments)
+    assert result.returncode == 0, result.stderr
+    kept = json.loads((tmp_path / "kept" / "preprocessor_config.json").read_text())
+    assert (kept["image_mean"], kept["image_std"]) == (statistics["image_mean"], statistics["image_std"])
+    assert kept["band_indices"] == list(range(NUM_BANDS)) and kept["num_source_bands"] == NUM_BANDS + 1
+
+    result = run_script("run_mim.py", "--output_dir", tmp_path / "new", "--recompute_statistics", *arguments)
+    assert result.returncode == 0, result.stderr
+    new = json.loads((tmp_path / "new" / "preprocessor_config.json").read_text())
+    assert np.subtract(new["image_mean"], kept["image_mean"]).min() > 0.1
+
+    (first / "preprocessor_config.json").unlink()
+    result = run_script("run_mim.py", "--output_dir", tmp_path / "none", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"{first}: no band statistics" in result.stdout
+    computed = json.loads((tmp_path / "none" / "preprocessor_config.json").read_text())
+    assert computed["image_mean"] == new["image_mean"]
+
+    # weights that cannot be those of the settings
+    arguments += ["--config_overrides", "hidden_size=48"]
+    result = run_script("run_mim.py", "--output_dir", tmp_path / "other", *arguments)
+    assert_one_clear_line(result, first, "do not fit the settings")
+
+
+def test_statistics_are_found_by_wavelength(script):
+    processor = HSSTImageProcessor(
+        image_mean=[0.1, 0.2, 0.3], image_std=[1.0, 2.0, 3.0], wavelengths=[500.0, 600.0, 700.0], clip_range=[0.0, 2.0]
+    )
+    config = HSSTConfig(num_channels=2, wavelengths=[701.0, 499.0], band_patch_size=1)
+    statistics = script.statistics_of_checkpoint(processor, config)
+    assert statistics == {"image_mean": [0.3, 0.1], "image_std": [3.0, 1.0], "clip_range": [0.0, 2.0]}
+    for wavelengths in ([500.0, 650.0], None):
+        config = HSSTConfig(num_channels=2, wavelengths=wavelengths, band_patch_size=1)
+        with pytest.raises(ValueError, match="--recompute_statistics"):
+            script.statistics_of_checkpoint(processor, config)
+
+
+class OnADeviceWithoutFloat64(torch.Tensor):
+    """A tensor that is as those of Apple's devices in one way."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a tensor to float64")
+        return result
+
+
+def test_validation_needs_no_float64_of_the_device(script):
+    config = HSSTConfig(num_channels=4, band_patch_size=2, mask_type="unit")
+    model = torch.nn.Module()
+    model.forward = lambda pixel_values, **_: SimpleNamespace(
+        reconstruction=(pixel_values + 0.5).as_subclass(OnADeviceWithoutFloat64)
+    )
+    accelerator = SimpleNamespace(
+        device="cpu", num_processes=1, unwrap_model=lambda model: model, autocast=torch.no_grad
+    )
+    pixels = torch.randint(0, 9000, (3, 4, 8, 8), dtype=torch.int16)
+    loader = [{"pixels": pixels, "window_index": torch.arange(3)}]
+    results = script.validate(model, loader, HSSTImageProcessor(), config, accelerator, 0)
+    assert results["eval_loss"] == pytest.approx(0.5)
+
+
+def test_a_used_output_folder(tiles, tmp_path, run_script):
+    output = tmp_path / "model"
+    arguments = ["run_mim.py", "--train_dir", tiles, "--output_dir", output, *ARGUMENTS]
+    result = run_script(*arguments, "--max_train_steps", 2, "--checkpointing_steps", 1)
+    assert result.returncode == 0, result.stderr
+    before = parameter_hash(output)
+
+    arguments += ["--max_train_steps", 1, "--learning_rate", 0.01]
+    assert_one_clear_line(run_script(*arguments), output, "found step_1", "--overwrite_output_dir")
+    for folder in output.glob("step_*"):
+        shutil.rmtree(folder)
+    assert_one_clear_line(run_script(*arguments), output, "found model.safetensors")
+    assert parameter_hash(output) == before
+
+    (output / "step_7").mkdir()
+    result = run_script(*arguments, "--overwrite_output_dir")
+    assert result.returncode == 0, result.stderr
+    assert not list(output.glob("step_*")) and parameter_hash(output) != before
+    figures = [figure.name for figure in sorted((output / "figures").iterdir())]
+    assert figures == ["reconstruction_step_0000000.png", "reconstruction_step_0000001.png"]
+    assert {entry["step"] for entry in history(output)} == {0, 1}
+
+
+def test_errors_while_training_give_one_clear_line(tiles, tmp_path, run_script):
+    """A disk that cannot be written to, say, or as here a file in the way."""
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "figures").write_text("")
+    result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, "--max_train_steps", 1, *ARGUMENTS)
+    assert_one_clear_line(result, output / "figures")
+
+
+def test_an_interruption_is_one_line(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from command_line import one_line_errors
+
+    with pytest.raises(SystemExit) as exit, one_line_errors("program.py"):
+        raise KeyboardInterrupt
+    assert exit.value.code == 130
+    assert capsys.readouterr().err == "program.py: interrupted\n"
+
+
+def test_a_model_is_saved_whole_or_not_at_all(tmp_path, script):
+    def save(folder):
+        for name in ("model.safetensors", "config.json"):
+            (Path(folder) / name).write_text("new")
+
+    def fail(folder):
+        raise OSError("No space left on device")
+
+    (tmp_path / "config.json").write_text("old")
+    with pytest.raises(OSError, match="No space"):
+        script.save_model(SimpleNamespace(save_pretrained=save), SimpleNamespace(save_pretrained=fail), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", "old")]
+    script.save_model(SimpleNamespace(save_pretrained=save), SimpleNamespace(save_pretrained=save), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "config.json": "new",
+        "model.safetensors": "new",
+    }
+
+
+class NoNetworkError(Exception):
+    """What an HTTP library raises need not be an OSError."""
+
+
+@pytest.mark.parametrize("failing", ["create_repo", "upload_folder"])
+def test_a_hub_out_of_reach(tiles, tmp_path, run_script, monkeypatch, failing):
+    def fail(*_, **__):
+        raise NoNetworkError("Network is unreachable")
+
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(f"huggingface_hub.HfApi.{name}", fail if name == failing else lambda *_, **__: None)
+    output = tmp_path / "model"
+    arguments = ["--max_train_steps", 1, "--push_to_hub", "--hub_model_id", "owner/model", *ARGUMENTS]
+    result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, *arguments)
+    if failing == "create_repo":
+        assert_one_clear_line(result, "owner/model cannot be written: Network is unreachable")
+        assert not output.exists()
+    else:
+        assert_one_clear_line(result, f"the model is saved in {output}", "owner/model failed: Network is unreachable")
+        assert (output / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("damage", ["empty band", "other wavelengths"])

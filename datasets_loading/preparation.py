@@ -463,10 +463,10 @@ def plan_sources(
             group = tuple(files[start : start + TILE_FILES_PER_SOURCE])
             if name in sources:
                 # As of the folders "a/b" and "a-b".
-                error = (
+                reason = (
                     f"{folder}: expected folders that differ in letters or digits, got {sources[name].paths[0].parent}"
                 )
-                outcomes.append(Outcome(name, 0, 0, (error,)))
+                outcomes.append(Outcome(name, 0, 0, (reason,)))
             else:
                 sources[name] = Source(name, group, False, data_dir)
     return list(sources.values()), outcomes

@@ -17,7 +17,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from command_line import one_line_errors
 from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import (
@@ -513,13 +515,27 @@ def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> 
     return description
 
 
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """What the writers of tensors raise on a full disk, as OSErrors that name the place."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
 def save_checkpoint(accelerator: Accelerator, output_dir: Path, name: str, description: dict[str, Any]) -> None:
     """Saves the whole state under a temporary name and renames it when every process has written its part."""
     final, partial = output_dir / name, output_dir / f".{name}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    with write_errors(final):
+        try:
+            accelerator.save_state(str(partial))
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / "run.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -596,7 +612,7 @@ def cut_history(path: Path, last_step: int) -> None:
 
 def save_model(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, folder: Path) -> None:
     """Saves under a temporary name first; the weights come last, so that a folder with weights is complete."""
-    with TemporaryDirectory(prefix=".model-", dir=folder) as partial:
+    with write_errors(folder / "model.safetensors"), TemporaryDirectory(prefix=".model-", dir=folder) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         for file in sorted(Path(partial).iterdir(), key=lambda file: file.suffix == ".safetensors"):

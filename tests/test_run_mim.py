@@ -19,6 +19,7 @@ import torch
 from conftest import SCRIPTS, assert_one_clear_line
 from loopback_hub import LoopbackHub
 from rasterio.transform import from_origin
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForMaskedImageModeling
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
@@ -384,6 +385,25 @@ def test_errors_while_training_give_one_clear_line(tiles, tmp_path, run_script):
     (output / "figures").write_text("")
     result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, "--max_train_steps", 1, *ARGUMENTS)
     assert_one_clear_line(result, output / "figures")
+
+
+@pytest.mark.parametrize(
+    "saving", ["accelerate.Accelerator.save_state", "modeling_hsst.HSSTPreTrainedModel.save_pretrained"]
+)
+def test_a_full_disk_leaves_nothing_half_written(tiles, tmp_path, run_script, monkeypatch, saving):
+    def fail(self, folder, *_, **__):
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(saving, fail)
+    output = tmp_path / "model"
+    arguments = ["--output_dir", output, "--max_train_steps", 1, "--checkpointing_steps", 1, *ARGUMENTS]
+    result = run_script("run_mim.py", "--train_dir", tiles, *arguments)
+    place = output / ("step_1" if saving.startswith("accelerate") else "model.safetensors")
+    assert_one_clear_line(result, f"{place} could not be written", "No space left on device")
+    assert not {path.name for path in output.iterdir()} - {"step_1", "figures", "log_history.jsonl"}
+    assert place.name == "model.safetensors" or not place.exists()
 
 
 def test_an_interruption_is_one_line(monkeypatch, capsys):

@@ -1,0 +1,719 @@
+"""All models that are compared, by name, on the same pixels with the same bands.
+
+    outcome = run_model("cnn-3d", data, FineTuningSettings())
+    land_cover_scores(outcome.confusion)
+
+Networks take (pixel_values, labels, pixel_mask) as HSST's heads do and are trained alike; classifiers of single pixels
+come from scikit-learn.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+    set_seed,
+)
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import SPLITS
+from evaluation_hsst.fine_tuning import (
+    SMALLEST_DEVIATION,
+    STATISTICS,
+    AreaTensors,
+    FineTuned,
+    FineTuningSettings,
+    confusion_of,
+    fine_tune,
+    predict,
+)
+from evaluation_hsst.pixel_classifiers import (
+    fit_pixel_classifier,
+    fold_groups,
+    frozen_features,
+    map_of,
+)
+from modeling_hsst import (
+    ENMAP_WAVELENGTHS,
+    HSSTConfig,
+    HSSTForImageClassification,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+    HSSTModel,
+)
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURES = ("vit", "cnn-1d", "cnn-3d")
+PARAMETER_TOLERANCE = 0.2
+"""The ViT has as many parameters as HSST, give or take this share."""
+
+
+class BaselineConfig(PreTrainedConfig):
+    """Configuration of the networks that HSST is compared with.
+
+    Attributes:
+        architecture: "vit", "cnn-1d" or "cnn-3d".
+        num_channels: input bands.
+        image_size: side of a window in pixels.
+        hidden_size, num_hidden_layers, num_attention_heads: of the ViT.
+        per_pixel: whether a head gives a class to each pixel, or to the centre of a window.
+    """
+
+    model_type = "hsst-baseline"
+
+    architecture: str = "vit"
+    num_channels: int = 200
+    image_size: int = 8
+    hidden_size: int = 96
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    per_pixel: bool = True
+
+
+class ViTEncoder(nn.Module):
+    """transformers' ViT on a window, all bands as channels, patches of one pixel: (B, bands, H, W) to (B, D, H, W)."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        self.vit = ViTModel(vit_config(config), add_pooling_layer=False)
+        self.num_features = config.hidden_size * (1 if config.per_pixel else config.image_size**2)
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tokens = self.vit(pixel_values).last_hidden_state[:, 1:]  # without the class token
+        features = tokens.transpose(1, 2).unflatten(2, pixel_values.shape[-2:])
+        return features if self.per_pixel else features.flatten(1)
+
+
+class CNN1D(nn.Module):
+    """A convolution along the spectrum of each pixel (Hu et al. 2015, 10.1155/2015/258619), 100 features."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        kernel = max(config.num_channels // 9, 1)
+        pool = max(kernel // 5, 1)
+        self.convolution = nn.Conv1d(1, 20, kernel)
+        self.pool = nn.MaxPool1d(pool)
+        self.linear = nn.Linear(20 * ((config.num_channels - kernel + 1) // pool), 100)
+        self.num_features = 100
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if not self.per_pixel:
+            centre = pixel_values.shape[-1] // 2
+            pixel_values = pixel_values[:, :, centre : centre + 1, centre : centre + 1]
+        batch_size, bands, rows, columns = pixel_values.shape
+        spectra = pixel_values.permute(0, 2, 3, 1).reshape(-1, 1, bands)
+        features = torch.tanh(self.linear(self.pool(torch.tanh(self.convolution(spectra))).flatten(1)))
+        features = features.view(batch_size, rows, columns, -1).permute(0, 3, 1, 2)
+        return features if self.per_pixel else features.flatten(1)
+
+
+class CNN3D(nn.Module):
+    """Two convolutions over spectrum and space, 16 of 7x3x3 and 32 of 3x3x3 (Li et al. 2017, 10.3390/rs9010067).
+
+    Per pixel, windows are padded by a zero pixel for each convolution; for the centre pixel they are not.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        if config.num_channels < 9 or config.image_size < 5:
+            raise ValueError(
+                "cnn-3d: expected at least 9 bands and windows of 5 pixels, got "
+                f"{config.num_channels} bands and {config.image_size} pixels"
+            )
+        padding = (0, 1, 1) if config.per_pixel else 0
+        self.first = nn.Conv3d(1, 16, (7, 3, 3), padding=padding)
+        self.second = nn.Conv3d(16, 32, (3, 3, 3), padding=padding)
+        positions = 1 if config.per_pixel else (config.image_size - 4) ** 2
+        self.num_features = 32 * (config.num_channels - 8) * positions
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.second(torch.relu(self.first(pixel_values.unsqueeze(1)))))
+        return features.flatten(1, 2) if self.per_pixel else features.flatten(1)
+
+
+class BaselineModel(PreTrainedModel):
+    """A network and a linear classifier; `forward` is that of HSST's heads."""
+
+    config_class = BaselineConfig
+    config: BaselineConfig
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__(config)
+        builders: dict[str, Callable[[BaselineConfig], Any]] = {"vit": ViTEncoder, "cnn-1d": CNN1D, "cnn-3d": CNN3D}
+        if config.architecture not in builders:
+            raise ValueError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {config.architecture!r}")
+        self.encoder = builders[config.architecture](config)
+        # pixel by pixel, a convolution of one pixel is the linear layer
+        num_features, num_labels = self.encoder.num_features, int(config.num_labels or 0)
+        self.head = nn.Conv2d(num_features, num_labels, 1) if config.per_pixel else nn.Linear(num_features, num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # those of torch stay for convolutions and linear layers; the ViT initialises itself
+        pass
+
+    def logits(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
+        if pixel_mask is not None:
+            pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
+        return self.head(self.encoder(pixel_values))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+        if labels is None:
+            return None
+        total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=255, reduction="sum")
+        return total / (labels != 255).sum().clamp(min=1)
+
+
+class BaselineForSemanticSegmentation(BaselineModel):
+    """A class for every pixel of a window."""
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values: (windows, bands, rows, columns).
+            labels: classes from 0, int64 (windows, rows, columns), 255 = unlabelled.
+            pixel_mask: (windows, rows, columns), 0 at pixels without data.
+        """
+        logits = self.logits(pixel_values, pixel_mask)
+        return SemanticSegmenterOutput(loss=self.loss(logits, labels), logits=logits)
+
+
+class BaselineForImageClassification(BaselineModel):
+    """A class for the centre pixel of a window."""
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """
+        Args:
+            pixel_values: (windows, bands, rows, columns).
+            labels: classes from 0, int64 (windows,), 255 = unlabelled.
+            pixel_mask: (windows, rows, columns), 0 at pixels without data.
+        """
+        logits = self.logits(pixel_values, pixel_mask)
+        return ImageClassifierOutput(loss=self.loss(logits, labels), logits=logits)
+
+
+AutoConfig.register("hsst-baseline", BaselineConfig)
+AutoModelForSemanticSegmentation.register(BaselineConfig, BaselineForSemanticSegmentation)
+AutoModelForImageClassification.register(BaselineConfig, BaselineForImageClassification)
+
+
+def vit_config(config: BaselineConfig) -> ViTConfig:
+    """The configuration of transformers' ViT on windows."""
+    return ViTConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=4 * config.hidden_size,
+        image_size=config.image_size,
+        patch_size=1,
+        num_channels=config.num_channels,
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def vit_width(target: int, config: BaselineConfig) -> int:
+    """Width of the ViT whose parameters come nearest to `target`, a multiple of its heads.
+
+    Raises:
+        ValueError: none comes within `PARAMETER_TOLERANCE`.
+    """
+    widths = range(config.num_attention_heads, 1025, config.num_attention_heads)
+    # counted without building: per layer 12 D^2 + 13 D, embeddings, positions, class token, last norm, head
+    positions = config.image_size**2
+
+    def parameters(width: int) -> int:
+        layers = config.num_hidden_layers * (12 * width**2 + 13 * width)
+        embeddings = (config.num_channels + 1 + positions + 1 + 1 + 2) * width
+        head_width = width if config.per_pixel else width * positions
+        return layers + embeddings + (head_width + 1) * int(config.num_labels or 0)
+
+    best = min(widths, key=lambda width: abs(parameters(width) - target))
+    if abs(parameters(best) - target) > PARAMETER_TOLERANCE * target:
+        raise ValueError(
+            f"vit: expected a width with {target:,} parameters within {PARAMETER_TOLERANCE:.0%}, got "
+            f"{parameters(best):,} at {best}"
+        )
+    return best
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the comparison.
+
+    Attributes:
+        kind: "hsst" (also without weights), "network", "pixels" (scikit-learn on spectra) or "features" (scikit-learn
+            on features of a frozen HSST).
+        needs_checkpoint: whether it starts from pre-trained weights.
+        settings: settings of fine-tuning that suit it, in place of the defaults.
+        title: name for people.
+    """
+
+    kind: str
+    title: str
+    needs_checkpoint: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, ModelEntry] = {
+    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True),
+    "hsst-scratch": ModelEntry("hsst", "HSST from scratch"),
+    "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers"),
+    "vit": ModelEntry("network", "ViT"),
+    "cnn-1d": ModelEntry("network", "1-D CNN"),
+    "cnn-3d": ModelEntry("network", "3-D CNN"),
+    "random-forest": ModelEntry("pixels", "random forest"),
+    "svm": ModelEntry("pixels", "SVM (RBF)"),
+    "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
+    "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
+    "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
+}
+"""Every model by its name."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model is made of, beside the settings of its training.
+
+    Attributes:
+        checkpoint: folder or Hub name of a pre-trained HSST, or None.
+        config_overrides: settings of HSSTConfig to change, where there is no checkpoint.
+        window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
+        dropout: of HSST's attention and layers; None keeps the configuration's.
+        statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
+            its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
+    """
+
+    checkpoint: str | None = None
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    window_size: int | None = None
+    dropout: float | None = None
+    statistics: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What a model made of a test area.
+
+    Attributes:
+        maps: classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
+        confusion: counts of labelled test pixels by reference and prediction, int64 (classes, classes).
+        model: the trained network, or classifier of scikit-learn.
+        processor: what standardises its input.
+        bands: band indices in the scenes that it saw.
+        parameters: number of parameters of a network.
+        training: what fine-tuning did, for networks.
+        chosen: settings that a classifier chose by cross-validation.
+        train_seconds, predict_seconds: wall-clock seconds.
+    """
+
+    maps: dict[str, np.ndarray]
+    confusion: np.ndarray
+    model: Any
+    processor: HSSTImageProcessor
+    bands: list[int]
+    parameters: int | None
+    training: FineTuned | None
+    chosen: dict[str, Any]
+    train_seconds: float
+    predict_seconds: float
+
+
+def settings_for(name: str, settings: Mapping[str, Any]) -> FineTuningSettings:
+    """The settings of a model: given ones before its own, its own before the defaults."""
+    return FineTuningSettings(**{**model_entry(name).settings, **settings})
+
+
+def model_entry(name: str) -> ModelEntry:
+    """
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name not in MODELS:
+        raise ValueError(f"expected a model among {', '.join(MODELS)}, got {name}")
+    return MODELS[name]
+
+
+def run_model(
+    name: str,
+    data: LabelledData,
+    settings: FineTuningSettings,
+    options: ModelOptions = ModelOptions(),
+    *,
+    labelled_only: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Trains a model on the training area and predicts the test area, once.
+
+    Args:
+        name: one of `MODELS`.
+        data: scenes with labels and split.
+        settings: of the training.
+        options: checkpoint, windows, configuration, statistics.
+        labelled_only: predict only what is scored; pixels without labels stay 255.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: the data do not fit the model, or it cannot be trained on them.
+    """
+    entry = model_entry(name)
+    if entry.needs_checkpoint and options.checkpoint is None:
+        raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
+    check_classes(data)
+    base = None if options.checkpoint is None else load_config(options.checkpoint)
+    window_size = choose_window_size(settings, options, base)
+    pretrained_processor = None if options.checkpoint is None else load_processor(options.checkpoint)
+    bands = choose_bands(data, base, pretrained_processor, options.checkpoint)
+    statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
+    if statistics == "checkpoint" and pretrained_processor is None:
+        raise ValueError("statistics: expected a checkpoint to take them from, got none")
+    own_processor = training_processor(data, bands, pretrained_processor)
+    processor = pretrained_processor if statistics == "checkpoint" and pretrained_processor else own_processor
+    make_area: Callable[[str], AreaTensors] = lambda split: AreaTensors.of(
+        data, split, processor, bands, window_size, own_statistics=statistics == "area"
+    )
+    training = make_area("train")
+    set_seed(settings.seed)
+    started = time.perf_counter()
+    if entry.kind in ("hsst", "network"):
+        network = build_network(name, data, bands, settings, options, base, window_size)
+        has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
+        tuned = fine_tune(
+            network,
+            training,
+            settings,
+            validation=make_area("validation") if has_validation else None,
+            progress=progress,
+        )
+        trained = time.perf_counter()
+        test = make_area("test")
+        maps = predict(network, test, settings, labelled_only=labelled_only, progress=progress)
+        model: Any = network
+        chosen: dict[str, Any] = {}
+        parameters: int | None = count_parameters(network)
+    else:
+        classifier_name = "knn" if name == "knn-features" else name
+        encoder = None
+        if entry.kind == "features":
+            assert options.checkpoint is not None and base is not None
+            encoder = HSSTForSemanticSegmentation(HSSTConfig(**_own_settings(base, {"image_size": window_size})))
+            load_encoder(encoder, options.checkpoint)
+            encoder = encoder.hsst.eval()
+            if torch.cuda.is_available() and not settings.use_cpu:
+                encoder = encoder.to("cuda")
+        features: Callable[[AreaTensors, np.ndarray], np.ndarray] = (
+            (lambda area, pixels: area.spectra(pixels))
+            if encoder is None
+            else (lambda area, pixels: frozen_features(encoder, area, pixels, settings.eval_batch_size))
+        )
+        pixels = training.labelled_pixels()
+        fitted = fit_pixel_classifier(
+            classifier_name, features(training, pixels), training.classes(pixels), fold_groups(pixels), settings.seed
+        )
+        trained = time.perf_counter()
+        test = make_area("test")
+        wanted = test.labelled_pixels() if labelled_only else test.own_pixels()
+        maps = map_of(test, wanted, fitted.estimator.predict(features(test, wanted)))
+        model, chosen, tuned, parameters = fitted.estimator, dict(fitted.settings), None, None
+    return Outcome(
+        maps,
+        confusion_of(maps, test),
+        model,
+        processor,
+        bands,
+        parameters,
+        tuned,
+        chosen,
+        trained - started,
+        time.perf_counter() - trained,
+    )
+
+
+def check_classes(data: LabelledData) -> None:
+    """Warns of classes that are tested but never trained.
+
+    Raises:
+        ValueError: fewer than two classes have training pixels, or nothing is there to be tested.
+    """
+    counts = {split: data.class_counts(split) for split in SPLITS}
+    trained = [name for name, count in zip(data.class_names, counts["train"], strict=True) if count]
+    if len(trained) < 2:
+        raise ValueError(
+            f"expected training labels of at least 2 classes, got {len(trained)} ({', '.join(trained) or 'none'})"
+        )
+    if not counts["test"].any():
+        raise ValueError("expected labelled test pixels, got none")
+    for number, name in enumerate(data.class_names):
+        if counts["test"][number] and not counts["train"][number]:
+            logger.warning(
+                "class %s has %d test pixels and no training pixel: none of them can be right",
+                name,
+                counts["test"][number],
+            )
+
+
+def load_config(checkpoint: str) -> HSSTConfig:
+    """
+    Raises:
+        ValueError: the checkpoint is not one of HSST.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    if not isinstance(config, HSSTConfig):
+        raise ValueError(f"{checkpoint}: expected a model of type hsst, got {config.model_type}")
+    return config
+
+
+def load_processor(checkpoint: str) -> HSSTImageProcessor:
+    return HSSTImageProcessor.from_pretrained(checkpoint)
+
+
+def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base: HSSTConfig | None) -> int:
+    """Side of a window in pixels.
+
+    Raises:
+        ValueError: the centre of a window of even size was asked for, or windows do not fit the patches.
+    """
+    size = options.window_size
+    if size is None:
+        if base is not None and base.window_size[0] == base.window_size[1]:
+            size = base.window_size[0]
+            size -= settings.task == "center" and size % 2 == 0
+        else:
+            size = 8 if settings.task == "dense" else 7
+    if settings.task == "center" and size % 2 == 0:
+        raise ValueError(f"window_size: expected an odd number of pixels for the task center, got {size}")
+    return size
+
+
+def choose_bands(
+    data: LabelledData, base: HSSTConfig | None, processor: HSSTImageProcessor | None, checkpoint: str | None
+) -> list[int]:
+    """Band indices of the data: those of a checkpoint; or else the 200 of EnMAP's models where they are there and hold
+    data; or else all that hold data.
+
+    Raises:
+        ValueError: the data lack a band of the checkpoint, or hold nothing in it.
+    """
+    valid = data.valid_bands
+    if base is None:
+        if data.wavelengths is not None:
+            finder = HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS))
+            try:
+                bands = finder.match_wavelengths(data.wavelengths.tolist())
+            except ValueError:
+                bands = []
+            if bands and len(set(bands)) == len(bands) and valid[bands].all():
+                return bands
+        return np.flatnonzero(valid).tolist()
+    advice = "adapt the checkpoint to these bands first (adapt_to_wavelengths, --adapt_bands)"
+    if data.wavelengths is not None and processor is not None and processor.wavelengths is not None:
+        try:
+            bands = processor.match_wavelengths(data.wavelengths.tolist())
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: {error}: {advice}") from None
+    elif data.num_bands == base.num_channels:
+        bands = list(range(data.num_bands))
+    elif int(valid.sum()) == base.num_channels:
+        bands = np.flatnonzero(valid).tolist()
+    else:
+        raise ValueError(
+            f"{checkpoint}: expected data of the {base.num_channels} bands of the checkpoint, got "
+            f"{data.num_bands} bands: {advice}"
+        )
+    if not valid[bands].all():
+        missing = int((~valid[bands]).sum())
+        raise ValueError(
+            f"{checkpoint}: expected data in each of its {base.num_channels} bands, got {missing} without any: "
+            f"{advice}"
+        )
+    return bands
+
+
+def training_processor(
+    data: LabelledData, bands: list[int], pretrained: HSSTImageProcessor | None = None
+) -> HSSTImageProcessor:
+    """A processor with the statistics of the pixels of the training area, labelled or not.
+
+    Its scale is that of a checkpoint, or 10000; or, where more than 1 % of the training values lie above that
+    (numbers that are not reflectance), their 99.9th percentile.
+    """
+    parts = []
+    for scene in data.scenes:
+        pixels = data.split.mask(scene.name, "train") & scene.valid
+        rows, columns = pixels.nonzero()
+        parts.append(scene.cube[:, rows, columns][bands])
+    spectra = np.concatenate(parts, axis=1)
+    scale = ENMAP.scale if pretrained is None else float(pretrained.scale)
+    if pretrained is None and (spectra > scale).mean() > 0.01:
+        scale = float(np.percentile(spectra, 99.9))
+    low, high = HSSTImageProcessor.clip_range if pretrained is None else pretrained.clip_range
+    mean, deviation = np.empty(len(bands)), np.empty(len(bands))
+    for number, band in enumerate(spectra):
+        reflectance = np.clip(band.astype(np.float64) / scale, low, high)
+        mean[number], deviation[number] = reflectance.mean(), reflectance.std()
+    picks_bands = bands != list(range(data.num_bands))
+    return HSSTImageProcessor(
+        image_mean=mean.tolist(),
+        image_std=np.maximum(deviation, SMALLEST_DEVIATION).tolist(),
+        wavelengths=None if data.wavelengths is None else data.wavelengths[bands].tolist(),
+        band_indices=bands if picks_bands else None,
+        num_source_bands=data.num_bands if picks_bands else None,
+        scale=scale,
+        nodata=ENMAP.nodata,
+        clip_range=[low, high],
+    )
+
+
+def build_network(
+    name: str,
+    data: LabelledData,
+    bands: list[int],
+    settings: FineTuningSettings,
+    options: ModelOptions,
+    base: HSSTConfig | None,
+    window_size: int,
+) -> PreTrainedModel:
+    """A network with weights of its own or of the checkpoint, and a new head."""
+    config = hsst_config(data, bands, settings, options, base, window_size)
+    model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
+    if name == "sequence-transformer":
+        layers = config.num_hidden_layers
+        config = HSSTConfig(**_own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
+        config = _with_labels(config, data)
+        return model_class(config)
+    if model_entry(name).kind == "hsst":
+        network = model_class(config)
+        if name == "hsst":
+            assert options.checkpoint is not None
+            load_encoder(network, options.checkpoint)
+        return network
+    baseline = _with_labels(
+        BaselineConfig(
+            architecture=name,
+            num_channels=len(bands),
+            image_size=window_size,
+            num_hidden_layers=config.num_hidden_layers,
+            per_pixel=settings.task == "dense",
+        ),
+        data,
+    )
+    if name == "vit":
+        with torch.device("meta"):
+            target = count_parameters(model_class(config))
+        baseline.hidden_size = vit_width(target, baseline)
+    baseline_class = BaselineForSemanticSegmentation if settings.task == "dense" else BaselineForImageClassification
+    return baseline_class(baseline)
+
+
+def hsst_config(
+    data: LabelledData,
+    bands: list[int],
+    settings: FineTuningSettings,
+    options: ModelOptions,
+    base: HSSTConfig | None,
+    window_size: int,
+) -> HSSTConfig:
+    """The configuration of HSST for the data: the checkpoint's, or the default one with the overrides."""
+    changes: dict[str, Any] = {"image_size": window_size}
+    if base is None:
+        wavelengths = None if data.wavelengths is None else data.wavelengths[bands].tolist()
+        changes |= {"num_channels": len(bands), "wavelengths": wavelengths, "spectral_positions": None}
+        changes |= options.config_overrides
+    elif options.config_overrides:
+        raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
+    if options.dropout is not None:
+        changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
+    changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")
+    return _with_labels(HSSTConfig(**_own_settings(HSSTConfig() if base is None else base, changes)), data)
+
+
+def _own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a configuration, some of them changed, without those of a task."""
+    names = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
+    return {**{name: getattr(config, name) for name in names}, **changes}
+
+
+def _with_labels(config: Any, data: LabelledData) -> Any:
+    config.id2label = dict(enumerate(data.class_names))
+    config.label2id = {name: number for number, name in enumerate(data.class_names)}
+    return config
+
+
+def load_encoder(model: Any, checkpoint: str) -> None:
+    """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the encoder.
+    """
+    loaded: Any = HSSTModel.from_pretrained(checkpoint, output_loading_info=True)
+    pretrained, info = loaded
+    missing = [str(key) for key in info["missing_keys"]]
+    if missing:
+        raise ValueError(f"{checkpoint}: expected all weights of the encoder, got none for {', '.join(missing[:3])}")
+    state = pretrained.state_dict()
+    positions = pretrained.embeddings.position_embeddings
+    grid = model.config.grid_size
+    if grid != pretrained.config.grid_size:
+        prefix = "embeddings.position_embeddings."
+        with torch.no_grad():
+            if pretrained.config.position_embedding_type == "learned":
+                table = positions.position_embeddings
+                tokens = positions.interpolate(table[:, :-1].unflatten(1, (model.config.num_blocks, -1)), grid)
+                resized = torch.cat([tokens.flatten(1, 2), table[:, -1:]], dim=1)
+                state[f"{prefix}position_embeddings"] = resized
+            elif pretrained.config.position_embedding_type == "sincos":
+                table = positions.interpolate(positions.spatial_embeddings.unsqueeze(1), grid)
+                state[f"{prefix}spatial_embeddings"] = table.squeeze(1)
+    model.hsst.load_state_dict(state)
+
+
+def save_network(outcome: Outcome, folder: str | Path) -> None:
+    """Writes a trained network and its processor, for `from_pretrained`."""
+    outcome.model.to("cpu").save_pretrained(folder)
+    outcome.processor.save_pretrained(folder)
+
+
+def with_own_settings(name: str, settings: FineTuningSettings, given: Mapping[str, Any]) -> FineTuningSettings:
+    """`settings` with those that suit a model, unless they were given."""
+    own = {key: value for key, value in model_entry(name).settings.items() if key not in given}
+    return replace(settings, **own)

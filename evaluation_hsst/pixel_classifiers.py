@@ -1,0 +1,197 @@
+"""Classifiers of single pixels from scikit-learn: on spectra, and on the features of a frozen HSST.
+
+Each searches the same small number of settings by cross-validation inside the training pixels, in folds of pixels that
+lie apart.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from datasets_loading.splits import window_margins
+from evaluation_hsst.fine_tuning import AreaTensors
+
+FOLD_BLOCK = 8
+"""Side in pixels of the blocks that stay together in a fold."""
+
+FOLDS = 3
+
+
+@dataclass(frozen=True)
+class PixelClassifier:
+    """A classifier and the settings it may choose from.
+
+    Attributes:
+        build: makes it, from settings and a seed.
+        candidates: settings to try; the first is taken where there are too few pixels to try them.
+    """
+
+    build: Callable[[dict[str, Any], int], BaseEstimator]
+    candidates: tuple[dict[str, Any], ...]
+
+
+def _forest(settings: dict[str, Any], seed: int) -> BaseEstimator:
+    # as many processors as torch may use
+    return RandomForestClassifier(
+        **{"n_estimators": 500, "n_jobs": torch.get_num_threads(), "random_state": seed, **settings}
+    )
+
+
+def _svm(settings: dict[str, Any], seed: int) -> BaseEstimator:
+    return make_pipeline(StandardScaler(), SVC(kernel="rbf", random_state=seed, **settings))
+
+
+def _neighbours(settings: dict[str, Any], seed: int) -> BaseEstimator:
+    return make_pipeline(StandardScaler(), _Neighbours(**settings))
+
+
+def _linear(settings: dict[str, Any], seed: int) -> BaseEstimator:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed, **settings))
+
+
+class _Neighbours(KNeighborsClassifier):
+    """Takes all pixels for neighbours where there are fewer than asked for."""
+
+    def fit(self, features: np.ndarray, classes: np.ndarray) -> _Neighbours:
+        self.n_neighbors: int = min(self.n_neighbors, len(features))
+        return super().fit(features, classes)
+
+
+PIXEL_CLASSIFIERS = {
+    "random-forest": PixelClassifier(
+        _forest,
+        tuple({"max_features": share, "min_samples_leaf": leaf} for leaf in (1, 2, 5) for share in ("sqrt", "log2")),
+    ),
+    "svm": PixelClassifier(
+        _svm, tuple({"C": penalty, "gamma": gamma} for gamma in ("scale", 1e-3) for penalty in (10.0, 1.0, 100.0))
+    ),
+    "knn": PixelClassifier(_neighbours, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25))),
+    "linear-probe": PixelClassifier(_linear, tuple({"C": penalty} for penalty in (1.0, 1e-3, 1e-2, 1e-1, 10.0, 1e2))),
+}
+"""Classifiers by name, each with six candidates."""
+
+
+@dataclass
+class FittedClassifier:
+    """A trained classifier, with the settings that were chosen and their cross-validated average accuracy."""
+
+    estimator: Any
+    settings: dict[str, Any]
+    validation: float | None
+
+
+def fit_pixel_classifier(
+    name: str, features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int
+) -> FittedClassifier:
+    """Chooses settings by cross-validation inside the training pixels and trains on all of them.
+
+    Args:
+        name: one of `PIXEL_CLASSIFIERS`.
+        features: float (pixels, features).
+        classes: int (pixels,).
+        groups: which pixels stay together in a fold, int (pixels,) (`fold_groups`).
+        seed: of the classifier and the folds.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if len(np.unique(classes)) < 2:
+        raise ValueError(f"expected training labels of at least 2 classes, got {len(np.unique(classes))}")
+    classifier = PIXEL_CLASSIFIERS[name]
+    folds = _folds(features, classes, groups, seed)
+    scores = []
+    for candidate in classifier.candidates if folds else ():
+        # a smaller forest ranks the settings as well
+        trial = {"n_estimators": 100, **candidate} if name == "random-forest" else candidate
+        estimator = classifier.build(trial, seed)
+        scores.append(np.mean([_score(clone(estimator), features, classes, *fold) for fold in folds]))
+    best = int(np.argmax(scores)) if scores else 0
+    settings = classifier.candidates[best]
+    estimator = classifier.build(settings, seed)
+    _fit(estimator, features, classes)
+    return FittedClassifier(estimator, settings, float(scores[best]) if scores else None)
+
+
+def _folds(
+    features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Folds whose training part holds two classes or more; none where pixels are too few."""
+    count = min(FOLDS, len(np.unique(groups)))
+    if count < 2:
+        return []
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # rare classes are missing in some fold, which is as it is
+        warnings.simplefilter("ignore", UserWarning)
+        folds = list(splitter.split(features, classes, groups))
+    return [fold for fold in folds if len(np.unique(classes[fold[0]])) > 1 and len(fold[1])]
+
+
+def _score(estimator: Any, features: np.ndarray, classes: np.ndarray, training: np.ndarray, test: np.ndarray) -> float:
+    _fit(estimator, features[training], classes[training])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # classes that a fold has not seen
+        return float(balanced_accuracy_score(classes[test], estimator.predict(features[test])))
+
+
+def _fit(estimator: Any, features: np.ndarray, classes: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(features, classes)
+
+
+def fold_groups(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels (`AreaTensors.labelled_pixels`) lie in one block of `FOLD_BLOCK` pixels, int64 (pixels,)."""
+    blocks = pixels // (1, FOLD_BLOCK, FOLD_BLOCK)
+    return np.unique(blocks, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+@torch.no_grad()
+def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Features of the centre pixel of a window around each pixel: the mean of its tokens over the spectral blocks.
+
+    Args:
+        encoder: an `HSSTModel`.
+        area: the area.
+        pixels: `AreaTensors.labelled_pixels` or `own_pixels`.
+        batch_size: windows in a step.
+
+    Returns:
+        float32 (pixels, hidden_size).
+    """
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    before, _ = window_margins(area.window_size)
+    patch_size, columns = encoder.config.patch_size, area.window_size // encoder.config.patch_size
+    position = before // patch_size * columns + before // patch_size
+    parts = []
+    for start in range(0, len(pixels), batch_size):
+        batch = area.windows(pixels[start : start + batch_size] - (0, before, before), "center")
+        tokens = encoder(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
+        tokens = tokens.unflatten(1, (encoder.config.num_blocks, -1))[:, :, position]
+        parts.append(tokens.mean(dim=1).float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def map_of(area: AreaTensors, pixels: np.ndarray, classes: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Classes of pixels as maps of their scenes, uint8 (height, width), 255 elsewhere, by scene."""
+    maps = [np.full(own.shape, 255, dtype=np.uint8) for own in area.own]
+    for (number, row, column), label in zip(pixels.tolist(), classes, strict=True):
+        maps[number][row, column] = label
+    return area.to_scenes(maps)

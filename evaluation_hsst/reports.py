@@ -1,0 +1,164 @@
+"""What a run leaves behind for people: confusion matrix, map, results; every file is written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+from datasets_loading.figures import true_colour  # noqa: E402
+from datasets_loading.labelled_data import LabelledData  # noqa: E402
+from datasets_loading.sensors import ENMAP  # noqa: E402
+from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED  # noqa: E402
+
+PALE = (0.93, 0.93, 0.93, 1.0)
+LARGEST_MATRIX_WITH_COUNTS = 12
+
+
+def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Writes a file under a temporary name beside its place, and moves it there when it is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
+    """Counts with class names: a row for each reference, a column for each prediction."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["reference \\ prediction", *class_names])
+            for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
+                writer.writerow([name, *counts])
+
+    return write_whole(path, write)
+
+
+def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[str], title: str) -> Path:
+    """
+    Draws a confusion matrix as PNG: the share of each reference class (row) that was predicted as each class, with
+    counts of pixels where classes are few.
+    """
+    matrix = np.asarray(matrix)
+    support = matrix.sum(axis=1)
+    shares = np.where(support[:, None] > 0, matrix / np.maximum(support, 1)[:, None], np.nan)
+    count = len(class_names)
+    side = max(4.5, 0.75 * count + 2)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    small = 9 if count <= LARGEST_MATRIX_WITH_COUNTS else 6
+    for row in range(count):
+        for column in range(count):
+            if not support[row] or (not matrix[row, column] and count > LARGEST_MATRIX_WITH_COUNTS):
+                continue
+            share = shares[row, column]
+            text = f"{share:.0%}\n{matrix[row, column]:,}" if count <= LARGEST_MATRIX_WITH_COUNTS else f"{share:.0%}"
+            axis.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=small,
+                color="white" if share > 0.6 else "#222222",
+            )
+    labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
+    axis.set_yticks(range(count), labels, fontsize=9)
+    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    axis.set_ylabel("reference (test pixels)")
+    axis.set_xlabel("prediction")
+    axis.set_title(title, fontsize=11)
+    figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
+    return _save(path, figure)
+
+
+def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str, np.ndarray], title: str) -> Path:
+    """
+    Draws test area, reference and prediction side by side as PNG: one row for each scene (the first four), cut to its
+    test area.
+
+    Args:
+        path: PNG file to write.
+        data: scenes with labels and split.
+        maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
+        title: what the figure shows.
+    """
+    count = len(data.class_names)
+    colours = plt.get_cmap("tab10" if count <= 10 else "tab20")(np.arange(count) % 20)
+    scenes = [scene for scene in data.scenes if scene.name in maps][:4]
+    rows = []
+    for scene in scenes:
+        area = data.split.codes[scene.name] == SPLITS.index("test")
+        inside = np.nonzero(area)
+        part = tuple(slice(int(side.min()), int(side.max()) + 1) for side in inside)
+        valid = scene.valid[part]
+        reflectance = np.where(valid, scene.cube[:, *part] / ENMAP.scale, np.nan)
+        picture = np.where(valid[..., None], true_colour(reflectance, data.wavelengths)[0], 1.0)
+        reference = np.where(area[part], scene.labels[part], UNLABELLED)
+        hidden = data.split.codes[scene.name][part] == NO_SPLIT
+        rows.append((scene.name, picture, reference, np.asarray(maps[scene.name])[part], valid & ~hidden))
+    height, width = rows[0][1].shape[:2]
+    panel = 4.2 * min(max(width / height, 0.6), 2.5)
+    figure, axes = plt.subplots(
+        len(rows), 3, figsize=(3 * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained", squeeze=False
+    )
+    figure.suptitle(title, fontsize=12)
+    for axis_row, (name, picture, reference, prediction, valid) in zip(axes, rows, strict=True):
+        right = (reference == prediction) & (reference != UNLABELLED)
+        labelled = int((reference != UNLABELLED).sum())
+        panels = (
+            (picture, "true colour"),
+            (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
+            (
+                _coloured(prediction, valid, colours),
+                f"prediction ({right.sum() / max(labelled, 1):.0%} right)",
+            ),
+        )
+        for axis, (image, label) in zip(axis_row, panels, strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_title(label, fontsize=10)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        if len(rows) > 1:
+            axis_row[0].set_ylabel(name, fontsize=9)
+    handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
+    handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)
+    return _save(path, figure)
+
+
+def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    image = np.where(valid[..., None], np.array(PALE), 1.0)
+    known = classes != UNLABELLED
+    image[known] = colours[classes[known]]
+    return image
+
+
+def _save(path: str | Path, figure: Any) -> Path:
+    try:
+        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+    finally:
+        plt.close(figure)

@@ -1,0 +1,267 @@
+"""
+Land cover from few labels: trains a model on the training area of a labelled scene and maps the test area.
+
+    python scripts/run_classification.py --data_dir potsdam --train_area 0,64,0,96 --test_area 64,128,96,160 \\
+        --model hsst --model_name_or_path outputs/hsst --output_dir outputs/land_cover
+    python scripts/run_classification.py --data_dir potsdam --model random-forest --output_dir outputs/forest
+
+--data_dir is a folder as LabelledScene reads it (images/ and labels/). Without areas, blocks of the scene are dealt to
+training, validation and test. The output folder holds `all_results.json`, `confusion_matrix.csv` and `.png`,
+`land_cover_map.png`, and the model with its processor, for `AutoModelForSemanticSegmentation.from_pretrained`.
+"""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from command_line import one_line_errors
+from run_mim import parse_overrides
+
+from datasets_loading.enmap_dfc import EnMAPDFC
+from datasets_loading.houston2018 import Houston2018
+from datasets_loading.labelled_data import LabelledBuilder, LabelledData
+from datasets_loading.labelled_scene import LabelledScene
+from datasets_loading.land_cover_metric import land_cover_scores
+from datasets_loading.splits import SPLITS, draw_labels
+from evaluation_hsst.baselines import (
+    MODELS,
+    ModelOptions,
+    Outcome,
+    choose_window_size,
+    load_config,
+    run_model,
+    save_network,
+    settings_for,
+)
+from evaluation_hsst.fine_tuning import CLASS_WEIGHTS, STATISTICS, TASKS, FineTuningSettings
+from evaluation_hsst.input_checks import check_finite
+from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
+
+BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name a labelled scene; `load_data` reads it."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", type=Path, help="folder of labelled images, or of the files of --dataset")
+    data.add_argument("--dataset", choices=tuple(BUILDERS), help="a known data set with its own split")
+    data.add_argument("--images", default="images", help="folder of images, or image, in --data_dir (images)")
+    data.add_argument("--labels", default="labels", help="folder of labels, or label raster, in --data_dir (labels)")
+    data.add_argument("--class_names", help="names of the label values 1, 2, ..., separated by commas")
+    data.add_argument("--block_size", type=int, default=64, help="side of the blocks of a split, in pixels (64)")
+    data.add_argument("--split_seed", type=int, default=0, help="of dealing blocks (0)")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of models and their training; `options_of` and `settings_of` read them."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name_or_path", help="checkpoint of a pre-trained HSST")
+    model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
+    model.add_argument("--window_size", type=int, help="side of a window in pixels (the checkpoint's, 8, or 7)")
+    model.add_argument("--dropout", type=float, help="of HSST's attention and layers (the configuration's)")
+    model.add_argument(
+        "--statistics",
+        choices=STATISTICS,
+        help="standardise by mean and deviation of the training area (default from scratch), of the checkpoint "
+        "(default for its model), or of each area by its own",
+    )
+    training = parser.add_argument_group("training")
+    own = {field: getattr(FineTuningSettings, field) for field in FineTuningSettings.__annotations__}
+    for name, text in (
+        ("max_steps", "optimisation steps"),
+        ("batch_size", "windows in a step"),
+        ("learning_rate", "of the encoder"),
+        ("head_learning_rate", "of the classifier (that of the encoder)"),
+        ("weight_decay", "of weight matrices"),
+        ("layer_decay", "factor between the learning rates of a layer and the next one above it"),
+        ("warmup_share", "share of the steps in which the learning rate rises"),
+        ("max_grad_norm", "gradients are clipped to this norm"),
+        ("early_stopping_patience", "evaluations without a better validation accuracy before training stops"),
+        ("evaluation_steps", "steps between two evaluations"),
+        ("gain", "augmentation: standard deviation of a factor on each spectrum"),
+        ("band_dropout", "augmentation: share of the bands of a window that is set to their mean"),
+        ("mixing", "augmentation: parameter of the beta distribution by which windows are mixed"),
+        ("stride", "pixels between the windows of a dense prediction (half a window)"),
+        ("eval_batch_size", "windows in a step of prediction"),
+    ):
+        kind = int if isinstance(own[name], int) or name in ("early_stopping_patience", "stride") else float
+        default = "" if own[name] is None else f" ({own[name]})"
+        training.add_argument(f"--{name}", type=kind, help=f"{text}{default}")
+    training.add_argument("--task", choices=TASKS, help="label every pixel of a window (dense), or its centre")
+    training.add_argument("--class_weights", choices=CLASS_WEIGHTS, help="weigh classes by their pixels, inversely")
+    for name, text in (
+        ("freeze_encoder", "train the classifier only"),
+        ("turns", "augmentation: turn windows by quarters and flip them"),
+        ("average_turns", "average predictions over turns and flips"),
+        ("use_cpu", "stay on the CPU"),
+    ):
+        training.add_argument(f"--{name}", action="store_true", default=None, help=text)
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    split = parser.add_argument_group("split")
+    for name in SPLITS:
+        split.add_argument(
+            f"--{name}_area",
+            nargs="+",
+            metavar="AREA",
+            help="rectangles [SCENE,]ROW,ROW,COLUMN,COLUMN, from the first to before the last, or names of scenes",
+        )
+    split.add_argument("--validation_share", type=float, default=0.0, help="share of training labels to validate on")
+    split.add_argument("--split_file", help="a split that datasets_loading.splits.write_split wrote")
+
+
+def parse_area(text: str) -> Any:
+    """A rectangle [SCENE,]ROW,ROW,COLUMN,COLUMN as numbers, or the name of a scene."""
+    parts = text.split(",")
+    if len(parts) == 1:
+        return text
+    try:
+        sides = tuple(int(part) for part in parts[-4:])
+    except ValueError:
+        sides = ()
+    if len(parts) not in (4, 5) or len(sides) != 4:
+        raise ValueError(f"expected an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or the name of a scene, got {text}")
+    return (*parts[:-4], *sides)
+
+
+def load_data(arguments: argparse.Namespace, window_size: int, areas: Mapping[str, Any] | None = None) -> LabelledData:
+    """The scenes and split that the arguments name.
+
+    Args:
+        arguments: of `add_data_arguments`.
+        window_size: side of the largest window that will be cut, in pixels.
+        areas: areas of each split, as LabelledScene takes them, or None.
+
+    Raises:
+        ValueError: files are missing or cannot be used, or the split leaks.
+    """
+    settings: dict[str, Any] = {"window_size": window_size, "block_size": arguments.block_size}
+    settings |= {"seed": arguments.split_seed, "validation_share": getattr(arguments, "validation_share", 0.0)}
+    settings["split_file"] = getattr(arguments, "split_file", None)
+    if arguments.data_dir is None:
+        raise ValueError("--data_dir: expected a folder of files, got none")
+    if arguments.dataset is not None:
+        if areas:
+            raise ValueError(f"--train_area: expected none for {arguments.dataset}, which has its own split, got some")
+        return BUILDERS[arguments.dataset](data_dir=str(arguments.data_dir), **settings).data
+    images = arguments.data_dir / arguments.images
+    if images.exists():
+        check_finite(sorted(images.iterdir()) if images.is_dir() else [images])
+    if arguments.class_names is not None:
+        settings["class_names"] = [name.strip() for name in arguments.class_names.split(",")]
+    if areas:
+        settings["split"] = areas
+    builder = LabelledScene(
+        data_dir=str(arguments.data_dir), images=arguments.images, labels=arguments.labels, **settings
+    )
+    return builder.data
+
+
+def areas_of(arguments: argparse.Namespace) -> dict[str, list[Any]] | None:
+    """Areas of each split, None where none is given."""
+    given = {name: getattr(arguments, f"{name}_area") for name in SPLITS}
+    areas = {name: [parse_area(text) for text in texts] for name, texts in given.items() if texts}
+    missing = [name for name in ("train", "test") if name not in areas]
+    if areas and missing:
+        raise ValueError(f"--{missing[0]}_area: expected an area beside the others, got none")
+    return areas or None
+
+
+def options_of(arguments: argparse.Namespace) -> ModelOptions:
+    return ModelOptions(
+        checkpoint=arguments.model_name_or_path,
+        config_overrides=parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
+        window_size=arguments.window_size,
+        dropout=arguments.dropout,
+        statistics=arguments.statistics,
+    )
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of fine-tuning that the user gave."""
+    names = FineTuningSettings.__annotations__
+    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=tuple(MODELS), default="hsst", help="(hsst)")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    add_data_arguments(parser)
+    add_split_arguments(parser)
+    budget = parser.add_argument_group("labels")
+    budget.add_argument("--label_fraction", type=float, help="share of the training labels of each class to use")
+    budget.add_argument("--labels_per_class", type=int, help="number of training labels of each class to use")
+    add_training_arguments(parser)
+    return parser.parse_args()
+
+
+def write_results(arguments: argparse.Namespace, data: LabelledData, outcome: Outcome, run: dict[str, Any]) -> None:
+    """The files of the output folder."""
+    folder, scores = arguments.output_dir, land_cover_scores(outcome.confusion)
+    title = MODELS[arguments.model].title
+    summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
+    write_confusion_csv(folder / "confusion_matrix.csv", outcome.confusion, data.class_names)
+    plot_confusion(folder / "confusion_matrix.png", outcome.confusion, data.class_names, f"{title}: {summary}")
+    plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
+    if outcome.parameters is not None:
+        save_network(outcome, folder)
+    counts = {split: data.class_counts(split).tolist() for split in SPLITS}
+    write_json(
+        folder / "all_results.json",
+        {
+            **scores,
+            "class_names": list(data.class_names),
+            "labelled_pixels": counts,
+            "bands": len(outcome.bands),
+            "parameters": outcome.parameters,
+            "train_seconds": round(outcome.train_seconds, 2),
+            "predict_seconds": round(outcome.predict_seconds, 2),
+            "training": None if outcome.training is None else asdict(outcome.training),
+            "chosen_settings": outcome.chosen,
+            "split": data.split.settings,
+            "run": run,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        },
+    )
+    print(f"{title}: {summary}\nResults: {folder / 'all_results.json'}\nMap: {folder / 'land_cover_map.png'}")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    with one_line_errors("run_classification.py"):
+        options = options_of(arguments)
+        settings: FineTuningSettings = settings_for(arguments.model, given_settings(arguments))
+        if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+            raise ValueError(f"{arguments.output_dir}: expected a folder for the results, got a file")
+        base = None if options.checkpoint is None else load_config(options.checkpoint)
+        options = replace(options, window_size=choose_window_size(settings, options, base))
+        assert options.window_size is not None
+        data = load_data(arguments, options.window_size, areas_of(arguments))
+        if arguments.label_fraction is not None or arguments.labels_per_class is not None:
+            labels = draw_labels(
+                data.labels,
+                data.split,
+                fraction=arguments.label_fraction,
+                per_class=arguments.labels_per_class,
+                seed=settings.seed,
+            )
+            data = data.with_labels(labels)
+        outcome = run_model(arguments.model, data, settings, options, progress=True)
+        run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
+        run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}
+        run |= {name: getattr(arguments, name) for name in ("dataset", "label_fraction", "labels_per_class")}
+        write_results(arguments, data, outcome, run)
+
+
+if __name__ == "__main__":
+    main()

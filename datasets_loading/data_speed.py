@@ -15,7 +15,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -148,6 +148,68 @@ def measure_reading(
             "rasterio": rasterio.__version__,
             "torch": torch.__version__,
         },
+    }
+
+
+def measure_data_share(
+    workplace: str | Path,
+    bands: Sequence[int],
+    standardize: Callable[[torch.Tensor], Any],
+    train: Callable[[Any], None],
+    *,
+    batch_size: int = 16,
+    window_size: tuple[int, int] = (8, 8),
+    turns: int = 5,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Measures what getting a batch costs beside training on it, in one process.
+
+    Every turn times an epoch of batches (windows cut, turned, batched and standardised), then one training step.
+
+    Args:
+        workplace: the folder that `measure_reading` was given, which left the tiles there.
+        bands: indices of the model's bands, in ascending wavelength.
+        standardize: turns stored numbers, int16 (batch, bands, height, width), into what `train` takes.
+        train: one training step, finished when it returns.
+        batch_size: windows of a batch.
+        window_size: height and width of a window in pixels.
+        turns: how often each is measured.
+        progress: show a progress bar.
+
+    Returns:
+        For reading by number from the Arrow cache and from shards: `data_seconds` and `step_seconds` of a batch
+        (medians over the turns), `share`, the median of their ratio in each turn, and `turns`, these ratios.
+    """
+    measured: dict[str, dict[str, list[float]]] = {}
+    ways = (MAP_STYLE, SHARDS)
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = Path(workplace) / "cache"
+    try:
+        corpora = {way: read_corpus(Path(workplace) / "corpus", streaming=way == SHARDS) for way in ways}
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before
+    steps = [(turn, way) for turn in range(-1, turns) for way in ways]
+    for turn, way in tqdm(steps, desc="data beside training", unit="turn", disable=not progress):
+        tiles = corpora[way]
+        windows = RandomWindows(tiles, window_size, bands=bands)
+        sampler = GroupedSampler(tiles.groups, windows.windows_per_tile, turn + 1, groups_at_once=tiles.groups_at_once)
+        num_batches, started = 0, time.perf_counter()
+        for batch in DataLoader(windows, batch_size, sampler=sampler, drop_last=True):
+            inputs = standardize(batch["pixels"])
+            num_batches += 1
+            if turn < 0:
+                break
+        data_seconds = (time.perf_counter() - started) / num_batches
+        started = time.perf_counter()
+        train(inputs)
+        step_seconds = time.perf_counter() - started
+        if turn >= 0:  # the first turn warms caches and allocators
+            entry = measured.setdefault(way, {"data_seconds": [], "step_seconds": [], "share": []})
+            for name, value in zip(entry, (data_seconds, step_seconds, data_seconds / step_seconds), strict=True):
+                entry[name].append(value)
+    return {
+        way: {name: statistics.median(values) for name, values in entry.items()} | {"turns": entry["share"]}
+        for way, entry in measured.items()
     }
 
 

@@ -3,7 +3,8 @@
     python scripts/benchmark_speed.py data --data_dir corpus --output_dir outputs/speed
 
 `data`: reading tiles of a corpus (prepare_enmap.py) as GeoTIFF files one by one, by number and as a stream, in one
-process and two. Variants take turns; figures are medians. Prints a table, and writes it as JSON with a chart.
+process and two; and what a batch costs beside a training step of the published configuration. Variants take turns;
+figures are medians. Prints a table, and writes it as JSON with a chart.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from command_line import one_line_errors
 
-from datasets_loading.data_speed import measure_reading, plot_reading, write_result
+from datasets_loading.data_speed import measure_data_share, measure_reading, plot_reading, write_result
+from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
+
+BATCH_SIZE = 16
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,6 +46,9 @@ def benchmark_data(arguments: argparse.Namespace) -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".speed-", dir=arguments.output_dir) as workplace:
         result = measure_reading(arguments.data_dir, workplace, num_tiles=arguments.num_tiles, turns=arguments.turns)
+        result["training"] = data_beside_training(
+            read_corpus(arguments.data_dir, streaming=True), workplace, arguments
+        )
     result["command"] = shlex.join(["python", *sys.argv])
     print(f"{'':32} processes  tiles/s     MB/s   x GeoTIFF  x uncompressed  MB of memory")
     for rate in result["rates"]:
@@ -50,9 +60,52 @@ def benchmark_data(arguments: argparse.Namespace) -> None:
         )
     for way, rate in result["windows_per_second"].items():
         print(f"training windows, {way}, one process: {rate:,.0f} per second")
+    for way, training in result["training"]["ways"].items():
+        print(
+            f"a batch of {BATCH_SIZE} windows, {way}: {1000 * training['data_seconds']:.1f} ms, "
+            f"{training['share']:.1%} of a training step"
+        )
     write_result(arguments.output_dir / "data_speed.json", result)
     plot_reading(arguments.output_dir / "data_speed.png", result)
     print(arguments.output_dir / "data_speed.png")
+
+
+def data_beside_training(tiles: CorpusTiles, workplace: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What getting a batch costs beside a training step of the published configuration, on the CPU."""
+    # Here, for reading processes import this file too, and transformers takes seconds
+    from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+
+    config = HSSTConfig(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    bands = np.flatnonzero(tiles.valid_bands).tolist()
+    try:
+        bands = HSSTImageProcessor(wavelengths=config.wavelengths).match_wavelengths(
+            [] if tiles.wavelengths is None else tiles.wavelengths.tolist()
+        )
+    except ValueError:  # not EnMAP's bands: all that there are
+        config = HSSTConfig(num_channels=len(bands), hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    low, high = HSSTImageProcessor.clip_range
+    mean, std = (values[bands] for values in tiles.band_statistics(low, high))
+    processor = HSSTImageProcessor(image_mean=mean.tolist(), image_std=np.maximum(std, 1e-4).tolist())
+    model = HSSTForMaskedImageModeling(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def train(inputs: tuple[torch.Tensor, torch.Tensor]) -> None:
+        pixel_values, pixel_mask = inputs
+        model(pixel_values, pixel_mask=pixel_mask).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    ways = measure_data_share(
+        workplace, bands, processor.standardize, train, batch_size=BATCH_SIZE, turns=arguments.turns
+    )
+    return {
+        "batch_size": BATCH_SIZE,
+        "bands": len(bands),
+        "parameters": model.num_parameters(),
+        "torch_threads": torch.get_num_threads(),
+        "ways": ways,
+    }
 
 
 def main() -> None:

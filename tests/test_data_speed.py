@@ -9,7 +9,7 @@ from conftest import assert_one_clear_line
 from test_enmap_corpus import corpus_of
 
 from datasets_loading import data_speed
-from datasets_loading.data_speed import BASELINES, GEOTIFF, MAP_STYLE, WAYS, open_way, plot_reading
+from datasets_loading.data_speed import BASELINES, GEOTIFF, MAP_STYLE, SHARDS, WAYS, open_way, plot_reading
 from datasets_loading.enmap_corpus import read_corpus
 
 
@@ -58,6 +58,27 @@ def test_memory_of_what_is_held(monkeypatch, tmp_path):
     assert data_speed._peak_memory("greedy", tmp_path) == pytest.approx(20 * 3.125, rel=0.2)
 
 
+def test_data_share_is_time_by_time(corpus, tmp_path):
+    data_speed._write_forms(read_corpus(corpus, streaming=True), tmp_path, 32)
+    seen = []
+
+    def standardize(pixels):
+        time.sleep(0.002)
+        return pixels
+
+    def train(pixels):
+        seen.append(tuple(pixels.shape))
+        time.sleep(0.05)
+
+    shares = data_speed.measure_data_share(
+        tmp_path, [1, 3, 4], standardize, train, batch_size=16, window_size=(32, 16), turns=2
+    )
+    assert set(shares) == {MAP_STYLE, SHARDS} and seen == [(16, 3, 32, 16)] * 6
+    for times in shares.values():
+        assert 0.05 <= times["step_seconds"] < 0.1 and 0.002 <= times["data_seconds"] < 0.05
+        assert 0.02 < times["share"] < 1
+
+
 def test_command_writes_table_json_and_chart(corpus, tmp_path, run_script, monkeypatch):
     monkeypatch.setattr(data_speed, "SECONDS_PER_TURN", 0.05)
     output = tmp_path / "speed"
@@ -77,6 +98,14 @@ def test_command_writes_table_json_and_chart(corpus, tmp_path, run_script, monke
     assert rates[MAP_STYLE, 1]["ratio"] > 2
     assert set(content["peak_memory_mb"]) == set(WAYS)
     assert all(rate > 0 for rate in content["windows_per_second"].values())
+    training = content["training"]
+    assert training["batch_size"] == 16 and set(training["ways"]) == {MAP_STYLE, SHARDS}
+    for way, times in training["ways"].items():
+        assert times["turns"] == [times["share"]]
+        assert times["share"] == pytest.approx(times["data_seconds"] / times["step_seconds"])
+        assert (
+            f"{way}: {1000 * times['data_seconds']:.1f} ms, {times['share']:.1%} of a training step" in result.stdout
+        )
     assert content["command"].startswith("python") and content["num_tiles"] == 32
     assert (output / "data_speed.png").stat().st_size > 10_000
     assert sorted(path.name for path in output.iterdir()) == ["data_speed.json", "data_speed.png"]

@@ -16,6 +16,7 @@ from transformers import (
 
 # From its own module: transformers 5.17 exports it beside torchvision only, which this package does not need
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
@@ -28,6 +29,9 @@ from .modeling_hsst import (
     HSSTModel,
     HSSTPreTrainedModel,
 )
+from .pipeline_hsst import TASK as SCENE_CLASSIFICATION_TASK
+from .pipeline_hsst import HSSTAutoModelForSceneClassification, HSSTSceneClassificationPipeline
+from .scene_prediction_hsst import ArrayScene, ScenePredictor
 
 AutoConfig.register("hsst", HSSTConfig)
 AutoModel.register(HSSTConfig, HSSTModel)
@@ -39,9 +43,16 @@ AutoBackbone.register(HSSTConfig, HSSTBackbone)
 AutoImageProcessor.register(
     HSSTConfig, image_processor_classes={"pil": HSSTImageProcessor, "torchvision": HSSTImageProcessor}
 )
+PIPELINE_REGISTRY.register_pipeline(
+    SCENE_CLASSIFICATION_TASK,
+    HSSTSceneClassificationPipeline,
+    pt_model=HSSTAutoModelForSceneClassification,
+    type="image",
+)
 
 __all__ = [
     "ENMAP_WAVELENGTHS",
+    "ArrayScene",
     "HSSTBackbone",
     "HSSTConfig",
     "HSSTForImageClassification",
@@ -50,5 +61,7 @@ __all__ = [
     "HSSTImageProcessor",
     "HSSTModel",
     "HSSTPreTrainedModel",
+    "HSSTSceneClassificationPipeline",
+    "ScenePredictor",
     "draw_mask",
 ]

@@ -1,0 +1,301 @@
+"""Maps as Cloud-Optimized GeoTIFF, written part by part: classes with names and colours, probabilities, features.
+
+A map is written into a hidden file beside its final name and put there when it is whole. Names of classes stand in
+the file's tags and, for QGIS and GDAL, in the `.aux.xml` beside it, which is where GDAL keeps categories.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+NO_CLASS = 255
+"""Value of a pixel without a class in maps of type uint8."""
+
+PROBABILITY_STEPS = 250
+"""Stored number that means a probability of 1 in rasters of type uint8."""
+
+# Matched in this order; a shade is taken for the second class that a word would fit
+_COLOURS_BY_WORD: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("snow", "ice", "glacier"), ("#d7f3fb", "#b5e2f2")),
+    (("water", "river", "lake", "sea", "ocean"), ("#2b6cb8", "#1b4f8f", "#5a9bd8")),
+    (("wetland", "marsh", "swamp", "bog"), ("#5fb7a5", "#3f8f84")),
+    (("needleleaf", "conifer", "evergreen", "spruce", "pine"), ("#0f4a34", "#1d5e45")),
+    (("broadleaf", "deciduous", "forest", "tree", "wood", "beech", "oak"), ("#2f8f3e", "#47a452", "#1f6b2c")),
+    (("dry vegetation", "savanna", "straw", "stubble"), ("#cdb866", "#b9a24a")),
+    (("shrub", "heath", "bush"), ("#93a83d", "#7b8e2c")),
+    (("crop", "agricult", "arable", "field", "vineyard", "orchard"), ("#f2c53d", "#dba520", "#f7dd85")),
+    (("grass", "meadow", "pasture", "low vegetation", "lawn", "vegetation"), ("#9bd770", "#7cc455", "#c0e8a3")),
+    (("rock", "gravel", "sand", "stone"), ("#a89c94", "#c7bcb0")),
+    (("soil", "barren", "bare", "earth"), ("#a5673f", "#bf8a63")),
+    (("roof", "building", "urban", "built", "residential", "house"), ("#d4382c", "#e8746b", "#a82218")),
+    (("pavement", "road", "asphalt", "street", "highway", "railway", "parking"), ("#6d6875", "#8d8896", "#4f4b57")),
+    (("cloud",), ("#f5f5f5",)),
+    (("shadow",), ("#303030",)),
+)
+_OTHER_COLOURS = (
+    "#8e5bb5", "#e377c2", "#17a2a8", "#ff8c42", "#5c6bc0", "#b0337b", "#00897b", "#c2a5e0", "#7f5539", "#3d9be9",
+    "#f06292", "#827717", "#26c6da", "#6a1b9a", "#ef9a9a", "#455a64",
+)  # fmt: skip
+
+
+def class_colours(class_names: Sequence[str]) -> list[str]:
+    """A colour ("#rrggbb") for each class: one that its name suggests (water is blue), else one that stands apart."""
+    taken: set[str] = set()
+    colours: list[str] = []
+    for name in class_names:
+        shades = next((shades for words, shades in _COLOURS_BY_WORD if any(w in name.lower() for w in words)), ())
+        free = [colour for colour in (*shades, *_OTHER_COLOURS) if colour not in taken]
+        colour = free[0] if free else _random_colour(len(colours))
+        taken.add(colour)
+        colours.append(colour)
+    return colours
+
+
+def _random_colour(number: int) -> str:
+    red, green, blue = np.random.default_rng(number).integers(40, 230, 3)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def red_green_blue(colour: str) -> tuple[int, int, int]:
+    """Numbers 0 to 255 of a colour "#rrggbb"."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+class RasterWriter:
+    """One raster, written part by part; a context manager: leaving it puts the file under its name, an error removes
+    what was written.
+
+    Args:
+        path: GeoTIFF to write; what is there under this name is replaced.
+        shape: (height, width) in pixels.
+        band_names: description of each band.
+        dtype: "uint8" or "float32".
+        nodata: value of pixels without data.
+        crs: coordinate reference system, or None.
+        transform: from (column, row) to coordinates, or None.
+        scale: factor from stored numbers to what they mean.
+        tags: what the file says of itself.
+        colours: colour of each class ("#rrggbb"), for one band of type uint8.
+        categories: name of each class, written beside the file.
+        smooth: whether overviews average the pixels rather than pick one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: tuple[int, int],
+        band_names: Sequence[str],
+        *,
+        dtype: str,
+        nodata: float,
+        crs: CRS | None = None,
+        transform: Affine | None = None,
+        scale: float = 1.0,
+        tags: Mapping[str, str] | None = None,
+        colours: Sequence[str] | None = None,
+        categories: Sequence[str] | None = None,
+        smooth: bool = False,
+    ):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._plain = partial_path(self.path, "parts")
+        self._whole = partial_path(self.path, "whole")
+        self._categories = categories
+        self._smooth = smooth
+        with _writing(self.path):
+            # Uncompressed: a tile that is written twice would leave its first version in the file
+            self._dataset = rasterio.open(
+                self._plain,
+                "w",
+                driver="GTiff",
+                height=shape[0],
+                width=shape[1],
+                count=len(band_names),
+                dtype=dtype,
+                nodata=nodata,
+                crs=crs,
+                transform=transform,
+                tiled=True,
+                blockxsize=256,
+                blockysize=256,
+                bigtiff="if_safer",
+                interleave="band",
+                # Named, or else three bands of type uint8 would be a photograph
+                photometric="palette" if colours else "minisblack",
+            )
+            dataset = self._dataset
+            dataset.descriptions = tuple(band_names)
+            dataset.scales = (scale,) * len(band_names)
+            dataset.update_tags(**(tags or {}))
+            if colours is not None:
+                table = {number: (*red_green_blue(colour), 255) for number, colour in enumerate(colours)}
+                table[int(nodata)] = (0, 0, 0, 0)
+                dataset.write_colormap(1, table)
+            else:
+                dataset.colorinterp = (ColorInterp.gray,) + (ColorInterp.undefined,) * (len(band_names) - 1)
+
+    def write(self, rows: slice, columns: slice, values: np.ndarray) -> None:
+        """Writes a part, (bands, height, width) or, for one band, (height, width)."""
+        values = values[None] if values.ndim == 2 else values
+        with _writing(self.path):
+            self._dataset.write(values, window=Window.from_slices(rows, columns))
+
+    def finish(self) -> None:
+        """Closes the file, makes a Cloud-Optimized GeoTIFF of it and puts it under its name."""
+        with _writing(self.path):
+            smooth = self._smooth
+            float_type = self._dataset.dtypes[0] == "float32"
+            self._dataset.close()
+            rasterio.shutil.copy(
+                self._plain,
+                self._whole,
+                driver="COG",
+                compress="deflate",
+                predictor="yes" if float_type else "no",
+                blocksize=256,
+                bigtiff="if_safer",
+                overview_resampling="average" if smooth else "nearest",
+                overviews="auto",
+                num_threads="2",
+            )
+        self._plain.unlink()
+        beside = self._whole.with_name(self._whole.name + ".aux.xml")
+        beside.unlink(missing_ok=True)
+        side_file = self.path.with_name(self.path.name + ".aux.xml")
+        if self._categories is not None:
+            write_text_whole(side_file, _categories_xml(self._categories))
+        else:
+            side_file.unlink(missing_ok=True)
+        os.replace(self._whole, self.path)
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        self._dataset.close()
+        for path in (self._plain, self._whole):
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + ".aux.xml").unlink(missing_ok=True)
+
+    def __enter__(self) -> RasterWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        try:
+            self.finish()
+        except BaseException:
+            self.discard()
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of the raster library as an OSError that names the file; silence about a missing georeference."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except RasterioError as error:
+        raise OSError(f"{path}: expected a file that can be written, got: {error.__cause__ or error}") from None
+
+
+def partial_path(path: Path, kind: str = "partial") -> Path:
+    """Name under which a file is written until it is whole: hidden, in the same folder, with the same ending."""
+    return path.with_name(f".{path.stem}.{kind}{path.suffix}")
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Writes a text file that appears only when it is whole."""
+    partial = partial_path(path)
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def class_map_writer(
+    path: str | Path,
+    shape: tuple[int, int],
+    class_names: Sequence[str],
+    *,
+    crs: CRS | None,
+    transform: Affine | None,
+    tags: Mapping[str, str],
+) -> RasterWriter:
+    """A map of classes, uint8, 255 = no class, with colours and names."""
+    return RasterWriter(
+        path,
+        shape,
+        ["land cover"],
+        dtype="uint8",
+        nodata=NO_CLASS,
+        crs=crs,
+        transform=transform,
+        tags={**tags, "class_names": json.dumps(list(class_names), ensure_ascii=False)},
+        colours=class_colours(class_names),
+        categories=class_names,
+    )
+
+
+def probability_writer(
+    path: str | Path,
+    shape: tuple[int, int],
+    band_names: Sequence[str],
+    *,
+    dtype: str,
+    crs: CRS | None,
+    transform: Affine | None,
+    tags: Mapping[str, str],
+) -> RasterWriter:
+    """Probabilities, one band for each name: float32 (NaN = none), or uint8 in steps of 1/250 (255 = none)."""
+    in_steps = dtype == "uint8"
+    return RasterWriter(
+        path,
+        shape,
+        band_names,
+        dtype=dtype,
+        nodata=NO_CLASS if in_steps else float("nan"),
+        scale=1 / PROBABILITY_STEPS if in_steps else 1.0,
+        crs=crs,
+        transform=transform,
+        tags=tags,
+        smooth=True,
+    )
+
+
+def probability_steps(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (NaN = none) as uint8 in steps of 1/250, 255 = none."""
+    steps = np.rint(np.nan_to_num(probabilities, nan=0.0) * PROBABILITY_STEPS)
+    return np.where(np.isnan(probabilities), NO_CLASS, steps).astype(np.uint8)
+
+
+def _categories_xml(class_names: Sequence[str]) -> str:
+    """GDAL's side file with the name of each class."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    ElementTree.SubElement(band, "Description").text = "land cover"
+    categories = ElementTree.SubElement(band, "CategoryNames")
+    for name in class_names:
+        ElementTree.SubElement(categories, "Category").text = name
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

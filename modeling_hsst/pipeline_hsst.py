@@ -1,0 +1,281 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+The land cover of whole scenes as a transformers pipeline: `pipeline("hyperspectral-scene-classification", model=...)`.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.pipelines import Pipeline
+
+from .hub_hsst import export_for_hub
+from .scene_prediction_hsst import CLASSIFIERS, NO_CLASS, ArrayScene, ScenePredictor
+
+try:
+    import rasterio
+except ImportError:
+    rasterio = None
+
+TASK = "hyperspectral-scene-classification"
+
+AUTO_CLASSES = {
+    "HSSTForSemanticSegmentation": AutoModelForSemanticSegmentation,
+    "HSSTForImageClassification": AutoModelForImageClassification,
+}
+
+ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip")
+
+
+class HSSTAutoModelForSceneClassification:
+    """Loads a checkpoint with the class it was saved from, where that has a classification head."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs: Any) -> PreTrainedModel:
+        """
+        Args:
+            name: folder or name on the Hub.
+            kwargs: as for `AutoModel.from_pretrained`.
+
+        Raises:
+            ValueError: the checkpoint has no classification head. Nothing is loaded then: a new head would give a map
+                of noise.
+        """
+        config = kwargs.get("config")
+        if config is None:
+            hub_arguments = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder")
+            config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in hub_arguments if key in kwargs})
+        architecture = (config.architectures or ["nothing"])[0]
+        if architecture not in AUTO_CLASSES:
+            raise ValueError(
+                f"{name}: expected a model with a classification head ({' or '.join(CLASSIFIERS)}), got "
+                f"{architecture}; fine-tune it first."
+            )
+        return AUTO_CLASSES[architecture].from_pretrained(name, **kwargs)
+
+
+class HSSTSceneClassificationPipeline(Pipeline):
+    """
+    Land cover of whole scenes.
+
+    A scene is the path of a GeoTIFF or an ENVI image, an array of stored numbers (bands, height, width), or any object
+    that reads like `modeling_hsst.scene_prediction_hsst.SceneReader`, such as `datasets_loading.scenes.open_scene`
+    gives for an EnMAP product.
+
+    ```python
+    >>> import modeling_hsst  # registers the task
+    >>> from transformers import pipeline
+
+    >>> classify = pipeline("hyperspectral-scene-classification", model="outputs/finetuned")
+    >>> land_cover = classify(image, wavelengths=wavelengths)["classes"]
+    ```
+
+    Parameters of a call:
+        wavelengths: band centres in nm of an array, or of an image that does not state them.
+        fwhm: full width at half maximum of each band in nm.
+        scale: stored number that means a reflectance of 1; the processor's by default.
+        nodata: stored number that means no data; that of the file, or else the processor's, by default.
+        stride, windows_per_batch, exclude, resample, chunk_size: as for `ScenePredictor`.
+        return_probabilities: whether to give the probabilities of all classes, too.
+        progress: show a progress bar.
+
+    Returns:
+        For each scene a dictionary: `classes`, uint8 (height, width), 255 = none; `confidence`, float32 (height,
+        width), NaN = none; `class_names`; `bands`, how the model's bands were found; `crs` and `transform`, None where
+        unknown; and, if asked for, `probabilities`, float32 (classes, height, width).
+    """
+
+    # The base class declares them as None
+    _load_processor: Any = False
+    _load_image_processor: Any = True
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
+    image_processor: Any
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        architecture = (self.model.config.architectures or [type(self.model).__name__])[0]
+        if type(self.model).__name__ not in CLASSIFIERS or architecture not in CLASSIFIERS:
+            raise ValueError(f"Expected a model with a classification head, got {architecture}: fine-tune it first.")
+        if self.image_processor is None:
+            raise ValueError("Expected the image processor that belongs to the model (`image_processor`), got none.")
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        steps: tuple[tuple[str, ...], ...] = (
+            ("wavelengths", "fwhm", "scale", "nodata"),
+            ("stride", "windows_per_batch", "exclude", "resample", "chunk_size", "progress", "return_probabilities"),
+        )
+        unknown = set(kwargs) - {name for names in steps for name in names}
+        if unknown:
+            raise ValueError(f"Expected parameters among {', '.join(sum(steps, ()))}, got {', '.join(unknown)}.")
+        preprocess, forward = ({name: kwargs[name] for name in names if name in kwargs} for names in steps)
+        return preprocess, forward, {}
+
+    def preprocess(  # type: ignore[override]
+        self,
+        scene: Any,
+        wavelengths: Sequence[float] | np.ndarray | None = None,
+        fwhm: Sequence[float] | np.ndarray | None = None,
+        scale: float | None = None,
+        nodata: float | None = None,
+    ) -> dict[str, Any]:
+        if isinstance(scene, (str, Path)):
+            return {"scene": RasterFileScene(scene, self.image_processor, wavelengths, fwhm, scale, nodata)}
+        if isinstance(scene, (np.ndarray, torch.Tensor)):
+            processor = self.image_processor
+            scale = processor.scale if scale is None else scale
+            nodata = processor.nodata if nodata is None else nodata
+            return {"scene": ArrayScene(scene, wavelengths, fwhm, scale, nodata)}
+        if not hasattr(scene, "read_excluded"):
+            raise ValueError(
+                f"Expected a path, an array (bands, height, width) or a scene reader, got {type(scene).__name__}."
+            )
+        return {"scene": scene}
+
+    def _forward(  # type: ignore[override]
+        self,
+        inputs: dict[str, Any],
+        windows_per_batch: int = 64,
+        exclude: Sequence[str] = ("outside",),
+        progress: bool = False,
+        return_probabilities: bool = False,
+        **predictor_arguments: Any,
+    ) -> dict[str, Any]:
+        scene = inputs["scene"]
+        predictor = ScenePredictor(
+            self.model, self.image_processor, batch_size=windows_per_batch, exclude=exclude, **predictor_arguments
+        )
+        classes = np.full(scene.shape, NO_CLASS, dtype=np.uint8)
+        confidence = np.full(scene.shape, np.nan, dtype=np.float32)
+        outputs: dict[str, Any] = {"classes": classes, "confidence": confidence, "class_names": predictor.class_names}
+        if return_probabilities:
+            outputs["probabilities"] = np.full((len(predictor.class_names), *scene.shape), np.nan, dtype=np.float32)
+        for part in predictor.predict(scene, progress=progress):
+            place = part.rows, part.columns
+            classes[place], confidence[place] = part.classes, part.confidence
+            if return_probabilities:
+                outputs["probabilities"][:, part.rows, part.columns] = part.probabilities
+        outputs["bands"] = predictor.select_bands(scene).description
+        outputs["crs"], outputs["transform"] = getattr(scene, "crs", None), getattr(scene, "transform", None)
+        return outputs
+
+    def postprocess(self, model_outputs: Any, **kwargs: Any) -> dict[str, Any]:
+        return model_outputs
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        Saves model, processor and code, so that `pipeline(model=folder, trust_remote_code=True)` works where this
+        package is not installed.
+        """
+        architecture = type(self.model).__name__
+        self.model.config.custom_pipelines = {
+            TASK: {
+                "impl": f"{Path(__file__).stem}.{type(self).__name__}",
+                "pt": [AUTO_CLASSES[architecture].__name__],
+                "type": "image",
+            }
+        }
+        folder = export_for_hub(self.model, self.image_processor, Path(save_directory))
+        for code_file in (__file__, *get_relative_import_files(__file__)):
+            if Path(code_file).parent != folder:
+                shutil.copyfile(code_file, folder / Path(code_file).name)
+
+
+class RasterFileScene:
+    """A GeoTIFF or ENVI image as a scene, read through rasterio; attributes as in `SceneReader`."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        processor: Any,
+        wavelengths: Sequence[float] | np.ndarray | None = None,
+        fwhm: Sequence[float] | np.ndarray | None = None,
+        scale: float | None = None,
+        nodata: float | None = None,
+    ):
+        if rasterio is None:
+            raise ImportError(f"{path}: reading a file needs rasterio (pip install rasterio); or pass an array.")
+        path = Path(path)
+        if path.suffix.lower() == ".hdr":
+            stem = path.with_suffix("")
+            candidates = [stem.with_name(stem.name + ending) for ending in ENVI_DATA_ENDINGS]
+            path = next((candidate for candidate in candidates if candidate.is_file()), path)
+        if not path.is_file() or path.suffix.lower() in (".zip", ".hdr"):
+            raise ValueError(
+                f"{path}: expected a GeoTIFF or an ENVI image; EnMAP products are opened by "
+                "datasets_loading.scenes.open_scene, whose result this pipeline takes."
+            )
+        try:
+            self._dataset = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise ValueError(f"{path}: expected a GeoTIFF or an ENVI image, got another file ({error})") from None
+        tags = [self._dataset.tags(band) for band in self._dataset.indexes]
+        self.name = path.stem
+        self.wavelengths = self._numbers(wavelengths, tags, "wavelength")
+        self.fwhm = self._numbers(fwhm, tags, "fwhm")
+        self.shape = self._dataset.shape
+        self.block_shape = self._dataset.block_shapes[0]
+        georeferenced = not self._dataset.transform.is_identity
+        self.crs = self._dataset.crs if georeferenced else None
+        self.transform = self._dataset.transform if georeferenced else None
+        self.scale = processor.scale if scale is None else scale
+        stated = [value for value in (nodata, self._dataset.nodata, processor.nodata) if value is not None]
+        self.nodata = stated[0] if stated else None
+        self.valid_bands = self._bands_with_data()
+
+    def _numbers(self, given: Any, tags: list[dict[str, str]], key: str) -> np.ndarray | None:
+        if given is not None:
+            if len(given) != len(tags):
+                raise ValueError(f"{self.name}: expected `{key}` for each of {len(tags)} bands, got {len(given)}.")
+            return np.asarray(given, dtype=np.float64)
+        try:
+            micrometres = [
+                tag.get("wavelength_units", "").lower().startswith(("um", "µm", "μm", "mic")) for tag in tags
+            ]
+            return np.array([float(t[key]) * (1000 if m else 1) for t, m in zip(tags, micrometres, strict=True)])
+        except (KeyError, ValueError):
+            return None
+
+    def _bands_with_data(self) -> np.ndarray:
+        valid = np.zeros(self._dataset.count, dtype=bool)
+        height, width = self.shape
+        for row in range(0, height, 64):
+            bands = np.flatnonzero(~valid)
+            if not len(bands):
+                break
+            values = self.read(slice(row, min(row + 64, height)), slice(0, width), bands)
+            valid[bands] = [self._holds_data(band) for band in values]
+        return valid if valid.any() else np.ones_like(valid)
+
+    def _holds_data(self, values: np.ndarray) -> bool:
+        return bool((np.isfinite(values) & (True if self.nodata is None else values != self.nodata)).any())
+
+    def read(self, rows: slice, columns: slice, bands: Sequence[int] | np.ndarray) -> np.ndarray:
+        window = ((rows.start, rows.stop), (columns.start, columns.stop))
+        values = self._dataset.read([int(band) + 1 for band in bands], window=window)
+        # torch has no operations for the larger unsigned types
+        return values.astype(np.int32) if values.dtype in (np.uint16, np.uint32) else values
+
+    def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
+        return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+
+
+__all__ = ["HSSTAutoModelForSceneClassification", "HSSTSceneClassificationPipeline"]

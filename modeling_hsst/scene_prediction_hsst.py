@@ -1,0 +1,695 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+A whole scene through a classification head, window by window, in memory that does not grow with the scene.
+
+A scene is cut into chunks. Each chunk is read with the margin that its windows need, while the model works on the one
+before, and comes out as a `ScenePart`. Windows overlap and are blended by a smooth weight; the grid of windows is that
+of the scene, so that chunks meet without seams.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .image_processing_hsst import HSSTImageProcessor
+
+logger = logging.get_logger(__name__)
+
+NO_CLASS = 255
+"""Class of a pixel without data, or excluded."""
+
+CLASSIFIERS = ("HSSTForSemanticSegmentation", "HSSTForImageClassification")
+
+# Narrower responses than this share of the largest weight change nothing that can be measured
+NEGLIGIBLE_WEIGHT = 1e-3
+FWHM_PER_SIGMA = 2.3548
+
+Item = TypeVar("Item")
+
+
+class SceneReader(Protocol):
+    """
+    What is asked of a scene. Bands are indices into `wavelengths`.
+
+    Attributes:
+        name: name of the scene.
+        wavelengths: band centres in nm, float64 (bands,), or None.
+        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        valid_bands: which bands hold data, bool (bands,).
+        shape: (height, width) in pixels.
+        block_shape: (height, width) of the blocks in which the pixels are stored.
+        scale: stored number that means a reflectance of 1.
+        nodata: stored number that means no data, or None.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def wavelengths(self) -> np.ndarray | None: ...
+    @property
+    def fwhm(self) -> np.ndarray | None: ...
+    @property
+    def valid_bands(self) -> np.ndarray: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def block_shape(self) -> tuple[int, int]: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def nodata(self) -> float | None: ...
+
+    def read(self, rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
+        """Stored numbers (bands, height, width)."""
+
+    def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
+        """Pixels of any of these kinds ("outside", "cloud", ...), bool (height, width)."""
+
+
+class ArrayScene:
+    """
+    An image in memory as a scene.
+
+    Args:
+        image: stored numbers (bands, height, width).
+        wavelengths: band centres in nm; without, the bands must be the model's.
+        fwhm: full width at half maximum of each band in nm.
+        scale: stored number that means a reflectance of 1.
+        nodata: stored number that means no data; NaN and infinity always do.
+        name: name of the scene.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray | torch.Tensor,
+        wavelengths: Sequence[float] | np.ndarray | None = None,
+        fwhm: Sequence[float] | np.ndarray | None = None,
+        scale: float = 10000.0,
+        nodata: float | None = -32768,
+        name: str = "image",
+    ):
+        self.image = np.asarray(image)
+        if self.image.ndim != 3 or not self.image.size:
+            raise ValueError(f"Expected an image (bands, height, width), got the shape {self.image.shape}.")
+        self.wavelengths = None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
+        self.fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
+        for given, values in (("wavelengths", self.wavelengths), ("fwhm", self.fwhm)):
+            if values is not None and values.shape != (len(self.image),):
+                raise ValueError(
+                    f"`{given}` must hold one number for each of the {len(self.image)} bands of the image, got "
+                    f"{values.shape}."
+                )
+        self.scale, self.nodata, self.name = scale, nodata, name
+        self.shape = self.image.shape[1], self.image.shape[2]
+        self.block_shape = self.shape
+        self.valid_bands = np.array([has_data(band, nodata).any() for band in self.image])
+        if not self.valid_bands.any():
+            self.valid_bands[:] = True  # an image of nodata gives a map of nodata
+
+    def read(self, rows: slice, columns: slice, bands: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self.image[np.asarray(bands), rows, columns]
+
+    def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
+        return np.zeros(self.image[0, rows, columns].shape, dtype=bool)
+
+
+def has_data(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """True where a value is neither nodata nor NaN or infinity."""
+    valid = np.isfinite(values)
+    return valid if nodata is None else valid & (values != nodata)
+
+
+@dataclass(frozen=True)
+class BandSelection:
+    """
+    How the model's bands come from a scene's.
+
+    Attributes:
+        bands: bands of the scene to read: the model's in their order, or with `weights` those that contribute.
+        weights: share of each read band in each of the model's, float32 (model bands, bands), or None.
+        description: one line for people.
+    """
+
+    bands: list[int]
+    weights: np.ndarray | None
+    description: str
+
+    def read(self, scene: SceneReader, rows: slice, columns: slice) -> np.ndarray:
+        """Stored numbers of the model's bands (bands, height, width)."""
+        values = scene.read(rows, columns, self.bands)
+        if self.weights is None:
+            return values
+        valid = has_data(values, scene.nodata)
+        resampled = np.tensordot(self.weights, np.where(valid, values, 0).astype(np.float32), axes=1)
+        missing = np.tensordot((self.weights > 0).astype(np.float32), (~valid).astype(np.float32), axes=1) > 0
+        return np.where(missing, np.float32(np.nan), resampled)
+
+
+def select_bands(
+    scene: SceneReader, processor: HSSTImageProcessor, num_channels: int, resample: bool = False
+) -> BandSelection:
+    """
+    Finds the model's bands in a scene by wavelength and width.
+
+    Args:
+        scene: the scene.
+        processor: knows the model's wavelengths.
+        num_channels: number of bands of the model.
+        resample: make each of the model's bands from all bands that it overlaps, by Gaussian band responses, rather
+            than take the nearest one.
+
+    Raises:
+        ValueError: a band of the model is more than half a band's width away from every band of the scene that holds
+            data, or wavelengths are unknown and the number of bands is another one.
+    """
+    num_bands = len(scene.valid_bands)
+    if scene.wavelengths is None or processor.wavelengths is None:
+        unknown = f"scene {scene.name}" if scene.wavelengths is None else "model"
+        if resample:
+            raise ValueError(f"Spectral resampling needs wavelengths, and those of the {unknown} are unknown.")
+        if processor.wavelengths is not None or num_bands != num_channels:
+            try:
+                bands = processor.find_bands(num_bands)
+            except ValueError as error:
+                raise ValueError(f"Wavelengths of the {unknown} are unknown. {error}") from None
+        else:
+            bands = None
+        bands = list(range(num_bands)) if bands is None else bands
+        if len(bands) != num_channels:
+            raise ValueError(
+                f"Wavelengths of the {unknown} are unknown: expected {num_channels} bands as the model has, got "
+                f"{len(bands)}."
+            )
+        return BandSelection(
+            bands, None, f"{num_channels} bands taken by number: wavelengths of the {unknown} unknown"
+        )
+
+    candidates = np.flatnonzero(scene.valid_bands)
+    given = scene.wavelengths[candidates]
+    wanted = np.asarray(processor.wavelengths, dtype=np.float64)
+    distances = np.abs(wanted[:, None] - given)
+    nearest = distances.argmin(axis=1)
+    if scene.fwhm is not None:
+        widths = scene.fwhm[candidates]
+        reach = widths[nearest] / 2
+    else:
+        widths = band_spacing(given)
+        reach = np.full(len(wanted), processor.wavelength_tolerance)
+    if resample:
+        # Between the bands of a coarser sensor a response still has something to see
+        reach = np.maximum(reach, np.maximum(band_spacing(wanted), widths[nearest]))
+    apart = distances.min(axis=1)
+    far = np.flatnonzero(apart > reach)
+    if len(far):
+        named = ", ".join(f"{wanted[band]:.1f}" for band in far[:5]) + (", ..." if len(far) > 5 else "")
+        hint = "" if resample else "; spectral resampling (--resample) reaches farther"
+        raise ValueError(
+            f"{scene.name}: expected a band with data within half its width of each of the model's {len(wanted)} "
+            f"bands, but {len(far)} have none: {named} nm (nearest {apart[far[0]]:.1f} nm away, "
+            f"{reach[far[0]]:.1f} allowed); the scene has {len(given)} bands with data from {given.min():.1f} to "
+            f"{given.max():.1f} nm{hint}."
+        )
+    if not resample:
+        description = (
+            f"{len(wanted)} bands matched by wavelength, at most {apart.max():.2f} nm apart "
+            f"({(apart / (2 * reach)).max():.2f} of a band's width); {num_bands - len(set(nearest))} of the scene's "
+            f"{num_bands} unused"
+        )
+        return BandSelection([int(band) for band in candidates[nearest]], None, description)
+
+    weights = response_weights(wanted, given, np.maximum(band_spacing(wanted), widths[nearest]))
+    used = np.flatnonzero(weights.any(axis=0))
+    description = (
+        f"{len(wanted)} bands resampled by Gaussian responses from {len(used)} of the scene's {num_bands}, "
+        f"{(weights > 0).sum(axis=1).mean():.1f} for each on average"
+    )
+    return BandSelection([int(band) for band in candidates[used]], weights[:, used].astype(np.float32), description)
+
+
+def band_spacing(wavelengths: np.ndarray) -> np.ndarray:
+    """Distance in nm of each band to its farther neighbour in wavelength, where it is not a gap; (bands,)."""
+    if len(wavelengths) < 2:
+        return np.full(len(wavelengths), np.inf)
+    order = np.argsort(wavelengths)
+    steps = np.diff(wavelengths[order])
+    steps = np.minimum(steps, 2 * np.median(steps))
+    spacing = np.empty(len(wavelengths))
+    spacing[order] = np.maximum(np.append(steps, 0), np.append(0, steps))
+    return spacing
+
+
+def response_weights(wanted: np.ndarray, given: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """
+    Weights (wanted, given) of Gaussian responses with these centres and full widths at half maximum (nm), the given
+    bands weighing by the spectrum that each stands for.
+    """
+    exponents = -0.5 * ((given - wanted[:, None]) / (widths[:, None] / FWHM_PER_SIGMA)) ** 2
+    # Relative to the nearest band, so that a response in a gap does not vanish
+    weights = np.exp(exponents - exponents.max(axis=1, keepdims=True)) * band_spacing(given)
+    weights[weights < NEGLIGIBLE_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def window_starts(length: int, window: int, stride: int) -> np.ndarray:
+    """First pixels of windows that cover `length` pixels, int64; the last window ends with the last pixel."""
+    if length <= window:
+        return np.zeros(1, dtype=np.int64)
+    starts = np.arange(0, length - window + 1, stride)
+    return starts if starts[-1] == length - window else np.append(starts, length - window)
+
+
+def reflected(positions: np.ndarray, length: int) -> np.ndarray:
+    """Positions on an axis of `length` pixels, those beyond its ends reflected (without repeating the end)."""
+    period = max(2 * (length - 1), 1)
+    folded = np.abs(positions) % period
+    return np.minimum(folded, period - folded) if length > 1 else np.zeros_like(positions)
+
+
+def blend_weight(window: tuple[int, int]) -> torch.Tensor:
+    """Positive weight (height, width), a squared sine along both axes: windows half a window apart sum to 1."""
+    rows, columns = (
+        torch.sin(torch.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size) ** 2 for size in window
+    )
+    return (rows[:, None] * columns).float()
+
+
+def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+    """The same items, made in a thread, up to `depth` ahead of their use."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(message: tuple[str, Any]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(message, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(("item", item)):
+                    return
+            put(("end", None))
+        except BaseException as error:  # handed on to the thread that uses the items
+            put(("error", error))
+
+    thread = threading.Thread(target=work, name="scene reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, content = ready.get()
+            if kind == "error":
+                raise content
+            if kind == "end":
+                return
+            yield content
+            del content
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass
+class Chunk:
+    """Part of a scene with the windows that touch it; `pixels` and `usable` have the margin that these need."""
+
+    rows: slice
+    columns: slice
+    row_starts: np.ndarray
+    column_starts: np.ndarray
+    pixels: np.ndarray
+    usable: np.ndarray
+
+
+@dataclass
+class ScenePart:
+    """
+    The prediction for a part of a scene.
+
+    Attributes:
+        rows: rows of the scene.
+        columns: columns of the scene.
+        classes: most probable class, uint8 (height, width), 255 at pixels without data and excluded ones.
+        probabilities: probability of each class, float32 (classes, height, width), NaN where there is no class.
+        features: principal components of the encoder's features, float32 (components, height, width), or None.
+        pixels: stored numbers of the model's bands (bands, height, width).
+        seconds_in_model: time spent in the model itself.
+    """
+
+    rows: slice
+    columns: slice
+    classes: np.ndarray
+    probabilities: np.ndarray
+    features: np.ndarray | None
+    pixels: np.ndarray
+    seconds_in_model: float = 0.0
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the most probable class, float32 (height, width), NaN where there is no class."""
+        return self.probabilities.max(axis=0)
+
+
+class ScenePredictor:
+    """
+    Predicts the land cover of whole scenes.
+
+    Heads for every pixel see windows `stride` pixels apart, blended; a head for the window's centre pixel sees one
+    window for each cell of `stride` x `stride` pixels; a head for whole windows gives its class to all their pixels.
+
+    Args:
+        model: HSSTForSemanticSegmentation or HSSTForImageClassification, on its device, of any floating type.
+        processor: the processor that belongs to its weights.
+        stride: pixels from one window to the next; by default half a window, and 1 for a head of type "center".
+        batch_size: windows that the model sees at once.
+        exclude: kinds of pixels that get no class and are hidden from the model: "outside", "cloud", "shadow", ... as
+            the scene knows them.
+        resample: make the model's bands by spectral resampling.
+        num_features: principal components of the encoder's features to give beside the classes.
+        chunk_size: side of the parts in pixels; memory grows with its square.
+
+    Raises:
+        ValueError: the model has no classification head, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: HSSTImageProcessor,
+        *,
+        stride: int | None = None,
+        batch_size: int = 64,
+        exclude: Sequence[str] = ("outside",),
+        resample: bool = False,
+        num_features: int = 0,
+        chunk_size: int = 512,
+    ):
+        if type(model).__name__ not in CLASSIFIERS:
+            raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
+        self.model: Any = model.eval()
+        self.processor = processor
+        self.window: tuple[int, int] = tuple(model.config.window_size)
+        self.dense = type(model).__name__ == "HSSTForSemanticSegmentation"
+        # CODEPATH: the published pixel-wise variant labels the centre of each window only
+        self.center = not self.dense and model.config.head_type == "center"
+        default_stride = 1 if self.center else max(min(self.window) // 2, 1)
+        self.stride: int = default_stride if stride is None else stride
+        if self.stride < 1 or (not self.center and self.stride > min(self.window)):
+            raise ValueError(
+                f"`stride` must be 1 or more and leave no pixel between windows of {self.window[0]}x{self.window[1]}, "
+                f"got {stride}."
+            )
+        for name, value, least in (("batch_size", batch_size, 1), ("chunk_size", chunk_size, 1)):
+            if value < least:
+                raise ValueError(f"`{name}` must be {least} or more, got {value}.")
+        if not 0 <= num_features <= model.config.hidden_size:
+            raise ValueError(
+                f"`num_features` must be between 0 and the model's width, {model.config.hidden_size}, got "
+                f"{num_features}."
+            )
+        if len(self.class_names) >= NO_CLASS:
+            raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {len(self.class_names)}.")
+        self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
+        self.num_features, self.chunk_size = num_features, chunk_size
+        self.weight = blend_weight(self.window).to(model.device)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class."""
+        config = self.model.config
+        return [str(config.id2label.get(index, f"class {index}")) for index in range(config.num_labels)]
+
+    def select_bands(self, scene: SceneReader) -> BandSelection:
+        """How the model's bands come from the scene's; raises ValueError as the function `select_bands` does."""
+        return select_bands(scene, self.processor, self.model.config.num_channels, self.resample)
+
+    def axis_starts(self, length: int, axis: int) -> np.ndarray:
+        """First pixel of every window along an axis of the scene (0 rows, 1 columns); negative ones lie outside."""
+        window = self.window[axis]
+        if not self.center:
+            return window_starts(length, window, self.stride)
+        centres = np.minimum(np.arange(0, length, self.stride) + self.stride // 2, length - 1)
+        return centres - window // 2
+
+    def num_windows(self, scene: SceneReader) -> int:
+        """Windows that cover a scene; those without any usable pixel are left out when it is predicted."""
+        return sum(len(rows) * len(columns) for _, _, rows, columns in self.chunks(scene))
+
+    def chunks(self, scene: SceneReader) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
+        """Rows and columns of each part of a scene, and the first rows and columns of the windows that touch it."""
+        height, width = scene.shape
+        chunk_rows = chunk_columns = self.chunk_size
+        if scene.block_shape[1] >= width > self.chunk_size:
+            # Stored in strips: as many pixels, but never a strip read for the sake of a part of it
+            chunk_rows, chunk_columns = max(self.chunk_size**2 // width, self.window[0]), width
+        if self.center:
+            chunk_rows, chunk_columns = (
+                -(-chunk_rows // self.stride) * self.stride,
+                -(-chunk_columns // self.stride) * self.stride,
+            )
+        for row in range(0, height, chunk_rows):
+            rows = slice(row, min(row + chunk_rows, height))
+            row_starts = self._touching(height, rows, 0)
+            for column in range(0, width, chunk_columns):
+                columns = slice(column, min(column + chunk_columns, width))
+                yield rows, columns, row_starts, self._touching(width, columns, 1)
+
+    def _touching(self, length: int, part: slice, axis: int) -> np.ndarray:
+        starts = self.axis_starts(length, axis)
+        if self.center:
+            return starts[part.start // self.stride : -(-part.stop // self.stride)]
+        return starts[(starts < part.stop) & (starts + self.window[axis] > part.start)]
+
+    def predict(self, scene: SceneReader, progress: bool = False) -> Iterator[ScenePart]:
+        """
+        Predicts a scene part by part, from its upper left corner on, row by row.
+
+        Args:
+            scene: the scene; read in another thread.
+            progress: show a progress bar with the time left.
+
+        Raises:
+            ValueError: the scene has not the model's bands, or cannot be read.
+        """
+        selection = self.select_bands(scene)
+        components = self._principal_components(scene, selection) if self.num_features else None
+        parts = self.chunks(scene)
+        chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
+        bar = logging.tqdm(total=self.num_windows(scene), desc=scene.name, unit="window", disable=not progress)
+        with bar:
+            for chunk in chunks:
+                yield self.predict_chunk(chunk, scene, components, bar)
+
+    def read_chunk(
+        self,
+        scene: SceneReader,
+        selection: BandSelection,
+        rows: slice,
+        columns: slice,
+        row_starts: np.ndarray,
+        column_starts: np.ndarray,
+    ) -> Chunk:
+        """Reads a part of a scene with the margin that its windows need; beyond the scene's edges it is reflected."""
+        height, width = scene.shape
+        row_numbers = np.arange(row_starts[0], row_starts[-1] + self.window[0])
+        column_numbers = np.arange(column_starts[0], column_starts[-1] + self.window[1])
+        wanted_rows, wanted_columns = reflected(row_numbers, height), reflected(column_numbers, width)
+        read_rows = slice(int(wanted_rows.min()), int(wanted_rows.max()) + 1)
+        read_columns = slice(int(wanted_columns.min()), int(wanted_columns.max()) + 1)
+        pixels = selection.read(scene, read_rows, read_columns)
+        usable = ~scene.read_excluded(read_rows, read_columns, self.exclude)
+        if row_numbers[0] < 0 or row_numbers[-1] >= height:
+            pixels, usable = (values.take(wanted_rows - read_rows.start, axis=-2) for values in (pixels, usable))
+        if column_numbers[0] < 0 or column_numbers[-1] >= width:
+            pixels, usable = (values.take(wanted_columns - read_columns.start, axis=-1) for values in (pixels, usable))
+        return Chunk(rows, columns, row_starts, column_starts, pixels, usable)
+
+    @torch.inference_mode()
+    def predict_chunk(
+        self, chunk: Chunk, scene: SceneReader, components: tuple[torch.Tensor, torch.Tensor] | None, bar: Any = None
+    ) -> ScenePart:
+        """Runs the windows of a chunk through the model and blends what comes out."""
+        device = self.model.device
+        pixels = torch.as_tensor(chunk.pixels).to(device)
+        usable = torch.as_tensor(chunk.usable).to(device)
+        for band in pixels:  # band by band: no copy of all
+            if scene.nodata is not None:
+                usable &= band != scene.nodata
+            if band.is_floating_point():
+                usable &= band.isfinite()
+        window_rows, window_columns = self.window
+        window_pixels = pixels.unfold(1, window_rows, 1).unfold(2, window_columns, 1)
+        window_usable = usable.unfold(0, window_rows, 1).unfold(1, window_columns, 1)
+        row_offsets = torch.as_tensor(chunk.row_starts - chunk.row_starts[0], device=device)
+        column_offsets = torch.as_tensor(chunk.column_starts - chunk.column_starts[0], device=device)
+        cells = torch.cartesian_prod(
+            torch.arange(len(row_offsets), device=device), torch.arange(len(column_offsets), device=device)
+        ).view(-1, 2)
+        tops, lefts = row_offsets[cells[:, 0]], column_offsets[cells[:, 1]]
+        worth = window_usable[tops, lefts].flatten(1)
+        worth = (
+            worth.view(-1, window_rows, window_columns)[:, window_rows // 2, window_columns // 2]
+            if (self.center and self.stride == 1)
+            else worth.any(dim=1)
+        )
+        kept = worth.nonzero().flatten()
+        num_classes = self.model.config.num_labels
+        num_values = num_classes + self.num_features
+        grid = (len(row_offsets), len(column_offsets)) if self.center else tuple(usable.shape)
+        sums = torch.zeros(grid[0] * grid[1], num_values, device=device)
+        weights = torch.zeros(grid[0] * grid[1], 1, device=device)
+        inside = torch.arange(window_rows, device=device)[:, None] * grid[1] + torch.arange(
+            window_columns, device=device
+        )
+        seconds = 0.0
+        if bar is not None:
+            bar.update(len(cells) - len(kept))
+        for batch in kept.split(self.batch_size):
+            top, left = tops[batch], lefts[batch]
+            windows = window_pixels[:, top, left].transpose(0, 1)
+            values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
+            pixel_mask = pixel_mask & window_usable[top, left]
+            started = time.perf_counter()
+            outputs = self._run(values, pixel_mask, components)
+            seconds += time.perf_counter() - started
+            if self.center:
+                index = cells[batch, 0] * grid[1] + cells[batch, 1]
+                sums[index] = outputs[:, :, 0, 0]
+                weights[index] = 1.0
+            else:
+                index = ((top * grid[1] + left)[:, None, None] + inside).flatten()
+                weighted = outputs.permute(0, 2, 3, 1) * self.weight[..., None]
+                sums.index_add_(0, index, weighted.reshape(-1, num_values))
+                weights.index_add_(0, index, self.weight.expand(len(batch), -1, -1).reshape(-1, 1))
+            if bar is not None:
+                bar.update(len(batch))
+        blended = (sums / weights).T.view(num_values, *grid)  # NaN where no window was worth a look
+        return self._part(chunk, blended, usable, pixels, seconds)
+
+    def _part(
+        self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor, pixels: torch.Tensor, seconds: float
+    ) -> ScenePart:
+        height = chunk.rows.stop - chunk.rows.start
+        width = chunk.columns.stop - chunk.columns.start
+        top, left = chunk.rows.start - chunk.row_starts[0], chunk.columns.start - chunk.column_starts[0]
+        if self.center:
+            blended = blended.repeat_interleave(self.stride, dim=1).repeat_interleave(self.stride, dim=2)
+            blended = blended[:, :height, :width]
+        else:
+            blended = blended[:, top : top + height, left : left + width]
+        usable = usable[top : top + height, left : left + width]
+        blended = blended.masked_fill(~usable, torch.nan)
+        usable = usable & blended[0].isfinite()
+        num_classes = self.model.config.num_labels
+        probabilities = blended[:num_classes]
+        classes = probabilities.nan_to_num(nan=0.0).argmax(dim=0).masked_fill(~usable, NO_CLASS)
+        return ScenePart(
+            rows=chunk.rows,
+            columns=chunk.columns,
+            classes=classes.to(torch.uint8).cpu().numpy(),
+            probabilities=probabilities.cpu().numpy(),
+            features=blended[num_classes:].cpu().numpy() if self.num_features else None,
+            pixels=chunk.pixels[:, top : top + height, left : left + width],
+            seconds_in_model=seconds,
+        )
+
+    def _run(
+        self,
+        values: torch.Tensor,
+        pixel_mask: torch.Tensor,
+        components: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """Probabilities and features of windows (batch, classes + features, height, width), float32."""
+        inputs = {"pixel_values": values.to(self.model.dtype), "pixel_mask": pixel_mask}
+        if components is None:
+            logits = self.model(**inputs).logits
+        else:
+            features, logits = self._features(inputs)
+        if self.model.config.num_labels == 1:
+            probabilities = torch.ones_like(logits, dtype=torch.float32)
+        else:
+            probabilities = logits.float().softmax(dim=1)
+        if not self.dense:
+            size = (1, 1) if self.center else self.window
+            probabilities = probabilities[:, :, None, None].expand(-1, -1, *size)
+        if components is None:
+            return probabilities
+        mean, directions = components
+        projected = ((features - mean) @ directions).permute(0, 3, 1, 2)  # (B, components, rows, columns)
+        if self.center:
+            rows, columns = projected.shape[-2:]
+            projected = projected[:, :, rows // 2, columns // 2, None, None]
+        else:
+            patch_size = self.model.config.patch_size
+            projected = projected.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
+        return torch.cat([probabilities, projected], dim=1)
+
+    def _features(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean over the blocks of the encoder's tokens (batch, rows, columns, width), float32, and the logits."""
+        captured: list[torch.Tensor] = []
+        handle = self.model.hsst.register_forward_hook(
+            lambda module, arguments, output: captured.append(output.last_hidden_state)
+        )
+        try:
+            logits = self.model(**inputs).logits
+        finally:
+            handle.remove()
+        config = self.model.config
+        tokens = captured[0].float().unflatten(1, (config.num_blocks, *config.grid_size))
+        return tokens.mean(dim=1), logits
+
+    @torch.inference_mode()
+    def _principal_components(
+        self, scene: SceneReader, selection: BandSelection, side: int = 8
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (width,) and leading directions (width, components) of the features of windows spread over a scene."""
+        samples = []
+        row_starts, column_starts = (self.axis_starts(length, axis) for axis, length in enumerate(scene.shape))
+        for row in np.unique(np.linspace(0, len(row_starts) - 1, side).astype(int)):
+            for column in np.unique(np.linspace(0, len(column_starts) - 1, side).astype(int)):
+                starts = row_starts[row : row + 1], column_starts[column : column + 1]
+                chunk = self.read_chunk(scene, selection, slice(0, 0), slice(0, 0), *starts)
+                windows = torch.as_tensor(chunk.pixels).to(self.model.device)[None]
+                values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
+                pixel_mask = pixel_mask & torch.as_tensor(chunk.usable, device=pixel_mask.device)
+                if not pixel_mask.any():
+                    continue
+                inputs = {"pixel_values": values.to(self.model.dtype), "pixel_mask": pixel_mask}
+                patch_size = self.model.config.patch_size
+                seen = pixel_mask.unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
+                samples.append(self._features(inputs)[0][seen.flatten(3).any(dim=3)])
+        width = self.model.config.hidden_size
+        features = torch.cat(samples) if samples else torch.zeros(1, width, device=self.model.device)
+        mean = features.mean(dim=0)
+        _, vectors = torch.linalg.eigh((features - mean).T.double() @ (features - mean).double())
+        directions = vectors.flip(1)[:, : self.num_features]
+        # The sign of a direction is arbitrary; this one is the same on every machine
+        largest = directions.abs().argmax(dim=0)
+        directions = directions * directions[largest, torch.arange(self.num_features, device=largest.device)].sign()
+        return mean, directions.float()
+
+
+__all__ = ["NO_CLASS", "ArrayScene", "BandSelection", "ScenePart", "ScenePredictor", "SceneReader", "select_bands"]

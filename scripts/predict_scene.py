@@ -1,0 +1,164 @@
+"""Map the land cover of whole scenes with a fine-tuned model.
+
+    python scripts/predict_scene.py SCENE --model outputs/finetuned --output map.tif
+    accelerate launch scripts/predict_scene.py 'scenes/*.ZIP' --model outputs/finetuned --output maps
+
+A scene is an EnMAP L2A product (folder or ZIP), a GeoTIFF or an ENVI image. Beside the map of classes stand the area
+of each class (_areas.csv, _areas.json) and a quick look (.png). Several scenes go into a folder, dealt to the
+processes of `accelerate launch`; a finished scene is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from accelerate import PartialState
+from command_line import one_line_errors
+from transformers import AutoImageProcessor
+from transformers.utils import logging as transformers_logging
+
+import modeling_hsst  # noqa: F401
+from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
+from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
+from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
+from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+logger = logging.getLogger("predict_scene")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", metavar="SCENE", help="scenes, or patterns of them in quotes")
+    parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a fine-tuned model")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="GeoTIFF to write (.tif); a folder for several scenes"
+    )
+    parser.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
+    parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
+    parser.add_argument(
+        "--exclude",
+        nargs="*",
+        choices=EXCLUDABLE,
+        default=["outside", "cloud", "shadow"],
+        help="pixels of EnMAP products that get no class (outside cloud shadow); nothing after it: none",
+    )
+    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
+    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
+    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
+    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
+    parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
+    parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
+    parser.add_argument("--features", type=int, default=0, metavar="N", help="write N principal features")
+    parser.add_argument("--html", action="store_true", help="write a page to look at, which needs no network")
+    parser.add_argument("--overwrite", action="store_true", help="do scenes again that have a map")
+    return parser.parse_args()
+
+
+def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
+    """The map of each scene."""
+    if output.suffix.lower() in (".tif", ".tiff"):
+        if len(scenes) > 1:
+            raise ValueError(f"--output: expected a folder for {len(scenes)} scenes, got the file {output}")
+        return {scenes[0]: output}
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: expected a .tif or a folder, got the file {output}")
+    maps: dict[Path, Path] = {}
+    for scene in scenes:
+        name = scene.parent.name if scene.suffix.lower() == ".xml" else scene.name
+        name = name[: -len(scene.suffix)] if scene.is_file() and name == scene.name else name
+        path = output / f"{name}.tif"
+        if path in maps.values():
+            raise ValueError(f"{scene}: expected scenes with different names, got {name} more than once")
+        maps[scene] = path
+    return maps
+
+
+def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, predictor: ScenePredictor) -> str:
+    """Maps one scene, and says in a line how that went."""
+    options = MapOptions(arguments.probabilities, arguments.confidence, arguments.features, arguments.html)
+    settings = {
+        "model": arguments.model,
+        "stride": predictor.stride,
+        "exclude": sorted(predictor.exclude),
+        "resample": predictor.resample,
+        "probabilities": options.probabilities,
+        "features": options.num_features,
+    }
+    if not arguments.overwrite and is_finished(map_path, options, settings):
+        return f"{map_path}: finished before"
+    started = time.perf_counter()
+    file_arguments = {"wavelengths": arguments.wavelengths, "scale": arguments.scale, "nodata": arguments.nodata}
+    with open_scene(scene_path, **file_arguments) as scene:
+        selection = predictor.select_bands(scene)
+        print(f"{scene.name}: {selection.description}", flush=True)
+        if scene.transform is None:
+            logger.warning("%s: no georeference, so the map has none and areas are in pixels", scene.name)
+        metadata = {
+            "model": arguments.model,
+            "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
+            "bands": selection.description,
+            "left out": ", ".join(predictor.exclude) or "nothing",
+        }
+        seconds_in_model = 0.0
+
+        def parts():  # type: ignore[no-untyped-def]
+            nonlocal seconds_in_model
+            for part in predictor.predict(scene, progress=PartialState().is_local_main_process):
+                seconds_in_model += part.seconds_in_model
+                yield part
+
+        summary = write_scene_maps(
+            parts(),
+            scene,
+            map_path,
+            predictor.class_names,
+            options=options,
+            wavelengths=predictor.processor.wavelengths,
+            settings=settings,
+            metadata=metadata,
+        )
+    if not summary.num_mapped:
+        logger.warning("%s: no pixel with data, so the map holds no class", scene.name)
+    seconds = time.perf_counter() - started
+    return (
+        f"{map_path}: {summary.num_mapped:,} of {summary.num_pixels:,} pixels in {seconds:.1f} s "
+        f"({summary.num_pixels / seconds:,.0f} pixels/s), {seconds_in_model / seconds:.0%} of it in the model"
+    )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers_logging.set_verbosity_error()
+    with one_line_errors("predict_scene.py"):
+        state = PartialState()
+        maps = map_paths(find_scenes(arguments.scenes), arguments.output)
+        model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model).to(state.device)
+        predictor = ScenePredictor(
+            model,
+            AutoImageProcessor.from_pretrained(arguments.model),
+            stride=arguments.stride,
+            batch_size=arguments.batch_size,
+            exclude=arguments.exclude,
+            resample=arguments.resample,
+            num_features=arguments.features,
+        )
+        own = list(maps.items())[state.process_index :: state.num_processes]
+        failures = []
+        for scene_path, map_path in own:
+            try:
+                print(predict(arguments, scene_path, map_path, predictor), flush=True)
+            except (ValueError, OSError) as error:
+                if len(maps) == 1:
+                    raise
+                failures.append(f"{scene_path}: {error}")
+                logger.error("%s", failures[-1])
+        if failures:
+            raise ValueError(f"{len(failures)} of {len(own)} scenes failed, the first: {failures[0]}")
+
+
+if __name__ == "__main__":
+    main()

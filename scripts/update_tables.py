@@ -77,7 +77,33 @@ def realism() -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"pretraining_on_potsdam": pretraining_on_potsdam, "realism": realism}
+def data_speed() -> str:
+    """How fast tiles are read, and what a batch costs beside a training step."""
+    figures = result("data_speed")
+    rows = [
+        "| reading | processes | tiles/s | MB/s | to deflate | to uncompressed | memory of a process |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for rate in figures["rates"]:
+        peak = figures["peak_memory_mb"][rate["way"]]
+        rows.append(
+            f"| {rate['way']} | {rate['num_processes']} | {rate['tiles_per_second']:,.0f} | "
+            f"{rate['megabytes_per_second']:,.0f} | {rate['ratio']:.1f}x | {rate['ratio_to_uncompressed']:.1f}x | "
+            f"{'?' if peak is None else f'{peak:,.0f} MB'} |"
+        )
+    training = figures["training"]
+    step = f"training step (CPU, threads: {training['torch_threads']})"
+    rows += ["", f"| a batch of {training['batch_size']} windows | time | share of a {step} |", "|---|---|---|"]
+    for way, times in training["ways"].items():
+        rows.append(f"| {way} | {1000 * times['data_seconds']:.1f} ms | {times['share']:.1%} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "pretraining_on_potsdam": pretraining_on_potsdam,
+    "realism": realism,
+    "data_speed": data_speed,
+}
 
 
 def filled(text: str, path: Path) -> str:

@@ -47,6 +47,7 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
 from .configuration_hsst import HSSTConfig
 from .masking_hsst import draw_mask
 
@@ -210,7 +211,7 @@ class HSSTEmbeddings(nn.Module):
         self.patch_embeddings = HSSTPatchEmbeddings(config)
         self.position_embeddings = HSSTPositionEmbeddings(config)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout: nn.Module = HSSTDropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -312,10 +313,12 @@ class HSSTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape[:-1]  # (sequences, length)
+        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states):
+            return self.folded(hidden_states, attention_mask), None
+        input_shape = hidden_states.shape  # (windows, sequences, length, width)
 
-        qkv = self.qkv_proj(hidden_states).view(*input_shape, 3, -1, self.head_dim)
-        # 3 x (sequences, heads, length, head width)
+        qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
+        # 3 x (windows * sequences, heads, length, head width)
         query_states, key_states, value_states = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -332,8 +335,27 @@ class HSSTAttention(nn.Module):
             **kwargs,
         )
 
-        attn_output = attn_output.reshape(*input_shape, -1).contiguous()
+        attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
+
+    def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Attention as `folded_attention` computes it."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        with torch.autocast("cpu", enabled=False):
+            qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
+            # Products of weights in at least float32, rounded once
+            full = torch.promote_types(qkv_weight.dtype, torch.float32)
+            query_key, value_output = fold_projections(
+                qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
+            )
+            return folded_attention(
+                hidden_states.to(dtype),
+                query_key.to(dtype),
+                value_output.to(dtype),
+                self.o_proj.bias.to(dtype),
+                attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0,
+            )
 
 
 class HSSTMLP(nn.Module):
@@ -342,7 +364,7 @@ class HSSTMLP(nn.Module):
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = HSSTDropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
@@ -362,7 +384,7 @@ class HSSTLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = HSSTMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = HSSTDropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -374,16 +396,12 @@ class HSSTLayer(GradientCheckpointingLayer):
         residual = hidden_states
         hidden_states = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
         if self.axis == "spatial":
-            hidden_states, _ = self.attention(hidden_states.flatten(0, 1), attention_mask, **kwargs)
-            hidden_states = hidden_states.view(residual.shape)
+            hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
         else:
-            batch_size, _, num_positions, width = hidden_states.shape
-            hidden_states = hidden_states.transpose(1, 2).reshape(batch_size * num_positions, num_blocks, width)
             # A position is valid or not as a whole, so that no mask is needed among its blocks
-            hidden_states, _ = self.attention(hidden_states, None, **kwargs)
-            hidden_states = hidden_states.view(batch_size, num_positions, num_blocks, width).transpose(1, 2)
-            hidden_states = hidden_states.reshape(residual.shape)
-        hidden_states = self.dropout(hidden_states) + residual
+            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), None, **kwargs)
+            hidden_states = hidden_states.transpose(1, 2)
+        hidden_states = self.dropout(hidden_states.reshape(residual.shape)) + residual
 
         residual = hidden_states
         hidden_states = self.mlp(self.layernorm_after(hidden_states))
@@ -579,6 +597,8 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
     def __init__(self, config: HSSTConfig):
         super().__init__(config)
         self.hsst = HSSTModel(config, use_mask_token=True)
+        # Embeddings are dropped in fine-tuning only, as published
+        self.hsst.embeddings.dropout = nn.Identity()
         self.decoder = HSSTPixelDecoder(config)
         # Initialize weights and apply final processing
         self.post_init()
@@ -632,9 +652,10 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
 
         targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
         scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
-        # In float32: half precision cannot even count the values of a batch
-        scored = scored.float().expand_as(targets)
-        loss = ((predictions.float() - targets.float()).abs() * scored).sum() / scored.sum().clamp(min=1.0)
+        # Half precision cannot even count the values of a batch
+        dtype = torch.promote_types(predictions.dtype, torch.float32)
+        scored = scored.to(dtype).expand_as(targets)
+        loss = ((predictions.to(dtype) - targets.to(dtype)).abs() * scored).sum() / scored.sum().clamp(min=1.0)
 
         return HSSTForMaskedImageModelingOutput(
             loss=loss,

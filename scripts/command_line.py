@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tqdm.auto import tqdm
+
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
@@ -15,8 +17,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{program}: error: {message}", file=sys.stderr)
+        tqdm.write(f"{program}: error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        tqdm.write(f"{program}: interrupted", file=sys.stderr)  # not behind a progress bar
         raise SystemExit(130) from None

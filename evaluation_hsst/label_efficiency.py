@@ -1,0 +1,598 @@
+"""Models over label budgets, seeds and areas: runs that survive interruption, and what can be concluded from them.
+
+Every area is the test area once, with the others for training; predictions of all directions are pooled into one
+confusion matrix per model, budget and seed. Means, standard deviations and bootstrapped intervals are over seeds,
+which draw the labels and the weights; models are compared seed by seed.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+from datasets_loading.labelled_data import LabelledData  # noqa: E402
+from datasets_loading.land_cover_metric import land_cover_scores  # noqa: E402
+from datasets_loading.splits import draw_labels  # noqa: E402
+from evaluation_hsst.baselines import MODELS, ModelOptions, model_entry, run_model, settings_for  # noqa: E402
+from evaluation_hsst.reports import write_json, write_whole  # noqa: E402
+
+ROWS_NAME = "runs.csv"
+EXPERIMENT_NAME = "experiment.json"
+COLUMNS = (
+    "model",
+    "budget",
+    "seed",
+    "direction",
+    "labels",
+    "overall_accuracy",
+    "average_accuracy",
+    "train_seconds",
+    "predict_seconds",
+    "parameters",
+    "steps",
+    "chosen_settings",
+    "confusion_matrix",
+)
+SCORES = {
+    "overall_accuracy": "overall accuracy",
+    "average_accuracy": "average accuracy",
+    "average_accuracy_frequent": "average accuracy, frequent classes",
+    "macro_f1": "macro F1",
+    "mean_iou": "mean IoU",
+    "kappa": "kappa",
+}
+RESAMPLES = 10_000
+COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+MAIN_COLOUR = "#d1495b"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many training labels are used: a number for each class, or a fraction of each class."""
+
+    per_class: int | None = None
+    fraction: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """ "5" is a number for each class, "10%" and "0.1" are fractions, "100%" is all.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        try:
+            if text.endswith("%"):
+                budget = cls(fraction=float(text[:-1]) / 100)
+            elif "." in text:
+                budget = cls(fraction=float(text))
+            else:
+                budget = cls(per_class=int(text))
+        except ValueError:
+            budget = cls()
+        if not (budget.per_class or 0) >= 1 and not 0 < (budget.fraction or 0) <= 1:
+            raise ValueError(f"budgets: expected labels per class (5) or a share of the labels (10%), got {text}")
+        return budget
+
+    @property
+    def name(self) -> str:
+        return str(self.per_class) if self.per_class is not None else f"{100 * (self.fraction or 0):g}%"
+
+    @property
+    def title(self) -> str:
+        return f"{self.per_class} per class" if self.per_class is not None else self.name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a model, a budget, a seed, and which area is the test area."""
+
+    model: str
+    budget: str
+    seed: int
+    direction: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all runs share.
+
+    Attributes:
+        directions: the data of each direction, by its name: same scenes, other splits.
+        options: checkpoint, windows, configuration and statistics.
+        settings: given settings of fine-tuning, for all models; others are each model's own.
+        description: what was asked for, as JSON can hold it; runs of another description are not mixed with these.
+    """
+
+    directions: Mapping[str, LabelledData]
+    options: ModelOptions = ModelOptions()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return next(iter(self.directions.values())).class_names
+
+
+def plan_runs(
+    models: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], directions: Sequence[str]
+) -> list[Run]:
+    """All runs, seed by seed, so that an unfinished experiment can be looked at."""
+    for name in models:
+        model_entry(name)
+    names = [Budget.parse(budget).name for budget in budgets]
+    return [
+        Run(model, budget, seed, direction)
+        for seed in seeds
+        for budget in names
+        for model in models
+        for direction in directions
+    ]
+
+
+def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
+    """Trains and tests once; the row of the run.
+
+    Raises:
+        ValueError: the model cannot be trained on the data; the message names the run.
+    """
+    data = experiment.directions[run.direction]
+    budget = Budget.parse(run.budget)
+    try:
+        labels = draw_labels(
+            data.labels, data.split, fraction=budget.fraction, per_class=budget.per_class, seed=run.seed
+        )
+        data = data.with_labels(labels)
+        settings = replace(settings_for(run.model, experiment.settings), seed=run.seed)
+        outcome = run_model(run.model, data, settings, experiment.options, labelled_only=True)
+    except ValueError as error:
+        raise ValueError(f"{run.model}, {budget.title}, seed {run.seed}, {run.direction}: {error}") from error
+    scores = land_cover_scores(outcome.confusion)
+    return {
+        **asdict(run),
+        "labels": int(data.class_counts("train").sum()),
+        "overall_accuracy": scores["overall_accuracy"],
+        "average_accuracy": scores["average_accuracy"],
+        "train_seconds": round(outcome.train_seconds, 2),
+        "predict_seconds": round(outcome.predict_seconds, 2),
+        "parameters": outcome.parameters,
+        "steps": None if outcome.training is None else outcome.training.steps,
+        "chosen_settings": outcome.chosen,
+        "confusion_matrix": outcome.confusion.tolist(),
+    }
+
+
+def run_experiment(
+    experiment: Experiment, runs: Sequence[Run], folder: str | Path, *, processes: int | None = None
+) -> list[dict[str, Any]]:
+    """Does the runs that are not done yet, and writes each one's row as soon as it is.
+
+    Args:
+        experiment: what they share.
+        runs: all runs wanted.
+        folder: holds the rows (`runs.csv`) and the description (`experiment.json`); made if need be.
+        processes: how many work at the same time; by default one for each GPU, or one.
+
+    Returns:
+        The rows of `runs`, in their order.
+
+    Raises:
+        ValueError: the folder holds runs of another experiment, or another process writes to it, or a run failed.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
+    try:
+        _check_description(experiment, folder)
+        path = folder / ROWS_NAME
+        done = {run_of(row): row for row in read_rows(path)}
+        left = [run for run in runs if run not in done]
+        bar = tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs")
+        for run, row in _execute(experiment, left, processes):
+            append_row(path, row)
+            done[run] = row
+            bar.update()
+            bar.set_postfix_str(f"{run.model}, {run.budget}: {row['overall_accuracy']:.3f}")
+        bar.close()
+    finally:
+        lock.release()
+    return [done[run] for run in runs]
+
+
+_experiment: Experiment | None = None
+
+
+def _execute(
+    experiment: Experiment, runs: Sequence[Run], processes: int | None
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Rows as they come."""
+    devices = torch.cuda.device_count()
+    processes = processes or max(devices, 1)
+    if processes == 1 or len(runs) < 2:
+        for run in runs:
+            yield run, execute_run(experiment, run)
+        return
+    context = multiprocessing.get_context("spawn")
+    numbers = context.SimpleQueue()
+    for number in range(processes):
+        numbers.put(number % devices if devices else None)
+    with ProcessPoolExecutor(processes, context, _begin, (experiment, numbers)) as executor:
+        futures = {executor.submit(_work, run): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(experiment: Experiment, numbers: Any) -> None:
+    """In a worker: takes a device of its own, before CUDA is used."""
+    global _experiment
+    number = numbers.get()
+    if number is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
+    _experiment = experiment
+
+
+def _work(run: Run) -> dict[str, Any]:
+    assert _experiment is not None
+    return execute_run(_experiment, run)
+
+
+def _check_description(experiment: Experiment, folder: Path) -> None:
+    path = folder / EXPERIMENT_NAME
+    wanted = json.loads(json.dumps(experiment.description))
+    if not path.is_file():
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if different:
+        name = sorted(different)[0]
+        raise ValueError(
+            f"{folder}: expected runs with {name} {found.get(name)}, as those that are there have, got "
+            f"{wanted.get(name)}: take another output folder"
+        )
+
+
+def run_of(row: Mapping[str, Any]) -> Run:
+    return Run(str(row["model"]), str(row["budget"]), int(row["seed"]), str(row["direction"]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of runs that are done; a last line that was cut off in writing is removed from the file.
+
+    Raises:
+        ValueError: the file is not one of runs.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_whole(path, lambda partial: partial.write_bytes(whole))
+    lines = whole.decode("utf-8").splitlines()
+    if not lines:
+        return []
+    reader = csv.DictReader(lines)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {lines[0][:200]}")
+    return [_parsed(row) for row in reader]
+
+
+def _parsed(row: dict[str, str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = dict(row)
+    for name in ("seed", "labels"):
+        parsed[name] = int(row[name])
+    for name in ("overall_accuracy", "average_accuracy", "train_seconds", "predict_seconds"):
+        parsed[name] = float(row[name])
+    for name in ("parameters", "steps"):
+        parsed[name] = int(row[name]) if row[name] else None
+    for name in ("chosen_settings", "confusion_matrix"):
+        parsed[name] = json.loads(row[name])
+    return parsed
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a row at the end of the file, and waits until the disk has it."""
+    is_new = not path.is_file() or path.stat().st_size == 0
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(COLUMNS)
+        values = (row[name] for name in COLUMNS)
+        writer.writerow([json.dumps(value) if isinstance(value, (list, dict)) else value for value in values])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def pooled_scores(rows: Sequence[Mapping[str, Any]], directions: Sequence[str]) -> dict[tuple[str, str, int], dict]:
+    """Scores of each model, budget and seed from the pooled predictions of all directions, with `labels`, the training
+    labels of all directions; seeds that lack a direction are left out."""
+    grouped: dict[tuple[str, str, int], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["model"], row["budget"], row["seed"]), {})[row["direction"]] = row
+    pooled = {}
+    for key, by_direction in grouped.items():
+        if set(directions) <= set(by_direction):
+            chosen = [by_direction[name] for name in directions]
+            matrix = sum(np.array(row["confusion_matrix"]) for row in chosen)
+            pooled[key] = {
+                **land_cover_scores(np.asarray(matrix)),
+                "labels": sum(row["labels"] for row in chosen),
+                "train_seconds": sum(row["train_seconds"] for row in chosen),
+                "parameters": chosen[0]["parameters"],
+            }
+    return pooled
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """Bootstrapped 95 % interval of a mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _described(values: Sequence[float | None]) -> dict[str, Any] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    between = interval(known)
+    return {
+        "mean": float(np.mean(known)),
+        "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "low": None if between is None else between[0],
+        "high": None if between is None else between[1],
+    }
+
+
+def summarise(
+    rows: Sequence[Mapping[str, Any]],
+    directions: Sequence[str],
+    class_names: Sequence[str],
+    description: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the rows say, as JSON can hold it.
+
+    Returns:
+        results: for each budget and model the seeds, labels, and mean, standard deviation and bootstrapped 95 %
+            interval (low, high) of each score over seeds, with the mean accuracy of each class.
+        comparisons: for each budget and score, the first model against the best of those without pre-training: mean
+            difference, its interval, and in how many seeds it is better. The best is chosen by its mean over the same
+            seeds, which favours it.
+    """
+    pooled = pooled_scores(rows, directions)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    results, comparisons = [], []
+    for budget in budgets:
+        by_model = {
+            model: {
+                seed: scores
+                for (name, size, seed), scores in sorted(pooled.items())
+                if (name, size) == (model, budget)
+            }
+            for model in models
+        }
+        for model, by_seed in by_model.items():
+            if not by_seed:
+                continue
+            scores = list(by_seed.values())
+            accuracies = [
+                [value[number] for value in (score["accuracy_per_class"] for score in scores)]
+                for number in range(len(class_names))
+            ]
+            results.append(
+                {
+                    "model": model,
+                    "title": MODELS[model].title if model in MODELS else model,
+                    "budget": budget,
+                    "budget_title": Budget.parse(budget).title,
+                    "labels": float(np.mean([score["labels"] for score in scores])),
+                    "seeds": list(by_seed),
+                    "parameters": scores[0]["parameters"],
+                    "train_seconds": float(np.mean([score["train_seconds"] for score in scores])),
+                    **{name: _described([score[name] for score in scores]) for name in SCORES},
+                    "accuracy_per_class": {
+                        name: _described(values) for name, values in zip(class_names, accuracies, strict=True)
+                    },
+                }
+            )
+        comparisons += _compare(by_model, budget)
+    return {
+        "class_names": list(class_names),
+        "directions": list(directions),
+        "runs": len(rows),
+        "results": results,
+        "comparisons": comparisons,
+        "experiment": dict(description or {}),
+    }
+
+
+def _compare(by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], budget: str) -> list[dict[str, Any]]:
+    """The first model against the best of the others that need no pre-trained weights."""
+    main, *others = by_model
+    baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
+    compared = []
+    for score in ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou"):
+        seeds = [seed for seed in by_model[main] if all(seed in by_model[name] for name in baselines)]
+        if not seeds or not baselines:
+            continue
+        means = {name: np.mean([by_model[name][seed][score] for seed in seeds]) for name in baselines}
+        best = max(means, key=lambda name: means[name])
+        differences = [by_model[main][seed][score] - by_model[best][seed][score] for seed in seeds]
+        compared.append(
+            {
+                "budget": budget,
+                "score": score,
+                "model": main,
+                "baseline": best,
+                "seeds": len(seeds),
+                "better_in": sum(difference > 0 for difference in differences),
+                "difference": _described(differences),
+            }
+        )
+    return compared
+
+
+def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
+    """Draws overall and average accuracy over the number of labels as PNG, a line with its 95 % interval for each
+    model, the first one in red."""
+    results = summary["results"]
+    models = list(dict.fromkeys(entry["model"] for entry in results))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.2), layout="constrained", sharex=True)
+    for axis, score in zip(axes, ("overall_accuracy", "average_accuracy"), strict=True):
+        for number, model in enumerate(models):
+            entries = sorted(
+                (entry for entry in results if entry["model"] == model), key=lambda entry: entry["labels"]
+            )
+            labels = [entry["labels"] for entry in entries]
+            means = [entry[score]["mean"] for entry in entries]
+            is_main = number == 0
+            colour = MAIN_COLOUR if is_main else COLOURS[(number - 1) % 10]
+            style = "-" if is_main or number <= 5 else "--"
+            axis.plot(
+                labels,
+                means,
+                style,
+                marker="o",
+                color=colour,
+                lw=2.6 if is_main else 1.4,
+                ms=6 if is_main else 4,
+                zorder=5 if is_main else 3,
+                label=entries[0]["title"],
+            )
+            bands = [entry[score] for entry in entries]
+            if all(band["low"] is not None for band in bands):
+                lows, highs = [band["low"] for band in bands], [band["high"] for band in bands]
+                axis.fill_between(labels, lows, highs, color=colour, alpha=0.25 if is_main else 0.1, lw=0)
+        axis.set_xscale("log")
+        ticks = {entry["budget"]: entry for entry in results}
+        positions = [ticks[name]["labels"] for name in ticks]
+        names = [f"{ticks[name]['budget_title']}\n({ticks[name]['labels']:,.0f} labels)" for name in ticks]
+        axis.set_xticks(positions, names, fontsize=9)
+        axis.minorticks_off()
+        axis.set_title(SCORES[score], fontsize=11)
+        axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_xlabel("training labels")
+    axes[1].set_xlabel("training labels")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
+    seeds = max(len(entry["seeds"]) for entry in results)
+    noun = "seed" if seeds == 1 else "seeds"
+    intervals = "; bands: bootstrapped 95 % interval" if seeds > 1 else ""
+    figure.suptitle(
+        f"Land cover from few labels, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12
+    )
+    try:
+        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+    finally:
+        plt.close(figure)
+
+
+def percent(described: Mapping[str, Any] | None) -> str:
+    """A mean with its interval, in percent."""
+    if described is None:
+        return "–"
+    if described["low"] is None:
+        return f"{100 * described['mean']:.1f}"
+    return f"{100 * described['mean']:.1f} ({100 * described['low']:.1f}–{100 * described['high']:.1f})"
+
+
+def write_page(path: str | Path, summary: Mapping[str, Any], figure: str | Path) -> Path:
+    """Writes one HTML file with figure, scores, comparisons and accuracies of classes; it needs no other file."""
+    picture = base64.b64encode(Path(figure).read_bytes()).decode("ascii")
+    columns = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou")
+    rows = []
+    for entry in summary["results"]:
+        cells = [entry["budget_title"], entry["title"], f"{entry['labels']:,.0f}", str(len(entry["seeds"]))]
+        cells += [percent(entry[name]) for name in columns]
+        cells += ["–" if entry["parameters"] is None else f"{entry['parameters']:,}", f"{entry['train_seconds']:,.0f}"]
+        rows.append(cells)
+    header = ["labels", "model", "number", "seeds", *(SCORES[name] for name in columns), "parameters", "seconds"]
+    compared = [
+        [
+            Budget.parse(entry["budget"]).title,
+            SCORES[entry["score"]],
+            f"{_title(entry['model'])} – {_title(entry['baseline'])}",
+            percent(entry["difference"]),
+            f"{entry['better_in']} of {entry['seeds']}",
+        ]
+        for entry in summary["comparisons"]
+    ]
+    classes = [
+        [
+            entry["budget_title"],
+            entry["title"],
+            *(percent(entry["accuracy_per_class"][name]) for name in summary["class_names"]),
+        ]
+        for entry in summary["results"]
+    ]
+    body = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Label efficiency</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222; }}
+table {{ border-collapse: collapse; margin: 1em 0 2em; font-size: 13px; }}
+th, td {{ padding: 3px 10px; text-align: right; border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid #888; }} td:nth-child(-n+2), th:nth-child(-n+2) {{ text-align: left; }}
+img {{ max-width: 100%; }}
+</style></head><body>
+<h1>Land cover from few labels</h1>
+<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is the test area
+once; predictions of all directions are pooled. Percent, mean over seeds with bootstrapped 95&nbsp;% interval.</p>
+<img alt="Scores over the number of training labels" src="data:image/png;base64,{picture}">
+<h2>Scores</h2>{_table(header, rows)}
+<h2>Against the best baseline, seed by seed</h2>
+<p>The best baseline is chosen by its mean over the same seeds.</p>
+{_table(["labels", "score", "difference of", "points", "better in"], compared)}
+<h2>Accuracy of each class</h2>{_table(["labels", "model", *summary["class_names"]], classes)}
+<h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>
+</body></html>
+"""
+    return write_whole(path, lambda partial: partial.write_text(body, encoding="utf-8"))
+
+
+def _title(model: str) -> str:
+    return MODELS[model].title if model in MODELS else model
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def write_reports(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Writes `label_efficiency.json`, `.png` and `.html`."""
+    folder = Path(folder)
+    figure = plot_label_efficiency(folder / "label_efficiency.png", summary)
+    return [
+        write_json(folder / "label_efficiency.json", summary),
+        figure,
+        write_page(folder / "label_efficiency.html", summary, figure),
+    ]

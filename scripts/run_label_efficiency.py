@@ -1,0 +1,113 @@
+"""
+How few labels are enough: models over label budgets, seeds and areas, each area being the test area once.
+
+    python scripts/run_label_efficiency.py --data_dir potsdam --area west=0,64,0,96 --area east=64,128,96,160 \\
+        --models hsst,hsst-scratch,cnn-3d,random-forest --budgets 5,20,10%,100% --seeds 5 \\
+        --model_name_or_path outputs/hsst --output_dir outputs/label_efficiency
+
+Without areas, the split of the data is the only direction. Every run is a row of `runs.csv` as soon as it is done: the
+same command goes on where it was interrupted, and with more models, budgets or seeds it adds theirs. At the end,
+`label_efficiency.json`, `.png` and `.html` say what came out. With several GPUs, each takes runs of its own.
+"""
+
+import argparse
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import transformers
+from command_line import one_line_errors
+from run_classification import (
+    add_data_arguments,
+    add_training_arguments,
+    given_settings,
+    load_data,
+    options_of,
+    parse_area,
+)
+
+from datasets_loading.labelled_data import LabelledData
+from evaluation_hsst.baselines import MODELS, choose_window_size, load_config
+from evaluation_hsst.fine_tuning import FineTuningSettings
+from evaluation_hsst.label_efficiency import Experiment, plan_runs, run_experiment, summarise, write_reports
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
+    parser.add_argument(
+        "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from --first_seed on (5)")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument(
+        "--area",
+        action="append",
+        default=[],
+        metavar="NAME=AREA",
+        help="an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
+    add_data_arguments(parser)
+    add_training_arguments(parser)
+    parser.add_argument("--validation_share", type=float, default=0.0, help="share of training labels to validate on")
+    return parser.parse_args()
+
+
+def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
+    """The data of each direction: an area to test on, all others to train on."""
+    if not arguments.area:
+        return {"split": load_data(arguments, window_size)}
+    areas = {}
+    for text in arguments.area:
+        name, separator, area = text.partition("=")
+        if not separator or name in areas:
+            raise ValueError(f"--area: expected NAME=AREA with names that differ, got {text}")
+        areas[name] = parse_area(area)
+    if len(areas) < 2:
+        raise ValueError(f"--area: expected two areas or more, got {len(areas)}")
+    directions = {}
+    for test in areas:
+        training = [name for name in areas if name != test]
+        split = {"train": [areas[name] for name in training], "test": [areas[test]]}
+        directions[f"{' and '.join(training)} to {test}"] = load_data(arguments, window_size, split)
+    return directions
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with one_line_errors("run_label_efficiency.py"):
+        if arguments.seeds < 1 or (arguments.processes or 1) < 1:
+            raise ValueError(
+                f"--seeds, --processes: expected at least 1, got {arguments.seeds} and {arguments.processes}"
+            )
+        options, settings = options_of(arguments), given_settings(arguments)
+        checked = FineTuningSettings(**settings)
+        base = None if options.checkpoint is None else load_config(options.checkpoint)
+        options = replace(options, window_size=choose_window_size(checked, options, base))
+        assert options.window_size is not None
+        directions = load_directions(arguments, options.window_size)
+        models = [name.strip() for name in arguments.models.split(",")]
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        runs = plan_runs(models, arguments.budgets.split(","), seeds, list(directions))
+        description = {
+            "data_dir": str(arguments.data_dir),
+            "dataset": arguments.dataset,
+            "areas": arguments.area,
+            "splits": {name: data.split.settings for name, data in directions.items()},
+            "settings": settings,
+            "options": asdict(options),
+        }
+        experiment = Experiment(directions, options, settings, description)
+        rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
+        summary = summarise(rows, list(directions), experiment.class_names, description)
+        for path in write_reports(summary, arguments.output_dir):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

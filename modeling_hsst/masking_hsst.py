@@ -89,6 +89,24 @@ def nearest_count(total: int, ratio: float) -> int:
     return min(max(round(ratio * total), 1), total - 1)
 
 
+def visible_counts(
+    num_blocks: int, grid_size: tuple[int, int], *, mask_type: str, mask_ratio: float, mask_patch_size: int = 1
+) -> tuple[int, int]:
+    """
+    How many blocks and how many positions a tube or grid mask (see `draw_mask`) leaves visible.
+
+    Raises:
+        ValueError: the mask is of another type, whose visible tokens form no grid.
+    """
+    rows, columns = grid_size
+    if mask_type == "tube":
+        squares = (rows // mask_patch_size) * (columns // mask_patch_size)
+        return num_blocks, (squares - nearest_count(squares, mask_ratio)) * mask_patch_size**2
+    if mask_type == "grid":
+        return visible_grid(num_blocks, rows * columns, mask_ratio)
+    raise ValueError(f"Visible tokens form a full grid under masks of type tube and grid only, got {mask_type!r}.")
+
+
 def visible_grid(num_blocks: int, num_positions: int, mask_ratio: float) -> tuple[int, int]:
     """
     How many blocks and how many positions a grid mask leaves visible.

@@ -25,7 +25,7 @@ block-major: token = block * positions + row * columns + column. Shape comments 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,8 +48,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
-from .configuration_hsst import HSSTConfig
-from .masking_hsst import draw_mask
+from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
+from .masking_hsst import draw_mask, visible_counts
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
@@ -439,12 +439,14 @@ class HSSTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, HSSTEmbeddings):
             if module.mask_token is not None:
                 init.normal_(module.mask_token, mean=0.0, std=1.0)
+        elif isinstance(module, HSSTHiddenTokens):
+            init.normal_(module.mask_token, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, HSSTPositionEmbeddings):
             # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
-            if self.config.position_embedding_type == "learned":
+            if module.config.position_embedding_type == "learned":
                 init.normal_(module.position_embeddings, mean=0.0, std=1.0)
             else:
-                init.copy_(module.spatial_embeddings, module.spatial_table(*self.config.grid_size))
+                init.copy_(module.spatial_embeddings, module.spatial_table(*module.config.grid_size))
                 init.copy_(module.spectral_embeddings, module.spectral_table())
 
 
@@ -474,6 +476,7 @@ class HSSTModel(HSSTPreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        visible_tokens: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -484,12 +487,19 @@ class HSSTModel(HSSTPreTrainedModel):
             and pooling, whatever their values.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
             Tokens that are replaced by the mask token (1), in block-major order.
+        visible_tokens (`tuple(torch.LongTensor, torch.LongTensor)`, *optional*):
+            Blocks `(batch_size, visible_blocks)` and positions `(batch_size, visible_positions)` whose tokens are
+            encoded, and no others; `last_hidden_state` has `visible_blocks * visible_positions` tokens then.
         """
         pixel_values = hide_nodata(pixel_values, pixel_mask).to(self.embeddings.patch_embeddings.weight.dtype)
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         num_blocks = self.config.num_blocks
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
-        attention_mask = self.spatial_attention_mask(hidden_states, position_mask)
+        if visible_tokens is not None:
+            hidden_states, num_blocks, position_mask = select_tokens(
+                hidden_states.unflatten(1, (num_blocks, -1)), position_mask, *visible_tokens
+            )
+        attention_mask = self.spatial_attention_mask(hidden_states, position_mask, num_blocks)
         for layer in (*self.spatial_layers, *self.spectral_layers):
             hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks, **kwargs)
         return BaseModelOutputWithPooling(
@@ -497,11 +507,12 @@ class HSSTModel(HSSTPreTrainedModel):
             pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
         )
 
-    def spatial_attention_mask(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> Any:
+    def spatial_attention_mask(
+        self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None, num_blocks: int
+    ) -> Any:
         """The mask that keeps nodata positions out of the attention within each block, None where all are valid."""
         if position_mask is None:
             return None
-        num_blocks = self.config.num_blocks
         return create_bidirectional_mask(
             config=self.config,
             inputs_embeds=hidden_states.unflatten(1, (num_blocks, -1)).flatten(0, 1),  # (B * N, P, D)
@@ -534,6 +545,25 @@ def valid_positions(pixel_mask: torch.Tensor | None, patch_size: int) -> torch.T
     return position_mask | ~position_mask.any(dim=1, keepdim=True)
 
 
+def select_tokens(
+    hidden_states: torch.Tensor,
+    position_mask: torch.Tensor | None,
+    blocks: torch.Tensor,
+    positions: torch.Tensor,
+) -> tuple[torch.Tensor, int, torch.Tensor | None]:
+    """The tokens (B, tokens, D) of (B, N, P, D) in some blocks and positions; how many blocks; which are valid."""
+    num_blocks, width = blocks.shape[1], hidden_states.shape[3]
+    if num_blocks < hidden_states.shape[1]:
+        index = blocks[:, :, None, None].expand(-1, -1, *hidden_states.shape[2:])
+        hidden_states = hidden_states.gather(1, index)
+    index = positions[:, None, :, None].expand(-1, num_blocks, -1, width)
+    hidden_states = hidden_states.gather(2, index).flatten(1, 2)
+    if position_mask is not None:
+        position_mask = position_mask.gather(1, positions)
+        position_mask = position_mask | ~position_mask.any(dim=1, keepdim=True)
+    return hidden_states, num_blocks, position_mask
+
+
 def mean_over_positions(hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> torch.Tensor:
     """Mean (B, D) of (B, P, D) over the valid positions."""
     if position_mask is None:
@@ -542,11 +572,38 @@ def mean_over_positions(hidden_states: torch.Tensor, position_mask: torch.Tensor
     return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
+class HSSTHiddenTokens(nn.Module):
+    """
+    Puts encoded visible tokens `(batch_size, visible_tokens, hidden_size)` at their places among all tokens
+    `(batch_size, tokens, decoder_hidden_size)`, a mask token at all others, and says where each lies.
+    """
+
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.config = config
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.hidden_size, config.decoder_hidden_size)
+        self.mask_token = nn.Parameter(torch.empty(config.decoder_hidden_size))
+        self.position_embeddings = HSSTPositionEmbeddings(cast(HSSTConfig, HSSTDecoderConfig(config)))
+
+    def forward(
+        self, hidden_states: torch.Tensor, blocks: torch.Tensor, positions: torch.Tensor, grid_size: tuple[int, int]
+    ) -> torch.Tensor:
+        hidden_states = self.projection(self.layernorm(hidden_states))
+        num_positions = grid_size[0] * grid_size[1]
+        tokens = self.mask_token.to(hidden_states.dtype).expand(
+            hidden_states.shape[0], self.config.num_blocks * num_positions, -1
+        )
+        index = (blocks[:, :, None] * num_positions + positions[:, None, :]).flatten(1)
+        tokens = tokens.scatter(1, index[:, :, None].expand_as(hidden_states), hidden_states)
+        return tokens + self.position_embeddings(grid_size).flatten(1, 2).to(hidden_states.dtype)
+
+
 class HSSTPixelDecoder(nn.Module):
     """
-    Maps encoder tokens `(batch_size, tokens, hidden_size)` to the values of their bands and pixels `(batch_size,
-    num_blocks, num_positions, values)`: one linear layer for each spectral block or one for all, after
-    `num_decoder_layers` pairs of a spatial and a spectral layer.
+    Maps tokens `(batch_size, tokens, width)` to the values of their bands and pixels `(batch_size, num_blocks,
+    num_positions, values)`: one linear layer for each spectral block or one for all, after `num_decoder_layers` pairs
+    of a spatial and a spectral layer.
     """
 
     def __init__(self, config: HSSTConfig):
@@ -555,10 +612,16 @@ class HSSTPixelDecoder(nn.Module):
         num_values = config.band_patch_size * config.patch_size**2
         # CODEPATH: the published checkpoint decodes blockwise; False is the paper's shared decoder
         num_projections = config.num_blocks if config.blockwise_decoder else 1
+        # CODEPATH: a decoder of visible tokens may be narrower than the encoder
+        layer_config = cast(HSSTConfig, HSSTDecoderConfig(config)) if config.visible_only else config
         self.layers = nn.ModuleList(
-            [HSSTLayer(config, axis) for _ in range(config.num_decoder_layers) for axis in ("spatial", "spectral")]
+            [
+                HSSTLayer(layer_config, axis)
+                for _ in range(config.num_decoder_layers or 0)
+                for axis in ("spatial", "spectral")
+            ]
         )
-        self.weight = nn.Parameter(torch.empty(num_projections, num_values, config.hidden_size))
+        self.weight = nn.Parameter(torch.empty(num_projections, num_values, layer_config.hidden_size))
         self.bias = nn.Parameter(torch.empty(num_projections, num_values))
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -589,16 +652,21 @@ class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
 
 @auto_docstring(
     custom_intro="""
-    HSST with a linear decoder on top for masked image modelling, in the manner of
-    [SimMIM](https://huggingface.co/papers/2111.09886): all tokens, masked or not, pass the encoder.
+    HSST with a decoder on top for masked image modelling. As published, in the manner of
+    [SimMIM](https://huggingface.co/papers/2111.09886): all tokens, masked or not, pass the encoder, and the decoder is
+    linear. With `visible_only`, in the manner of [MAE](https://huggingface.co/papers/2111.06377): only visible tokens
+    pass the encoder, and layers of the decoder fill the others in.
     """
 )
 class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
     def __init__(self, config: HSSTConfig):
         super().__init__(config)
-        self.hsst = HSSTModel(config, use_mask_token=True)
+        # CODEPATH: where only visible tokens are encoded the mask token belongs to the decoder
+        self.hsst = HSSTModel(config, use_mask_token=not config.visible_only)
         # Embeddings are dropped in fine-tuning only, as published
         self.hsst.embeddings.dropout = nn.Identity()
+        # CODEPATH: published models encode all tokens; visible_only is the fast way
+        self.hidden_tokens = HSSTHiddenTokens(config) if config.visible_only else None
         self.decoder = HSSTPixelDecoder(config)
         # Initialize weights and apply final processing
         self.post_init()
@@ -643,11 +711,25 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
                 device=pixel_values.device,
             )
         pixel_values = hide_nodata(pixel_values, pixel_mask)
+        visible_tokens = None
+        # CODEPATH: published models encode all tokens; visible_only is the fast way
+        if self.hidden_tokens is not None:
+            visible_tokens = self.visible_tokens(bool_masked_pos, grid_size)
         outputs: BaseModelOutputWithPooling = self.hsst(
-            pixel_values, pixel_mask, bool_masked_pos, interpolate_pos_encoding, **kwargs
+            pixel_values,
+            pixel_mask,
+            bool_masked_pos if visible_tokens is None else None,
+            interpolate_pos_encoding,
+            visible_tokens,
+            **kwargs,
         )
         hidden_states: torch.Tensor = outputs.last_hidden_state
-        attention_mask = self.hsst.spatial_attention_mask(hidden_states, valid_positions(pixel_mask, patch_size))
+        if self.hidden_tokens is not None and visible_tokens is not None:
+            hidden_states = self.hidden_tokens(hidden_states, *visible_tokens, grid_size)
+        attention_mask = None
+        if self.decoder.layers:
+            position_mask = valid_positions(pixel_mask, patch_size)
+            attention_mask = self.hsst.spatial_attention_mask(hidden_states, position_mask, num_blocks)
         predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
 
         targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
@@ -664,6 +746,36 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
             attentions=outputs.attentions,
             bool_masked_pos=bool_masked_pos,
         )
+
+    def visible_tokens(
+        self, bool_masked_pos: torch.Tensor, grid_size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The visible blocks (B, n) and positions (B, p) of masks that leave a full grid of them visible."""
+        config = self.config
+        mask = HSSTEmbeddings.check_mask(
+            bool_masked_pos, bool_masked_pos.shape[0], config.num_blocks, grid_size[0] * grid_size[1]
+        ).unflatten(1, (config.num_blocks, -1))
+        num_blocks, num_positions = visible_counts(
+            config.num_blocks,
+            grid_size,
+            mask_type=config.mask_type,
+            mask_ratio=config.mask_ratio,
+            mask_patch_size=config.mask_patch_size,
+        )
+        # Visible ones first, in their order
+        blocks = mask.all(dim=2).byte().argsort(dim=1, stable=True)[:, :num_blocks]
+        positions = mask.all(dim=1).byte().argsort(dim=1, stable=True)[:, :num_positions]
+        # A look at the values would wait for a GPU, or break a graph
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            seen = mask.gather(1, blocks[:, :, None].expand(-1, -1, mask.shape[2]))
+            seen = seen.gather(2, positions[:, None, :].expand(-1, num_blocks, -1))
+            if seen.any() or int((~mask).sum()) != len(mask) * num_blocks * num_positions:
+                raise ValueError(
+                    f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {num_positions} "
+                    f"positions of each window visible, as masks of the configuration do (`mask_type` "
+                    f"{config.mask_type!r}, `mask_ratio` {config.mask_ratio}); got others."
+                )
+        return blocks, positions
 
     def valid_values(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
         """True (B, N, P, V) at values that are neither nodata nor padding of the last block."""

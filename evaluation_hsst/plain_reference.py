@@ -158,7 +158,7 @@ def plain_reference(
         ValueError: the model has parts that the published one lacks: layers in the decoder, heads other than `"mean"`.
     """
     config = model.config
-    if config.num_decoder_layers or config.head_type != "mean":
+    if config.decoder_depth or config.head_type != "mean":
         raise ValueError("The plain reference has neither layers in its decoder nor heads other than 'mean'.")
     plain: PlainMaskedImageModeling | PlainSemanticSegmentation
     if isinstance(model, HSSTForMaskedImageModeling):

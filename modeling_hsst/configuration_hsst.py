@@ -165,12 +165,6 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.num_decoder_layers is None:
-            self.num_decoder_layers = 1 if self.visible_only else 0
-        if self.decoder_hidden_size is None:
-            self.decoder_hidden_size = self.hidden_size
-        if self.decoder_num_attention_heads is None:
-            self.decoder_num_attention_heads = self.num_attention_heads
         self._check_sizes()
         # The default band centres belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
@@ -206,7 +200,6 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         # hidden_size is left to its own errors: generic code of transformers builds configurations with 0
         for name in (
             "num_attention_heads",
-            "decoder_num_attention_heads",
             "head_dim",
             "intermediate_size",
             "patch_size",
@@ -218,10 +211,13 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if min(self.window_size) < 1:
             raise ValueError(f"`image_size` must be 1 or more, got {self.image_size}.")
-        if self.hidden_size < 0 or self.num_decoder_layers < 0:
+        for name in ("decoder_hidden_size", "decoder_num_attention_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if self.hidden_size < 0 or self.decoder_depth < 0:
             raise ValueError(
                 "`hidden_size` and `num_decoder_layers` must not be negative, got "
-                f"{self.hidden_size} and {self.num_decoder_layers}."
+                f"{self.hidden_size} and {self.decoder_depth}."
             )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be an activation that transformers knows, got {self.hidden_act!r}.")
@@ -256,7 +252,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         widths = {} if self.position_embedding_type == "learned" else {"hidden_size": self.hidden_size}
         if self.visible_only:
-            widths["decoder_hidden_size"] = self.decoder_hidden_size
+            widths["decoder_hidden_size"] = HSSTDecoderConfig(self).hidden_size
         for name, width in widths.items():
             if width // 3 % 2 or (width - width // 3) % 4:
                 raise ValueError(
@@ -275,11 +271,18 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"`visible_only` needs masks that leave a full grid of blocks and positions visible: `mask_type` tube "
                 f"or grid, got {self.mask_type!r}."
             )
-        if self.num_decoder_layers < 1:
+        if self.decoder_depth < 1:
             raise ValueError(
                 f"`visible_only` needs a decoder with layers, that hidden tokens learn from visible ones in: "
                 f"`num_decoder_layers` 1 or more, got {self.num_decoder_layers}."
             )
+
+    @property
+    def decoder_depth(self) -> int:
+        """Pairs of a spatial and a spectral layer in the decoder."""
+        if self.num_decoder_layers is None:
+            return 1 if self.visible_only else 0
+        return self.num_decoder_layers
 
     @property
     def window_size(self) -> tuple[int, int]:
@@ -331,8 +334,9 @@ class HSSTDecoderConfig:
 
     def __init__(self, config: HSSTConfig) -> None:
         self.config = config
-        self.hidden_size = config.decoder_hidden_size
-        self.num_attention_heads = config.decoder_num_attention_heads
+        # Not resolved in the configuration, where they would stay when others are built from it
+        self.hidden_size = config.decoder_hidden_size or config.hidden_size
+        self.num_attention_heads = config.decoder_num_attention_heads or config.num_attention_heads
         kind = config.position_embedding_type
         self.position_embedding_type = "wavelength" if kind == "wavelength" else "sincos"
 

@@ -147,7 +147,7 @@ def test_saved_and_loaded(tmp_path):
         ({"mask_type": "unit"}, "`mask_type` tube or grid, got 'unit'"),
         ({"num_decoder_layers": 0}, "`num_decoder_layers` 1 or more, got 0"),
         ({"decoder_hidden_size": 10}, "`decoder_hidden_size` 10 does not allow it"),
-        ({"decoder_num_attention_heads": 0}, "`decoder_num_attention_heads` must be 1 or more"),
+        ({"decoder_num_attention_heads": 0}, "`decoder_num_attention_heads` must be 1 or more, got 0"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):

@@ -582,9 +582,10 @@ class HSSTHiddenTokens(nn.Module):
         super().__init__()
         self.config = config
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.hidden_size, config.decoder_hidden_size)
-        self.mask_token = nn.Parameter(torch.empty(config.decoder_hidden_size))
-        self.position_embeddings = HSSTPositionEmbeddings(cast(HSSTConfig, HSSTDecoderConfig(config)))
+        decoder_config = cast(HSSTConfig, HSSTDecoderConfig(config))
+        self.projection = nn.Linear(config.hidden_size, decoder_config.hidden_size)
+        self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))
+        self.position_embeddings = HSSTPositionEmbeddings(decoder_config)
 
     def forward(
         self, hidden_states: torch.Tensor, blocks: torch.Tensor, positions: torch.Tensor, grid_size: tuple[int, int]
@@ -615,11 +616,7 @@ class HSSTPixelDecoder(nn.Module):
         # CODEPATH: a decoder of visible tokens may be narrower than the encoder
         layer_config = cast(HSSTConfig, HSSTDecoderConfig(config)) if config.visible_only else config
         self.layers = nn.ModuleList(
-            [
-                HSSTLayer(layer_config, axis)
-                for _ in range(config.num_decoder_layers or 0)
-                for axis in ("spatial", "spectral")
-            ]
+            [HSSTLayer(layer_config, axis) for _ in range(config.decoder_depth) for axis in ("spatial", "spectral")]
         )
         self.weight = nn.Parameter(torch.empty(num_projections, num_values, layer_config.hidden_size))
         self.bias = nn.Parameter(torch.empty(num_projections, num_values))

@@ -250,29 +250,20 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def vit_width(target: int, config: BaselineConfig) -> int:
-    """Width of the ViT whose parameters come nearest to `target`, a multiple of its heads.
-
-    Raises:
-        ValueError: none comes within `PARAMETER_TOLERANCE`.
-    """
+def vit_width(target: int, config: BaselineConfig) -> tuple[int, int]:
+    """Width of the ViT whose parameters come nearest to `target`, a multiple of its heads, and how near they come."""
     widths = range(config.num_attention_heads, 1025, config.num_attention_heads)
     # counted without building: per layer 12 D^2 + 13 D, embeddings, positions, class token, last norm, head
     positions = config.image_size**2
 
-    def parameters(width: int) -> int:
+    def distance(width: int) -> int:
         layers = config.num_hidden_layers * (12 * width**2 + 13 * width)
         embeddings = (config.num_channels + 1 + positions + 1 + 1 + 2) * width
         head_width = width if config.per_pixel else width * positions
-        return layers + embeddings + (head_width + 1) * int(config.num_labels or 0)
+        return abs(layers + embeddings + (head_width + 1) * int(config.num_labels or 0) - target)
 
-    best = min(widths, key=lambda width: abs(parameters(width) - target))
-    if abs(parameters(best) - target) > PARAMETER_TOLERANCE * target:
-        raise ValueError(
-            f"vit: expected a width with {target:,} parameters within {PARAMETER_TOLERANCE:.0%}, got "
-            f"{parameters(best):,} at {best}"
-        )
-    return best
+    best = min(widths, key=distance)
+    return best, distance(best)
 
 
 @dataclass(frozen=True)
@@ -470,7 +461,7 @@ def run_model(
 
 
 def check_classes(data: LabelledData) -> None:
-    """Warns of classes that are tested but never trained.
+    """Checks that there is something to learn and something to test.
 
     Raises:
         ValueError: fewer than two classes have training pixels, or nothing is there to be tested.
@@ -483,12 +474,15 @@ def check_classes(data: LabelledData) -> None:
         )
     if not counts["test"].any():
         raise ValueError("expected labelled test pixels, got none")
+
+
+def warn_of_untrained_classes(data: LabelledData) -> None:
+    """Warns of classes that are tested but never trained, with their names."""
+    trained, tested = data.class_counts("train"), data.class_counts("test")
     for number, name in enumerate(data.class_names):
-        if counts["test"][number] and not counts["train"][number]:
+        if tested[number] and not trained[number]:
             logger.warning(
-                "class %s has %d test pixels and no training pixel: none of them can be right",
-                name,
-                counts["test"][number],
+                "class %s has %d test pixels and no training pixel: none of them can be right", name, tested[number]
             )
 
 
@@ -640,7 +634,16 @@ def build_network(
     if name == "vit":
         with torch.device("meta"):
             target = count_parameters(model_class(config))
-        baseline.hidden_size = vit_width(target, baseline)
+        # heads are few where the model is so small that multiples of four are too far apart
+        for heads in (4, 2, 1):
+            baseline.num_attention_heads = heads
+            baseline.hidden_size, distance = vit_width(target, baseline)
+            if distance <= PARAMETER_TOLERANCE * target:
+                break
+        else:
+            raise ValueError(
+                f"vit: expected a width with {target:,} parameters, give or take {PARAMETER_TOLERANCE:.0%}, got none"
+            )
     baseline_class = BaselineForSemanticSegmentation if settings.task == "dense" else BaselineForImageClassification
     return baseline_class(baseline)
 

@@ -63,6 +63,8 @@ SCORES = {
 RESAMPLES = 10_000
 COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 MAIN_COLOUR = "#d1495b"
+MOST_BANDS = 4
+"""Up to so many models, a figure shows the intervals of all; otherwise of the first one."""
 
 
 @dataclass(frozen=True)
@@ -488,7 +490,8 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
                 label=entries[0]["title"],
             )
             bands = [entry[score] for entry in entries]
-            if all(band["low"] is not None for band in bands):
+            # of many models, the bands would hide each other
+            if all(band["low"] is not None for band in bands) and (is_main or len(models) <= MOST_BANDS):
                 lows, highs = [band["low"] for band in bands], [band["high"] for band in bands]
                 axis.fill_between(labels, lows, highs, color=colour, alpha=0.25 if is_main else 0.1, lw=0)
         axis.set_xscale("log")

@@ -132,7 +132,7 @@ def _folds(
     features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Folds whose training part holds two classes or more; none where pixels are too few."""
-    count = min(FOLDS, len(np.unique(groups)))
+    count = min(FOLDS, len(np.unique(groups)), int(np.unique(classes, return_counts=True)[1].max()))
     if count < 2:
         return []
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)

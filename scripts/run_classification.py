@@ -37,6 +37,7 @@ from evaluation_hsst.baselines import (
     run_model,
     save_network,
     settings_for,
+    warn_of_untrained_classes,
 )
 from evaluation_hsst.fine_tuning import CLASS_WEIGHTS, STATISTICS, TASKS, FineTuningSettings
 from evaluation_hsst.input_checks import check_finite
@@ -256,6 +257,7 @@ def main() -> None:
                 seed=settings.seed,
             )
             data = data.with_labels(labels)
+        warn_of_untrained_classes(data)
         outcome = run_model(arguments.model, data, settings, options, progress=True)
         run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
         run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}

@@ -27,7 +27,7 @@ from run_classification import (
 )
 
 from datasets_loading.labelled_data import LabelledData
-from evaluation_hsst.baselines import MODELS, choose_window_size, load_config
+from evaluation_hsst.baselines import MODELS, choose_window_size, load_config, warn_of_untrained_classes
 from evaluation_hsst.fine_tuning import FineTuningSettings
 from evaluation_hsst.label_efficiency import Experiment, plan_runs, run_experiment, summarise, write_reports
 
@@ -91,6 +91,8 @@ def main() -> None:
         options = replace(options, window_size=choose_window_size(checked, options, base))
         assert options.window_size is not None
         directions = load_directions(arguments, options.window_size)
+        for data in directions.values():
+            warn_of_untrained_classes(data)
         models = [name.strip() for name in arguments.models.split(",")]
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         runs = plan_runs(models, arguments.budgets.split(","), seeds, list(directions))

@@ -1,0 +1,400 @@
+"""All models of the comparison on one small scene: they learn, never see the test area, and are alike in size."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint
+
+from datasets_loading.splits import UNLABELLED, draw_labels
+from evaluation_hsst.baselines import (
+    MODELS,
+    BaselineConfig,
+    BaselineForImageClassification,
+    BaselineForSemanticSegmentation,
+    ModelOptions,
+    build_network,
+    choose_bands,
+    count_parameters,
+    load_config,
+    load_encoder,
+    load_processor,
+    run_model,
+    settings_for,
+    training_processor,
+    warn_of_untrained_classes,
+)
+from evaluation_hsst.fine_tuning import (
+    AreaTensors,
+    FineTuningSettings,
+    TrainingCorners,
+    WindowCollator,
+    confusion_of,
+    covering_corners,
+    fine_tune,
+    parameter_groups,
+    predict,
+    turn_window,
+)
+from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
+
+NETWORKS = [name for name, entry in MODELS.items() if entry.kind in ("hsst", "network")]
+BANDS = list(range(12))
+FAST = FineTuningSettings(max_steps=12, batch_size=4, learning_rate=1e-2, stride=5, use_cpu=True)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(write_small_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="module")
+def area(data):
+    return AreaTensors.of(data, "train", training_processor(data, BANDS), BANDS, 5)
+
+
+def options(name, checkpoint, **changes):
+    overrides = {} if MODELS[name].needs_checkpoint else TINY
+    path = checkpoint if MODELS[name].needs_checkpoint else None
+    return ModelOptions(path, overrides, **{"window_size": 5, **changes})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_what_can_be_learnt(name, data, checkpoint) -> None:
+    outcome = run_model(name, data, replace(FAST, max_steps=30), options(name, checkpoint))
+    test = data.split.labels_of(data.labels, "test")["scene"]
+    assert outcome.confusion.sum() == (test != UNLABELLED).sum()
+    assert np.trace(outcome.confusion) / outcome.confusion.sum() > 0.75
+    # the map covers the whole test area and nothing else
+    np.testing.assert_array_equal(outcome.maps["scene"] != UNLABELLED, data.split.mask("scene", "test"))
+    if outcome.parameters is not None:
+        assert outcome.model.config.id2label == dict(enumerate(CLASS_NAMES))
+
+
+@pytest.mark.parametrize("name", ["hsst-scratch", "vit", "cnn-1d", "cnn-3d", "hsst"])
+def test_centre_pixels_can_be_classified_instead(name, data, checkpoint) -> None:
+    outcome = run_model(name, data, replace(FAST, task="center", max_steps=40), options(name, checkpoint))
+    assert np.trace(outcome.confusion) / outcome.confusion.sum() > 0.7
+
+
+@pytest.mark.parametrize("name", ["hsst-scratch", "cnn-3d", "knn"])
+@pytest.mark.parametrize("statistics", ["training", "area"])
+def test_training_knows_nothing_of_the_test_area(name, statistics, data) -> None:
+    cube, labels = small_cube()
+    test = data.split.mask("scene", "test")
+    other = small_data(
+        cube=np.where(test, cube[::-1] + 500, cube), labels=np.where(test & (labels != 255), 2 - labels, labels)
+    )
+    chosen = ModelOptions(None, TINY, window_size=5, statistics=statistics)
+    first, second = (run_model(name, given, replace(FAST, max_steps=3), chosen).model for given in (data, other))
+    if name == "knn":
+        trained = data.scenes[0].cube[:, ~test].T / 1e4
+        np.testing.assert_array_equal(first.predict_proba(trained), second.predict_proba(trained))
+    else:
+        for parameter, same in zip(first.parameters(), second.parameters(), strict=True):
+            torch.testing.assert_close(parameter, same, rtol=0, atol=0)
+
+
+def test_windows_hide_pixels_of_other_splits(data) -> None:
+    # areas of the split touch its buffer of 2 pixels, windows reach 7 pixels
+    test = AreaTensors.of(data, "test", training_processor(data, BANDS), BANDS, 8)
+    window = test.windows(test.own_pixels()[:1] - (0, 0, 7), "dense")
+    columns = np.arange(28 - 7, 29)
+    hidden = data.split.codes["scene"][0, columns] == 0
+    assert hidden.any()
+    np.testing.assert_array_equal(~window["pixel_mask"][0, 0].numpy(), hidden)
+    assert (window["pixel_values"][0][:, 0, torch.from_numpy(hidden)] == 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_have_the_forward_of_hsst(name, data, checkpoint) -> None:
+    for task in ("dense", "center"):
+        settings = replace(FAST, task=task)
+        base = load_config(checkpoint) if MODELS[name].needs_checkpoint else None
+        network = build_network(name, data, BANDS, settings, options(name, checkpoint), base, 5)
+        labels = torch.randint(0, 3, (2, 5, 5) if task == "dense" else (2,))
+        outputs = network(pixel_values=torch.randn(2, 12, 5, 5), labels=labels, pixel_mask=torch.ones(2, 5, 5))
+        assert outputs.logits.shape == ((2, 3, 5, 5) if task == "dense" else (2, 3))
+        wanted = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        torch.testing.assert_close(outputs.loss, wanted)
+
+
+@pytest.mark.parametrize("task", ["dense", "center"])
+@pytest.mark.parametrize("layers", [2, 4])
+def test_vit_has_as_many_parameters_as_hsst(task, layers) -> None:
+    data = small_data()
+    settings, overrides = FineTuningSettings(task=task), {"num_spatial_layers": layers, "num_spectral_layers": layers}
+    counts = [
+        count_parameters(build_network(name, data, BANDS, settings, ModelOptions(None, overrides), None, 7))
+        for name in ("hsst-scratch", "vit")
+    ]
+    assert abs(counts[1] - counts[0]) <= 0.2 * counts[0]
+
+
+@pytest.mark.parametrize("architecture", ["vit", "cnn-1d", "cnn-3d"])
+def test_baselines_can_be_saved(architecture, tmp_path) -> None:
+    for model_class, per_pixel in (
+        (BaselineForSemanticSegmentation, True),
+        (BaselineForImageClassification, False),
+    ):
+        config = BaselineConfig(
+            architecture=architecture, num_channels=12, image_size=5, hidden_size=8, per_pixel=per_pixel, num_labels=3
+        )
+        model = model_class(config).eval()
+        model.save_pretrained(tmp_path)
+        same = model_class.from_pretrained(tmp_path).eval()
+        values = torch.randn(2, 12, 5, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(model(values).logits, same(values).logits)
+
+
+def test_same_seed_same_map(data) -> None:
+    chosen = ModelOptions(None, TINY, window_size=5)
+    maps = [
+        run_model("hsst-scratch", data, replace(FAST, max_steps=4, seed=seed, turns=True, gain=0.05), chosen).model
+        for seed in (0, 0, 1)
+    ]
+    weights = [model.head.classifier.weight for model in maps]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("task", ["dense", "center"])
+def test_an_epoch_shows_each_labelled_pixel_once(task, area) -> None:
+    corners = TrainingCorners(area, task, 0)
+    epochs = [corners.epoch(np.random.default_rng(seed)) for seed in range(3)]
+    pixels = area.labelled_pixels()
+    for epoch in epochs:
+        windows = area.windows(epoch, "dense")["labels"]
+        if task == "dense":
+            assert (windows != UNLABELLED).sum() == len(pixels)
+            assert (windows != UNLABELLED).flatten(1).any(dim=1).all()
+        else:
+            np.testing.assert_array_equal(epoch + (0, 2, 2), pixels)
+    if task == "dense":
+        assert len({tuple(epoch[0] % 5) for epoch in epochs}) > 1  # offsets are drawn anew
+
+
+def test_few_labels_are_all_that_is_trained_on(data) -> None:
+    few = data.with_labels(draw_labels(data.labels, data.split, per_class=2))
+    area = AreaTensors.of(few, "train", training_processor(data, BANDS), BANDS, 5)
+    assert np.bincount(area.classes(area.labelled_pixels())).tolist() == [2, 2, 2]
+    test = AreaTensors.of(few, "test", training_processor(data, BANDS), BANDS, 5)
+    assert len(test.labelled_pixels()) == data.class_counts("test").sum()
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5])
+def test_predicted_windows_cover_every_pixel(stride, area) -> None:
+    pixels = area.labelled_pixels()
+    corners = covering_corners(pixels, 5, stride)
+    assert len(np.unique(corners, axis=0)) == len(corners)
+    inside = (pixels[:, None, 1:] >= corners[None, :, 1:]) & (pixels[:, None, 1:] < corners[None, :, 1:] + 5)
+    covered = inside.all(axis=2).sum(axis=1)
+    assert covered.min() >= (5 // stride) ** 2
+    with pytest.raises(ValueError, match="stride: expected 1 to 5 pixels"):
+        covering_corners(pixels, 5, 6)
+
+
+def test_predictions_are_averaged_over_turns(data) -> None:
+    """A model that sees nothing but where in its window a pixel lies draws a map that turns leave as it is."""
+
+    class Leaning(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, pixel_values, pixel_mask):
+            ramp = torch.linspace(-1, 2, 5).expand(len(pixel_values), 5, 5)
+            return SimpleNamespace(logits=torch.stack([ramp, torch.full_like(ramp, 0.47), ramp - 9], dim=1))
+
+    test = AreaTensors.of(data, "test", training_processor(data, BANDS), BANDS, 5)
+    inside = data.split.mask("scene", "test")
+    plain, averaged = (
+        predict(Leaning(), test, replace(FAST, stride=5, average_turns=turns))["scene"][inside].reshape(24, 24)
+        for turns in (False, True)
+    )
+    first = slice(0, 5 - test.own_pixels()[0, 2] % 5)
+    assert not np.array_equal(plain, averaged) and len(np.unique(plain)) == 2
+    # within a window of the grid, the average is the same from left and right
+    whole = averaged[:, first.stop : first.stop + 5]
+    np.testing.assert_array_equal(whole, whole[:, ::-1])
+    assert not np.array_equal(plain[:, first.stop : first.stop + 5], plain[:, first.stop : first.stop + 5][:, ::-1])
+
+
+def test_turns_can_be_undone() -> None:
+    window = torch.arange(24).view(2, 3, 4)
+    turned = {tuple(turn_window(window, turn).flatten().tolist()) for turn in range(8)}
+    assert len(turned) == 8
+    for turn in range(8):
+        assert torch.equal(turn_window(turn_window(window, turn), turn, inverse=True), window)
+
+
+def test_augmentations_are_off_by_default_and_keep_labels_on_their_pixels(area) -> None:
+    corners = [
+        torch.from_numpy(corner) for corner in TrainingCorners(area, "dense", 0).epoch(np.random.default_rng(0))
+    ]
+    plain = area.windows(torch.stack(corners), "dense")
+    unchanged = WindowCollator(area, FAST)(corners)
+    assert set(unchanged) == set(plain) and all(torch.equal(unchanged[name], plain[name]) for name in plain)
+    turned = WindowCollator(area, replace(FAST, turns=True))(corners)
+    assert not torch.equal(turned["labels"], plain["labels"])
+    # the spectrum of a labelled pixel still goes with its label
+    for batch in (plain, turned):
+        spectra = batch["pixel_values"].permute(0, 2, 3, 1)[batch["labels"] != UNLABELLED]
+        slope = (spectra[:, -1] - spectra[:, 0]) * area.deviation[0] + 0 * spectra[:, 0]
+        classes = batch["labels"][batch["labels"] != UNLABELLED]
+        assert slope[classes == 0].min() > slope[classes == 1].max()
+    dropped = WindowCollator(area, replace(FAST, band_dropout=0.5))(corners)["pixel_values"]
+    whole = (dropped == 0).flatten(2).all(dim=2)
+    assert 0.3 < whole.float().mean() < 0.7
+    gained = WindowCollator(area, replace(FAST, gain=0.1))(corners)["pixel_values"]
+    reflectance = [
+        values * area.deviation[:, None, None] + area.mean[:, None, None] for values in (plain["pixel_values"], gained)
+    ]
+    valid = plain["pixel_mask"].unsqueeze(1) & (reflectance[0] > 0.01)
+    factors = (reflectance[1] / reflectance[0]).masked_fill(~valid, 1.0)
+    largest, smallest = factors.masked_fill(~valid, -9).amax(dim=1), factors.masked_fill(~valid, 9).amin(dim=1)
+    assert ((largest - smallest)[valid.any(dim=1)]).max() < 1e-3  # one factor for all bands of a pixel
+    assert 0.05 < factors[valid].std() < 0.15
+    mixed = WindowCollator(area, replace(FAST, mixing=0.4))(corners)
+    assert mixed["share"].min() >= 0.5 and (mixed["partner_labels"] != UNLABELLED).any()
+
+
+def test_frozen_encoder_stays_and_rates_fall_with_depth(data, area) -> None:
+    config = HSSTConfig(**TINY, num_channels=12, image_size=5, num_labels=3)
+    model = HSSTForSemanticSegmentation(config)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    fine_tune(model, area, replace(FAST, max_steps=2, freeze_encoder=True))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("hsst.") or name.endswith("layernorm.bias"), (
+            name
+        )
+    fine_tune(model, area, replace(FAST, max_steps=2))
+    changed = [not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()]
+    assert np.mean(changed) > 0.9
+
+    settings = replace(FAST, learning_rate=1.0, head_learning_rate=5.0, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in parameter_groups(model, settings) for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    wanted = {"head.": 5.0, "hsst.embeddings": 0.25, "hsst.spatial_layers.0": 0.5, "hsst.spectral_layers.0": 1.0}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == next(rate for prefix, rate in wanted.items() if name.startswith(prefix))
+
+
+def test_class_weights_even_classes_out(data) -> None:
+    """With three in four labels of one class and nothing to tell them by, only weights keep the others alive."""
+    cube, labels = small_cube()
+    rare = np.where((labels != 255) & (np.arange(labels.size).reshape(labels.shape) % 4 > 0), 0, labels)
+    noise = np.random.default_rng(0).integers(1000, 2000, cube.shape).astype(np.int16)
+    shares = []
+    for weights in ("none", "balanced"):
+        settings = replace(FAST, class_weights=weights, max_steps=40)
+        outcome = run_model(
+            "cnn-1d", small_data(cube=noise, labels=rare), settings, ModelOptions(None, TINY, window_size=5)
+        )
+        shares.append(outcome.confusion[:, 0].sum() / outcome.confusion.sum())
+    assert shares[0] > 0.9 > shares[1]
+
+
+def test_early_stopping_takes_the_best_weights_of_the_validation_area() -> None:
+    data = small_data(train=(0, 24, 0, 12), validation=(0, 24, 14, 22))
+    processor = training_processor(data, BANDS)
+    training, validation = (AreaTensors.of(data, split, processor, BANDS, 5) for split in ("train", "validation"))
+    settings = replace(FAST, max_steps=200, learning_rate=3e-2, early_stopping_patience=2, evaluation_steps=5)
+    model = HSSTForSemanticSegmentation(HSSTConfig(**TINY, num_channels=12, image_size=5, num_labels=3))
+    result = fine_tune(model, training, settings, validation=validation)
+    assert result.steps < 200 and result.best_step == result.steps - 10
+    matrix = confusion_of(predict(model, validation, settings), validation)
+    accuracy = (np.diagonal(matrix) / matrix.sum(axis=1)).mean()
+    assert accuracy == pytest.approx(max(result.validation.values()))
+    with pytest.raises(ValueError, match="expected a validation area, got none"):
+        fine_tune(model, training, settings)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos", "wavelength"])
+def test_weights_of_other_windows_are_taken_with_their_positions_interpolated(positions, tmp_path, data) -> None:
+    folder = str(write_small_checkpoint(tmp_path, window_size=4, position_embedding_type=positions))
+    base = load_config(folder)
+    network = build_network("hsst", data, BANDS, FAST, ModelOptions(folder, window_size=6), base, 6)
+    same = build_network("hsst", data, BANDS, FAST, ModelOptions(folder, window_size=4), base, 4)
+    assert network.config.grid_size == (6, 6)
+    values = torch.randn(1, 12, 6, 6)
+    with torch.no_grad():
+        features = network.hsst.eval()(values).last_hidden_state
+        if positions == "wavelength":  # nothing trained: a pixel is a step, whatever the window
+            wanted = network.hsst.embeddings.position_embeddings.spatial_table(6, 6)
+            torch.testing.assert_close(network.hsst.embeddings.position_embeddings.spatial_embeddings, wanted)
+            return
+        wanted = same.hsst.eval()(values, interpolate_pos_encoding=True).last_hidden_state
+        torch.testing.assert_close(features, wanted)
+
+
+def test_bands_are_those_of_the_checkpoint(data, tmp_path) -> None:
+    folder = str(write_small_checkpoint(tmp_path / "few", wavelengths=data.wavelengths[2:10]))
+    assert choose_bands(data, load_config(folder), load_processor(folder), folder) == list(range(2, 10))
+    folder = str(write_small_checkpoint(tmp_path / "other", wavelengths=np.linspace(500, 900, 12)))
+    with pytest.raises(ValueError, match="adapt_to_wavelengths"):
+        choose_bands(data, load_config(folder), load_processor(folder), folder)
+
+
+def test_statistics_are_those_of_the_training_area(data) -> None:
+    processor = training_processor(data, BANDS)
+    pixels = data.scenes[0].cube[:, data.split.mask("scene", "train")] / 1e4
+    np.testing.assert_allclose(processor.image_mean, pixels.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(processor.image_std, pixels.std(axis=1), rtol=1e-6)
+    own = AreaTensors.of(data, "test", processor, BANDS, 5, own_statistics=True)
+    spectra = own.spectra(own.own_pixels())
+    np.testing.assert_allclose(spectra.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(spectra.std(axis=0), 1, atol=1e-3)
+
+
+def test_what_cannot_be_trained_is_refused(data, caplog, checkpoint) -> None:
+    labels = data.labels["scene"]
+    train = data.split.mask("scene", "train")
+    one = small_data(labels=np.where(train & (labels != 255), 1, labels))
+    with pytest.raises(ValueError, match=r"at least 2 classes, got 1 \(water\)"):
+        run_model("random-forest", one, FAST)
+    none = small_data(labels=np.where(train & (labels == 1), 255, labels))
+    warn_of_untrained_classes(none)
+    assert "class water has" in caplog.text and "no training pixel" in caplog.text
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        run_model("hsst", data, FAST)
+    with pytest.raises(ValueError, match="expected a model among"):
+        run_model("forest", data, FAST)
+    with pytest.raises(ValueError, match="freeze_encoder: expected a model with the encoder of HSST"):
+        run_model("cnn-1d", data, replace(FAST, freeze_encoder=True), ModelOptions(None, TINY, window_size=5))
+    with pytest.raises(ValueError, match="layer_decay: expected a model with the layers of HSST"):
+        run_model("cnn-1d", data, replace(FAST, layer_decay=0.5), ModelOptions(None, TINY, window_size=5))
+    with pytest.raises(ValueError, match="odd number of pixels"):
+        run_model("cnn-1d", data, replace(FAST, task="center"), ModelOptions(None, TINY, window_size=6))
+    with pytest.raises(ValueError, match="learning_rate: expected one with a finite loss"):
+        run_model("vit", data, replace(FAST, learning_rate=1e30, max_grad_norm=0), options("vit", checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("task", "pixel"), ("max_steps", 0), ("layer_decay", 0.0), ("band_dropout", 1.0)]
+)
+def test_senseless_settings_are_refused(setting, value) -> None:
+    with pytest.raises(ValueError, match=f"{setting}: expected .+, got {value!r}"):
+        settings_for("hsst", {setting: value})
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(tmp_path, data) -> None:
+    folder = write_small_checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: value for name, value in weights.items() if "spatial_layers.0.mlp.fc1.weight" not in name},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    network = build_network("hsst-scratch", data, BANDS, FAST, ModelOptions(None, TINY), None, 5)
+    with pytest.raises(ValueError, match="expected all weights of the encoder, got none for .*fc1.weight"):
+        load_encoder(network, str(folder))

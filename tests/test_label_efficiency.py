@@ -1,0 +1,265 @@
+"""Models over label budgets: nothing is done twice, nothing done is lost, and the sums are right."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line
+from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint, write_small_scene
+
+from datasets_loading.land_cover_metric import land_cover_scores
+from evaluation_hsst import label_efficiency
+from evaluation_hsst.baselines import ModelOptions
+from evaluation_hsst.label_efficiency import (
+    Budget,
+    Experiment,
+    Run,
+    append_row,
+    interval,
+    plan_runs,
+    pooled_scores,
+    read_rows,
+    run_experiment,
+    run_of,
+    summarise,
+    write_reports,
+)
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = "run_label_efficiency.py"
+OPTIONS = ModelOptions(None, TINY, window_size=5)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def experiment(**description):
+    directions = {"left to right": small_data()}
+    return Experiment(directions, OPTIONS, {"max_steps": 3, "batch_size": 2, "use_cpu": True}, description)
+
+
+def made_up_row(model, budget, seed, direction, matrix):
+    scores = land_cover_scores(np.array(matrix))
+    return {
+        "model": model,
+        "budget": budget,
+        "seed": seed,
+        "direction": direction,
+        "labels": 10,
+        "overall_accuracy": scores["overall_accuracy"],
+        "average_accuracy": scores["average_accuracy"],
+        "train_seconds": 1.5,
+        "predict_seconds": 0.5,
+        "parameters": None,
+        "steps": 4,
+        "chosen_settings": {"C": 1.0},
+        "confusion_matrix": matrix,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "title"),
+    [("5", "5", "5 per class"), ("10%", "10%", "10%"), ("0.1", "10%", "10%"), ("0.5%", "0.5%", "0.5%")],
+)
+def test_budgets(text, name, title) -> None:
+    assert (Budget.parse(text).name, Budget.parse(text).title) == (name, title)
+    assert Budget.parse(name) == Budget.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "120%", "few", "1.5", "0%"])
+def test_senseless_budgets_are_refused(text) -> None:
+    with pytest.raises(ValueError, match=f"budgets: expected .+, got {text}"):
+        Budget.parse(text)
+
+
+def test_rows_are_read_as_they_were_written(tmp_path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [made_up_row("svm", "5", seed, "a to b", [[3, 1], [0, 4]]) for seed in range(3)]
+    for row in rows:
+        append_row(path, row)
+    assert read_rows(path) == rows
+
+
+def test_a_row_that_was_cut_off_is_done_again(tmp_path) -> None:
+    path = tmp_path / "runs.csv"
+    for seed in range(2):
+        append_row(path, made_up_row("svm", "5", seed, "a to b", [[3, 1], [0, 4]]))
+    content = path.read_bytes()
+    for cut in (len(content) - 1, len(content) - 20, content.index(b"\n") + 3):
+        path.write_bytes(content[:cut])
+        left = len(read_rows(path))
+        append_row(path, made_up_row("svm", "5", 7, "a to b", [[3, 1], [0, 4]]))
+        assert [row["seed"] for row in read_rows(path)] == [*range(left), 7]
+    path.write_text("other,columns\n1,2\n")
+    with pytest.raises(ValueError, match="expected the columns model, budget"):
+        read_rows(path)
+
+
+def test_runs_that_are_done_are_not_done_again(tmp_path, monkeypatch) -> None:
+    calls = []
+    execute = label_efficiency.execute_run
+    monkeypatch.setattr(
+        label_efficiency, "execute_run", lambda given, run: (calls.append(run), execute(given, run))[1]
+    )
+    runs = plan_runs(["knn", "cnn-1d"], ["2", "100%"], range(2), ["left to right"])
+    first = run_experiment(experiment(), runs[:3], tmp_path)
+    assert calls == runs[:3]
+    rows = run_experiment(experiment(), runs, tmp_path)
+    assert calls == runs and [run_of(row) for row in rows] == runs and rows[:3] == first
+    assert run_experiment(experiment(), runs, tmp_path) == read_rows(tmp_path / "runs.csv")
+    assert len(calls) == len(runs)
+    by_run = {run_of(row): row for row in rows}
+    assert by_run[Run("knn", "2", 0, "left to right")]["labels"] == 6
+    # the same seed, the same result, whatever ran before it
+    again = execute(experiment(), runs[1])
+    assert again["confusion_matrix"] == by_run[runs[1]]["confusion_matrix"]
+
+
+def test_an_error_loses_no_other_run(tmp_path) -> None:
+    runs = [Run("knn", "2", 0, "left to right"), Run("hsst", "2", 0, "left to right")]
+    with pytest.raises(ValueError, match="hsst, 2 per class, seed 0, left to right: hsst: expected a checkpoint"):
+        run_experiment(experiment(), runs, tmp_path)
+    assert [run_of(row) for row in read_rows(tmp_path / "runs.csv")] == runs[:1]
+
+
+def test_runs_with_other_settings_are_not_mixed(tmp_path) -> None:
+    runs = plan_runs(["knn"], ["2"], range(1), ["left to right"])
+    run_experiment(experiment(settings={"max_steps": 3}), runs, tmp_path)
+    with pytest.raises(ValueError, match="expected runs with settings .+'max_steps': 3.+, got .+'max_steps': 4"):
+        run_experiment(experiment(settings={"max_steps": 4}), runs, tmp_path)
+
+
+@pytest.mark.slow
+def test_several_processes_do_the_same_runs(tmp_path) -> None:
+    runs = plan_runs(["knn", "svm"], ["3"], range(2), ["left to right"])
+    alone = run_experiment(experiment(), runs, tmp_path / "one", processes=1)
+    together = run_experiment(experiment(), runs, tmp_path / "two", processes=2)
+    for row, same in zip(alone, together, strict=True):
+        assert row["confusion_matrix"] == same["confusion_matrix"] and run_of(row) == run_of(same)
+
+
+def test_directions_are_pooled_before_they_are_scored() -> None:
+    first, second = [[8, 2], [0, 0]], [[0, 0], [9, 1]]
+    rows = [made_up_row("svm", "5", 0, "a", first), made_up_row("svm", "5", 0, "b", second)]
+    rows.append(made_up_row("svm", "5", 1, "a", first))
+    pooled = pooled_scores(rows, ["a", "b"])
+    assert list(pooled) == [("svm", "5", 0)]  # seed 1 lacks a direction
+    assert pooled["svm", "5", 0]["average_accuracy"] == pytest.approx((0.8 + 0.1) / 2)
+    assert pooled["svm", "5", 0]["labels"] == 20
+
+
+def test_summary_has_means_deviations_and_paired_differences() -> None:
+    right = {"hsst": (80, 82, 84), "svm": (70, 75, 80), "knn": (60, 60, 60), "linear-probe": (99, 99, 99)}
+    rows = [
+        made_up_row(model, "5", seed, "a", [[count, 100 - count], [100 - count, count]])
+        for model, counts in right.items()
+        for seed, count in enumerate(counts)
+    ]
+    summary = summarise(rows, ["a"], ["one", "two"])
+    scores = {entry["model"]: entry["overall_accuracy"] for entry in summary["results"]}
+    assert scores["svm"]["mean"] == pytest.approx(0.75) and scores["svm"]["std"] == pytest.approx(0.05)
+    assert 0.699 < scores["svm"]["low"] < 0.75 < scores["svm"]["high"] < 0.801
+    assert scores["knn"]["low"] == scores["knn"]["high"] == pytest.approx(0.6)
+    compared = {entry["score"]: entry for entry in summary["comparisons"]}["overall_accuracy"]
+    # a probe of the pre-trained model itself is no baseline
+    assert (compared["model"], compared["baseline"], compared["better_in"]) == ("hsst", "svm", 3)
+    assert compared["difference"]["mean"] == pytest.approx((0.10 + 0.07 + 0.04) / 3)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_interval_is_that_of_the_mean() -> None:
+    assert interval([0.5]) is None
+    values = np.random.default_rng(0).normal(0.5, 0.1, 100)
+    low, high = interval(values)
+    assert low == pytest.approx(values.mean() - 1.96 * values.std() / 10, abs=0.003)
+    assert high == pytest.approx(values.mean() + 1.96 * values.std() / 10, abs=0.003)
+
+
+def test_reports_show_every_model_and_budget(tmp_path) -> None:
+    rows = [
+        made_up_row(model, budget, seed, "a", [[8 + seed, 2], [1, 9]])
+        for model in ("hsst", "svm")
+        for budget in ("5", "100%")
+        for seed in range(2)
+    ]
+    summary = summarise(rows, ["a"], ["grass & trees", "water"], {"data_dir": "<folder>"})
+    results, figure, page = write_reports(summary, tmp_path)
+    assert json.loads(results.read_text())["runs"] == 8
+    assert figure.stat().st_size > 10_000
+    text = page.read_text()
+    for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%", "grass &amp; trees", "&lt;folder&gt;"):
+        assert words in text
+    assert "data:image/png;base64," in text and "<folder>" not in text
+
+
+def script_arguments(folder):
+    write_small_scene(folder / "scene")
+    return [
+        *("--data_dir", folder / "scene", "--class_names", ",".join(CLASS_NAMES), "--window_size", 5),
+        *("--area", "left=0,24,0,22", "--area", "right=0,24,28,52", "--max_steps", 4, "--batch_size", 2),
+        *("--use_cpu", "--output_dir", folder / "output"),
+    ]
+
+
+def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint")
+    given = script_arguments(tmp_path)
+    given += ["--model_name_or_path", checkpoint, "--models", "hsst,knn", "--budgets", "3,50%", "--seeds", 2]
+    result = run_script(SCRIPT, *given)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "output" / "label_efficiency.json").read_text())
+    assert summary["directions"] == ["right to left", "left to right"] and summary["runs"] == 16
+    data = small_data()
+    total = sum(data.class_counts(split).sum() for split in ("train", "test"))
+    rows = read_rows(tmp_path / "output" / "runs.csv")
+    tested = [
+        np.sum(row["confusion_matrix"])
+        for row in rows
+        if (row["model"], row["budget"], row["seed"]) == ("knn", "3", 0)
+    ]
+    assert sum(tested) == total
+    assert all(len(entry["seeds"]) == 2 for entry in summary["results"])
+    assert (tmp_path / "output" / "label_efficiency.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--budgets", "5,many"), ("budgets", "many")),
+        (("--models", "knn,forest"), ("expected a model among", "forest")),
+        (("--seeds", 0), ("--seeds", "0")),
+        (("--area", "left=0,24,0,5"), ("--area", "left=0,24,0,5")),
+        (("--area", "third=0,24,20,30"), ("do not overlap",)),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path) -> None:
+    result = run_script(SCRIPT, *script_arguments(tmp_path), "--models", "knn", *arguments)
+    assert_one_clear_line(result, *words)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_was(tmp_path) -> None:
+    given = [*script_arguments(tmp_path), "--models", "knn,cnn-1d", "--budgets", "3", "--seeds", 4]
+    command = [sys.executable, str(ROOT / "scripts" / SCRIPT), *map(str, given)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    path = tmp_path / "output" / "runs.csv"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (not path.is_file() or path.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = read_rows(path)
+    assert done
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    rows = read_rows(path)
+    assert rows[: len(done)] == done and len(rows) == len({run_of(row) for row in rows}) == 16

@@ -1,0 +1,165 @@
+"""The command for land cover from few labels: what it leaves behind, and what it says to bad input."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_one_clear_line
+from small_benchmarks import write_houston
+from small_land_cover import CLASS_NAMES, TINY, small_cube, write_small_checkpoint, write_small_scene
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from datasets_loading.land_cover_metric import land_cover_scores
+from evaluation_hsst.reports import plot_land_cover_map, write_whole
+
+SCRIPT = "run_classification.py"
+AREAS = ("--train_area", "0,24,0,22", "--test_area", "0,24,28,52")
+NAMES = ("--class_names", ",".join(CLASS_NAMES))
+OVERRIDES = ",".join(f"{name}={value}" for name, value in TINY.items())
+FAST = ("--window_size", 5, "--max_steps", 20, "--batch_size", 4, "--learning_rate", "1e-2", "--use_cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return write_small_scene(tmp_path / "scene")
+
+
+def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
+    checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
+    result = run_script(
+        SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--model_name_or_path", checkpoint, "--output_dir", output
+    )
+    assert result.returncode == 0, result.stderr
+    results = json.loads((output / "all_results.json").read_text())
+    assert results["overall_accuracy"] > 0.8 and results["class_names"] == list(CLASS_NAMES)
+    assert results["run"]["settings"]["max_steps"] == 20 and results["training"]["steps"] == 20
+    assert results["labelled_pixels"]["test"] == results["support_per_class"]
+    with (output / "confusion_matrix.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == list(CLASS_NAMES)
+    matrix = np.array([row[1:] for row in rows[1:]], dtype=int)
+    assert matrix.tolist() == results["confusion_matrix"]
+    assert land_cover_scores(matrix)["mean_iou"] == results["mean_iou"]
+    for name in ("confusion_matrix.png", "land_cover_map.png"):
+        assert (output / name).stat().st_size > 10_000
+    assert not list(output.glob(".*"))  # nothing unfinished
+
+    # what was saved maps the scene as the command did
+    model = AutoModelForSemanticSegmentation.from_pretrained(output)
+    processor = AutoImageProcessor.from_pretrained(output)
+    assert model.config.id2label == dict(enumerate(CLASS_NAMES))
+    cube, labels = small_cube()
+    inputs = processor(cube[:, :5, 40:45])
+    with torch.no_grad():
+        predicted = model(**inputs).logits.argmax(dim=1)[0].numpy()
+    labelled = labels[:5, 40:45] != 255
+    assert (predicted == labels[:5, 40:45])[labelled].mean() > 0.7
+
+
+@pytest.mark.parametrize("arguments", [("--task", "center"), ("--labels_per_class", 3), ("--turns", "--gain", 0.05)])
+def test_other_ways_to_train(arguments, run_script, scene, tmp_path) -> None:
+    given = ("--model", "hsst-scratch", "--config_overrides", OVERRIDES, "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, *given, *arguments)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "output" / "all_results.json").read_text())
+    if "--labels_per_class" in arguments:
+        assert results["labelled_pixels"]["train"] == [3, 3, 3]
+    else:
+        assert results["overall_accuracy"] > 0.6
+
+
+def test_blocks_without_areas_and_a_validation_area(run_script, scene, tmp_path) -> None:
+    arguments = ("--block_size", 6, "--early_stopping_patience", 2, "--evaluation_steps", 5, "--max_steps", 40)
+    given = ("--model", "cnn-1d", "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, "--data_dir", scene, *FAST, *arguments, *given)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "output" / "all_results.json").read_text())
+    assert results["split"]["kind"] == "blocks" and results["training"]["best_step"]
+    assert results["class_names"] == ["class 1", "class 2", "class 3"]
+
+
+def test_known_data_sets(run_script, tmp_path) -> None:
+    folder = write_houston(tmp_path / "houston")
+    given = ("--dataset", "houston2018", "--data_dir", folder, "--model", "knn", "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, *given, "--window_size", 5)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "output" / "all_results.json").read_text())
+    assert results["bands"] == 48 and len(results["class_names"]) == 20 and results["parameters"] is None
+
+
+def test_classes_without_training_pixels_are_named(run_script, tmp_path, caplog) -> None:
+    _, labels = small_cube()
+    values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    values[:, :24][values[:, :24] == 2] = 0
+    scene = write_small_scene(tmp_path / "scene", values=values)
+    given = ("--model", "knn", "--window_size", 5, "--output_dir", tmp_path / "output")
+    assert run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *given).returncode == 0
+    assert "class water has" in caplog.text
+
+
+def bad_inputs():
+    cube, labels = small_cube()
+    values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    with_nan = cube.astype(np.float32)
+    with_nan[3, 5, 6:9] = np.nan
+    one_class = values.copy()
+    one_class[:, :24][one_class[:, :24] > 0] = 1
+    overlapping = ("--train_area", "0,24,0,30", "--test_area", "0,24,28,52")
+    return {
+        "NaN": ({"image": with_nan}, AREAS, ("scene.tif", "NaN", "3 pixels")),
+        "one class": ({"values": one_class}, AREAS, ("at least 2 classes", "got 1 (meadow)")),
+        "labels outside the list": ({"values": np.where(values == 3, 9, values)}, AREAS, ("scene.tif", "got 9")),
+        "overlap": ({}, overlapping, ("do not overlap", "48 pixels")),
+        "no test area": ({}, ("--train_area", "0,24,0,22"), ("--test_area", "got none")),
+        "senseless area": ({}, ("--train_area", "0,a,0,22", "--test_area", "0,24,28,52"), ("0,a,0,22",)),
+        "senseless setting": ({}, (*AREAS, "--layer_decay", 0), ("layer_decay", "got 0")),
+        "no data": ({}, ("--data_dir", "/nowhere"), ("/nowhere",)),
+        "no checkpoint": ({}, (*AREAS, "--model", "hsst"), ("expected a checkpoint", "--model_name_or_path")),
+        "even window": ({}, (*AREAS, "--task", "center", "--window_size", 6), ("odd", "got 6")),
+    }
+
+
+@pytest.mark.parametrize("name", bad_inputs())
+def test_bad_input_is_one_clear_line(name, run_script, tmp_path) -> None:
+    changes, arguments, words = bad_inputs()[name]
+    scene = write_small_scene(tmp_path / "scene", **changes)
+    given = ("--data_dir", scene, *NAMES, "--model", "cnn-1d", *FAST, "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, *given, *arguments)
+    assert_one_clear_line(result, *words)
+    assert not (tmp_path / "output").exists()
+
+
+def test_checkpoint_for_other_bands_is_refused(run_script, scene, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=np.linspace(500, 900, 6))
+    given = ("--model_name_or_path", checkpoint, "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *given)
+    assert_one_clear_line(result, "adapt_to_wavelengths", "--adapt_bands", checkpoint)
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:
+    path = tmp_path / "folder" / "file.txt"
+
+    def fail(partial):
+        partial.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert list(path.parent.iterdir()) == []
+    write_whole(path, lambda partial: partial.write_text("whole"))
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_map_is_drawn_for_several_scenes(tmp_path) -> None:
+    from small_land_cover import small_data
+
+    data = small_data()
+    path = plot_land_cover_map(tmp_path / "map.png", data, {"scene": data.labels["scene"]}, "reference as prediction")
+    assert path.stat().st_size > 10_000

@@ -99,7 +99,31 @@ def data_speed() -> str:
     return "\n".join(rows)
 
 
+def label_efficiency() -> str:
+    """Land cover from few labels: percent, mean over seeds with its 95 % interval, the best of each budget in bold."""
+    summary = result("label_efficiency")
+    scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy", "macro_f1": "macro F1"}
+    rows = [f"| labels | model | {' | '.join(scores.values())} |", "|---|---|" + "---|" * len(scores)]
+    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
+        entries = [entry for entry in summary["results"] if entry["budget"] == budget]
+        for entry in entries:
+            cells = []
+            for name in scores:
+                score = entry[name]
+                text = f"{100 * score['mean']:.1f}"
+                if score["mean"] == max(other[name]["mean"] for other in entries):
+                    text = f"**{text}**"
+                if score["low"] is not None:
+                    text += f" ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+                cells.append(text)
+            rows.append(
+                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {' | '.join(cells)} |"
+            )
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "label_efficiency": label_efficiency,
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,
     "data_speed": data_speed,

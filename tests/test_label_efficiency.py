@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -198,6 +199,23 @@ def test_reports_show_every_model_and_budget(tmp_path) -> None:
     for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%", "grass &amp; trees", "&lt;folder&gt;"):
         assert words in text
     assert "data:image/png;base64," in text and "<folder>" not in text
+
+
+def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> None:
+    rows = [
+        made_up_row(model, "5", seed, "a", [[8 + seed, 2], [1, right]])
+        for model, right in (("hsst", 9), ("svm", 5))
+        for seed in range(2)
+    ]
+    summary = summarise(rows, ["a"], ["grass", "water"])
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    tables = runpy.run_path(str(ROOT / "scripts" / "update_tables.py"))["TABLES"]
+    monkeypatch.setitem(tables["label_efficiency"].__globals__, "result", lambda name: summary)
+    lines = tables["label_efficiency"]().splitlines()
+    assert len(lines) == 4
+    mean = 100 * summary["results"][0]["overall_accuracy"]["mean"]
+    assert lines[2].startswith(f"| 5 per class (10) | HSST, pre-trained | **{mean:.1f}** (")
+    assert "**" not in lines[3]
 
 
 def script_arguments(folder):

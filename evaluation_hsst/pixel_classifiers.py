@@ -24,8 +24,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from datasets_loading.splits import window_margins
-from evaluation_hsst.fine_tuning import AreaTensors
+from datasets_loading.splits import UNLABELLED
+from evaluation_hsst.fine_tuning import AreaTensors, covering_corners
 
 FOLD_BLOCK = 8
 """Side in pixels of the blocks that stay together in a fold."""
@@ -164,7 +164,7 @@ def fold_groups(pixels: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Features of the centre pixel of a window around each pixel: the mean of its tokens over the spectral blocks.
+    """Features of pixels: tokens averaged over the spectral blocks, and over windows that overlap by half.
 
     Args:
         encoder: an `HSSTModel`.
@@ -177,21 +177,30 @@ def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_s
     """
     encoder.eval()
     device = next(encoder.parameters()).device
-    before, _ = window_margins(area.window_size)
-    patch_size, columns = encoder.config.patch_size, area.window_size // encoder.config.patch_size
-    position = before // patch_size * columns + before // patch_size
-    parts = []
-    for start in range(0, len(pixels), batch_size):
-        batch = area.windows(pixels[start : start + batch_size] - (0, before, before), "center")
+    size, patch_size = area.window_size, encoder.config.patch_size
+    corners = covering_corners(pixels, size, max(size // 2, 1))
+    index = [torch.full(own.shape, -1, dtype=torch.int64) for own in area.own]
+    for position, (number, row, column) in enumerate(pixels.tolist()):
+        index[number][row, column] = position
+    sums = torch.zeros(len(pixels), encoder.config.hidden_size)
+    counts = torch.zeros(len(pixels), 1)
+    for start in range(0, len(corners), batch_size):
+        batch_corners = corners[start : start + batch_size]
+        batch = area.windows(batch_corners, "dense")
         tokens = encoder(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
-        tokens = tokens.unflatten(1, (encoder.config.num_blocks, -1))[:, :, position]
-        parts.append(tokens.mean(dim=1).float().cpu())
-    return torch.cat(parts).numpy()
+        tokens = tokens.unflatten(1, (encoder.config.num_blocks, -1)).mean(dim=1).float().cpu()
+        rows = size // patch_size
+        tokens = tokens.unflatten(1, (rows, rows)).repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
+        for (number, row, column), window in zip(batch_corners.tolist(), tokens, strict=True):
+            places = index[number][row : row + size, column : column + size]
+            sums[places[places >= 0]] += window[places >= 0]
+            counts[places[places >= 0]] += 1
+    return (sums / counts).numpy()
 
 
 def map_of(area: AreaTensors, pixels: np.ndarray, classes: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """Classes of pixels as maps of their scenes, uint8 (height, width), 255 elsewhere, by scene."""
-    maps = [np.full(own.shape, 255, dtype=np.uint8) for own in area.own]
+    maps = [np.full(own.shape, UNLABELLED, dtype=np.uint8) for own in area.own]
     for (number, row, column), label in zip(pixels.tolist(), classes, strict=True):
         maps[number][row, column] = label
     return area.to_scenes(maps)

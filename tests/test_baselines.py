@@ -39,6 +39,7 @@ from evaluation_hsst.fine_tuning import (
     predict,
     turn_window,
 )
+from evaluation_hsst.pixel_classifiers import frozen_features
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 NETWORKS = [name for name, entry in MODELS.items() if entry.kind in ("hsst", "network")]
@@ -354,6 +355,24 @@ def test_statistics_are_those_of_the_training_area(data) -> None:
     spectra = own.spectra(own.own_pixels())
     np.testing.assert_allclose(spectra.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(spectra.std(axis=0), 1, atol=1e-3)
+
+
+def test_frozen_features_are_means_over_windows(checkpoint, data) -> None:
+    encoder = build_network(
+        "hsst", data, BANDS, FAST, ModelOptions(checkpoint), load_config(checkpoint), 5
+    ).hsst.eval()
+    area = AreaTensors.of(data, "test", load_processor(checkpoint), BANDS, 5)
+    pixels = area.own_pixels()[[30, 200]]
+    features = frozen_features(encoder, area, pixels)
+    for (number, row, column), feature in zip(pixels.tolist(), features, strict=True):
+        seen = []
+        for corner in covering_corners(np.array([[number, row, column]]), 5, 2):
+            window = area.windows(corner[None], "dense")
+            with torch.no_grad():
+                tokens = encoder(window["pixel_values"], window["pixel_mask"]).last_hidden_state
+            seen.append(tokens.view(3, 5, 5, -1).mean(dim=0)[row - corner[1], column - corner[2]])
+        assert len(seen) > 3
+        np.testing.assert_allclose(feature, torch.stack(seen).mean(dim=0).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_trained_is_refused(data, caplog, checkpoint) -> None:

@@ -226,8 +226,11 @@ def pixel_size(summary: SceneSummary) -> float | None:
     if areas is None or summary.transform is None:
         return None
     transform = summary.transform
+    middle = float(areas[len(areas) // 2])
+    if summary.crs is not None and summary.crs.is_geographic:
+        return middle / float(np.radians(np.hypot(transform.b, transform.e)) * EARTH_RADIUS)
     ratio = abs(np.hypot(transform.a, transform.d) / np.hypot(transform.b, transform.e))
-    return float(np.sqrt(areas[len(areas) // 2] * ratio))
+    return float(np.sqrt(middle * ratio))
 
 
 def area_text(square_metres: float) -> str:
@@ -235,6 +238,11 @@ def area_text(square_metres: float) -> str:
     if square_metres >= 1e6:
         return f"{square_metres / 1e6:,.1f} km²"
     return f"{square_metres / 1e4:,.1f} ha"
+
+
+def share_text(share: float) -> str:
+    """A share for people."""
+    return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def amount_text(row: Mapping[str, Any]) -> str:
@@ -269,9 +277,9 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
     aspect = min(max(height / width, 0.4), 2.2)
     panel = 4.9
     legend = 4.2
-    figure = plt.figure(figsize=(3 * panel + legend, panel * aspect + 1.5), facecolor="white")
+    figure = plt.figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
     total_width, total_height = figure.get_size_inches()
-    bottom, top = 0.62 / total_height, 1 - 0.88 / total_height
+    bottom, top = 0.62 / total_height, 1 - 0.8 / total_height
     gap = 0.16
     axes = []
     for number in range(3):
@@ -306,13 +314,15 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
 
     left = (3 * panel + 0.3) / total_width
     draw_areas(figure.add_axes((left, bottom, (legend - 0.5) / total_width, top - bottom)), summary)
-    figure.text(gap / total_width, 1 - 0.3 / total_height, summary.name, fontsize=13, weight="bold", color=TEXT_COLOUR)
+    figure.text(
+        gap / total_width, 1 - 0.36 / total_height, summary.name, fontsize=13, weight="bold", color=TEXT_COLOUR
+    )
     facts = [f"{key} {value}" for key, value in {**summary.scene_metadata, **summary.model_metadata}.items()]
-    facts = [fact for fact in facts if not fact.startswith(("product", "file"))]
+    facts = [fact for fact in facts if not fact.startswith(("product", "file", "bands"))]
     figure.text(
         gap / total_width,
         0.17 / total_height,
-        shortened("  ·  ".join([where_text(summary), *facts]), 215),
+        shortened("  ·  ".join([where_text(summary), *facts]), 300),
         fontsize=8.5,
         color=FAINT_COLOUR,
     )
@@ -356,7 +366,7 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
         axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
         axis.text(0, line + 0.3, row["name"], fontsize=10, color=TEXT_COLOUR, va="center")
         axis.text(
-            1, line + 0.3, f"{amount_text(row)}   {row['share']:.1%}", fontsize=10, color=TEXT_COLOUR, ha="right",
+            1, line + 0.3, f"{amount_text(row)}   {share_text(row['share'])}", fontsize=10, color=TEXT_COLOUR, ha="right",
             va="center",
         )  # fmt: skip
     if rest:
@@ -468,7 +478,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
             "name": row["name"],
             "colour": row["colour"],
             "amount": amount_text(row),
-            "share": f"{row['share']:.1%}",
+            "share": share_text(row["share"]),
             "confidence": "" if row["mean_confidence"] is None else f"{row['mean_confidence']:.2f}",
             "spectrum": spectra[row["class"]],
         }
@@ -506,7 +516,7 @@ def _legend_row(row: Mapping[str, Any], largest: float) -> str:
     return (
         f'<tr data-class="{row["class"]}" tabindex="0"><td><i style="background:{row["colour"]}"></i>'
         f'{html.escape(row["name"])}</td><td class=bar><b style="width:{width:.1f}%;background:{row["colour"]}"></b>'
-        f"</td><td>{amount_text(row)}</td><td>{row['share']:.1%}</td></tr>"
+        f"</td><td>{amount_text(row)}</td><td>{html.escape(share_text(row['share']))}</td></tr>"
     )
 
 

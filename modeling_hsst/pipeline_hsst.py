@@ -184,7 +184,12 @@ class HSSTSceneClassificationPipeline(Pipeline):
         """
         Saves model, processor and code, so that `pipeline(model=folder, trust_remote_code=True)` works where this
         package is not installed.
+
+        Raises:
+            RuntimeError: this pipeline itself was loaded from such a folder, whose code stands in several places then.
         """
+        if __name__.startswith("transformers_modules"):
+            raise RuntimeError("Saving again needs the package `hsst`; or copy the folder that this was loaded from.")
         architecture = type(self.model).__name__
         self.model.config.custom_pipelines = {
             TASK: {
@@ -195,8 +200,7 @@ class HSSTSceneClassificationPipeline(Pipeline):
         }
         folder = export_for_hub(self.model, self.image_processor, Path(save_directory))
         for code_file in (__file__, *get_relative_import_files(__file__)):
-            if Path(code_file).parent != folder:
-                shutil.copyfile(code_file, folder / Path(code_file).name)
+            shutil.copyfile(code_file, folder / Path(code_file).name)
 
 
 class RasterFileScene:

@@ -41,7 +41,7 @@ NO_CLASS = 255
 CLASSIFIERS = ("HSSTForSemanticSegmentation", "HSSTForImageClassification")
 
 # Narrower responses than this share of the largest weight change nothing that can be measured
-NEGLIGIBLE_WEIGHT = 1e-3
+NEGLIGIBLE_WEIGHT = 1e-2
 FWHM_PER_SIGMA = 2.3548
 
 Item = TypeVar("Item")
@@ -567,7 +567,7 @@ class ScenePredictor:
         seconds = 0.0
         if bar is not None:
             bar.update(len(cells) - len(kept))
-        for batch in kept.split(self.batch_size):
+        for batch in kept.split(self.batch_size) if len(kept) else ():
             top, left = tops[batch], lefts[batch]
             windows = window_pixels[:, top, left].transpose(0, 1)
             values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)

@@ -11,7 +11,7 @@ processes of `accelerate launch`; a finished scene is not done again.
 from __future__ import annotations
 
 import argparse
-import logging
+import sys
 import time
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_map
 from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
-
-logger = logging.getLogger("predict_scene")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -76,6 +74,10 @@ def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
     return maps
 
 
+def warn(message: str) -> None:
+    print(f"predict_scene.py: warning: {message}", file=sys.stderr, flush=True)
+
+
 def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, predictor: ScenePredictor) -> str:
     """Maps one scene, and says in a line how that went."""
     options = MapOptions(arguments.probabilities, arguments.confidence, arguments.features, arguments.html)
@@ -95,7 +97,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
         selection = predictor.select_bands(scene)
         print(f"{scene.name}: {selection.description}", flush=True)
         if scene.transform is None:
-            logger.warning("%s: no georeference, so the map has none and areas are in pixels", scene.name)
+            warn(f"{scene.name}: no georeference, so the map has none and areas are in pixels")
         metadata = {
             "model": arguments.model,
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
@@ -121,7 +123,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
             metadata=metadata,
         )
     if not summary.num_mapped:
-        logger.warning("%s: no pixel with data, so the map holds no class", scene.name)
+        warn(f"{scene.name}: no pixel with data, so the map holds no class")
     seconds = time.perf_counter() - started
     return (
         f"{map_path}: {summary.num_mapped:,} of {summary.num_pixels:,} pixels in {seconds:.1f} s "
@@ -131,7 +133,6 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
 
 def main() -> None:
     arguments = parse_arguments()
-    logging.basicConfig(format="%(levelname)s: %(message)s")
     transformers_logging.set_verbosity_error()
     with one_line_errors("predict_scene.py"):
         state = PartialState()
@@ -155,7 +156,7 @@ def main() -> None:
                 if len(maps) == 1:
                     raise
                 failures.append(f"{scene_path}: {error}")
-                logger.error("%s", failures[-1])
+                warn(failures[-1])
         if failures:
             raise ValueError(f"{len(failures)} of {len(own)} scenes failed, the first: {failures[0]}")
 

@@ -1,0 +1,263 @@
+"""Mapping scenes as a command: the files it writes, what it leaves alone, many scenes, and bad input."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from conftest import assert_one_clear_line
+from PIL import Image
+from small_products import CLOUD, EMPTY_BAND, HEIGHT, TRANSFORM, WAVELENGTHS, WIDTH, small_quality, write_small_product
+
+from modeling_hsst import (
+    ArrayScene,
+    HSSTConfig,
+    HSSTForImageClassification,
+    HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+    ScenePredictor,
+)
+
+BANDS = [band for band in range(12) if band != EMPTY_BAND]
+CENTRES = WAVELENGTHS[BANDS].tolist()
+
+
+def save_model(folder, architecture=HSSTForSemanticSegmentation, **changes):
+    torch.manual_seed(0)
+    config = HSSTConfig(
+        hidden_size=12,
+        num_spatial_layers=1,
+        num_spectral_layers=1,
+        num_attention_heads=1,
+        head_dim=8,
+        intermediate_size=8,
+        num_channels=11,
+        band_patch_size=4,
+        wavelengths=CENTRES,
+        initializer_range=0.3,
+        id2label={0: "water", 1: "forest", 2: "soil"},
+        **changes,
+    )
+    processor = HSSTImageProcessor(wavelengths=CENTRES, image_mean=[0.15] * 11, image_std=[0.003] * 11)
+    architecture(config).eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def product(tmp_path):
+    return write_small_product(tmp_path / "products")
+
+
+def write_image(path, product, bands=BANDS, rows=20, columns=30, georeferenced=True, wavelengths=WAVELENGTHS):
+    """A part of the product as a GeoTIFF with tags."""
+    (image,) = product.glob("*-SPECTRAL_IMAGE.TIF")
+    with rasterio.open(image) as dataset:
+        cube = dataset.read()[bands, 60 : 60 + rows, 60 : 60 + columns]
+    place = {"crs": "EPSG:32633", "transform": TRANSFORM} if georeferenced else {}
+    with rasterio.open(
+        path, "w", driver="GTiff", count=len(bands), height=rows, width=columns, dtype="int16", nodata=-32768, **place
+    ) as dataset:
+        dataset.write(cube)
+        if wavelengths is not None:
+            for number, band in enumerate(bands, 1):
+                dataset.update_tags(number, wavelength=str(wavelengths[band]), fwhm="8")
+    return cube
+
+
+def test_product_to_all_files(run_script, product, model, tmp_path):
+    output = tmp_path / "out" / "map.tif"
+    options = ["--confidence", "--probabilities", "float32", "--features", 2, "--html"]
+    result = run_script("predict_scene.py", product, "--model", model, "--output", output, *options)
+    assert result.returncode == 0, result.stderr
+    assert "11 bands matched by wavelength" in result.stdout and "in the model" in result.stdout
+    names = ["map.html", "map.png", "map.tif", "map.tif.aux.xml", "map_areas.csv", "map_areas.json"]
+    names += ["map_confidence.tif", "map_features.tif", "map_probabilities.tif"]
+    assert sorted(file.name for file in output.parent.iterdir()) == sorted(names)
+    layers = small_quality()
+    excluded = (layers["classes"] == 3) | (layers["cloud"] == 1) | (layers["cloud_shadow"] == 1)
+    with rasterio.open(output) as dataset:
+        classes = dataset.read(1)
+        assert dataset.transform == TRANSFORM and dataset.crs.to_epsg() == 32633
+    np.testing.assert_array_equal(classes == 255, excluded)
+    with rasterio.open(output.with_name("map_probabilities.tif")) as dataset:
+        probabilities = dataset.read()
+        assert dataset.descriptions == ("water", "forest", "soil")
+    np.testing.assert_array_equal(np.isnan(probabilities), np.broadcast_to(excluded, (3, HEIGHT, WIDTH)))
+    np.testing.assert_array_equal(probabilities.argmax(axis=0)[~excluded], classes[~excluded])
+    with rasterio.open(output.with_name("map_confidence.tif")) as dataset:
+        confidence = dataset.read(1) / 250
+    np.testing.assert_allclose(confidence[~excluded], probabilities.max(axis=0)[~excluded], atol=0.0021)
+    with rasterio.open(output.with_name("map_features.tif")) as dataset:
+        assert dataset.count == 2 and np.isfinite(dataset.read()[:, ~excluded]).all()
+    areas = json.loads(output.with_name("map_areas.json").read_text())
+    assert areas["pixels_without_class"] == excluded.sum()
+    assert [row["pixels"] for row in areas["classes"]] == [int((classes == number).sum()) for number in range(3)]
+    assert Image.open(output.with_suffix(".png")).size[0] > 2000
+
+
+def test_what_is_excluded_is_asked_for(run_script, product, model, tmp_path):
+    result = run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--exclude")
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert (dataset.read(1)[CLOUD] != 255).all()
+
+
+@pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="needs gdalinfo")
+def test_gdalinfo_confirms_the_georeference(run_script, product, model, tmp_path):
+    run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--stride", 8)
+    told = json.loads(subprocess.check_output(["gdalinfo", "-json", tmp_path / "m.tif"]))
+    assert told["geoTransform"] == [366015.0, 30.0, 0.0, 5809965.0, 0.0, -30.0] and told["size"] == [WIDTH, HEIGHT]
+    assert 'ID["EPSG",32633]' in told["coordinateSystem"]["wkt"]
+    band = told["bands"][0]
+    assert band["noDataValue"] == 255 and band["colorInterpretation"] == "Palette"
+    assert band["colorTable"]["count"] == 256
+    text = subprocess.check_output(["gdalinfo", tmp_path / "m.tif"], text=True)
+    assert re.search(r"Categories:\s+0: water\s+1: forest\s+2: soil", text)
+
+
+def test_image_gives_the_map_that_the_library_gives(run_script, product, model, tmp_path):
+    cube = write_image(tmp_path / "image.tif", product)
+    result = run_script("predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif")
+    assert result.returncode == 0, result.stderr
+    predictor = ScenePredictor(
+        HSSTForSemanticSegmentation.from_pretrained(model), HSSTImageProcessor.from_pretrained(model)
+    )
+    (part,) = predictor.predict(ArrayScene(cube, CENTRES))
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), part.classes)
+
+
+def test_center_head(run_script, product, tmp_path):
+    folder = save_model(tmp_path / "center", HSSTForImageClassification, head_type="center", image_size=5)
+    write_image(tmp_path / "image.tif", product)
+    for stride in ([], ["--stride", 3]):
+        result = run_script(
+            "predict_scene.py", tmp_path / "image.tif", "--model", folder, "--output", tmp_path / "m.tif",
+            "--overwrite", *stride,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        with rasterio.open(tmp_path / "m.tif") as dataset:
+            assert (dataset.read(1) < 3).all()
+
+
+def test_without_georeference_it_works_and_says_so(run_script, product, model, tmp_path):
+    write_image(tmp_path / "image.tif", product, georeferenced=False)
+    result = run_script(
+        "predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif", "--html"
+    )
+    assert result.returncode == 0 and "no georeference" in result.stderr
+    assert json.loads((tmp_path / "m_areas.json").read_text())["classes"][0]["area_ha"] is None
+
+
+def test_scene_smaller_than_a_window(run_script, product, model, tmp_path):
+    write_image(tmp_path / "image.tif", product, rows=5, columns=3)
+    result = run_script("predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif")
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert dataset.shape == (5, 3) and (dataset.read(1) < 3).all()
+
+
+def test_all_nodata_is_a_map_of_nodata_and_a_warning(run_script, product, model, tmp_path):
+    write_image(tmp_path / "image.tif", product)
+    with rasterio.open(tmp_path / "image.tif", "r+") as dataset:
+        dataset.write(np.full((11, 20, 30), -32768, dtype=np.int16))
+    result = run_script(
+        "predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif", "--html"
+    )
+    assert result.returncode == 0 and "no pixel with data" in result.stderr
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert (dataset.read(1) == 255).all()
+
+
+def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, model, tmp_path, monkeypatch):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.tif", product)
+    arguments = ["predict_scene.py", tmp_path / "*.tif", "--model", model, "--output", tmp_path / "maps"]
+    state = "accelerate.PartialState"
+    monkeypatch.setattr(state, lambda: Process(1))
+    assert run_script(*arguments).returncode == 0
+    assert sorted(file.name for file in (tmp_path / "maps").glob("*.tif")) == ["b.tif"]
+    written = (tmp_path / "maps" / "b.tif").stat().st_mtime_ns
+    monkeypatch.undo()
+    (tmp_path / "maps" / "c.png").mkdir(parents=True)  # what cannot be written keeps the others from nothing
+    result = run_script(*arguments[:1], tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif", *arguments[2:])
+    assert_one_clear_line(result, "1 of 3 scenes failed", "c.png")
+    assert "b.tif: finished before" in result.stdout
+    assert (tmp_path / "maps" / "b.tif").stat().st_mtime_ns == written
+    assert sorted(file.name for file in (tmp_path / "maps").glob("[!.]*.tif")) == ["a.tif", "b.tif"]
+    other = run_script(*arguments[:1], tmp_path / "a.tif", *arguments[2:], "--stride", 8)
+    assert_one_clear_line(other, "a.tif", "--overwrite")
+
+
+class Process:
+    """One of two processes."""
+
+    is_local_main_process, num_processes, device = False, 2, torch.device("cpu")
+
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+@pytest.mark.parametrize(
+    "kind", ["other bands", "no wavelengths", "headless", "no model", "no scene", "unwritable", "several into a file"]
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tmp_path, kind):
+    scenes, folder, output, words = [tmp_path / "image.tif"], model, tmp_path / "out" / "m.tif", []
+    write_image(tmp_path / "image.tif", product)
+    if kind == "other bands":
+        write_image(tmp_path / "image.tif", product, wavelengths=WAVELENGTHS + 30)
+        words = ["expected a band with data within half its width", "--resample"]
+    if kind == "no wavelengths":
+        write_image(tmp_path / "image.tif", product, bands=BANDS[:5], wavelengths=None)
+        words = ["Wavelengths of the scene", "5 bands"]
+    if kind == "headless":
+        folder = save_model(tmp_path / "headless", HSSTForMaskedImageModeling)
+        words = ["classification head", "HSSTForMaskedImageModeling"]
+    if kind == "no model":
+        folder, words = tmp_path / "nowhere", ["nowhere"]
+    if kind == "no scene":
+        scenes, words = [tmp_path / "missing.ZIP"], ["missing.ZIP"]
+    if kind == "unwritable":
+        (tmp_path / "out").write_text("in the way")
+        words = ["out"]
+    if kind == "several into a file":
+        scenes, words = [tmp_path / "image.tif", product], ["--output", "2 scenes"]
+    result = run_script("predict_scene.py", *scenes, "--model", folder, "--output", output)
+    assert_one_clear_line(result, *words)
+    assert not output.parent.is_dir() or not list(output.parent.iterdir())
+
+
+def test_an_interrupted_run_leaves_no_file_under_a_final_name(run_script, product, model, tmp_path, monkeypatch):
+    def interrupted(path, summary):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("datasets_loading.scene_maps.plot_quick_look", interrupted)
+    result = run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--confidence")
+    assert result.returncode == 130
+    assert not list(tmp_path.glob("*.tif")) and not list(tmp_path.glob(".m*"))
+
+
+def test_reconstruction_figure(run_script, product, tmp_path):
+    folder = save_model(tmp_path / "pretrained", HSSTForMaskedImageModeling)
+    arguments = ["plot_reconstruction.py", product, "--model", folder, "--output", tmp_path / "figure.png"]
+    result = run_script(*arguments, "--size", 24, "--row", 60, "--column", 90, "--mask_type", "unit")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "figure.png").size[0] > 1000
+    assert_one_clear_line(run_script(*arguments, "--size", 24, "--row", 60, "--column", 8), "--column")
+    assert_one_clear_line(run_script(*arguments, "--row", 140), "--row")
+    assert_one_clear_line(run_script(*arguments, "--size", 4), "--size")
+    headed = save_model(tmp_path / "headed")
+    assert_one_clear_line(
+        run_script("plot_reconstruction.py", product, "--model", headed, "--output", tmp_path / "f.png"), "--model"
+    )

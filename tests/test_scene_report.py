@@ -1,0 +1,242 @@
+"""What people look at: areas that add up, colours that mean something, pictures and a page that are written whole."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.crs import CRS
+
+from datasets_loading.map_writer import class_colours, class_map_writer, probability_steps, probability_writer
+from datasets_loading.scene_report import (
+    SceneSummary,
+    pixel_size,
+    plot_quick_look,
+    scale_bar_length,
+    share_text,
+    write_areas,
+    write_page,
+)
+
+CLASSES = ["water", "forest </script>", "bare soil", "snow"]
+WAVELENGTHS = np.array([460.0, 550.0, 640.0, 850.0, 1600.0, 2200.0])
+UTM = Affine(30.0, 0.0, 500000.0, 0.0, -30.0, 5800000.0)
+
+
+def scene(height=60, width=80, crs="EPSG:32633", transform=UTM):
+    return SimpleNamespace(
+        name="a scene & more",
+        shape=(height, width),
+        crs=None if crs is None else CRS.from_user_input(crs),
+        transform=transform,
+        metadata={"acquired": "2024-06-01 <10:00> UTC"},
+        scale=10000.0,
+        nodata=-32768,
+    )
+
+
+def prediction(height=60, width=80):
+    """Classes, their confidence and pixels: water at the left, forest, soil, and a corner without a class."""
+    generator = np.random.default_rng(0)
+    classes = np.zeros((height, width), dtype=np.uint8)
+    classes[:, width // 4 :], classes[:, width // 2 :] = 1, 2
+    classes[: height // 3, : width // 8] = 255
+    confidence = np.where(classes == 255, np.nan, generator.uniform(0.5, 1, classes.shape)).astype(np.float32)
+    level = np.array([200, 800, 2500, 0])[np.where(classes == 255, 3, classes)]
+    pixels = (level + 300 * np.arange(6)[:, None, None] + generator.normal(0, 30, (6, height, width))).astype(np.int16)
+    pixels[:, classes == 255] = -32768
+    return classes, confidence, pixels
+
+
+def summary_of(of, classes, confidence, pixels, step=None):
+    """A summary of parts of `step` pixels; of everything at once by default."""
+    summary = SceneSummary(of, CLASSES, WAVELENGTHS, {"model": "a model"})
+    height, width = classes.shape
+    step = step or max(height, width)
+    for row in range(0, height, step):
+        for column in range(0, width, step):
+            place = slice(row, min(row + step, height)), slice(column, min(column + step, width))
+            summary.update(*place, classes[place], confidence[place], pixels[:, place[0], place[1]])
+    return summary
+
+
+@pytest.fixture
+def summary():
+    return summary_of(scene(), *prediction())
+
+
+def test_areas_add_up(summary, tmp_path):
+    write_areas(tmp_path / "a.csv", tmp_path / "a.json", summary)
+    with open(tmp_path / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == CLASSES
+    assert [int(row["pixels"]) for row in rows] == [20 * 60 - 20 * 10, 20 * 60, 40 * 60, 0]
+    assert [float(row["area_ha"]) for row in rows] == [int(row["pixels"]) * 0.09 for row in rows]
+    assert float(rows[2]["area_km2"]) == pytest.approx(2.16)
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["pixels_without_class"] == 200 and content["crs"] == "EPSG:32633"
+    assert content["classes"][3]["mean_confidence"] is None
+    assert content["classes"][1]["mean_confidence"] == pytest.approx(0.75, abs=0.02)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("step", [7, 16, 33])
+def test_parts_make_the_same_summary_as_the_whole(monkeypatch, step):
+    monkeypatch.setattr("datasets_loading.scene_report.LARGEST_SIDE", 27)
+    monkeypatch.setattr("datasets_loading.scene_report.SPECTRUM_PIXELS", 500)
+    whole, parts = (summary_of(scene(), *prediction(), step=s) for s in (None, step))
+    assert whole.step == 3 and whole.class_map.shape == (20, 27)
+    np.testing.assert_array_equal(whole.class_map, prediction()[0][::3, ::3])
+    for name in ("class_map", "confidence", "colours", "pixel_counts"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
+    np.testing.assert_allclose(parts.areas, whole.areas)
+    np.testing.assert_allclose(parts.spectrum(1), whole.spectrum(1))
+
+
+def test_spectra_are_means_of_the_classes(summary):
+    mean, deviation = summary.spectrum(2)
+    np.testing.assert_allclose(mean, (2500 + 300 * np.arange(6)) / 10000, atol=0.001)
+    np.testing.assert_allclose(deviation, 0.003, atol=0.0006)
+    assert summary.spectrum(3) is None
+
+
+def test_degrees_become_square_metres():
+    transform = Affine(0.001, 0, 10.0, 0, -0.001, 60.03)
+    summary = summary_of(scene(crs="EPSG:4326", transform=transform), *prediction())
+    expected = 2400 * 111_195.0**2 * 1e-6 * np.cos(np.radians(60))
+    assert summary.areas[2] == pytest.approx(expected, rel=0.002)
+    assert pixel_size(summary) == pytest.approx(111.195 * 0.5, rel=0.01)
+
+
+def test_feet_become_square_metres():
+    summary = summary_of(scene(crs="EPSG:2263", transform=Affine(10, 0, 0, 0, -10, 0)), *prediction())
+    assert summary.areas[2] == pytest.approx(2400 * 3.048**2, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "no georeference", "nothing mapped", "rotated", "tiny", "many classes"])
+def test_quick_look_and_page_of_any_scene(tmp_path, kind):
+    height, width = (3, 2) if kind == "tiny" else (60, 80)
+    of, parts = scene(height, width), prediction(height, width)
+    if kind == "no georeference":
+        of = scene(crs=None, transform=None)
+    if kind == "nothing mapped":
+        parts = np.full((60, 80), 255, np.uint8), np.full((60, 80), np.nan, np.float32), np.full((6, 60, 80), -32768)
+    if kind == "rotated":
+        of = scene(transform=UTM @ Affine.rotation(20))
+    summary = summary_of(of, *parts)
+    if kind == "many classes":
+        summary.class_names = [f"class {number}" for number in range(30)]
+        summary.colours_of_classes = class_colours(summary.class_names)
+        summary.pixel_counts = np.arange(30)[::-1] * 100
+        summary.confidence_sums = summary.pixel_counts * 0.8
+        summary.areas = summary.pixel_counts * 900.0
+        summary._spectra = None
+    plot_quick_look(tmp_path / "look.png", summary)
+    picture = np.asarray(Image.open(tmp_path / "look.png").convert("RGB"))
+    assert picture.shape[1] > 2000 and picture.std() > 5
+    write_page(tmp_path / "page.html", summary)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["look.png", "page.html"]
+
+
+def test_page_holds_everything_and_asks_for_nothing(summary, tmp_path):
+    write_page(tmp_path / "page.html", summary)
+    text = (tmp_path / "page.html").read_text()
+    addresses = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', text)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    without_data = re.sub(r"data:[\w/+;]+base64,[\w+/=]+", "", text)
+    assert "http" not in without_data and "url(" not in without_data
+    assert text.count("</script>") == 1  # the name of a class cannot end the script
+    assert "forest &lt;/script&gt;" in text and "a scene &amp; more" in text and "&lt;10:00&gt;" in text
+    assert "2.2 km²" in text and "90.0 ha" in text and "Not found: snow" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_page_opens_in_a_browser_without_a_network(summary, tmp_path):
+    write_page(tmp_path / "page.html", summary)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += ["--window-size=1300,1000", "--force-device-scale-factor=1"]
+    address = (tmp_path / "page.html").as_uri()
+    subprocess.run(
+        [*command, f"--screenshot={tmp_path / 'page.png'}", address], check=True, capture_output=True, timeout=120
+    )
+    picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
+    # The map is drawn in the colours of its classes, soil on half of it, and so are the bars of the legend
+    for name, least in (("water", 20_000), ("forest", 30_000), ("bare soil", 60_000)):
+        colour = np.array([int(class_colours([name])[0][place : place + 2], 16) for place in (1, 3, 5)])
+        assert (np.abs(picture - colour.astype(int)).max(axis=1) <= 2).sum() > least, name
+    dumped = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, timeout=120, text=True)
+    chosen = re.search(r'<div id="chosen">([^<]*)</div>', dumped.stdout)
+    assert chosen is not None and chosen[1] == "bare soil"  # the script ran
+
+
+def test_colours_follow_names_and_differ():
+    names = ["Water", "broadleaf forest", "needleleaf forest", "cropland", "roof", "something", "else", "Wetlands"]
+    colours = class_colours(names)
+    assert len(set(colours)) == len(names)
+
+    def channels(colour):
+        return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+
+    assert max(channels(colours[0])) == channels(colours[0])[2]  # water is blue
+    assert max(channels(colours[1])) == channels(colours[1])[1]  # forest is green
+    assert len(set(class_colours([f"class {number}" for number in range(100)]))) == 100
+
+
+def test_numbers_for_people():
+    assert [scale_bar_length(width) for width in (30_000, 4100, 900)] == [5000, 1000, 200]
+    assert [share_text(share) for share in (0, 0.0001, 0.0006, 0.5)] == ["0.0%", "< 0.1%", "0.1%", "50.0%"]
+
+
+def test_map_has_colours_names_and_place(tmp_path):
+    classes = prediction()[0]
+    path = tmp_path / "map.tif"
+    with class_map_writer(
+        path, classes.shape, CLASSES, crs=CRS.from_epsg(32633), transform=UTM, tags={"a": "b"}
+    ) as out:
+        for row in range(0, 60, 7):
+            out.write(slice(row, min(row + 7, 60)), slice(0, 80), classes[row : row + 7])
+        assert not path.exists()
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(1), classes)
+        assert dataset.crs.to_epsg() == 32633 and dataset.transform == UTM and dataset.nodata == 255
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and dataset.descriptions == ("land cover",)
+        assert json.loads(dataset.tags()["class_names"]) == CLASSES and dataset.tags()["a"] == "b"
+        table = dataset.colormap(1)
+        assert bytes(table[2][:3]).hex() == class_colours(CLASSES)[2][1:] and table[255][3] == 0
+    assert "<Category>bare soil</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_probabilities_come_back(tmp_path, dtype):
+    values = np.random.default_rng(0).uniform(0, 1, (3, 60, 80)).astype(np.float32)
+    values[:, :5] = np.nan
+    with probability_writer(
+        tmp_path / "p.tif", (60, 80), ["a", "b", "c"], dtype=dtype, crs=None, transform=None, tags={}
+    ) as out:
+        out.write(slice(0, 60), slice(0, 80), probability_steps(values) if dtype == "uint8" else values)
+    with rasterio.open(tmp_path / "p.tif") as dataset:
+        read = dataset.read(masked=True) * np.array(dataset.scales)[:, None, None]
+        assert dataset.descriptions == ("a", "b", "c") and read.mask[:, :5].all() and not read.mask[:, 5:].any()
+    np.testing.assert_allclose(read[:, 5:], values[:, 5:], atol=0.0021 if dtype == "uint8" else 0)
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    path = tmp_path / "map.tif"
+    path.write_text("an older map")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        class_map_writer(path, (60, 80), CLASSES, crs=None, transform=None, tags={}) as out,
+    ):
+        out.write(slice(0, 60), slice(0, 80), prediction()[0])
+        raise KeyboardInterrupt
+    assert [file.name for file in tmp_path.iterdir()] == ["map.tif"] and path.read_text() == "an older map"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -427,7 +427,9 @@ def run_model(
         encoder = None
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
-            encoder = HSSTForSemanticSegmentation(HSSTConfig(**_own_settings(base, {"image_size": window_size})))
+            encoder = HSSTForSemanticSegmentation(
+                HSSTConfig(**_own_settings(base, {"image_size": window_size, "head_type": "mean"}))
+            )
             load_encoder(encoder, options.checkpoint)
             encoder = encoder.hsst.eval()
             if torch.cuda.is_available() and not settings.use_cpu:
@@ -714,9 +716,3 @@ def save_network(outcome: Outcome, folder: str | Path) -> None:
     """Writes a trained network and its processor, for `from_pretrained`."""
     outcome.model.to("cpu").save_pretrained(folder)
     outcome.processor.save_pretrained(folder)
-
-
-def with_own_settings(name: str, settings: FineTuningSettings, given: Mapping[str, Any]) -> FineTuningSettings:
-    """`settings` with those that suit a model, unless they were given."""
-    own = {key: value for key, value in model_entry(name).settings.items() if key not in given}
-    return replace(settings, **own)

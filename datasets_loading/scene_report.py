@@ -365,10 +365,8 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     for line, row in enumerate(shown):
         axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
         axis.text(0, line + 0.3, row["name"], fontsize=10, color=TEXT_COLOUR, va="center")
-        axis.text(
-            1, line + 0.3, f"{amount_text(row)}   {share_text(row['share'])}", fontsize=10, color=TEXT_COLOUR, ha="right",
-            va="center",
-        )  # fmt: skip
+        amount = f"{amount_text(row)}   {share_text(row['share'])}"
+        axis.text(1, line + 0.3, amount, fontsize=10, color=TEXT_COLOUR, ha="right", va="center")
     if rest:
         share = sum(row["share"] for row in rest)
         axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOUR)

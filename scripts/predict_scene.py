@@ -11,11 +11,12 @@ processes of `accelerate launch`; a finished scene is not done again.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
-from accelerate import PartialState
+import torch
 from command_line import one_line_errors
 from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
@@ -25,6 +26,9 @@ from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_map
 from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+
+LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -108,7 +112,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
 
         def parts():  # type: ignore[no-untyped-def]
             nonlocal seconds_in_model
-            for part in predictor.predict(scene, progress=PartialState().is_local_main_process):
+            for part in predictor.predict(scene, progress=os.environ.get("LOCAL_RANK", "0") == "0"):
                 seconds_in_model += part.seconds_in_model
                 yield part
 
@@ -135,9 +139,11 @@ def main() -> None:
     arguments = parse_arguments()
     transformers_logging.set_verbosity_error()
     with one_line_errors("predict_scene.py"):
-        state = PartialState()
+        # What launchers tell a process; scenes are dealt out without a word between processes
+        rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model).to(state.device)
+        model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model).to(device)
         predictor = ScenePredictor(
             model,
             AutoImageProcessor.from_pretrained(arguments.model),
@@ -147,7 +153,7 @@ def main() -> None:
             resample=arguments.resample,
             num_features=arguments.features,
         )
-        own = list(maps.items())[state.process_index :: state.num_processes]
+        own = list(maps.items())[rank::num_processes]
         failures = []
         for scene_path, map_path in own:
             try:

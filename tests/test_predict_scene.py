@@ -184,12 +184,13 @@ def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, m
     for name in "abc":
         write_image(tmp_path / f"{name}.tif", product)
     arguments = ["predict_scene.py", tmp_path / "*.tif", "--model", model, "--output", tmp_path / "maps"]
-    state = "accelerate.PartialState"
-    monkeypatch.setattr(state, lambda: Process(1))
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
     assert run_script(*arguments).returncode == 0
     assert sorted(file.name for file in (tmp_path / "maps").glob("*.tif")) == ["b.tif"]
     written = (tmp_path / "maps" / "b.tif").stat().st_mtime_ns
-    monkeypatch.undo()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name)
     (tmp_path / "maps" / "c.png").mkdir(parents=True)  # what cannot be written keeps the others from nothing
     result = run_script(*arguments[:1], tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif", *arguments[2:])
     assert_one_clear_line(result, "1 of 3 scenes failed", "c.png")
@@ -198,15 +199,6 @@ def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, m
     assert sorted(file.name for file in (tmp_path / "maps").glob("[!.]*.tif")) == ["a.tif", "b.tif"]
     other = run_script(*arguments[:1], tmp_path / "a.tif", *arguments[2:], "--stride", 8)
     assert_one_clear_line(other, "a.tif", "--overwrite")
-
-
-class Process:
-    """One of two processes."""
-
-    is_local_main_process, num_processes, device = False, 2, torch.device("cpu")
-
-    def __init__(self, process_index):
-        self.process_index = process_index
 
 
 @pytest.mark.parametrize(

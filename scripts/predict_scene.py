@@ -27,7 +27,6 @@ from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
-
 LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from command_line import one_line_errors
@@ -142,7 +143,8 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model).to(device)
+        model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+        model.to(device)
         predictor = ScenePredictor(
             model,
             AutoImageProcessor.from_pretrained(arguments.model),

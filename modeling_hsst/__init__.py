@@ -18,6 +18,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths, load_for_wavelengths
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
 from .masking_hsst import draw_mask
@@ -52,6 +53,7 @@ PIPELINE_REGISTRY.register_pipeline(
 
 __all__ = [
     "ENMAP_WAVELENGTHS",
+    "AdaptationReport",
     "ArrayScene",
     "HSSTBackbone",
     "HSSTConfig",
@@ -63,5 +65,8 @@ __all__ = [
     "HSSTPreTrainedModel",
     "HSSTSceneClassificationPipeline",
     "ScenePredictor",
+    "adapt_processor",
+    "adapt_to_wavelengths",
     "draw_mask",
+    "load_for_wavelengths",
 ]

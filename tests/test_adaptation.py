@@ -1,0 +1,316 @@
+"""A model moved to other bands: exact where it can be, nearly so for smooth spectra, and honest about the rest."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedImageModeling, AutoModelForSemanticSegmentation
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from modeling_hsst import (
+    HSSTBackbone,
+    HSSTConfig,
+    HSSTForImageClassification,
+    HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+    HSSTModel,
+    adapt_processor,
+    adapt_to_wavelengths,
+    load_for_wavelengths,
+)
+
+# 24 bands, 10 nm apart but for a gap, in blocks of 4; then as many SWIR bands, 20 nm apart
+WAVELENGTHS = [500.0 + 10 * band for band in range(12)] + [700.0 + 10 * band for band in range(12)]
+WAVELENGTHS += [1500.0 + 20 * band for band in range(24)]
+
+CASES = {
+    "wavelength": (HSSTModel, {}),
+    "learned": (HSSTModel, {"position_embedding_type": "learned"}),
+    "sincos": (HSSTModel, {"position_embedding_type": "sincos"}),
+    "masked": (HSSTForMaskedImageModeling, {"mask_type": "unit"}),
+    "masked, learned, shared": (
+        HSSTForMaskedImageModeling,
+        {"position_embedding_type": "learned", "blockwise_patch_embedding": False, "blockwise_decoder": False},
+    ),
+    "visible only": (HSSTForMaskedImageModeling, {"visible_only": True, "decoder_hidden_size": 12}),
+    "visible only, sincos": (
+        HSSTForMaskedImageModeling,
+        {"visible_only": True, "mask_type": "grid", "position_embedding_type": "sincos"},
+    ),
+    "patches": (HSSTForMaskedImageModeling, {"patch_size": 2, "mask_patch_size": 1}),
+    "padded": (HSSTForMaskedImageModeling, {"band_patch_size": 5, "mask_type": "unit"}),
+    "segmentation": (HSSTForSemanticSegmentation, {"num_labels": 3}),
+    "concat": (HSSTForSemanticSegmentation, {"num_labels": 3, "head_type": "concat"}),
+    "center": (HSSTForImageClassification, {"num_labels": 3, "head_type": "center"}),
+    "backbone": (HSSTBackbone, {"out_indices": [1, 2]}),
+}
+
+
+def tiny(model_class=HSSTModel, **options):
+    """A model whose every weight, biases and LayerNorms included, means something."""
+    torch.manual_seed(0)
+    settings = {
+        "hidden_size": 24,
+        "num_spatial_layers": 1,
+        "num_spectral_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 16,
+        "image_size": 4,
+        "num_channels": len(WAVELENGTHS),
+        "band_patch_size": 4,
+        "mask_patch_size": 2,
+        "wavelengths": WAVELENGTHS,
+        "position_embedding_type": "wavelength",
+    }
+    model = model_class(HSSTConfig(**settings | options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def smooth_pixels(wavelengths, size=4):
+    """Windows (2, bands, size, size) of spectra that are straight lines between 450 and 2050 nm."""
+    generator = torch.Generator().manual_seed(1)
+    level, slope = torch.randn(2, 2, 1, size, size, generator=generator)
+    place = (torch.tensor(wavelengths) - 900.0)[None, :, None, None] / 100.0
+    return level + (0.5 + slope.abs()) * place
+
+
+def outputs_of(model, pixel_values):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        outputs = model(pixel_values)
+    if "feature_maps" in outputs:
+        return list(outputs.feature_maps)
+    return [value for value in outputs.values() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_its_own_wavelengths_change_nothing(case):
+    model = tiny(CASES[case][0], **CASES[case][1])
+    adapted, report = adapt_to_wavelengths(model, WAVELENGTHS, return_report=True)
+    assert type(adapted) is type(model)
+    assert report.band_patch_size == model.config.band_patch_size and report.exact_positions
+    assert not (report.interpolated_bands or report.uncovered_bands or report.unused_blocks)
+    pixel_values = torch.randn(2, len(WAVELENGTHS), 4, 4)
+    for expected, got in zip(outputs_of(model, pixel_values), outputs_of(adapted, pixel_values), strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_another_sensor_of_any_class_and_size(case):
+    """Any number of bands, the last block padded: the outputs have the right shapes and are finite."""
+    model = tiny(CASES[case][0], **CASES[case][1])
+    wavelengths = [505.0 + 6.5 * band for band in range(43)]
+    adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=6, return_report=True)
+    assert (report.num_blocks, report.num_padded_bands) == (8, 5)
+    assert adapted.config.wavelengths == wavelengths and adapted.config.num_blocks == 8
+    outputs = outputs_of(adapted, torch.randn(2, 43, 4, 4))
+    assert all(output.isfinite().all() for output in outputs)
+    if model.config.position_embedding_type == "wavelength":
+        embeddings = adapted.embeddings if isinstance(adapted, HSSTModel) else adapted.hsst.embeddings
+        positions = embeddings.position_embeddings
+        torch.testing.assert_close(positions.spectral_embeddings, positions.spectral_table())
+
+
+def test_bands_split_in_two_give_nearly_the_same_tokens():
+    model = tiny()
+    halves = sorted(
+        wavelength + side * spacing / 4
+        for wavelength, spacing in zip(WAVELENGTHS, [10.0] * 24 + [20.0] * 24, strict=True)
+        for side in (-1, 1)
+    )
+    adapted, report = adapt_to_wavelengths(model, halves, return_report=True)
+    assert (report.band_patch_size, report.num_blocks, report.num_padded_bands) == (8, 12, 0)
+    assert report.source_blocks == tuple(range(12)) and not report.uncovered_bands
+    [expected, _], [got, _] = outputs_of(model, smooth_pixels(WAVELENGTHS)), outputs_of(adapted, smooth_pixels(halves))
+    # Blocks of 8 bands have a standard deviation of their own, 1.6 % more than those of 4
+    assert (got - expected).abs().max() < 0.05 * expected.std()
+    # The scale for band density makes the difference
+    with torch.no_grad():
+        adapted.embeddings.patch_embeddings.weight *= 2
+    assert (outputs_of(adapted, smooth_pixels(halves))[0] - expected).abs().max() > 0.2 * expected.std()
+
+
+def test_bands_split_in_two_are_decoded_to_the_lines_between():
+    model = tiny(HSSTForMaskedImageModeling, mask_type="unit")
+    quarter = [5.0] * 12
+    halves = [w + s for w, q in zip(WAVELENGTHS[:12], quarter, strict=True) for s in (-q / 2, q / 2)]
+    adapted = adapt_to_wavelengths(model, halves, band_patch_size=8)
+    tokens = torch.randn(2, 3 * 16, 24)
+    with torch.no_grad():
+        trained = model.decoder(torch.cat([tokens, torch.zeros(2, 9 * 16, 24)], dim=1), None)[:, :3]
+        got = adapted.decoder(tokens, None)
+    between = trained[..., :-1].lerp(trained[..., 1:], 0.25)
+    torch.testing.assert_close(got[..., 1:-1:2], between, atol=1e-5, rtol=0)
+
+
+def test_whole_blocks_keep_their_embeddings():
+    model = tiny()
+    kept = [*WAVELENGTHS[4:12], *WAVELENGTHS[20:24]]
+    adapted, report = adapt_to_wavelengths(model, kept, return_report=True)
+    assert report.source_blocks == (1, 2, 5) and report.band_patch_size == 4
+    pixel_values = torch.randn(2, len(WAVELENGTHS), 4, 4)
+    bands = [*range(4, 12), *range(20, 24)]
+    with torch.no_grad():
+        expected = model.embeddings(pixel_values).unflatten(1, (12, 16))[:, [1, 2, 5]]
+        got = adapted.embeddings(pixel_values[:, bands]).unflatten(1, (3, 16))
+    assert torch.equal(got, expected)
+
+
+def test_a_padded_block_is_carried_over_as_it_is():
+    model = tiny(band_patch_size=5)  # the last of its 10 blocks has 3 bands
+    adapted, report = adapt_to_wavelengths(model, WAVELENGTHS[40:], return_report=True)
+    assert (report.source_blocks, report.num_padded_bands) == ((8, 9), 2)
+    pixel_values = torch.randn(2, len(WAVELENGTHS), 4, 4)
+    with torch.no_grad():
+        expected = model.embeddings(pixel_values).unflatten(1, (10, 16))[:, 8:]
+        got = adapted.embeddings(pixel_values[:, 40:]).unflatten(1, (2, 16))
+    assert torch.equal(got, expected)
+
+
+def test_what_cannot_be_carried_over_is_reported(caplog):
+    model = tiny()
+    wavelengths = [460.0, 470.0, *WAVELENGTHS[:12], 650.0, 660.0, *WAVELENGTHS[12:24]]
+    adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
+    assert report.uncovered_bands == (460.0, 470.0, 650.0, 660.0)
+    assert report.interpolated_bands == (460.0, 470.0, 650.0, 660.0)
+    assert report.unused_blocks == tuple((1500.0 + 80 * block, 1560.0 + 80 * block) for block in range(6))
+    assert "460, 470, 650, 660 nm" in str(report) and "1500-1560" in str(report) and "\n" not in str(report)
+    logger = logging.getLogger("transformers")
+    logger.propagate = True
+    logging.getLogger("modeling_hsst").propagate = True
+    with caplog.at_level(logging.INFO):
+        adapt_to_wavelengths(model, wavelengths)
+    assert str(report) in caplog.text
+    # As wide as this, it sees what the first trained band sees
+    assert (
+        adapt_to_wavelengths(model, [470.0, *WAVELENGTHS[1:8]], [40.0] * 8, return_report=True)[1].uncovered_bands
+        == ()
+    )
+
+
+@pytest.mark.parametrize("kind", ["learned", "sincos"])
+def test_trained_positions_are_interpolated_with_a_warning(kind, caplog):
+    model = tiny(position_embedding_type=kind)
+    wavelengths = [520.0 + 10 * band for band in range(8)]  # blocks midway between the trained ones
+    with caplog.at_level(logging.WARNING):
+        adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
+    assert not report.exact_positions and "interpolated" in str(report)
+    assert "wavelength" in caplog.text
+    with torch.no_grad():
+        trained = model.embeddings.position_embeddings((4, 4))
+        got = adapted.embeddings.position_embeddings((4, 4))
+    torch.testing.assert_close(got, (trained[:, :2] + trained[:, 1:3]) / 2)
+
+
+def test_blocks_cover_what_trained_blocks_cover():
+    model = HSSTModel(HSSTConfig(position_embedding_type="wavelength", num_spatial_layers=1, num_spectral_layers=1))
+
+    def size(count, first, last):
+        wavelengths = torch.linspace(first, last, count).tolist()
+        return adapt_to_wavelengths(model, wavelengths, return_report=True)[1].band_patch_size
+
+    # Trained blocks of visible light are 47 to 66 nm wide
+    assert 47 <= size(120, 400.0, 800.0) * 400 / 119 <= 70
+    assert 40 <= size(48, 374.0, 1047.0) * 673 / 47 <= 90
+    assert 8 <= size(285, 380.0, 2490.0) <= 15
+
+
+def test_the_model_given_and_the_random_numbers_stay_as_they_are():
+    model = tiny(HSSTForSemanticSegmentation, num_labels=3).to(torch.bfloat16).train()
+    model.hsst.embeddings.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    adapted = adapt_to_wavelengths(model, WAVELENGTHS[:16])
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.config.num_channels == len(WAVELENGTHS)
+    assert adapted.dtype == torch.bfloat16 and adapted.training
+    assert not adapted.hsst.embeddings.patch_embeddings.weight.requires_grad
+    assert adapted.head.classifier.weight.requires_grad
+    assert torch.equal(adapted.head.classifier.weight, model.head.classifier.weight)
+    assert adapted.config.id2label == model.config.id2label
+    mask_token = adapt_to_wavelengths(HSSTModel(tiny().config, use_mask_token=True), WAVELENGTHS).embeddings.mask_token
+    assert mask_token is not None
+
+
+def test_adapted_models_train_and_save(tmp_path):
+    adapted = adapt_to_wavelengths(tiny(HSSTForMaskedImageModeling), [500.0 + 7 * band for band in range(20)])
+    adapted(torch.randn(2, 20, 4, 4)).loss.backward()
+    assert adapted.hsst.embeddings.patch_embeddings.weight.grad.abs().sum() > 0
+    adapted.save_pretrained(tmp_path)
+    loaded = HSSTForMaskedImageModeling.from_pretrained(tmp_path).eval()
+    pixel_values = torch.randn(2, 20, 4, 4)
+    for expected, got in zip(outputs_of(adapted.eval(), pixel_values), outputs_of(loaded, pixel_values), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("wavelengths", "fwhm", "size", "words"),
+    [
+        ([510.0, 500.0, 520.0], None, None, ("ascending", "510 nm before 500 nm", "bands 0 and 1")),
+        ([500.0, 500.0, 520.0], None, None, ("each once", "500 nm before 500 nm")),
+        ([0.5, 0.51], None, None, ("nm", "0.5 to 0.51", "1000")),
+        ([500.0, float("nan")], None, None, ("nm",)),
+        ([], None, None, ("got none",)),
+        ([500.0, 510.0], [5.0], None, ("2 bands", "got 1")),
+        ([500.0, 510.0], [5.0, -1.0], None, ("positive", "-1")),
+        ([500.0, 510.0], [], None, ("got none",)),
+        ([500.0, 510.0], None, 3, ("band_patch_size", "2 bands", "got 3")),
+        ([5000.0, 5010.0], None, None, ("500 to 1960 nm", "5000 to 5010 nm")),
+    ],
+)
+def test_wrong_bands_are_one_clear_error(wavelengths, fwhm, size, words):
+    with pytest.raises(ValueError) as error:
+        adapt_to_wavelengths(tiny(), wavelengths, fwhm, band_patch_size=size)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_models_without_ascending_wavelengths_cannot_be_adapted():
+    model = tiny(position_embedding_type="learned", wavelengths=None)
+    with pytest.raises(ValueError, match="no `wavelengths`"):
+        adapt_to_wavelengths(model, WAVELENGTHS)
+    model = tiny(wavelengths=WAVELENGTHS[::-1])
+    with pytest.raises(ValueError, match="ascend"):
+        adapt_to_wavelengths(model, WAVELENGTHS)
+
+
+def test_processors_are_adapted_by_wavelength():
+    mean = [wavelength / 10_000 for wavelength in WAVELENGTHS]
+    processor = HSSTImageProcessor(wavelengths=WAVELENGTHS, image_mean=mean, image_std=[0.1] * len(WAVELENGTHS))
+    same = adapt_processor(processor, WAVELENGTHS)
+    assert same.image_mean == pytest.approx(processor.image_mean) and same.wavelengths == processor.wavelengths
+    adapted = adapt_processor(processor, [450.0, 505.0, 512.0], scale=1.0, nodata=-9999)
+    assert adapted.image_mean == pytest.approx([0.05, 0.0505, 0.0512])  # level beyond the trained range
+    assert adapted.image_std == pytest.approx([0.1] * 3)
+    assert (adapted.scale, adapted.nodata, adapted.clip_range) == (1.0, -9999, processor.clip_range)
+    assert adapted.band_indices is None and adapted.wavelength_tolerance == 3.5
+    assert adapt_processor(processor, [500.0, 503.0, 506.0]).wavelength_tolerance == 1.5
+    inputs = adapted(torch.full((3, 4, 4), 0.25))
+    assert inputs["pixel_values"][0, :, 0, 0].tolist() == pytest.approx([2.0, 1.995, 1.988], abs=1e-5)
+    with pytest.raises(ValueError, match="wavelengths"):
+        adapt_processor(HSSTImageProcessor(), WAVELENGTHS)
+
+
+def test_one_line_at_loading(tmp_path):
+    tiny(HSSTForMaskedImageModeling).save_pretrained(tmp_path)
+    processor = HSSTImageProcessor(
+        wavelengths=WAVELENGTHS, image_mean=[0.2] * len(WAVELENGTHS), image_std=[0.1] * len(WAVELENGTHS)
+    )
+    processor.save_pretrained(tmp_path)
+    wavelengths = [500.0 + 5 * band for band in range(24)]
+    model = load_for_wavelengths(AutoModelForSemanticSegmentation, str(tmp_path), wavelengths, num_labels=5)
+    processor = load_for_wavelengths(AutoImageProcessor, str(tmp_path), wavelengths)
+    assert isinstance(model, HSSTForSemanticSegmentation) and model.config.num_labels == 5
+    with torch.no_grad():
+        assert model(**processor(torch.rand(24, 4, 4) * 5000)).logits.shape == (1, 5, 4, 4)
+    masked = load_for_wavelengths(AutoModelForMaskedImageModeling, str(tmp_path), wavelengths, band_patch_size=4)
+    assert masked.config.band_patch_size == 4

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,10 @@ class LoopbackHub:
         self.repositories: dict[str, Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
+        # Called before a large file is stored, with the number stored before: to interrupt its sender
+        self.storing = threading.Lock()
+        self.before_upload: Callable[[int], None] | None = None
+        self.refuse_writing = False
         handler = type("Handler", (RequestHandler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -129,6 +134,8 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         match self.parts():
+            case ["api", "whoami-v2"] if self.headers.get("Authorization") != "Bearer hf_loopback":
+                self.reply({"error": "Invalid username or password."}, 401)
             case ["api", "whoami-v2"]:
                 user = {"type": "user", "name": "hsg-aiml", "orgs": [], "auth": {"type": "access_token"}}
                 self.reply(user)
@@ -137,7 +144,7 @@ class RequestHandler(BaseHTTPRequestHandler):
                 if repository is None:
                     self.reply_missing("RepoNotFound")
                 elif rest[:1] == ["tree"]:
-                    self.reply(repository.tree())
+                    self.reply(repository.tree())  # all of it, whether asked for recursively or not
                 elif not rest or rest[0] == "revision" and rest[1:] in (["main"], [repository.sha]):
                     self.reply(repository.describe())
                 else:
@@ -179,12 +186,17 @@ class RequestHandler(BaseHTTPRequestHandler):
                 ]
                 self.reply({"files": files})
             case [owner, _, "info", "lfs", "objects", "batch"]:
+                # An object that is there needs no upload
                 objects = [
-                    entry | {"actions": {"upload": {"href": f"{self.hub.endpoint}/upload/{entry['oid']}"}}}
+                    entry
+                    if entry["oid"] in self.hub.uploads
+                    else entry | {"actions": {"upload": {"href": f"{self.hub.endpoint}/upload/{entry['oid']}"}}}
                     for entry in json.loads(content)["objects"]
                 ]
                 media_type = {"Content-Type": "application/vnd.git-lfs+json"}
                 self.reply({"transfer": "basic", "objects": objects}, headers=media_type)
+            case ["api", "models" | "datasets", owner, name, "commit", _] if self.hub.refuse_writing:
+                self.reply({"error": "Forbidden"}, 403)
             case ["api", "models" | "datasets", owner, name, "commit", _]:
                 repository = self.hub.repositories[f"{owner}/{name}"]
                 self.commit(repository, content)
@@ -216,5 +228,9 @@ class RequestHandler(BaseHTTPRequestHandler):
         oid = hashlib.sha256(content).hexdigest()
         if self.parts() != ["upload", oid]:
             return self.reply({"error": "the content does not match its name"}, 400)
-        self.hub.uploads[oid] = content
+        # One after the other, so that the number is right
+        with self.hub.storing:
+            if self.hub.before_upload is not None:
+                self.hub.before_upload(len(self.hub.uploads))
+            self.hub.uploads[oid] = content
         self.reply({})

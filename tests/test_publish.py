@@ -1,0 +1,305 @@
+"""Folders are published whole, or not at all and with a reason; an interrupted upload is repeated."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPTS, assert_one_clear_line
+from loopback_hub import LoopbackHub
+from safetensors.torch import load_file, save_file
+from small_products import NAME, small_cube, small_quality, write_small_product
+from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
+
+import evaluation_hsst.publication
+from datasets_loading.preparation import CutSettings, prepare_corpus
+from evaluation_hsst.publication import check_model_folder, folder_files
+from modeling_hsst.hub_hsst import export_for_hub
+
+MODEL_ID, DATASET_ID = "hsg-aiml/hsst-tiny", "hsg-aiml/simulated-tiny"
+SIMULATED = NAME.replace("DT0000006195", "DT9000000001")
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-feature-extraction
+tags: [hyperspectral]
+---
+# tiny
+## Load
+## Training data
+## Limits
+## Citation
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = export_for_hub(tiny_model(), tiny_processor(), tmp_path_factory.mktemp("model") / "hsst-tiny")
+    (folder / "README.md").write_text(CARD)
+    (folder / "reconstruction.png").write_bytes(b"\x89PNG of this test")
+    return folder
+
+
+@pytest.fixture
+def model_folder(exported, tmp_path):
+    return Path(shutil.copytree(exported, tmp_path / "hsst-tiny"))
+
+
+def corpus_of(parent, name):
+    """A corpus of two products, 32 tiles in two shards."""
+    for number in range(2):
+        quality = {**small_quality(), "cloud": np.zeros((150, 170), dtype=np.uint8)}
+        product = name.replace("_003_", f"_{number:03d}_")
+        write_small_product(parent / "products", product, cube=small_cube(number), quality=quality)
+    settings = CutSettings(tile_size=32, max_nodata=0.5, max_cloud=0.1)
+    prepare_corpus(parent / "products", parent / "corpus", settings, progress=False)
+    return parent / "corpus"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return corpus_of(tmp_path_factory.mktemp("simulated"), SIMULATED)
+
+
+@pytest.fixture
+def corpus(prepared, tmp_path):
+    return Path(shutil.copytree(prepared, tmp_path / "corpus"))
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def publish(hub, monkeypatch, tmp_path, run_script):
+    """Runs publish.py against the loopback Hub; loading in clean processes, a matter of seconds, has its own test."""
+    monkeypatch.setattr(evaluation_hsst.publication, "_loading_problems", lambda folder: [])
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def run(folder, repository=MODEL_ID, *arguments):
+        return run_script("publish.py", folder, "--hub_model_id", repository, *arguments)
+
+    return run
+
+
+def contents(folder):
+    return {name: file.path.read_bytes() for name, file in folder_files(folder).items()}
+
+
+def kinds(stdout):
+    """What is listed for each file."""
+    return {line.split()[1]: line.split()[0] for line in stdout.splitlines() if line[:6].strip() in KINDS}
+
+
+KINDS = ("add", "change", "delete", "keep")
+
+
+def test_a_model_is_published_and_updated(publish, hub, model_folder):
+    result = publish(model_folder, MODEL_ID, "--dry_run")
+    assert result.returncode == 0, result.stderr
+    assert set(kinds(result.stdout).values()) == {"add"} and f"{MODEL_ID} (new): 1" in result.stdout
+    assert "Nothing was changed" in result.stdout and not hub.repositories
+    assert folder_files(model_folder)["model.safetensors"].sha256 in result.stdout
+
+    result = publish(model_folder)
+    assert result.returncode == 0, result.stderr
+    repository = hub.repositories[MODEL_ID]
+    assert repository.files == contents(model_folder) and repository.commits == 1
+
+    result = publish(model_folder)
+    assert set(kinds(result.stdout).values()) == {"keep"} and "up to date" in result.stdout
+    assert repository.commits == 1
+
+    (model_folder / "README.md").write_text(CARD + "More.\n")
+    (model_folder / "reconstruction.png").unlink()
+    (model_folder / "all_results.json").write_text("{}")
+    repository.files[".gitattributes"] = b"the Hub's own"
+    result = publish(model_folder, MODEL_ID, "--dry_run")
+    changed = {name: kind for name, kind in kinds(result.stdout).items() if kind != "keep"}
+    assert changed == {"README.md": "change", "reconstruction.png": "delete", "all_results.json": "add"}
+    assert repository.commits == 1
+    assert publish(model_folder).returncode == 0
+    assert repository.files == contents(model_folder) | {".gitattributes": b"the Hub's own"}
+    assert repository.commits == 2
+
+
+@pytest.mark.slow
+def test_a_complete_model_is_ready(exported):
+    check_model_folder(exported)
+
+
+def test_models_are_loaded_with_and_without_the_package(model_folder):
+    """A weight is missing, and nothing else is wrong."""
+    folder = model_folder
+    weights = load_file(folder / "model.safetensors")
+    del weights["decoder.bias"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError) as error:
+        check_model_folder(folder)
+    ways = ("with the package", "without the package")
+    problems = [f"HSSTForMaskedImageModeling does not load {way} as it was saved: decoder.bias" for way in ways]
+    assert str(error.value) == f"{folder}: not ready to be published: {'; '.join(problems)}"
+
+
+def spoil_weights(folder, key, value):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {key: value}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]["AutoBackbone"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def append(folder, name, text):
+    with (folder / name).open("a") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "optimizer.bin").write_bytes(b""), ("optimizer.bin is a state of training",)),
+        (lambda folder: (folder / "pytorch_model.bin").write_bytes(b""), ("pytorch_model.bin", "safetensors only")),
+        (lambda folder: (folder / "secret.env").write_bytes(b""), ("secret.env has no place",)),
+        (lambda folder: (folder / ".token.json").write_bytes(b""), (".token.json has no place",)),
+        (lambda folder: (folder / "model.safetensors").unlink(), ("weights (*.safetensors) are missing",)),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), ("model.safetensors is no safetensors",)),
+        (
+            lambda folder: spoil_weights(folder, "decoder.bias", torch.tensor([float("nan")])),
+            ("decoder.bias", "finite"),
+        ),
+        (lambda folder: spoil_weights(folder, "x.exp_avg", torch.zeros(1)), ("x.exp_avg", "state of training")),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), ("preprocessor_config.json is missing",)),
+        (edit_config, ("config.json does not map AutoBackbone",)),
+        (lambda folder: (folder / "masking_hsst.py").unlink(), ("masking_hsst.py is missing",)),
+        (lambda folder: append(folder, "masking_hsst.py", "#"), ("masking_hsst.py differs from the package's",)),
+        (lambda folder: append(folder, "own.py", "#"), ("own.py is no code of the model",)),
+        (lambda folder: (folder / "README.md").unlink(), ("README.md is missing",)),
+        (lambda folder: (folder / "README.md").write_text("---\n: :\n---\n"), ("README.md",)),
+        (
+            lambda folder: (folder / "README.md").write_text(CARD.replace("license: apache-2.0\n", "")),
+            ("README.md states no `license`",),
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text(CARD.replace("## Limits\n", "")),
+            ("README.md has no section on limits",),
+        ),
+        (lambda folder: (folder / "link.json").symlink_to("config.json"), ("link.json", "link")),
+        (shutil.rmtree, ("expected a folder", "nothing")),
+    ],
+)
+def test_what_is_not_ready_is_not_published(publish, hub, model_folder, spoil, words):
+    spoil(model_folder)
+    assert_one_clear_line(publish(model_folder), model_folder, *words)
+    assert not hub.requests
+
+
+def test_a_simulated_corpus_is_published(publish, hub, corpus):
+    (corpus / ".lock").touch()
+    result = publish(corpus, DATASET_ID, "--repo_type", "dataset")
+    assert result.returncode == 0, result.stderr
+    assert hub.repositories[DATASET_ID].files == contents(corpus)
+    assert "data" in result.stdout and f"/datasets/{DATASET_ID}" in result.stdout
+
+
+def test_real_products_are_not_published(publish, hub, tmp_path):
+    folder = corpus_of(tmp_path, NAME)
+    result = publish(folder, DATASET_ID, "--repo_type", "dataset")
+    assert_one_clear_line(result, folder, "only simulated products", "DT0000006195")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / "README.md").unlink(), ("README.md is missing", "finished")),
+        (lambda folder: sorted(folder.glob("data/*"))[0].unlink(), ("states 32 tiles, the shards hold 16",)),
+        (lambda folder: sorted(folder.glob("data/*"))[0].write_bytes(b"no"), ("is no shard of tiles",)),
+        (lambda folder: shutil.rmtree(folder / "data"), ("shards with tiles", "missing")),
+        (lambda folder: (folder / "data" / ".x.partial").touch(), (".x.partial has no place",)),
+    ],
+)
+def test_an_incomplete_corpus_is_not_published(publish, hub, corpus, spoil, words):
+    spoil(corpus)
+    assert_one_clear_line(publish(corpus, DATASET_ID, "--repo_type", "dataset"), corpus, *words)
+    assert not hub.requests
+
+
+def test_an_interrupted_upload_is_repeated(publish, hub, corpus, tmp_path):
+    """Killed when its second shard arrives; the same command sends that one, and not the first again."""
+    processes = []
+
+    def kill(stored):
+        if stored == 1:
+            os.kill(processes[0].pid, signal.SIGKILL)
+            processes[0].wait()
+            raise ConnectionError("the sender is gone")
+
+    hub.before_upload = kill
+    hub.server.handle_error = lambda request, address: None
+    arguments = [str(corpus), "--hub_model_id", DATASET_ID, "--repo_type", "dataset"]
+    environment = hub.client_environment(tmp_path / "cache") | {"PYTHONPATH": str(ROOT)}
+    processes.append(
+        subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "publish.py"), *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    )
+    assert processes[0].wait(timeout=120) == -signal.SIGKILL
+    assert len(hub.uploads) == 1 and not hub.repositories[DATASET_ID].files  # nothing is half-published
+
+    hub.before_upload = None
+    hub.requests.clear()
+    result = publish(corpus, DATASET_ID, "--repo_type", "dataset")
+    assert result.returncode == 0, result.stderr
+    assert hub.repositories[DATASET_ID].files == contents(corpus)
+    assert sum(request.startswith('"PUT ') for request in hub.requests) == 1
+
+
+def test_without_a_token(publish, hub, model_folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    assert_one_clear_line(publish(model_folder), MODEL_ID, "token", "hf auth login")
+    assert not hub.repositories
+    assert publish(model_folder, MODEL_ID, "--dry_run").returncode == 0
+
+
+def test_with_a_token_that_the_hub_does_not_know(publish, model_folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    assert_one_clear_line(publish(model_folder), MODEL_ID, "does not accept the token")
+
+
+def test_a_repository_of_somebody_else(publish, hub, model_folder):
+    assert_one_clear_line(publish(model_folder, "others/hsst"), "others/hsst", "hsg-aiml", "somebody else")
+    assert not hub.repositories
+    hub.refuse_writing = True
+    assert_one_clear_line(publish(model_folder), MODEL_ID, "may not write", "403")
+
+
+def test_a_network_that_is_away(publish, model_folder, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
+    for arguments in ((), ("--dry_run",)):
+        assert_one_clear_line(publish(model_folder, MODEL_ID, *arguments), MODEL_ID, "cannot be reached")
+
+
+@pytest.mark.parametrize("name", ["hsst", "a/b/c", "hsg-aiml/"])
+def test_a_name_without_owner(publish, model_folder, name):
+    assert_one_clear_line(publish(model_folder, name), "--hub_model_id", "OWNER/NAME", name)

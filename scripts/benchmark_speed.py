@@ -1,7 +1,12 @@
 """Measure how fast the parts of the package are, on this machine.
 
+    python scripts/benchmark_speed.py train --output_dir outputs/speed
+    python scripts/benchmark_speed.py inference --output_dir outputs/speed
+    python scripts/benchmark_speed.py curves --train_dir tiles --output_dir outputs/speed
     python scripts/benchmark_speed.py data --data_dir corpus --output_dir outputs/speed
 
+`train`, `inference`: the model beside the plain reference, in every precision and form that the device can do.
+`curves`: losses of the same training in every precision, laid over each other.
 `data`: reading tiles of a corpus (prepare_enmap.py) as GeoTIFF files one by one, by number and as a stream, in one
 process and two; and what a batch costs beside a training step of the published configuration. Variants take turns;
 figures are medians. Prints a table, and writes it as JSON with a chart.
@@ -35,9 +40,37 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--num_tiles", type=int, default=128, help="tiles to read (128)")
     data.add_argument("--turns", type=int, default=5, help="times each variant is measured (5)")
     data.set_defaults(run=benchmark_data)
+    for part, help_text in (("train", "training steps"), ("inference", "predictions")):
+        model = parts.add_parser(part, help=help_text)
+        model.add_argument(
+            "--output_dir", type=Path, required=True, help=f"folder for {part}_speed_DEVICE.json and .png"
+        )
+        model.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
+        model.add_argument("--batch_size", type=int, help="windows in a batch (CPU 16, GPU 1024)")
+        model.add_argument("--turns", type=int, default=5, help="times each variant is measured (5)")
+        model.add_argument("--num_threads", type=int, help="of the CPU (all cores)")
+        model.add_argument("--variants", help="names of those to measure, separated by ; (all)")
+        model.add_argument(
+            "--config_overrides", help="settings other than the published ones, e.g. num_spatial_layers=2"
+        )
+        model.add_argument("--no_memory", action="store_true", help="do not measure peak memory")
+        model.set_defaults(run=benchmark_model)
+    curves = parts.add_parser("curves", help="losses in every precision")
+    curves.add_argument("--train_dir", type=Path, required=True, help="folder of products, tiles or shards")
+    curves.add_argument(
+        "--output_dir", type=Path, required=True, help="folder for loss_curves.json and loss_curves.png"
+    )
+    curves.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
+    curves.add_argument("--num_steps", type=int, default=500)
+    curves.add_argument("--batch_size", type=int, default=8)
+    curves.add_argument(
+        "--tile_size", type=int, default=64, help="side of the tiles cut from products, in pixels (64)"
+    )
+    curves.add_argument("--config_overrides", help="settings other than the published ones")
+    curves.set_defaults(run=benchmark_curves)
     arguments = parser.parse_args()
-    for name in ("num_tiles", "turns"):
-        if getattr(arguments, name) < 1:
+    for name in ("num_tiles", "turns", "batch_size", "num_threads", "num_steps", "tile_size"):
+        if getattr(arguments, name, None) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     return arguments
 
@@ -68,6 +101,73 @@ def benchmark_data(arguments: argparse.Namespace) -> None:
     write_result(arguments.output_dir / "data_speed.json", result)
     plot_reading(arguments.output_dir / "data_speed.png", result)
     print(arguments.output_dir / "data_speed.png")
+
+
+def chosen_device(arguments: argparse.Namespace) -> torch.device:
+    name = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: expected a GPU that CUDA can use, found none")
+    return torch.device(name)
+
+
+def benchmark_model(arguments: argparse.Namespace) -> None:
+    from run_mim import parse_overrides
+
+    from evaluation_hsst.speed import inference_variants, measure, plot_speed, training_variants
+
+    device = chosen_device(arguments)
+    if arguments.num_threads is not None:
+        torch.set_num_threads(arguments.num_threads)
+    variants = (training_variants if arguments.part == "train" else inference_variants)(device.type)
+    if arguments.variants is not None:
+        names = [name.strip() for name in arguments.variants.split(";")]
+        unknown = sorted(set(names) - {variant.name for variant in variants})
+        if unknown:
+            known = "; ".join(variant.name for variant in variants)
+            raise ValueError(f"--variants: expected names among {known}, got {'; '.join(unknown)}")
+        variants = [variant for variant in variants if variant.name in names]
+    result = measure(
+        arguments.part,
+        parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
+        arguments.batch_size or (1024 if device.type == "cuda" else 16),
+        device,
+        turns=arguments.turns,
+        variants=variants,
+        with_memory=not arguments.no_memory,
+    )
+    result["command"] = shlex.join(["python", *sys.argv])
+    for row in result["rows"]:
+        ratio = f"{row['ratio']:6.2f}x" if "ratio" in row else ""
+        memory = row.get("megabytes_per_window")
+        memory_text = "" if memory is None else f"{memory:6.1f} MB a window"
+        print(
+            f"{row['variant']['name']:48} {row['windows_per_second']:10,.1f} windows/s {ratio:8} "
+            f"{row['share_of_matrix_rate']:5.0%} of matrix rate  {memory_text}"
+        )
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    stem = f"{arguments.part}_speed_{device.type}"
+    write_result(arguments.output_dir / f"{stem}.json", result)
+    print(plot_speed(arguments.output_dir / f"{stem}.png", result))
+
+
+def benchmark_curves(arguments: argparse.Namespace) -> None:
+    from run_mim import parse_overrides
+
+    from evaluation_hsst.loss_curves import measure_curves, plot_curves
+
+    device = chosen_device(arguments)
+    result = measure_curves(
+        arguments.train_dir,
+        parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
+        device,
+        num_steps=arguments.num_steps,
+        batch_size=arguments.batch_size,
+        tile_size=arguments.tile_size,
+    )
+    result["command"] = shlex.join(["python", *sys.argv])
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    write_result(arguments.output_dir / "loss_curves.json", result)
+    print(plot_curves(arguments.output_dir / "loss_curves.png", result))
 
 
 def data_beside_training(tiles: CorpusTiles, workplace: str, arguments: argparse.Namespace) -> dict[str, Any]:

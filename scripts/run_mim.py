@@ -252,6 +252,8 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
         name, separator, value = item.partition("=")
         name, value = name.strip(), value.strip()
         default = getattr(defaults, name, None) if name in HSSTConfig.__annotations__ else None
+        if HSSTConfig.__annotations__.get(name) == int | None:
+            default = 0  # sizes of the decoder, that follow the encoder's by default
         if not separator or not isinstance(default, (bool, int, float, str)):
             raise ValueError(f"--config_overrides: expected name=value with a setting of HSSTConfig, got {item}")
         if name.endswith("dropout_prob"):

@@ -31,7 +31,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .image_processing_hsst import HSSTImageProcessor
+from .image_processing_hsst import HSSTImageProcessor, describe_shared_band, match_bands
 
 logger = logging.get_logger(__name__)
 
@@ -180,7 +180,8 @@ def select_bands(
 
     Raises:
         ValueError: a band of the model is more than half a band's width away from every band of the scene that holds
-            data, or wavelengths are unknown and the number of bands is another one.
+            data, or would have to share one with another, or wavelengths are unknown and the number of bands is
+            another one.
     """
     num_bands = len(scene.valid_bands)
     if scene.wavelengths is None or processor.wavelengths is None:
@@ -211,10 +212,11 @@ def select_bands(
     nearest = distances.argmin(axis=1)
     if scene.fwhm is not None:
         widths = scene.fwhm[candidates]
-        reach = widths[nearest] / 2
+        given_reach = widths / 2
     else:
         widths = band_spacing(given)
-        reach = np.full(len(wanted), processor.wavelength_tolerance)
+        given_reach = np.full(len(given), processor.wavelength_tolerance)
+    reach = given_reach[nearest]
     if resample:
         # Between the bands of a coarser sensor a response still has something to see
         reach = np.maximum(reach, np.maximum(band_spacing(wanted), widths[nearest]))
@@ -230,12 +232,17 @@ def select_bands(
             f"{given.max():.1f} nm{hint}."
         )
     if not resample:
+        matched = match_bands(wanted, given, given_reach)
+        if (matched < 0).any():
+            message = describe_shared_band(wanted, given, matched, candidates)
+            raise ValueError(f"{scene.name}: {message} Spectral resampling (--resample) shares bands.")
+        apart = np.abs(given[matched] - wanted)
         description = (
             f"{len(wanted)} bands matched by wavelength, at most {apart.max():.2f} nm apart "
-            f"({(apart / (2 * reach)).max():.2f} of a band's width); {num_bands - len(set(nearest))} of the scene's "
-            f"{num_bands} unused"
+            f"({(apart / (2 * given_reach[matched])).max():.2f} of a band's width); {num_bands - len(wanted)} of the "
+            f"scene's {num_bands} unused"
         )
-        return BandSelection([int(band) for band in candidates[nearest]], None, description)
+        return BandSelection([int(band) for band in candidates[matched]], None, description)
 
     weights = response_weights(wanted, given, np.maximum(band_spacing(wanted), widths[nearest]))
     used = np.flatnonzero(weights.any(axis=0))
@@ -330,6 +337,40 @@ def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     finally:
         stopped.set()
         thread.join()
+
+
+class Stopwatch:
+    """
+    Adds up the time of what runs within it on a device. On a GPU, which works while the program goes on, it looks at
+    the device's own clock, and waits for it no sooner than when asked for the sum.
+    """
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        self.starts: list[Any] = []
+        self.ends: list[Any] = []
+
+    def _now(self) -> Any:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def __enter__(self) -> "Stopwatch":
+        self.starts.append(self._now())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ends.append(self._now())
+
+    def seconds(self) -> float:
+        """Seconds within it so far."""
+        pairs = list(zip(self.starts, self.ends, strict=True))
+        if not self.on_gpu:
+            return sum(end - start for start, end in pairs)
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs) / 1000
 
 
 @dataclass
@@ -564,7 +605,7 @@ class ScenePredictor:
         inside = torch.arange(window_rows, device=device)[:, None] * grid[1] + torch.arange(
             window_columns, device=device
         )
-        seconds = 0.0
+        stopwatch = Stopwatch(device)
         if bar is not None:
             bar.update(len(cells) - len(kept))
         for batch in kept.split(self.batch_size) if len(kept) else ():
@@ -572,9 +613,8 @@ class ScenePredictor:
             windows = window_pixels[:, top, left].transpose(0, 1)
             values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
             pixel_mask = pixel_mask & window_usable[top, left]
-            started = time.perf_counter()
-            outputs = self._run(values, pixel_mask, components)
-            seconds += time.perf_counter() - started
+            with stopwatch:
+                outputs = self._run(values, pixel_mask, components)
             if self.center:
                 index = cells[batch, 0] * grid[1] + cells[batch, 1]
                 sums[index] = outputs[:, :, 0, 0]
@@ -587,11 +627,9 @@ class ScenePredictor:
             if bar is not None:
                 bar.update(len(batch))
         blended = (sums / weights).T.view(num_values, *grid)  # NaN where no window was worth a look
-        return self._part(chunk, blended, usable, pixels, seconds)
+        return self._part(chunk, blended, usable, stopwatch)
 
-    def _part(
-        self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor, pixels: torch.Tensor, seconds: float
-    ) -> ScenePart:
+    def _part(self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor, stopwatch: "Stopwatch") -> ScenePart:
         height = chunk.rows.stop - chunk.rows.start
         width = chunk.columns.stop - chunk.columns.start
         top, left = chunk.rows.start - chunk.row_starts[0], chunk.columns.start - chunk.column_starts[0]
@@ -613,7 +651,7 @@ class ScenePredictor:
             probabilities=probabilities.cpu().numpy(),
             features=blended[num_classes:].cpu().numpy() if self.num_features else None,
             pixels=chunk.pixels[:, top : top + height, left : left + width],
-            seconds_in_model=seconds,
+            seconds_in_model=stopwatch.seconds(),
         )
 
     def _run(

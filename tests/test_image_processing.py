@@ -8,7 +8,8 @@ import torch
 from transformers import pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
-from modeling_hsst import HSSTConfig, HSSTForImageClassification, HSSTImageProcessor
+from datasets_loading.sensors import ENMAP
+from modeling_hsst import ENMAP_WAVELENGTHS, HSSTConfig, HSSTForImageClassification, HSSTImageProcessor
 
 WAVELENGTHS = [500.0, 600.0, 700.0, 800.0]
 MEAN, STD = [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.2, 0.4]
@@ -68,6 +69,29 @@ def test_bands_are_picked_by_wavelength_in_any_order(processor):
     np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored[[4, 2, 5, 0]]), atol=1e-5)
     for given in (np.array(centres), torch.tensor(centres)):
         assert torch.equal(processor(stored, wavelengths=given).pixel_values, outputs.pixel_values)
+
+
+def test_the_bands_of_enmap_are_found_in_either_order_and_in_a_new_calibration():
+    processor = HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS))
+    layouts = [list(ENMAP.wavelengths)]
+    layouts.append([*np.roll(layouts[0], 100)])  # not ascending, as where the file holds VNIR before SWIR
+    for centres in layouts:
+        bands = processor.match_wavelengths(centres)
+        np.testing.assert_allclose(np.array(centres)[bands], ENMAP_WAVELENGTHS)
+    # The detectors overlap: bands of both, 0.2 nm apart, may be nearest to the same one after a calibration
+    (pair,) = np.flatnonzero(np.diff(ENMAP_WAVELENGTHS) < 0.2)
+    moved = np.array(ENMAP_WAVELENGTHS)
+    moved[pair] -= 1.0
+    moved[pair + 1] -= 0.1
+    assert np.abs(moved - ENMAP_WAVELENGTHS[pair]).argmin() == pair + 1
+    assert processor.match_wavelengths(moved.tolist()) == list(range(200))
+
+
+def test_a_band_of_the_image_serves_one_band_of_the_model(processor):
+    close = HSSTImageProcessor(wavelengths=[500.0, 504.0, 700.0])
+    with pytest.raises(ValueError, match=r"one band, at 501\.50 nm \(band 1\), for those at 500\.00 and 504\.00 nm"):
+        close.match_wavelengths([700.0, 501.5, 900.0])
+    assert close.match_wavelengths([700.0, 501.5, 508.0]) == [1, 2, 0]
 
 
 @pytest.mark.parametrize("nodata", [-32768, np.nan, np.inf])

@@ -302,6 +302,18 @@ def test_a_band_more_than_half_its_width_away_is_an_error(processor):
     select_bands(ArrayScene(image(), shifted, [11.0] * 6), processor, 6, resample=True)
 
 
+def test_a_band_of_the_scene_serves_one_band_of_the_model(processor):
+    pixels = image()
+    shared = np.array(CENTRES)
+    shared[3] = 2000.0
+    wide = np.full(6, 250.0)
+    words = r"one band, at 700\.00 nm \(band 2\), for those at 700\.00 and 800\.00 nm.*--resample"
+    with pytest.raises(ValueError, match=words):
+        select_bands(ArrayScene(pixels, shared, wide), processor, 6)
+    more = ArrayScene(np.concatenate([pixels, pixels[:1]]), [*shared, 790.0], [*wide, 30.0])
+    assert select_bands(more, processor, 6).bands == [0, 1, 2, 6, 4, 5]
+
+
 def test_bands_without_data_are_not_matched(processor):
     pixels = np.concatenate([image(), image()[2:3]])
     pixels[2] = -32768

@@ -209,24 +209,33 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         )
 
     def match_wavelengths(self, centres: list[float]) -> list[int]:
-        """For each band of the model the index of the nearest of `centres` (nm)."""
+        """
+        For each band of the model the index of the nearest of `centres` (nm). Where one is the nearest to two bands,
+        as between the detectors of EnMAP, whose ranges overlap, the other band takes the nearest one that is left.
+
+        Raises:
+            ValueError: the processor knows no wavelengths, or a band of the model has none of `centres` within
+                `wavelength_tolerance`, or none that is left.
+        """
         if self.wavelengths is None:
             raise ValueError(
                 "This processor does not know the wavelengths of the model's bands: pass images as they are."
             )
-        wanted, given = torch.tensor(self.wavelengths), torch.tensor(centres)
-        distances = (wanted[:, None] - given[None, :]).abs()
-        nearest = distances.min(dim=1)
-        missing = (nearest.values > self.wavelength_tolerance).nonzero().flatten().tolist()
-        if missing:
-            named = ", ".join(f"{self.wavelengths[band]:.1f}" for band in missing[:5])
+        wanted, given = np.asarray(self.wavelengths, dtype=np.float64), np.asarray(centres, dtype=np.float64)
+        distances = np.abs(wanted[:, None] - given[None, :])
+        missing = np.flatnonzero(distances.min(axis=1) > self.wavelength_tolerance)
+        if len(missing):
+            named = ", ".join(f"{wanted[band]:.1f}" for band in missing[:5])
             named += ", ..." if len(missing) > 5 else ""
             raise ValueError(
                 f"Expected a band within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
-                f"but {len(missing)} have none: {named} nm; the image has {len(centres)} bands from "
-                f"{min(centres):.1f} to {max(centres):.1f} nm."
+                f"but {len(missing)} have none: {named} nm; the image has {len(given)} bands from "
+                f"{given.min():.1f} to {given.max():.1f} nm."
             )
-        return nearest.indices.tolist()
+        matched = match_bands(wanted, given, np.full(len(given), self.wavelength_tolerance))
+        if (matched < 0).any():
+            raise ValueError(describe_shared_band(wanted, given, matched))
+        return matched.tolist()
 
     def standardize(
         self, pixels: torch.Tensor, scale: float | None = None, nodata: float | None = None
@@ -259,6 +268,55 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     @staticmethod
     def band_tensor(values: Sequence[float], device: torch.device) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
+def match_bands(wanted: np.ndarray, given: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """
+    Pairs bands one to one, those that are nearest to each other first, in the order of their wavelengths.
+
+    Args:
+        wanted: band centres in nm, float64 (wanted,), in any order.
+        given: band centres in nm, float64 (given,), in any order.
+        reach: greatest distance in nm at which a given band may stand in for a wanted one, float64 (given,).
+
+    Returns:
+        The given band of each wanted one, int64 (wanted,); -1 where none within reach is left.
+    """
+    distances = np.abs(wanted[:, None] - given[None, :])
+    matched = np.full(len(wanted), -1)
+    free = np.ones(len(given), dtype=bool)
+    wanted_bands, given_bands = np.nonzero(distances <= reach)
+    for pair in np.argsort(distances[wanted_bands, given_bands], kind="stable"):
+        if matched[wanted_bands[pair]] < 0 and free[given_bands[pair]]:
+            matched[wanted_bands[pair]] = given_bands[pair]
+            free[given_bands[pair]] = False
+    if (matched >= 0).all():
+        # Bands that both wanted the same one may have crossed over
+        ordered = np.empty_like(matched)
+        ordered[np.argsort(wanted)] = matched[np.argsort(given[matched])]
+        if (np.abs(given[ordered] - wanted) <= reach[ordered]).all():
+            return ordered
+    return matched
+
+
+def describe_shared_band(
+    wanted: np.ndarray, given: np.ndarray, matched: np.ndarray, numbers: np.ndarray | None = None
+) -> str:
+    """
+    What to say of the first band without a partner of its own in `match_bands`; band centres in nm. `numbers` are
+    those of the given bands in their image, where they are not 0, 1, 2, ...
+    """
+    alone = int(np.flatnonzero(matched < 0)[0])
+    shared = int(np.abs(given - wanted[alone]).argmin())
+    owner = np.flatnonzero(matched == shared)
+    others = f"{wanted[owner[0]]:.2f} and " if len(owner) else ""
+    number = shared if numbers is None else int(numbers[shared])
+    count = int((matched < 0).sum())
+    return (
+        f"Expected a band of its own for each of the model's {len(wanted)} bands, but the image has one band, at "
+        f"{given[shared]:.2f} nm (band {number}), for those at {others}{wanted[alone]:.2f} nm"
+        f"{f', and {count - 1} more like these' if count > 1 else ''}."
+    )
 
 
 __all__ = ["HSSTImageProcessor"]

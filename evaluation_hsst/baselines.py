@@ -58,6 +58,7 @@ from modeling_hsst import (
     HSSTImageProcessor,
     HSSTModel,
 )
+from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
 
 logger = logging.getLogger(__name__)
 
@@ -311,6 +312,7 @@ class ModelOptions:
         dropout: of HSST's attention and layers; None keeps the configuration's.
         statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
             its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
+        adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
     """
 
     checkpoint: str | None = None
@@ -318,6 +320,7 @@ class ModelOptions:
     window_size: int | None = None
     dropout: float | None = None
     statistics: str | None = None
+    adapt_bands: bool = False
 
 
 @dataclass
@@ -334,6 +337,7 @@ class Outcome:
         training: what fine-tuning did, for networks.
         chosen: settings that a classifier chose by cross-validation.
         train_seconds, predict_seconds: wall-clock seconds.
+        adaptation: what became of a checkpoint that was adapted to the bands of the data.
     """
 
     maps: dict[str, np.ndarray]
@@ -346,6 +350,7 @@ class Outcome:
     chosen: dict[str, Any]
     train_seconds: float
     predict_seconds: float
+    adaptation: AdaptationReport | None = None
 
 
 def settings_for(name: str, settings: Mapping[str, Any]) -> FineTuningSettings:
@@ -389,10 +394,9 @@ def run_model(
     if entry.needs_checkpoint and options.checkpoint is None:
         raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
     check_classes(data)
-    base = None if options.checkpoint is None else load_config(options.checkpoint)
+    start = starting_point(data, options)
+    base, pretrained_processor, bands = start.config, start.processor, start.bands
     window_size = choose_window_size(settings, options, base)
-    pretrained_processor = None if options.checkpoint is None else load_processor(options.checkpoint)
-    bands = choose_bands(data, base, pretrained_processor, options.checkpoint)
     statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
     if statistics not in STATISTICS:
         raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
@@ -407,7 +411,7 @@ def run_model(
     set_seed(settings.seed)
     started = time.perf_counter()
     if entry.kind in ("hsst", "network"):
-        network = build_network(name, data, bands, settings, options, base, window_size)
+        network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
         has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
         tuned = fine_tune(
             network,
@@ -430,7 +434,7 @@ def run_model(
             encoder = HSSTForSemanticSegmentation(
                 HSSTConfig(**_own_settings(base, {"image_size": window_size, "head_type": "mean"}))
             )
-            load_encoder(encoder, options.checkpoint)
+            load_encoder(encoder, start.encoder or options.checkpoint)
             encoder = encoder.hsst.eval()
             if torch.cuda.is_available() and not settings.use_cpu:
                 encoder = encoder.to("cuda")
@@ -459,6 +463,7 @@ def run_model(
         chosen,
         trained - started,
         time.perf_counter() - trained,
+        start.adaptation,
     )
 
 
@@ -521,6 +526,53 @@ def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base
     return size
 
 
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a model starts from on the data.
+
+    Attributes:
+        config: configuration of the checkpoint, adapted where its bands were; None without a checkpoint.
+        processor: its processor, likewise.
+        bands: band indices in the data.
+        encoder: the adapted encoder; None where there was nothing to adapt.
+        adaptation: what could be carried over to it, likewise.
+    """
+
+    config: HSSTConfig | None
+    processor: HSSTImageProcessor | None
+    bands: list[int]
+    encoder: HSSTModel | None = None
+    adaptation: AdaptationReport | None = None
+
+
+def starting_point(data: LabelledData, options: ModelOptions) -> StartingPoint:
+    """The checkpoint, adapted to the bands of the data where that is asked for and needed.
+
+    Raises:
+        ValueError: the data do not fit the checkpoint, and it cannot or shall not be adapted to them.
+    """
+    if options.checkpoint is None:
+        if options.adapt_bands:
+            raise ValueError("--adapt_bands: expected a checkpoint to adapt (--model_name_or_path), got none")
+        return StartingPoint(None, None, choose_bands(data, None, None, None))
+    config, processor = load_config(options.checkpoint), load_processor(options.checkpoint)
+    try:
+        return StartingPoint(config, processor, choose_bands(data, config, processor, options.checkpoint))
+    except ValueError:
+        if not options.adapt_bands:
+            raise
+    if data.wavelengths is None:
+        raise ValueError("--adapt_bands: expected data whose wavelengths are known, got data without wavelengths")
+    bands = np.flatnonzero(data.valid_bands).tolist()
+    wavelengths = data.wavelengths[bands].tolist()
+    try:
+        encoder, report = adapt_to_wavelengths(pretrained_encoder(options.checkpoint), wavelengths, return_report=True)
+        adapted_processor = adapt_processor(processor, wavelengths)
+    except ValueError as error:
+        raise ValueError(f"--adapt_bands: {options.checkpoint}: {error}") from None
+    return StartingPoint(encoder.config, adapted_processor, bands, encoder, report)
+
+
 def choose_bands(
     data: LabelledData, base: HSSTConfig | None, processor: HSSTImageProcessor | None, checkpoint: str | None
 ) -> list[int]:
@@ -538,15 +590,15 @@ def choose_bands(
                 bands = finder.match_wavelengths(data.wavelengths.tolist())
             except ValueError:
                 bands = []
-            if bands and len(set(bands)) == len(bands) and valid[bands].all():
+            if bands and valid[bands].all():
                 return bands
         return np.flatnonzero(valid).tolist()
-    advice = "adapt the checkpoint to these bands first (adapt_to_wavelengths, --adapt_bands)"
+    advice = "adapt the checkpoint to these bands (--adapt_bands, or adapt_to_wavelengths)"
     if data.wavelengths is not None and processor is not None and processor.wavelengths is not None:
         try:
             bands = processor.match_wavelengths(data.wavelengths.tolist())
         except ValueError as error:
-            raise ValueError(f"{checkpoint}: {error}: {advice}") from None
+            raise ValueError(f"{checkpoint}: {str(error).rstrip('.')}: {advice}") from None
     elif data.num_bands == base.num_channels:
         bands = list(range(data.num_bands))
     elif int(valid.sum()) == base.num_channels:
@@ -608,8 +660,9 @@ def build_network(
     options: ModelOptions,
     base: HSSTConfig | None,
     window_size: int,
+    encoder: HSSTModel | None = None,
 ) -> PreTrainedModel:
-    """A network with weights of its own or of the checkpoint, and a new head."""
+    """A network with weights of its own or of the checkpoint (of `encoder`, where it was adapted), and a new head."""
     config = hsst_config(data, bands, settings, options, base, window_size)
     model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
     if name == "sequence-transformer":
@@ -621,7 +674,7 @@ def build_network(
         network = model_class(config)
         if name == "hsst":
             assert options.checkpoint is not None
-            load_encoder(network, options.checkpoint)
+            load_encoder(network, encoder or options.checkpoint)
         return network
     baseline = _with_labels(
         BaselineConfig(
@@ -684,8 +737,8 @@ def _with_labels(config: Any, data: LabelledData) -> Any:
     return config
 
 
-def load_encoder(model: Any, checkpoint: str) -> None:
-    """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
+def pretrained_encoder(checkpoint: str) -> HSSTModel:
+    """The encoder of a checkpoint.
 
     Raises:
         ValueError: the checkpoint lacks weights of the encoder.
@@ -695,6 +748,20 @@ def load_encoder(model: Any, checkpoint: str) -> None:
     missing = [str(key) for key in info["missing_keys"]]
     if missing:
         raise ValueError(f"{checkpoint}: expected all weights of the encoder, got none for {', '.join(missing[:3])}")
+    return pretrained
+
+
+def load_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
+    """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
+
+    Args:
+        model: an HSST model with a head, for the same bands.
+        checkpoint: folder or Hub name of a checkpoint, or its encoder.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the encoder.
+    """
+    pretrained: Any = pretrained_encoder(checkpoint) if isinstance(checkpoint, str) else checkpoint
     state = pretrained.state_dict()
     positions = pretrained.embeddings.position_embeddings
     grid = model.config.grid_size

@@ -62,6 +62,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of models and their training; `options_of` and `settings_of` read them."""
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", help="checkpoint of a pre-trained HSST")
+    model.add_argument(
+        "--adapt_bands",
+        action="store_true",
+        help="adapt the checkpoint by wavelength where the data lack bands of it (another sensor)",
+    )
     model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
     model.add_argument("--window_size", type=int, help="side of a window in pixels (the checkpoint's, 8, or 7)")
     model.add_argument("--dropout", type=float, help="of HSST's attention and layers (the configuration's)")
@@ -181,6 +186,7 @@ def options_of(arguments: argparse.Namespace) -> ModelOptions:
         window_size=arguments.window_size,
         dropout=arguments.dropout,
         statistics=arguments.statistics,
+        adapt_bands=arguments.adapt_bands,
     )
 
 
@@ -222,6 +228,7 @@ def write_results(arguments: argparse.Namespace, data: LabelledData, outcome: Ou
             "class_names": list(data.class_names),
             "labelled_pixels": counts,
             "bands": len(outcome.bands),
+            "adaptation": None if outcome.adaptation is None else str(outcome.adaptation),
             "parameters": outcome.parameters,
             "train_seconds": round(outcome.train_seconds, 2),
             "predict_seconds": round(outcome.predict_seconds, 2),
@@ -259,6 +266,8 @@ def main() -> None:
             data = data.with_labels(labels)
         warn_of_untrained_classes(data)
         outcome = run_model(arguments.model, data, settings, options, progress=True)
+        if outcome.adaptation is not None:
+            print(f"Adapted {options.checkpoint} to {len(outcome.bands)} bands: {outcome.adaptation}")
         run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
         run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}
         run |= {name: getattr(arguments, name) for name in ("dataset", "label_fraction", "labels_per_class")}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_one_clear_line
-from small_benchmarks import write_houston
-from small_land_cover import CLASS_NAMES, TINY, small_cube, write_small_checkpoint, write_small_scene
+from small_benchmarks import write_houston, write_raster
+from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_small_checkpoint, write_small_scene
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from datasets_loading.land_cover_metric import land_cover_scores
@@ -32,14 +32,16 @@ def scene(tmp_path):
 
 
 def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
+    torch.manual_seed(0)  # of the checkpoint's weights
     checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
     result = run_script(
-        SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--model_name_or_path", checkpoint, "--output_dir", output
-    )
+        SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 60,
+        "--model_name_or_path", checkpoint, "--output_dir", output,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = json.loads((output / "all_results.json").read_text())
     assert results["overall_accuracy"] > 0.8 and results["class_names"] == list(CLASS_NAMES)
-    assert results["run"]["settings"]["max_steps"] == 20 and results["training"]["steps"] == 20
+    assert results["run"]["settings"]["max_steps"] == 60 and results["training"]["steps"] == 60
     assert results["labelled_pixels"]["test"] == results["support_per_class"]
     with (output / "confusion_matrix.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -141,6 +143,68 @@ def test_checkpoint_for_other_bands_is_refused(run_script, scene, tmp_path) -> N
     given = ("--model_name_or_path", checkpoint, "--output_dir", tmp_path / "output")
     result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *given)
     assert_one_clear_line(result, "adapt_to_wavelengths", "--adapt_bands", checkpoint)
+
+
+def write_scene_of_twenty_bands(folder, tagged=True):
+    """The small scene on 20 bands between those of a checkpoint for 30."""
+    cube, labels = small_cube()
+    centres = np.linspace(465, 2380, 20).round(1)
+    positions = np.interp(centres, WAVELENGTHS, np.arange(len(WAVELENGTHS)))
+    below = np.minimum(positions.astype(int), len(WAVELENGTHS) - 2)
+    share = (positions - below)[:, None, None]
+    image = ((1 - share) * cube[below] + share * cube[below + 1]).astype(np.int16)
+    tags = (lambda band: {"wavelength": str(centres[band]), "wavelength_units": "nanometers"}) if tagged else None
+    write_raster(folder / "images" / "scene.tif", image, band_tags=tags, nodata=-32768)
+    write_raster(folder / "labels" / "scene.tif", np.where(labels == 255, 0, labels + 1).astype(np.uint8))
+    return folder, centres
+
+
+@pytest.mark.parametrize("model", ["hsst", "linear-probe"])
+def test_checkpoint_is_adapted_to_the_bands_of_another_sensor(model, run_script, tmp_path) -> None:
+    trained = np.linspace(450, 2400, 30)
+    torch.manual_seed(0)
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=trained)
+    scene, centres = write_scene_of_twenty_bands(tmp_path / "scene")
+    output = tmp_path / "output"
+    given = ("--data_dir", scene, *NAMES, *AREAS, *FAST, "--model", model, "--model_name_or_path", checkpoint)
+    assert_one_clear_line(run_script(SCRIPT, *given, "--output_dir", output), "--adapt_bands", checkpoint)
+    assert not output.exists()
+
+    result = run_script(SCRIPT, *given, "--adapt_bands", "--output_dir", output)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("Adapted")]
+    assert "to 20 bands: 7 blocks of 3 bands" in line and str(checkpoint) in line
+    results = json.loads((output / "all_results.json").read_text())
+    assert line.endswith(results["adaptation"]) and results["bands"] == 20 and results["overall_accuracy"] > 0.6
+    if model == "hsst":
+        network = AutoModelForSemanticSegmentation.from_pretrained(output)
+        assert network.config.num_channels == 20 and network.config.id2label == dict(enumerate(CLASS_NAMES))
+        np.testing.assert_allclose(network.config.wavelengths, centres)
+        np.testing.assert_allclose(AutoImageProcessor.from_pretrained(output).wavelengths, centres)
+
+
+def test_nothing_is_adapted_where_the_bands_fit(run_script, scene, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint")
+    given = ("--data_dir", scene, *NAMES, *AREAS, *FAST, "--model_name_or_path", checkpoint, "--adapt_bands")
+    result = run_script(SCRIPT, *given, "--max_steps", 1, "--output_dir", tmp_path / "output")
+    assert result.returncode == 0, result.stderr
+    assert "Adapted" not in result.stdout
+    assert json.loads((tmp_path / "output" / "all_results.json").read_text())["adaptation"] is None
+
+
+def test_what_cannot_be_adapted(run_script, tmp_path) -> None:
+    far = write_small_checkpoint(tmp_path / "far", wavelengths=np.linspace(8000, 12000, 30))
+    scene, _ = write_scene_of_twenty_bands(tmp_path / "scene")
+    untagged, _ = write_scene_of_twenty_bands(tmp_path / "untagged", tagged=False)
+    for data, arguments, words in (
+        (scene, ("--model_name_or_path", far), ("--adapt_bands", far, "8000 to 12000 nm")),
+        (untagged, ("--model_name_or_path", far), ("--adapt_bands", "without wavelengths")),
+        (scene, ("--model", "cnn-1d"), ("--adapt_bands", "--model_name_or_path", "got none")),
+    ):
+        output = tmp_path / "output"
+        given = ("--data_dir", data, *NAMES, *AREAS, *FAST, *arguments, "--adapt_bands", "--output_dir", output)
+        assert_one_clear_line(run_script(SCRIPT, *given), *words)
+        assert not output.exists()
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:

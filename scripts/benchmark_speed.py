@@ -4,12 +4,14 @@
     python scripts/benchmark_speed.py inference --output_dir outputs/speed
     python scripts/benchmark_speed.py curves --train_dir tiles --output_dir outputs/speed
     python scripts/benchmark_speed.py data --data_dir corpus --output_dir outputs/speed
+    python scripts/benchmark_speed.py scene --scene SCENE --output_dir outputs/speed
 
 `train`, `inference`: the model beside the plain reference, in every precision and form that the device can do.
 `curves`: losses of the same training in every precision, laid over each other.
 `data`: reading tiles of a corpus (prepare_enmap.py) as GeoTIFF files one by one, by number and as a stream, in one
-process and two; and what a batch costs beside a training step of the published configuration. Variants take turns;
-figures are medians. Prints a table, and writes it as JSON with a chart.
+process and two; and what a batch costs beside a training step of the published configuration.
+`scene`: a scene (as predict_scene.py takes it) to its map, with a model, or with one of the published size and random
+weights. Variants take turns; figures are medians. Prints a table, and writes it as JSON with a chart.
 """
 
 from __future__ import annotations
@@ -68,8 +70,23 @@ def parse_arguments() -> argparse.Namespace:
     )
     curves.add_argument("--config_overrides", help="settings other than the published ones")
     curves.set_defaults(run=benchmark_curves)
+    scene = parts.add_parser("scene", help="a scene to its map")
+    scene.add_argument("--scene", type=Path, required=True, help="EnMAP product, GeoTIFF or ENVI image")
+    scene.add_argument("--model", help="folder, or name on the Hub, of a fine-tuned model (random weights)")
+    scene.add_argument(
+        "--output_dir", type=Path, required=True, help="folder for scene_speed_DEVICE.json and .png, and for maps"
+    )
+    scene.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
+    scene.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
+    scene.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
+    scene.add_argument("--crop", type=int, help="map the middle of the scene only, so many pixels wide and high")
+    scene.add_argument("--batch_size", type=int, help="windows in a batch (CPU 64, GPU 1024)")
+    scene.add_argument("--turns", type=int, default=1, help="times the scene is mapped (1)")
+    scene.add_argument("--num_threads", type=int, help="of the CPU (all cores)")
+    scene.add_argument("--config_overrides", help="settings of the model with random weights")
+    scene.set_defaults(run=benchmark_scene)
     arguments = parser.parse_args()
-    for name in ("num_tiles", "turns", "batch_size", "num_threads", "num_steps", "tile_size"):
+    for name in ("stride", "crop", "num_tiles", "turns", "batch_size", "num_threads", "num_steps", "tile_size"):
         if getattr(arguments, name, None) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     return arguments
@@ -168,6 +185,63 @@ def benchmark_curves(arguments: argparse.Namespace) -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     write_result(arguments.output_dir / "loss_curves.json", result)
     print(plot_curves(arguments.output_dir / "loss_curves.png", result))
+
+
+def benchmark_scene(arguments: argparse.Namespace) -> None:
+    from run_mim import parse_overrides
+    from transformers import AutoImageProcessor
+
+    from datasets_loading.scenes import open_scene
+    from evaluation_hsst.scene_speed import measure_scene, model_without_weights, plot_scene
+    from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
+    from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+    device = chosen_device(arguments)
+    if arguments.num_threads is not None:
+        torch.set_num_threads(arguments.num_threads)
+    if arguments.model is not None and arguments.config_overrides:
+        raise ValueError("--config_overrides: expected no --model, whose configuration cannot be changed, got both")
+    model: Any
+    if arguments.model is None:
+        overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
+        with open_scene(arguments.scene) as scene:
+            model, processor = model_without_weights(scene, overrides)
+    else:
+        model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+        processor = AutoImageProcessor.from_pretrained(arguments.model)
+    model.to(device=device, dtype=getattr(torch, arguments.precision))
+    predictor = ScenePredictor(
+        model,
+        processor,
+        stride=arguments.stride,
+        batch_size=arguments.batch_size or (1024 if device.type == "cuda" else 64),
+        exclude=("outside", "cloud", "shadow"),
+    )
+    with open_scene(arguments.scene) as scene:
+        print(f"{scene.name}: {predictor.select_bands(scene).description}", flush=True)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    result = measure_scene(
+        lambda: open_scene(arguments.scene),
+        predictor,
+        arguments.output_dir,
+        crop=arguments.crop,
+        turns=arguments.turns,
+    )
+    result["model"] = arguments.model
+    result["command"] = shlex.join(["python", *sys.argv])
+    height, width = result["shape"]
+    memory = [
+        f"{result[name]:,.0f} MB of {place}"
+        for name, place in (("peak_memory_mb", "memory"), ("peak_gpu_memory_mb", "GPU memory"))
+        if result[name] is not None
+    ]
+    print(
+        f"{height}x{width} pixels, stride {result['stride']}: {result['seconds']:,.1f} s, "
+        f"{result['pixels_per_second']:,.0f} pixels/s, {result['share_in_model']:.0%} of it in the model; at most "
+        f"{' and '.join(memory) or 'an unknown amount of memory'}"
+    )
+    write_result(arguments.output_dir / f"scene_speed_{device.type}.json", result)
+    print(plot_scene(arguments.output_dir / f"scene_speed_{device.type}.png", result))
 
 
 def data_beside_training(tiles: CorpusTiles, workplace: str, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,217 @@
+"""How fast a scene becomes a map, from its file to the finished map, as `predict_scene.py` makes one."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from affine import Affine
+
+from datasets_loading.scene_maps import MapOptions, write_scene_maps
+from datasets_loading.scenes import EnMAPScene, RasterScene
+from evaluation_hsst.reports import write_whole
+from evaluation_hsst.speed import describe, now
+from modeling_hsst import ENMAP_WAVELENGTHS, HSSTConfig, HSSTForSemanticSegmentation, HSSTImageProcessor
+from modeling_hsst.scene_prediction_hsst import ScenePart, ScenePredictor
+
+NUM_CLASSES = 8
+"""Classes of the model without weights."""
+
+
+class CroppedScene:
+    """The middle of a scene, as a scene.
+
+    Args:
+        scene: the whole scene.
+        size: side in pixels; a side of the scene that is shorter stays as it is.
+
+    Raises:
+        ValueError: the size is not positive.
+    """
+
+    def __init__(self, scene: EnMAPScene | RasterScene, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"--crop: expected at least 1 pixel, got {size}")
+        self._scene = scene
+        height, width = scene.shape
+        self.shape = min(size, height), min(size, width)
+        self._row, self._column = (height - self.shape[0]) // 2, (width - self.shape[1]) // 2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scene, name)
+
+    @property
+    def transform(self) -> Affine | None:
+        """From (column, row) of the crop to coordinates."""
+        whole = self._scene.transform
+        return None if whole is None else whole @ Affine.translation(self._column, self._row)
+
+    def _moved(self, rows: slice, columns: slice) -> tuple[slice, slice]:
+        return (
+            slice(rows.start + self._row, rows.stop + self._row),
+            slice(columns.start + self._column, columns.stop + self._column),
+        )
+
+    def read(self, rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
+        """Stored numbers of chosen bands, int16 (bands, height, width)."""
+        return self._scene.read(*self._moved(rows, columns), bands)
+
+    def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
+        """Pixels of any of these kinds, bool (height, width)."""
+        return self._scene.read_excluded(*self._moved(rows, columns), kinds)
+
+
+def model_without_weights(
+    scene: EnMAPScene | RasterScene, config_overrides: dict[str, Any] | None = None
+) -> tuple[HSSTForSemanticSegmentation, HSSTImageProcessor]:
+    """A model of the published size with random weights and its processor: for EnMAP's bands, or else the scene's."""
+    bands = np.flatnonzero(scene.valid_bands)
+    if scene.wavelengths is None:
+        num_channels, wavelengths = len(scene.valid_bands), None
+    else:
+        given = scene.wavelengths[bands].tolist()
+        try:
+            HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS)).match_wavelengths(given)
+            num_channels, wavelengths = len(ENMAP_WAVELENGTHS), list(ENMAP_WAVELENGTHS)
+        except ValueError:
+            num_channels, wavelengths = len(given), given
+    settings = {
+        "num_channels": num_channels,
+        "wavelengths": wavelengths,
+        "spectral_positions": None,
+        "num_labels": NUM_CLASSES,
+        **(config_overrides or {}),
+    }
+    torch.manual_seed(0)
+    model = HSSTForSemanticSegmentation(HSSTConfig(**settings))
+    processor = HSSTImageProcessor(
+        wavelengths=wavelengths, image_mean=[0.2] * num_channels, image_std=[0.1] * num_channels
+    )
+    return model, processor
+
+
+def measure_scene(
+    open_file: Callable[[], EnMAPScene | RasterScene],
+    predictor: ScenePredictor,
+    folder: str | Path,
+    *,
+    crop: int | None = None,
+    turns: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """
+    Measures mapping a scene: opening, reading, predicting, and writing the map with its quick look and areas.
+
+    Args:
+        open_file: opens the scene anew for each turn.
+        predictor: the model on its device, with stride and batch size.
+        folder: where maps are written for as long as it takes, on the disk that is to be measured.
+        crop: side of the middle of the scene that is mapped, in pixels; all of it by default.
+        turns: how often it is mapped.
+        progress: show progress bars.
+
+    Returns:
+        What was measured, ready for JSON: medians over the turns, and `turns` themselves.
+    """
+    device = predictor.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with open_file() as scene:
+        # Libraries choose their ways and buffers at the first call
+        for _ in predictor.predict(CroppedScene(scene, 2 * max(predictor.window))):
+            pass
+    rows: list[dict[str, float]] = []
+    for _ in range(turns):
+        started = now(device)
+        with tempfile.TemporaryDirectory(prefix=".speed-", dir=folder) as workplace, open_file() as scene:
+            seen = scene if crop is None else CroppedScene(scene, crop)
+            shape, name, description = seen.shape, scene.name, predictor.select_bands(seen).description
+            in_model = [0.0]
+            summary = write_scene_maps(
+                _timed(predictor.predict(seen, progress=progress), in_model),
+                seen,
+                Path(workplace) / "map.tif",
+                predictor.class_names,
+                options=MapOptions(),
+                wavelengths=predictor.processor.wavelengths,
+            )
+            # Before the folder is emptied
+            seconds = now(device) - started
+        rows.append({"seconds": seconds, "seconds_in_model": in_model[0], "num_mapped": summary.num_mapped})
+    seconds = statistics.median(row["seconds"] for row in rows)
+    return {
+        "part": "scene",
+        "scene": name,
+        "shape": list(shape),
+        "num_mapped": summary.num_mapped,
+        "bands": description,
+        "window": list(predictor.window),
+        "stride": predictor.stride,
+        "batch_size": predictor.batch_size,
+        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "precision": str(predictor.model.dtype).removeprefix("torch."),
+        "seconds": seconds,
+        "pixels_per_second": summary.num_mapped / seconds,
+        "share_in_model": statistics.median(row["seconds_in_model"] / row["seconds"] for row in rows),
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+        "turns": rows,
+        "machine": describe(device),
+    }
+
+
+def _timed(parts: Iterator[ScenePart], seconds: list[float]) -> Iterator[ScenePart]:
+    for part in parts:
+        seconds[0] += part.seconds_in_model
+        yield part
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held so far, in MB (10^6 bytes); None where it cannot be read."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def plot_scene(path: str | Path, result: dict[str, Any]) -> Path:
+    """A bar for each turn: seconds in the model, and what is left for reading, blending and writing."""
+    from matplotlib.figure import Figure
+
+    rows = result["turns"]
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 2.0), layout="constrained")
+    axes = figure.subplots()
+    in_model = [row["seconds_in_model"] for row in rows]
+    rest = [row["seconds"] - row["seconds_in_model"] for row in rows]
+    axes.barh(range(len(rows)), in_model, color="tab:blue", height=0.6, label="in the model")
+    axes.barh(range(len(rows)), rest, left=in_model, color="0.75", height=0.6, label="reading, blending, writing")
+    for number, row in enumerate(rows):
+        share = row["seconds_in_model"] / row["seconds"]
+        text = f" {row['seconds']:,.1f} s, {share:.0%} in the model"
+        axes.text(row["seconds"], number, text, va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [f"turn {number + 1}" for number in range(len(rows))])
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35 / len(rows) - 0.15), ncols=2, frameon=False, fontsize=9)
+    height, width = result["shape"]
+    machine, memory = result["machine"], result["peak_memory_mb"]
+    memory_text = "" if memory is None else f", {memory:,.0f} MB at most"
+    axes.set_title(
+        f"{height} x {width} pixels to a map, a window every {result['stride']} pixels: "
+        f"{result['pixels_per_second']:,.0f} pixels/s{memory_text}\n"
+        f"{machine['device']}, {machine['threads']} threads, {result['precision']}, "
+        f"{result['parameters']:,} parameters",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return write_whole(path, lambda partial: figure.savefig(partial, dpi=150, metadata={"Software": None}))

@@ -122,17 +122,48 @@ def measure_scene(
     device = predictor.model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    # Libraries are loaded, and choose their ways and buffers, at the first map
+    _map_once(open_file, predictor, folder, 2 * max(predictor.window), progress=False)
+    rows = [_map_once(open_file, predictor, folder, crop, progress=progress) for _ in range(turns)]
     with open_file() as scene:
-        # Libraries choose their ways and buffers at the first call
-        for _ in predictor.predict(CroppedScene(scene, 2 * max(predictor.window))):
-            pass
-    rows: list[dict[str, float]] = []
-    for _ in range(turns):
+        shape, name = (scene if crop is None else CroppedScene(scene, crop)).shape, scene.name
+        description = predictor.select_bands(scene).description
+    seconds = statistics.median(row["seconds"] for row in rows)
+    return {
+        "part": "scene",
+        "scene": name,
+        "shape": list(shape),
+        "num_mapped": rows[0]["num_mapped"],
+        "bands": description,
+        "window": list(predictor.window),
+        "stride": predictor.stride,
+        "batch_size": predictor.batch_size,
+        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "precision": str(predictor.model.dtype).removeprefix("torch."),
+        "seconds": seconds,
+        "pixels_per_second": rows[0]["num_mapped"] / seconds,
+        "share_in_model": statistics.median(row["seconds_in_model"] / row["seconds"] for row in rows),
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
+        "turns": rows,
+        "machine": describe(device),
+    }
+
+
+def _map_once(
+    open_file: Callable[[], EnMAPScene | RasterScene],
+    predictor: ScenePredictor,
+    folder: str | Path,
+    crop: int | None,
+    progress: bool,
+) -> dict[str, float]:
+    """Seconds of one map, those in the model, and the pixels with a class in it; the map is thrown away."""
+    device = predictor.model.device
+    in_model = [0.0]
+    with tempfile.TemporaryDirectory(prefix=".speed-", dir=folder) as workplace:
         started = now(device)
-        with tempfile.TemporaryDirectory(prefix=".speed-", dir=folder) as workplace, open_file() as scene:
+        with open_file() as scene:
             seen = scene if crop is None else CroppedScene(scene, crop)
-            shape, name, description = seen.shape, scene.name, predictor.select_bands(seen).description
-            in_model = [0.0]
             summary = write_scene_maps(
                 _timed(predictor.predict(seen, progress=progress), in_model),
                 seen,
@@ -141,29 +172,8 @@ def measure_scene(
                 options=MapOptions(),
                 wavelengths=predictor.processor.wavelengths,
             )
-            # Before the folder is emptied
-            seconds = now(device) - started
-        rows.append({"seconds": seconds, "seconds_in_model": in_model[0], "num_mapped": summary.num_mapped})
-    seconds = statistics.median(row["seconds"] for row in rows)
-    return {
-        "part": "scene",
-        "scene": name,
-        "shape": list(shape),
-        "num_mapped": summary.num_mapped,
-        "bands": description,
-        "window": list(predictor.window),
-        "stride": predictor.stride,
-        "batch_size": predictor.batch_size,
-        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
-        "precision": str(predictor.model.dtype).removeprefix("torch."),
-        "seconds": seconds,
-        "pixels_per_second": summary.num_mapped / seconds,
-        "share_in_model": statistics.median(row["seconds_in_model"] / row["seconds"] for row in rows),
-        "peak_memory_mb": peak_memory_mb(),
-        "peak_gpu_memory_mb": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None,
-        "turns": rows,
-        "machine": describe(device),
-    }
+        seconds = now(device) - started
+    return {"seconds": seconds, "seconds_in_model": in_model[0], "num_mapped": summary.num_mapped}
 
 
 def _timed(parts: Iterator[ScenePart], seconds: list[float]) -> Iterator[ScenePart]:
@@ -209,7 +219,7 @@ def plot_scene(path: str | Path, result: dict[str, Any]) -> Path:
     axes.set_title(
         f"{height} x {width} pixels to a map, a window every {result['stride']} pixels: "
         f"{result['pixels_per_second']:,.0f} pixels/s{memory_text}\n"
-        f"{machine['device']}, {machine['threads']} threads, {result['precision']}, "
+        f"{machine['device']}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, {result['precision']}, "
         f"{result['parameters']:,} parameters",
         fontsize=10,
     )

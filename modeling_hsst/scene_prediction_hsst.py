@@ -346,6 +346,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device):
+        self.device = device
         self.on_gpu = device.type == "cuda"
         self.starts: list[Any] = []
         self.ends: list[Any] = []
@@ -354,7 +355,8 @@ class Stopwatch:
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        # The stream of this device, which need not be the current one
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def __enter__(self) -> "Stopwatch":
@@ -369,7 +371,7 @@ class Stopwatch:
         pairs = list(zip(self.starts, self.ends, strict=True))
         if not self.on_gpu:
             return sum(end - start for start, end in pairs)
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self.device)
         return sum(start.elapsed_time(end) for start, end in pairs) / 1000
 
 

@@ -24,6 +24,7 @@ from modeling_hsst.scene_prediction_hsst import (
     NO_CLASS,
     ArrayScene,
     ScenePredictor,
+    Stopwatch,
     blend_weight,
     prefetch,
     reflected,
@@ -277,6 +278,30 @@ def test_features_are_uncorrelated_and_leave_the_classes_as_they_are(dense, proc
     deviations = features.reshape(3, -1).std(axis=1)
     assert deviations[0] > deviations[1] > deviations[2] > 0
     assert np.abs(np.corrcoef(features.reshape(3, -1)) - np.eye(3)).max() < 0.5
+
+
+def test_time_on_a_gpu_is_that_of_its_own_clock(monkeypatch):
+    clock, synchronised = iter([1000.0, 1250.0, 3000.0, 3500.0]), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            assert stream == "stream of cuda:1"
+            self.milliseconds = next(clock)
+
+        def elapsed_time(self, end):
+            return end.milliseconds - self.milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronised.append)
+    stopwatch = Stopwatch(torch.device("cuda:1"))
+    for _ in range(2):
+        with stopwatch:
+            assert synchronised == []  # the program does not wait for the device
+    assert stopwatch.seconds() == pytest.approx(0.75) and synchronised == [torch.device("cuda:1")]
 
 
 def test_bands_are_matched_in_any_order(dense, processor):

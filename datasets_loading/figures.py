@@ -10,9 +10,10 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.colors import to_rgba  # noqa: E402
+from matplotlib.colors import to_rgba, to_rgba_array  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
+from datasets_loading.map_writer import class_colours  # noqa: E402
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
 from datasets_loading.splits import NO_SPLIT, UNLABELLED  # noqa: E402
 
@@ -189,12 +190,12 @@ def plot_split(
     path = Path(path)
     valid = np.isfinite(reflectance).any(axis=0)
     labelled = labels != UNLABELLED
-    class_colours = plt.get_cmap("tab10" if len(class_names) <= 10 else "tab20")(np.arange(len(class_names)) % 20)
+    colours = to_rgba_array(class_colours(class_names))
     picture = np.where(valid[..., None], true_colour(reflectance, wavelengths)[0], 1.0)
     grey = np.where(valid, 0.92, 1.0)[..., None].repeat(4, axis=-1)
     grey[..., 3] = 1.0
     label_map = grey.copy()
-    label_map[labelled] = class_colours[labels[labelled]]
+    label_map[labelled] = colours[labels[labelled]]
     split_map = grey.copy()
     legend = []
     for code, (name, colour) in enumerate(SPLIT_COLOURS.items()):
@@ -212,7 +213,7 @@ def plot_split(
     figure, axes = plt.subplots(1, 3, figsize=(3 * width + 0.5, 6.2), layout="constrained")
     figure.suptitle(title, fontsize=12)
     handles = [
-        Patch(color=class_colours[number], label=f"{name}: {int((labels == number).sum()):,}")
+        Patch(color=colours[number], label=f"{name}: {int((labels == number).sum()):,}")
         for number, name in enumerate(class_names)
     ]
     panels = (

@@ -84,6 +84,8 @@ def measure_curves(
 
 def training_batches(windows: RandomWindows, batch_size: int, num_steps: int) -> list[torch.Tensor]:
     """So many batches of stored numbers (batch_size, bands, height, width), epoch after epoch."""
+    if len(windows) < batch_size:
+        raise ValueError(f"expected at least the {batch_size} windows of a batch, got {len(windows)}")
     batches: list[torch.Tensor] = []
     epoch = 0
     while len(batches) < num_steps:

@@ -15,10 +15,12 @@ import numpy as np
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.colors import to_rgba_array  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
 from datasets_loading.figures import true_colour  # noqa: E402
 from datasets_loading.labelled_data import LabelledData  # noqa: E402
+from datasets_loading.map_writer import class_colours  # noqa: E402
 from datasets_loading.sensors import ENMAP  # noqa: E402
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED  # noqa: E402
 
@@ -106,8 +108,7 @@ def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str,
         maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
         title: what the figure shows.
     """
-    count = len(data.class_names)
-    colours = plt.get_cmap("tab10" if count <= 10 else "tab20")(np.arange(count) % 20)
+    colours = to_rgba_array(class_colours(data.class_names))
     scenes = [scene for scene in data.scenes if scene.name in maps][:4]
     rows = []
     for scene in scenes:

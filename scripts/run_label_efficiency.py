@@ -11,10 +11,12 @@ same command goes on where it was interrupted, and with more models, budgets or 
 """
 
 import argparse
+import hashlib
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import transformers
 from command_line import one_line_errors
 from run_classification import (
@@ -75,6 +77,25 @@ def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str
     return directions
 
 
+def fingerprint(labels: dict[str, np.ndarray]) -> str:
+    """A checksum of labels, so that runs on others are not taken for runs on these."""
+    digest = hashlib.sha256()
+    for name in sorted(labels):
+        digest.update(f"{name} {labels[name].shape}".encode())
+        digest.update(np.ascontiguousarray(labels[name]).tobytes())
+    return digest.hexdigest()
+
+
+def checkpoint_fingerprint(checkpoint: str) -> str:
+    """A checksum of the files of a checkpoint's folder; a name on the Hub stands for itself."""
+    files = sorted(Path(checkpoint).glob("*.json")) + sorted(Path(checkpoint).glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else checkpoint
+
+
 def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
@@ -87,6 +108,10 @@ def main() -> None:
             )
         options, settings = options_of(arguments), given_settings(arguments)
         checked = FineTuningSettings(**settings)
+        if checked.early_stopping_patience is not None:
+            raise ValueError(
+                "--early_stopping_patience: expected none, for validation labels would come on top of a label budget"
+            )
         base = None if options.checkpoint is None else load_config(options.checkpoint)
         options = replace(options, window_size=choose_window_size(checked, options, base))
         assert options.window_size is not None
@@ -99,6 +124,9 @@ def main() -> None:
         description = {
             "data_dir": str(arguments.data_dir),
             "dataset": arguments.dataset,
+            "class_names": next(iter(directions.values())).class_names,
+            "labels": {name: fingerprint(data.labels) for name, data in directions.items()},
+            "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
             "areas": arguments.area,
             "splits": {name: data.split.settings for name, data in directions.items()},
             "settings": settings,

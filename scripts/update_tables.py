@@ -134,7 +134,7 @@ def speed_rows(figures: dict[str, Any]) -> list[str]:
         cells = [
             row["variant"]["name"],
             f"{row['windows_per_second']:,.1f}",
-            f"{row['ratio']:.2f}x",
+            f"{row['ratio']:.2f}x" if "ratio" in row else "",
             f"{row['gigaflops_per_second']:,.0f}",
             f"{row['share_of_matrix_rate']:.0%}",
         ]
@@ -207,7 +207,8 @@ def loss_curves() -> str:
     figures = result("loss_curves")
     rows = [f"| | first loss | mean of the last 50 of {figures['num_steps']} steps |", "|---|---|---|"]
     for name, losses in figures["losses"].items():
-        rows.append(f"| {name} | {losses[0]:.6f} | {sum(losses[-50:]) / 50:.4f} |")
+        last = losses[-50:]
+        rows.append(f"| {name} | {losses[0]:.6f} | {sum(last) / len(last):.4f} |")
     return "\n".join([*rows, "", f"`{figures['command']}`"])
 
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling
-from modeling_hsst.attention_hsst import HSSTDropout, draw_kept, folded_attention, folding_pays, folds_projections
+from modeling_hsst.attention_hsst import (
+    HSSTDropout,
+    _FoldedAttention,
+    draw_kept,
+    folded_attention,
+    folding_pays,
+    folds_projections,
+)
 from modeling_hsst.modeling_hsst import HSSTAttention
 
 
@@ -50,9 +57,12 @@ def test_biases_of_queries_keys_and_values_are_not_folded():
         torch.testing.assert_close(value, wanted, atol=1e-9, rtol=1e-9)
 
 
-def test_folded_with_a_mask():
+@pytest.mark.parametrize("strewn", [False, True], ids=["row", "strewn"])
+def test_folded_with_a_mask(strewn):
     attention = make_attention()
     sequences = torch.randn(2, 100, 9, 12, dtype=torch.float64)
+    if strewn:
+        sequences = sequences.transpose(1, 2).contiguous().transpose(1, 2)
     mask = torch.rand(200, 1, 1, 9) > 0.4
     mask[..., 0] = True
     mask = mask.expand(-1, -1, 9, -1)
@@ -128,6 +138,55 @@ def test_autocast():
     assert rounded[0].dtype == torch.bfloat16 and rounded[1].dtype == torch.float32
     for value, wanted in zip(rounded, exact, strict=True):
         assert (value.float() - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+def test_nothing_is_kept_without_gradients(monkeypatch):
+    kept = []
+    forward = _FoldedAttention.forward
+
+    def spy(ctx, *arguments):
+        output = forward(ctx, *arguments)
+        kept.append(any(ctx.needs_input_grad))
+        return output
+
+    monkeypatch.setattr(_FoldedAttention, "forward", staticmethod(spy))
+    attention, sequences = make_attention(), torch.randn(1, 2, 5, 12, dtype=torch.float64)
+    with torch.no_grad():
+        attention(sequences)
+    with torch.inference_mode():
+        attention(sequences)
+    attention(sequences)
+    assert kept == [False, False, True]
+
+
+def test_only_plain_projections_are_folded():
+    """What works on calls of a projection (adapters, hooks, quantisation) is not left out."""
+
+    class Adapter(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        weight = property(lambda self: self.base.weight)
+        bias = property(lambda self: self.base.bias)
+
+        def forward(self, values):
+            return 2 * self.base(values)
+
+    sequences = torch.randn(1, 2, 5, 12, dtype=torch.float64)
+    for name in ("qkv_proj", "o_proj"):
+        attention = make_attention()
+        plain, _ = attention(sequences)
+        calls = []
+        handle = getattr(attention, name).register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        torch.testing.assert_close(attention(sequences)[0], plain)
+        assert calls == [1]
+        handle.remove()
+        setattr(attention, name, Adapter(getattr(attention, name)))
+        adapted, _ = attention(sequences)
+        attention.config._attn_implementation = "eager"
+        torch.testing.assert_close(adapted, attention(sequences)[0])
+        assert not torch.allclose(adapted, plain)
 
 
 def test_folding_where_it_pays():

@@ -167,7 +167,9 @@ def test_summary_has_means_deviations_and_paired_differences() -> None:
     summary = summarise(rows, ["a"], ["one", "two"])
     scores = {entry["model"]: entry["overall_accuracy"] for entry in summary["results"]}
     assert scores["svm"]["mean"] == pytest.approx(0.75) and scores["svm"]["std"] == pytest.approx(0.05)
-    assert 0.699 < scores["svm"]["low"] < 0.75 < scores["svm"]["high"] < 0.801
+    # Student's t with two degrees of freedom
+    assert scores["svm"]["low"] == pytest.approx(0.75 - 4.3027 * 0.05 / 3**0.5, abs=1e-4)
+    assert scores["svm"]["high"] == pytest.approx(0.75 + 4.3027 * 0.05 / 3**0.5, abs=1e-4)
     assert scores["knn"]["low"] == scores["knn"]["high"] == pytest.approx(0.6)
     compared = {entry["score"]: entry for entry in summary["comparisons"]}["overall_accuracy"]
     # a probe of the pre-trained model itself is no baseline
@@ -182,6 +184,10 @@ def test_interval_is_that_of_the_mean() -> None:
     low, high = interval(values)
     assert low == pytest.approx(values.mean() - 1.96 * values.std() / 10, abs=0.003)
     assert high == pytest.approx(values.mean() + 1.96 * values.std() / 10, abs=0.003)
+    # Of few values, it holds the mean as often as it says
+    drawn = np.random.default_rng(1).normal(0.0, 1.0, (2000, 5))
+    held = [low <= 0.0 <= high for low, high in map(interval, drawn)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
 
 def test_reports_show_every_model_and_budget(tmp_path) -> None:

@@ -119,6 +119,17 @@ def test_every_parameter_learns():
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
 
 
+@pytest.mark.parametrize("mask_type", ["tube", "grid"])
+def test_compiles_without_graph_breaks(mask_type):
+    torch.manual_seed(0)
+    model = HSSTForMaskedImageModeling(config_of(mask_type))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    pixel_values, mask = torch.randn(2, 30, 8, 8), masks(model.config, 2)
+    pixel_mask = torch.rand(2, 8, 8) > 0.2
+    for arguments in ((pixel_values, mask), (pixel_values, mask, pixel_mask)):
+        torch.testing.assert_close(compiled(*arguments).loss, model(*arguments).loss)
+
+
 def test_saved_and_loaded(tmp_path):
     torch.manual_seed(0)
     model = HSSTForMaskedImageModeling(config_of("grid", decoder_hidden_size=12)).eval()

@@ -107,8 +107,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     visible_only (`bool`, *optional*, defaults to `False`):
         Whether the encoder sees only the visible tokens in masked image modelling, and a decoder with layers of its
         own fills in the hidden ones ([He et al., 2022](https://huggingface.co/papers/2111.06377)), rather than all
-        tokens with hidden ones replaced. Several times faster; for `"tube"` and `"grid"` masks, which leave a full
-        grid of blocks and positions visible.
+        tokens with hidden ones replaced. About half the arithmetic; for `"tube"` and `"grid"` masks, which leave a
+        full grid of blocks and positions visible.
     num_decoder_layers (`int`, *optional*):
         Number of pairs of a spatial and a spectral layer between the encoder and the linear decoder. Defaults to 1
         with `visible_only`, otherwise to 0, as published.

@@ -65,9 +65,10 @@ def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_siz
     if padding:
         pixel_values = nn.functional.pad(pixel_values, (0, 0, 0, 0, 0, padding))
     rows, columns = height // patch_size, width // patch_size
-    tokens = pixel_values.reshape(batch_size, -1, band_patch_size, rows, patch_size, columns, patch_size)
+    num_blocks = pixel_values.shape[1] // band_patch_size
+    tokens = pixel_values.reshape(batch_size, num_blocks, band_patch_size, rows, patch_size, columns, patch_size)
     tokens = tokens.permute(0, 1, 3, 5, 2, 4, 6)  # (B, N, rows, columns, band, row, column)
-    return tokens.reshape(batch_size, tokens.shape[1], rows * columns, -1)
+    return tokens.reshape(batch_size, tokens.shape[1], rows * columns, band_patch_size * patch_size**2)
 
 
 def tokens_to_pixels(
@@ -313,7 +314,7 @@ class HSSTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states):
+        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states, self.qkv_proj, self.o_proj):
             return self.folded(hidden_states, attention_mask), None
         input_shape = hidden_states.shape  # (windows, sequences, length, width)
 

@@ -44,6 +44,7 @@ from evaluation_hsst.fine_tuning import (
     fine_tune,
     predict,
 )
+from evaluation_hsst.model_sources import read_config, reading
 from evaluation_hsst.pixel_classifiers import (
     fit_pixel_classifier,
     fold_groups,
@@ -498,7 +499,7 @@ def load_config(checkpoint: str) -> HSSTConfig:
     Raises:
         ValueError: the checkpoint is not one of HSST.
     """
-    config = AutoConfig.from_pretrained(checkpoint)
+    config = read_config(checkpoint, "--model_name_or_path")
     if not isinstance(config, HSSTConfig):
         raise ValueError(f"{checkpoint}: expected a model of type hsst, got {config.model_type}")
     return config
@@ -743,7 +744,8 @@ def pretrained_encoder(checkpoint: str) -> HSSTModel:
     Raises:
         ValueError: the checkpoint lacks weights of the encoder.
     """
-    loaded: Any = HSSTModel.from_pretrained(checkpoint, output_loading_info=True)
+    with reading(checkpoint):
+        loaded: Any = HSSTModel.from_pretrained(checkpoint, output_loading_info=True)
     pretrained, info = loaded
     missing = [str(key) for key in info["missing_keys"]]
     if missing:

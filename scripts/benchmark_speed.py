@@ -128,8 +128,7 @@ def chosen_device(arguments: argparse.Namespace) -> torch.device:
 
 
 def benchmark_model(arguments: argparse.Namespace) -> None:
-    from run_mim import parse_overrides
-
+    from evaluation_hsst.model_sources import parse_overrides
     from evaluation_hsst.speed import inference_variants, measure, plot_speed, training_variants
 
     device = chosen_device(arguments)
@@ -168,9 +167,8 @@ def benchmark_model(arguments: argparse.Namespace) -> None:
 
 
 def benchmark_curves(arguments: argparse.Namespace) -> None:
-    from run_mim import parse_overrides
-
     from evaluation_hsst.loss_curves import measure_curves, plot_curves
+    from evaluation_hsst.model_sources import parse_overrides
 
     device = chosen_device(arguments)
     result = measure_curves(
@@ -188,10 +186,10 @@ def benchmark_curves(arguments: argparse.Namespace) -> None:
 
 
 def benchmark_scene(arguments: argparse.Namespace) -> None:
-    from run_mim import parse_overrides
     from transformers import AutoImageProcessor
 
     from datasets_loading.scenes import open_scene
+    from evaluation_hsst.model_sources import parse_overrides
     from evaluation_hsst.scene_speed import measure_scene, model_without_weights, plot_scene
     from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
     from modeling_hsst.scene_prediction_hsst import ScenePredictor

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import transformers
 from command_line import one_line_errors
-from run_mim import parse_overrides
 
 from datasets_loading.enmap_dfc import EnMAPDFC
 from datasets_loading.houston2018 import Houston2018
@@ -41,6 +40,7 @@ from evaluation_hsst.baselines import (
 )
 from evaluation_hsst.fine_tuning import CLASS_WEIGHTS, STATISTICS, TASKS, FineTuningSettings
 from evaluation_hsst.input_checks import check_finite
+from evaluation_hsst.model_sources import parse_overrides
 from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}

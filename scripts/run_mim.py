@@ -31,18 +31,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 from command_line import one_line_errors
 from huggingface_hub import HfApi
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedImageModeling,
-    PreTrainedConfig,
-    SchedulerType,
-    get_scheduler,
-)
-from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, cached_file
+from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
+from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
 from datasets_loading.figures import plot_reconstruction
@@ -56,6 +49,7 @@ from datasets_loading.windows import (
     tile_to_windows,
     windows_to_tile,
 )
+from evaluation_hsst.model_sources import parse_overrides, read_config
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
@@ -222,53 +216,6 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
         settings["spectral_positions"] = None  # they follow from the bands
     own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return HSSTConfig(**{name: settings[name] for name in own_settings})
-
-
-def read_config(source: str, flag: str) -> PreTrainedConfig:
-    """The configuration in a folder or a repository of the Hub; ValueError where it is in neither."""
-    folder = Path(source)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{flag}: expected the folder of a model, but {source} is a file")
-    if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{flag}: expected a model in {source}, found no {CONFIG_NAME}")
-    missing = f"{flag}: expected a folder or the name of a repository of the Hub, but there is no folder {source}"
-    if not folder.is_dir() and (folder.is_absolute() or source.startswith((".", "~")) or len(folder.parts) > 2):
-        raise ValueError(f"{missing}, and repositories have names like owner/model")
-    try:
-        return AutoConfig.from_pretrained(source)
-    except StrictDataclassError as error:
-        raise ValueError(f"{source}: {error}") from error
-    except OSError as error:
-        if folder.is_dir():
-            raise
-        raise ValueError(f"{missing}, and the Hub gave none: {error}") from error
-
-
-def parse_overrides(overrides: str) -> dict[str, Any]:
-    """`name=value,name=value` as settings of the types that the configuration has by default."""
-    defaults = HSSTConfig()
-    settings: dict[str, Any] = {}
-    for item in overrides.split(","):
-        name, separator, value = item.partition("=")
-        name, value = name.strip(), value.strip()
-        default = getattr(defaults, name, None) if name in HSSTConfig.__annotations__ else None
-        if HSSTConfig.__annotations__.get(name) == int | None:
-            default = 0  # sizes of the decoder, that follow the encoder's by default
-        if not separator or not isinstance(default, (bool, int, float, str)):
-            raise ValueError(f"--config_overrides: expected name=value with a setting of HSSTConfig, got {item}")
-        if name.endswith("dropout_prob"):
-            raise ValueError(f"--config_overrides: {name} is set by --dropout")
-        if isinstance(default, bool):
-            if value.lower() not in ("true", "false"):
-                raise ValueError(f"--config_overrides: expected true or false for {name}, got {value}")
-            settings[name] = value.lower() == "true"
-        else:
-            try:
-                settings[name] = type(default)(value)
-            except ValueError:
-                kind = type(default).__name__
-                raise ValueError(f"--config_overrides: expected {name} to be of type {kind}, got {value}") from None
-    return settings
 
 
 def choose_bands(config: HSSTConfig, tiles: Tiles, arguments: argparse.Namespace) -> list[int]:

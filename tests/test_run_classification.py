@@ -138,6 +138,28 @@ def test_bad_input_is_one_clear_line(name, run_script, tmp_path) -> None:
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(
+    "settings", [{"hidden_size": "wide"}, {"hidden_size": 36}, None], ids=["type", "size", "file"]
+)
+def test_damaged_checkpoint_is_one_clear_line(settings, run_script, scene, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint")
+    if settings is None:
+        (checkpoint / "model.safetensors").write_bytes(b"no tensors")
+    else:
+        config = checkpoint / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    given = ("--model", "hsst", "--model_name_or_path", checkpoint, "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, *given)
+    assert_one_clear_line(result, checkpoint)
+    assert not (tmp_path / "output").exists()
+
+
+def test_missing_checkpoint_is_one_clear_line(run_script, scene, tmp_path) -> None:
+    given = ("--model", "hsst", "--model_name_or_path", tmp_path / "nowhere", "--output_dir", tmp_path / "output")
+    result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, *given)
+    assert_one_clear_line(result, tmp_path / "nowhere", "there is no folder")
+
+
 def test_checkpoint_for_other_bands_is_refused(run_script, scene, tmp_path) -> None:
     checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=np.linspace(500, 900, 6))
     given = ("--model_name_or_path", checkpoint, "--output_dir", tmp_path / "output")

@@ -353,10 +353,10 @@ def pooled_scores(rows: Sequence[Mapping[str, Any]], directions: Sequence[str]) 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
-    95 % interval of a mean after Student's t; None for fewer than two values. Bootstrapped percentiles of so few
+    95 % interval of a mean after Student's t; None for fewer than three values. Bootstrapped percentiles of so few
     values as there are seeds are too narrow: of five, they hold the mean in 84 % of the cases.
     """
-    if len(values) < 2:
+    if len(values) < 3:
         return None
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
     reach = float(student_t.ppf(0.975, len(values) - 1)) * error
@@ -501,8 +501,12 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
         ticks = {entry["budget"]: entry for entry in results}
         positions = [ticks[name]["labels"] for name in ticks]
         names = [f"{ticks[name]['budget_title']}\n({ticks[name]['labels']:,.0f} labels)" for name in ticks]
-        axis.set_xticks(positions, names, fontsize=9)
+        # Budgets that come out nearly equal would overlap as upright names
+        axis.set_xticks(positions, names, fontsize=8, rotation=30, ha="right")
         axis.minorticks_off()
+        # Intervals of few seeds reach far beyond what accuracies can be
+        means = [entry[score]["mean"] for entry in results]
+        axis.set_ylim(max(0.0, min(means) - 0.1), min(1.0, max(means) + 0.1))
         axis.set_title(SCORES[score], fontsize=11)
         axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
         axis.grid(alpha=0.25)
@@ -512,7 +516,7 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
     seeds = max(len(entry["seeds"]) for entry in results)
     noun = "seed" if seeds == 1 else "seeds"
-    intervals = "; bands: 95 % interval" if seeds > 1 else ""
+    intervals = "; bands: 95 % interval" if seeds > 2 else ""
     figure.suptitle(
         f"Land cover from few labels, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12
     )

@@ -212,6 +212,22 @@ def loss_curves() -> str:
     return "\n".join([*rows, "", f"`{figures['command']}`"])
 
 
+def experiment_visible_only_scale() -> str:
+    """Checkpoints by the size of their tokens, and what land cover makes of them."""
+    figures = result("experiment_visible_only_scale")
+    rows = ["| pre-training | windows seen | error | norm of embeddings | norm of tokens |", "|---|---|---|---|---|"]
+    for name, run in figures["pretraining"].items():
+        rows.append(
+            f"| {name} | {run['windows_seen']:,} | {run['eval_loss']:.3f} | {run['norm_of_embeddings']:.0f} | "
+            f"{run['norm_of_tokens']:.0f} |"
+        )
+    rows += ["", "| pre-training | way | overall accuracy | average accuracy | macro F1 |", "|---|---|---|---|---|"]
+    for run in figures["runs"]:
+        scores = " | ".join(f"{100 * run[name]:.1f}" for name in ("overall_accuracy", "average_accuracy", "macro_f1"))
+        rows.append(f"| {run['pretraining']} | {run['way']} | {scores} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency": label_efficiency,
     "pretraining_on_potsdam": pretraining_on_potsdam,
@@ -221,6 +237,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "inference_speed_cpu": speed("inference_speed_cpu"),
     "speed_goals": speed_goals,
     "loss_curves": loss_curves,
+    "experiment_visible_only_scale": experiment_visible_only_scale,
 }
 
 

@@ -179,7 +179,7 @@ def test_summary_has_means_deviations_and_paired_differences() -> None:
 
 
 def test_interval_is_that_of_the_mean() -> None:
-    assert interval([0.5]) is None
+    assert interval([0.5, 0.6]) is None
     values = np.random.default_rng(0).normal(0.5, 0.1, 100)
     low, high = interval(values)
     assert low == pytest.approx(values.mean() - 1.96 * values.std() / 10, abs=0.003)

@@ -582,7 +582,7 @@ class HSSTHiddenTokens(nn.Module):
     def __init__(self, config: HSSTConfig):
         super().__init__()
         self.config = config
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        # No LayerNorm in front, which would leave the encoder's tokens free to grow: fine-tuning suffers from that
         decoder_config = cast(HSSTConfig, HSSTDecoderConfig(config))
         self.projection = nn.Linear(config.hidden_size, decoder_config.hidden_size)
         self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))
@@ -591,7 +591,7 @@ class HSSTHiddenTokens(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, blocks: torch.Tensor, positions: torch.Tensor, grid_size: tuple[int, int]
     ) -> torch.Tensor:
-        hidden_states = self.projection(self.layernorm(hidden_states))
+        hidden_states = self.projection(hidden_states)
         num_positions = grid_size[0] * grid_size[1]
         tokens = self.mask_token.to(hidden_states.dtype).expand(
             hidden_states.shape[0], self.config.num_blocks * num_positions, -1

@@ -211,7 +211,7 @@ def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> No
     rows = [
         made_up_row(model, "5", seed, "a", [[8 + seed, 2], [1, right]])
         for model, right in (("hsst", 9), ("svm", 5))
-        for seed in range(2)
+        for seed in range(3)
     ]
     summary = summarise(rows, ["a"], ["grass", "water"])
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))

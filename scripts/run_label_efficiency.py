@@ -118,9 +118,9 @@ def main() -> None:
         directions = load_directions(arguments, options.window_size)
         for data in directions.values():
             warn_of_untrained_classes(data)
-        models = [name.strip() for name in arguments.models.split(",")]
+        models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        runs = plan_runs(models, arguments.budgets.split(","), seeds, list(directions))
+        runs = plan_runs(models, list(dict.fromkeys(arguments.budgets.split(","))), seeds, list(directions))
         description = {
             "data_dir": str(arguments.data_dir),
             "dataset": arguments.dataset,

@@ -13,8 +13,11 @@ import html
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -245,6 +248,10 @@ def _execute(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"--processes {processes}: a process ended in the middle of its run, out of memory?"
+            ) from error
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
@@ -252,11 +259,19 @@ def _execute(
 def _begin(experiment: Experiment, numbers: Any) -> None:
     """In a worker: takes a device of its own, before CUDA is used."""
     global _experiment
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     number = numbers.get()
     if number is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
     _experiment = experiment
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process after its parent, for a parent that is killed cannot tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _work(run: Run) -> dict[str, Any]:

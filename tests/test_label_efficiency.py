@@ -287,3 +287,24 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
     rows = read_rows(path)
     assert rows[: len(done)] == done and len(rows) == len({run_of(row) for row in rows}) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are listed in /proc")
+def test_workers_end_with_a_killed_command(tmp_path) -> None:
+    given = [*script_arguments(tmp_path), "--models", "knn", "--budgets", "3", "--seeds", 50, "--processes", 2]
+    command = [sys.executable, str(ROOT / "scripts" / SCRIPT), *map(str, given)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    path = tmp_path / "output" / "runs.csv"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (not path.is_file() or path.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]

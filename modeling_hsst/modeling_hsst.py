@@ -582,7 +582,6 @@ class HSSTHiddenTokens(nn.Module):
     def __init__(self, config: HSSTConfig):
         super().__init__()
         self.config = config
-        # No LayerNorm in front, which would leave the encoder's tokens free to grow: fine-tuning suffers from that
         decoder_config = cast(HSSTConfig, HSSTDecoderConfig(config))
         self.projection = nn.Linear(config.hidden_size, decoder_config.hidden_size)
         self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))

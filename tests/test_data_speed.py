@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import assert_one_clear_line
 from test_enmap_corpus import corpus_of

@@ -517,8 +517,9 @@ class LabelledBuilder(GeneratorBasedBuilder):
     def _read(self) -> LabelledData:
         """Reads the files and makes the builder's own split."""
 
+    @abstractmethod
     def _info(self) -> DatasetInfo:
-        raise NotImplementedError
+        """Description, citation and licence; features follow from the files."""
 
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
         data = self.data

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -106,14 +107,15 @@ class Scene(Protocol):
     ) -> None: ...
 
 
-class _SceneFile:
+class _SceneFile(ABC):
     """What scenes share."""
 
     scale = ENMAP.scale
     nodata = ENMAP.nodata
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Closes the files."""
 
     def __enter__(self) -> Any:
         return self

@@ -33,7 +33,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegment
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import SPLITS
+from datasets_loading.splits import SPLITS, UNLABELLED
 from evaluation_hsst.fine_tuning import (
     SMALLEST_DEVIATION,
     STATISTICS,
@@ -60,6 +60,7 @@ from modeling_hsst import (
     HSSTModel,
 )
 from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
+from modeling_hsst.modeling_hsst import labelled_cross_entropy
 
 logger = logging.getLogger(__name__)
 
@@ -184,10 +185,7 @@ class BaselineModel(PreTrainedModel):
         return self.head(self.encoder(pixel_values))
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-        if labels is None:
-            return None
-        total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=255, reduction="sum")
-        return total / (labels != 255).sum().clamp(min=1)
+        return None if labels is None else labelled_cross_entropy(logits, labels, UNLABELLED)
 
 
 class BaselineForSemanticSegmentation(BaselineModel):

@@ -1,8 +1,10 @@
 """What the scripts share: one clear line and exit code 2 on bad input, and one line when they are interrupted."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -22,3 +24,21 @@ def one_line_errors(program: str) -> Iterator[None]:
     except KeyboardInterrupt:
         tqdm.write(f"{program}: interrupted", file=sys.stderr)  # not behind a progress bar
         raise SystemExit(130) from None
+
+
+def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
+    """How a scene is read; `fate` says what becomes of excluded pixels."""
+    # Here, for scripts that read no scenes need no rasterio
+    from datasets_loading.scenes import EXCLUDABLE
+
+    parser.add_argument(
+        "--exclude",
+        nargs="*",
+        choices=EXCLUDABLE,
+        default=["outside", "cloud", "shadow"],
+        help=f"pixels of EnMAP products {fate} (outside cloud shadow); nothing after it: none",
+    )
+    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
+    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
+    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
+    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")

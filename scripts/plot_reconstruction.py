@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from command_line import one_line_errors
+from command_line import add_scene_arguments, one_line_errors
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskedImageModeling
 from transformers.utils import logging as transformers_logging
 
 from datasets_loading.figures import plot_reconstruction
-from datasets_loading.scenes import EXCLUDABLE, Scene, open_scene
+from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
@@ -37,17 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mask_ratio", type=float, help="share of the tokens to hide (the model's)")
     parser.add_argument("--mask_patch_size", type=int, help="side of the hidden squares in positions (the model's)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mask (0)")
-    parser.add_argument(
-        "--exclude",
-        nargs="*",
-        choices=EXCLUDABLE,
-        default=["outside", "cloud", "shadow"],
-        help="pixels of EnMAP products to hide (outside cloud shadow); nothing after it: none",
-    )
-    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
-    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
-    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
-    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
+    add_scene_arguments(parser, "to hide")
     return parser.parse_args()
 
 

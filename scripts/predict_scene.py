@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import one_line_errors
+from command_line import add_scene_arguments, one_line_errors
 from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
 from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
-from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
+from datasets_loading.scenes import find_scenes, open_scene
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -40,17 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
     parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
-    parser.add_argument(
-        "--exclude",
-        nargs="*",
-        choices=EXCLUDABLE,
-        default=["outside", "cloud", "shadow"],
-        help="pixels of EnMAP products that get no class (outside cloud shadow); nothing after it: none",
-    )
-    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
-    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
-    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
-    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
+    add_scene_arguments(parser, "that get no class")
     parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
     parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
     parser.add_argument("--features", type=int, default=0, metavar="N", help="write N principal features")

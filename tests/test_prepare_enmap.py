@@ -13,6 +13,7 @@ import time
 from datetime import UTC
 from pathlib import Path
 
+import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -346,7 +347,6 @@ def test_one_run_at_a_time(products, tmp_path, run_script):
 @pytest.mark.slow
 def test_dask_cluster_writes_the_same_bytes(products, corpus, tmp_path):
     """A scheduler and two workers on this machine, each a process of its own as on a cluster."""
-    pytest.importorskip("distributed")
     scheduler_file = tmp_path / "scheduler.json"
     python = [sys.executable, "-m"]
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd=tmp_path)
@@ -379,7 +379,6 @@ def test_dask_cluster_writes_the_same_bytes(products, corpus, tmp_path):
 
 
 def test_no_scheduler_there(products, tmp_path, run_script, monkeypatch):
-    dask = pytest.importorskip("dask")
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         result = run_script(
             *("prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "corpus"),

@@ -4,7 +4,6 @@ import hashlib
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +35,6 @@ from datasets_loading.simulation_spectra import (
     SunAndView,
     simulate_spectral_library,
 )
-
-pytestmark = pytest.mark.skipif(find_spec("prosail") is None, reason="needs the prosail package")
 
 ROOT = Path(__file__).parent.parent
 VEGETATION = ("broadleaf forest", "needleleaf forest", "meadow", "maize", "green cereal", "beet and potato")

@@ -103,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument("--image_size", type=int, help="side of a window in pixels")
     model.add_argument("--patch_size", type=int, help="side of a spatial patch in pixels")
     model.add_argument(
-        "--mask_type", choices=("unit", "block", "tube", "grid"), help="which tokens are hidden together"
+        "--mask_type", choices=MASK_TYPES, help="which tokens are hidden together"
     )
     model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide")
     model.add_argument("--mask_patch_size", type=int, help="side of the squares of block and tube masks, in positions")

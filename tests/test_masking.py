@@ -84,7 +84,7 @@ def test_ratio_out_of_range(ratio):
 def test_squares_must_fit_the_window():
     with pytest.raises(ValueError, match="got 7x7 positions and squares of 4x4"):
         masks("tube", 0.5, grid=(7, 7))
-    with pytest.raises(ValueError, match="must be one of unit, block, tube, grid"):
+    with pytest.raises(ValueError, match="must be one of unit, even, block, tube, grid"):
         masks("cube", 0.5)
 
 

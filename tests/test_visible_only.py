@@ -46,7 +46,7 @@ def test_counts_are_those_of_the_masks(mask_type, ratio):
 
 
 def test_counts_need_a_grid():
-    with pytest.raises(ValueError, match="tube and grid only, got 'unit'"):
+    with pytest.raises(ValueError, match="even, tube, grid only, got 'unit'"):
         visible_counts(3, (8, 8), mask_type="unit", mask_ratio=0.5)
 
 
@@ -59,13 +59,40 @@ def test_tokens_are_those_of_windows_without_data_elsewhere(positions):
     pixel_values, mask = torch.randn(3, 30, 8, 8), masks(config)
     pixel_mask = ~mask.unflatten(1, (3, 8, 8))[:, 0]
     everything = model(pixel_values, pixel_mask=pixel_mask).last_hidden_state
-    visible = HSSTForMaskedImageModeling(config).visible_tokens(mask, (8, 8))
+    visible = HSSTForMaskedImageModeling(config).visible_tokens(mask, (8, 8), "tube")
     tokens = model(pixel_values, visible_tokens=visible).last_hidden_state
     torch.testing.assert_close(tokens, everything[~mask].view_as(tokens), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("with_nodata", [False, True])
+@pytest.mark.parametrize("mask_type", ["tube", "grid", "even"])
+def test_few_tokens_are_computed_as_among_all(mask_type, with_nodata):
+    """Short sequences of visible tokens, and all tokens with hidden ones kept out of the attention, are the same."""
+    torch.manual_seed(0)
+    config = config_of(mask_type, mask_ratio=2 / 3, position_embedding_type="sincos", image_size=6)
+    model = HSSTForMaskedImageModeling(config).eval()
+    pixel_values, mask = torch.randn(3, 30, 6, 6), masks(config)
+    pixel_mask = torch.rand(3, 6, 6) > 0.2 if with_nodata else None
+    few = model(pixel_values, mask, pixel_mask)
+    among_all = model(pixel_values, mask, pixel_mask, mask_type="unit")
+    torch.testing.assert_close(few.reconstruction, among_all.reconstruction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(few.loss, among_all.loss)
+    assert not torch.allclose(model(-pixel_values, mask, pixel_mask).reconstruction, few.reconstruction, atol=1e-3)
+
+
+def test_even_masks_have_as_many_visible_tokens_everywhere():
+    mask = draw_mask(50, 20, (8, 8), mask_type="even", mask_ratio=0.7).unflatten(1, (20, 64))
+    assert ((~mask).sum(1) == 5).all() and ((~mask).sum(2) == 16).all()
+    # ... and are random otherwise: two blocks of a position are visible together as often as chance has it
+    together = torch.einsum("bnp,bmp->nm", (~mask).float(), (~mask).float()) / (50 * 64)
+    apart = together[~torch.eye(20, dtype=torch.bool)]
+    assert (apart - 5 * 4 / (20 * 19)).abs().max() < 0.02
+    with pytest.raises(ValueError, match="got 9 positions and 7 blocks"):
+        draw_mask(1, 7, (3, 3), mask_type="even", mask_ratio=0.5)
+
+
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("mask_type", ["tube", "grid"])
+@pytest.mark.parametrize("mask_type", ["tube", "grid", "unit", "block"])
 def test_hidden_values_leave_no_trace(mask_type, narrow):
     torch.manual_seed(0)
     settings = {"decoder_hidden_size": 12, "decoder_num_attention_heads": 1} if narrow else {}
@@ -85,7 +112,7 @@ def test_hidden_values_leave_no_trace(mask_type, narrow):
     assert ((changed.reconstruction - outputs.reconstruction).abs()[hidden] > 0).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("mask_type", ["tube", "grid"])
+@pytest.mark.parametrize("mask_type", ["tube", "grid", "unit"])
 def test_nodata_takes_no_part(mask_type):
     torch.manual_seed(0)
     model = HSSTForMaskedImageModeling(config_of(mask_type)).eval()
@@ -155,7 +182,6 @@ def test_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_type": "unit"}, "`mask_type` tube or grid, got 'unit'"),
         ({"num_decoder_layers": 0}, "`num_decoder_layers` 1 or more, got 0"),
         ({"decoder_hidden_size": 10}, "`decoder_hidden_size` 10 does not allow it"),
         ({"decoder_num_attention_heads": 0}, "`decoder_num_attention_heads` must be 1 or more, got 0"),

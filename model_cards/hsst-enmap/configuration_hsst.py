@@ -22,6 +22,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from .masking_hsst import MASK_TYPES
+
 # Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
 # the 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
 # fmt: off
@@ -51,7 +53,6 @@ ENMAP_WAVELENGTHS = (
 
 POSITION_EMBEDDING_TYPES = ("learned", "sincos", "wavelength")
 HEAD_TYPES = ("mean", "concat", "center")
-MASK_TYPES = ("unit", "block", "tube", "grid")
 
 
 def block_means(values: list[float] | tuple[float, ...], band_patch_size: int) -> list[float]:
@@ -95,9 +96,10 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
         over the blocks at all positions of the window, to classify its centre pixel (image classification only).
     mask_type (`str`, *optional*, defaults to `"tube"`):
-        Which tokens are hidden together in masked image modelling: `"unit"` single tokens, `"block"` squares of
-        positions drawn for each spectral block, `"tube"` squares shared by all blocks, `"grid"` everything but a
-        random subset of positions times a random subset of blocks.
+        Which tokens are hidden together in masked image modelling: `"unit"` single tokens, `"even"` single tokens, as
+        many in every block and at every position, `"block"` squares of positions drawn for each spectral block,
+        `"tube"` squares shared by all blocks, `"grid"` everything but a random subset of positions times a random
+        subset of blocks.
     mask_ratio (`float`, *optional*, defaults to 0.7):
         Share of the tokens to hide, between 0 and 1 (exclusive). The nearest count that the mask type allows is used.
     mask_patch_size (`int`, *optional*, defaults to 4):
@@ -107,8 +109,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     visible_only (`bool`, *optional*, defaults to `False`):
         Whether the encoder sees only the visible tokens in masked image modelling, and a decoder with layers of its
         own fills in the hidden ones ([He et al., 2022](https://huggingface.co/papers/2111.06377)), rather than all
-        tokens with hidden ones replaced. About half the arithmetic; for `"tube"` and `"grid"` masks, which leave a
-        full grid of blocks and positions visible.
+        tokens with hidden ones replaced. About half the arithmetic under `"even"`, `"tube"` and `"grid"` masks, which
+        leave as many tokens visible everywhere; other masks are computed among all tokens.
     num_decoder_layers (`int`, *optional*):
         Number of pairs of a spatial and a spectral layer between the encoder and the linear decoder. Defaults to 1
         with `visible_only`, otherwise to 0, as published.
@@ -266,11 +268,6 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
 
     def _check_visible_only(self) -> None:
-        if self.mask_type not in ("tube", "grid"):
-            raise ValueError(
-                f"`visible_only` needs masks that leave a full grid of blocks and positions visible: `mask_type` tube "
-                f"or grid, got {self.mask_type!r}."
-            )
         if self.decoder_depth < 1:
             raise ValueError(
                 f"`visible_only` needs a decoder with layers, that hidden tokens learn from visible ones in: "

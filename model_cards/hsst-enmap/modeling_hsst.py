@@ -49,7 +49,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
-from .masking_hsst import draw_mask, visible_counts
+from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
@@ -96,6 +96,62 @@ def sincos_2d(row_positions: torch.Tensor, column_positions: torch.Tensor, width
     rows = sincos_1d(row_positions, width // 2)[:, None, :].expand(-1, len(column_positions), -1)
     columns = sincos_1d(column_positions, width // 2)[None, :, :].expand(len(row_positions), -1, -1)
     return torch.cat([columns, rows], dim=-1).flatten(0, 1)
+
+
+@dataclass
+class VisibleTokens:
+    """
+    The visible tokens of masks (B, T), laid out for spatial and for spectral layers.
+
+    Attributes:
+        mask: True (B, N, P) where a token is visible.
+        last_index: places (B, visible) among all tokens, in the order in which an encoder returns them.
+        spatial_index: places (B, n * p) of n blocks with p visible positions each; None where their numbers differ, so
+            that all tokens are computed and hidden ones kept out of the attention.
+        spectral_order: where in `spatial_index` the tokens of spectral layers lie, m blocks times q positions (B, m *
+            q); None where the order stays.
+        spatial_blocks, spectral_blocks: n and m.
+    """
+
+    mask: torch.Tensor
+    last_index: torch.Tensor
+    spatial_index: torch.Tensor | None = None
+    spectral_order: torch.Tensor | None = None
+    spatial_blocks: int = 0
+    spectral_blocks: int = 0
+
+    @classmethod
+    def of(cls, mask: torch.Tensor, counts: tuple[int, int] | None, in_grid: bool) -> "VisibleTokens":
+        """
+        Lays out the tokens of a mask.
+
+        Args:
+            mask: True (B, N, P) where a token is visible.
+            counts: blocks and positions that `visible_counts` gives for the mask; None for masks of other types.
+            in_grid: the visible tokens are those of some blocks at some positions, as in tube and grid masks.
+        """
+        num_positions = mask.shape[2]
+        if counts is None:
+            # As many places as the window with the most visible tokens needs; the others repeat their first one
+            flat = mask.flatten(1)
+            order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, : int(flat.sum(1).max())]
+            return cls(mask, torch.where(flat.gather(1, order), order, order[:, :1]))
+        num_blocks, per_block = counts
+        if in_grid:
+            # Visible ones first, in their order
+            blocks = mask.any(dim=2).byte().argsort(dim=1, descending=True, stable=True)[:, :num_blocks]
+            positions = mask.any(dim=1).byte().argsort(dim=1, descending=True, stable=True)[:, :per_block]
+            index = (blocks[:, :, None] * num_positions + positions[:, None, :]).flatten(1)
+            return cls(mask, index, index, None, num_blocks, num_blocks)
+        positions = mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :per_block]  # (B, N, p)
+        first = torch.arange(mask.shape[1], device=mask.device)[:, None] * num_positions
+        spatial_index = (first + positions).flatten(1)
+        # The place of each token among those of the spatial layers
+        places = mask.flatten(1).cumsum(dim=1) - 1
+        blocks = mask.transpose(1, 2).byte().argsort(dim=2, descending=True, stable=True)[:, :, :num_blocks]
+        columns = torch.arange(num_positions, device=mask.device)
+        last_index = (blocks.transpose(1, 2) * num_positions + columns).flatten(1)  # (B, m * P)
+        return cls(mask, last_index, spatial_index, places.gather(1, last_index), mask.shape[1], num_blocks)
 
 
 class HSSTPatchEmbeddings(nn.Module):
@@ -399,8 +455,7 @@ class HSSTLayer(GradientCheckpointingLayer):
         if self.axis == "spatial":
             hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
         else:
-            # A position is valid or not as a whole, so that no mask is needed among its blocks
-            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), None, **kwargs)
+            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), attention_mask, **kwargs)
             hidden_states = hidden_states.transpose(1, 2)
         hidden_states = self.dropout(hidden_states.reshape(residual.shape)) + residual
 
@@ -477,7 +532,7 @@ class HSSTModel(HSSTPreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        visible_tokens: tuple[torch.Tensor, torch.Tensor] | None = None,
+        visible_tokens: VisibleTokens | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -488,36 +543,71 @@ class HSSTModel(HSSTPreTrainedModel):
             and pooling, whatever their values.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
             Tokens that are replaced by the mask token (1), in block-major order.
-        visible_tokens (`tuple(torch.LongTensor, torch.LongTensor)`, *optional*):
-            Blocks `(batch_size, visible_blocks)` and positions `(batch_size, visible_positions)` whose tokens are
-            encoded, and no others; `last_hidden_state` has `visible_blocks * visible_positions` tokens then.
+        visible_tokens (`VisibleTokens`, *optional*):
+            The tokens that are encoded, and no others; `last_hidden_state` has those only, in the order of
+            `visible_tokens.last_index`.
         """
         pixel_values = hide_nodata(pixel_values, pixel_mask).to(self.embeddings.patch_embeddings.weight.dtype)
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         num_blocks = self.config.num_blocks
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
         if visible_tokens is not None:
-            hidden_states, num_blocks, position_mask = select_tokens(
-                hidden_states.unflatten(1, (num_blocks, -1)), position_mask, *visible_tokens
-            )
-        attention_mask = self.spatial_attention_mask(hidden_states, position_mask, num_blocks)
-        for layer in (*self.spatial_layers, *self.spectral_layers):
+            return self.encode_visible(hidden_states, position_mask, visible_tokens, **kwargs)
+        attention_mask = self.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
+        for layer in self.spatial_layers:
             hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks, **kwargs)
+        for layer in self.spectral_layers:
+            # A position is valid or not as a whole, so that no mask is needed among its blocks
+            hidden_states = layer(hidden_states, None, num_blocks=num_blocks, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
         )
 
-    def spatial_attention_mask(
-        self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None, num_blocks: int
-    ) -> Any:
-        """The mask that keeps nodata positions out of the attention within each block, None where all are valid."""
-        if position_mask is None:
+    def encode_visible(
+        self,
+        hidden_states: torch.Tensor,
+        position_mask: torch.Tensor | None,
+        visible: "VisibleTokens",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Passes the visible ones of all embedded tokens (B, T, D) through the layers, as if no others were there."""
+        all_blocks = self.config.num_blocks
+        token_mask = expand_over_blocks(position_mask, all_blocks)  # (B, N, P)
+        spectral_mask = None
+        if visible.spatial_index is None:
+            # Hidden tokens pass the layers too, but nothing sees them
+            seen = visible.mask if token_mask is None else visible.mask & token_mask
+            spatial_mask = self.sequence_mask(hidden_states, seen)
+            # A mask of valid positions would hide all or none of the blocks of a position
+            spectral_mask = self.sequence_mask(hidden_states, visible.mask.transpose(1, 2))
+            spatial_blocks = spectral_blocks = all_blocks
+        else:
+            hidden_states = gather_tokens(hidden_states, visible.spatial_index)
+            spatial_blocks, spectral_blocks = visible.spatial_blocks, visible.spectral_blocks
+            if token_mask is not None:
+                token_mask = token_mask.flatten(1).gather(1, visible.spatial_index).unflatten(1, (spatial_blocks, -1))
+            spatial_mask = self.sequence_mask(hidden_states, token_mask)
+        for layer in self.spatial_layers:
+            hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)
+        if visible.spectral_order is not None:
+            hidden_states = gather_tokens(hidden_states, visible.spectral_order)
+        for layer in self.spectral_layers:
+            hidden_states = layer(hidden_states, spectral_mask, num_blocks=spectral_blocks, **kwargs)
+        if visible.spatial_index is None:
+            hidden_states = gather_tokens(hidden_states, visible.last_index)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+
+    def sequence_mask(self, hidden_states: torch.Tensor, seen: torch.Tensor | None) -> Any:
+        """The mask that lets tokens see those that are True in `seen` (B, sequences, length) only, for attention."""
+        if seen is None:
             return None
+        # In a sequence without any all are seen: attention needs something to average
+        seen = (seen | ~seen.any(dim=-1, keepdim=True)).flatten(0, 1)
         return create_bidirectional_mask(
             config=self.config,
-            inputs_embeds=hidden_states.unflatten(1, (num_blocks, -1)).flatten(0, 1),  # (B * N, P, D)
-            attention_mask=position_mask.repeat_interleave(num_blocks, dim=0),
+            inputs_embeds=hidden_states.new_empty(*seen.shape, 1),
+            attention_mask=seen,
         )
 
 
@@ -546,23 +636,14 @@ def valid_positions(pixel_mask: torch.Tensor | None, patch_size: int) -> torch.T
     return position_mask | ~position_mask.any(dim=1, keepdim=True)
 
 
-def select_tokens(
-    hidden_states: torch.Tensor,
-    position_mask: torch.Tensor | None,
-    blocks: torch.Tensor,
-    positions: torch.Tensor,
-) -> tuple[torch.Tensor, int, torch.Tensor | None]:
-    """The tokens (B, tokens, D) of (B, N, P, D) in some blocks and positions; how many blocks; which are valid."""
-    num_blocks, width = blocks.shape[1], hidden_states.shape[3]
-    if num_blocks < hidden_states.shape[1]:
-        index = blocks[:, :, None, None].expand(-1, -1, *hidden_states.shape[2:])
-        hidden_states = hidden_states.gather(1, index)
-    index = positions[:, None, :, None].expand(-1, num_blocks, -1, width)
-    hidden_states = hidden_states.gather(2, index).flatten(1, 2)
-    if position_mask is not None:
-        position_mask = position_mask.gather(1, positions)
-        position_mask = position_mask | ~position_mask.any(dim=1, keepdim=True)
-    return hidden_states, num_blocks, position_mask
+def expand_over_blocks(position_mask: torch.Tensor | None, num_blocks: int) -> torch.Tensor | None:
+    """(B, P) to (B, N, P)."""
+    return None if position_mask is None else position_mask.unsqueeze(1).expand(-1, num_blocks, -1)
+
+
+def gather_tokens(hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The tokens (B, n, D) of (B, T, D) at the places (B, n)."""
+    return hidden_states.gather(1, index.unsqueeze(2).expand(-1, -1, hidden_states.shape[2]))
 
 
 def mean_over_positions(hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> torch.Tensor:
@@ -587,16 +668,11 @@ class HSSTHiddenTokens(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))
         self.position_embeddings = HSSTPositionEmbeddings(decoder_config)
 
-    def forward(
-        self, hidden_states: torch.Tensor, blocks: torch.Tensor, positions: torch.Tensor, grid_size: tuple[int, int]
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, index: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
         hidden_states = self.projection(hidden_states)
-        num_positions = grid_size[0] * grid_size[1]
-        tokens = self.mask_token.to(hidden_states.dtype).expand(
-            hidden_states.shape[0], self.config.num_blocks * num_positions, -1
-        )
-        index = (blocks[:, :, None] * num_positions + positions[:, None, :]).flatten(1)
-        tokens = tokens.scatter(1, index[:, :, None].expand_as(hidden_states), hidden_states)
+        num_tokens = self.config.num_blocks * grid_size[0] * grid_size[1]
+        tokens = self.mask_token.to(hidden_states.dtype).expand(hidden_states.shape[0], num_tokens, -1)
+        tokens = tokens.scatter(1, index.unsqueeze(2).expand_as(hidden_states), hidden_states)
         return tokens + self.position_embeddings(grid_size).flatten(1, 2).to(hidden_states.dtype)
 
 
@@ -624,7 +700,8 @@ class HSSTPixelDecoder(nn.Module):
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         num_blocks = self.config.num_blocks
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks)
+            mask = attention_mask if layer.axis == "spatial" else None
+            hidden_states = layer(hidden_states, mask, num_blocks=num_blocks)
         return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
 
 
@@ -676,6 +753,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         bool_masked_pos: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        mask_type: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> HSSTForMaskedImageModelingOutput:
         r"""
@@ -683,6 +761,9 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
             Tokens to hide and to score (1), in block-major order. Drawn by the configuration where absent.
         pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
             1 where a pixel is valid, 0 where it has no data; pixels without data are never scored.
+        mask_type (`str`, *optional*):
+            Kind of mask that is drawn, or that `bool_masked_pos` is of, where it is not `config.mask_type`. With
+            `visible_only`, `"even"`, `"tube"` and `"grid"` are faster than `"unit"`, which fits any mask.
 
         Example:
 
@@ -697,12 +778,13 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         ```"""
         patch_size, num_blocks = self.config.patch_size, self.config.num_blocks
         grid_size = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+        mask_type = self.config.mask_type if mask_type is None else mask_type
         if bool_masked_pos is None:
             bool_masked_pos = draw_mask(
                 pixel_values.shape[0],
                 num_blocks,
                 grid_size,
-                mask_type=self.config.mask_type,
+                mask_type=mask_type,
                 mask_ratio=self.config.mask_ratio,
                 mask_patch_size=self.config.mask_patch_size,
                 device=pixel_values.device,
@@ -711,7 +793,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         visible_tokens = None
         # CODEPATH: published models encode all tokens; visible_only is the fast way
         if self.hidden_tokens is not None:
-            visible_tokens = self.visible_tokens(bool_masked_pos, grid_size)
+            visible_tokens = self.visible_tokens(bool_masked_pos, grid_size, mask_type)
         outputs: BaseModelOutputWithPooling = self.hsst(
             pixel_values,
             pixel_mask,
@@ -722,11 +804,11 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         )
         hidden_states: torch.Tensor = outputs.last_hidden_state
         if self.hidden_tokens is not None and visible_tokens is not None:
-            hidden_states = self.hidden_tokens(hidden_states, *visible_tokens, grid_size)
+            hidden_states = self.hidden_tokens(hidden_states, visible_tokens.last_index, grid_size)
         attention_mask = None
         if self.decoder.layers:
             position_mask = valid_positions(pixel_mask, patch_size)
-            attention_mask = self.hsst.spatial_attention_mask(hidden_states, position_mask, num_blocks)
+            attention_mask = self.hsst.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
         predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
 
         targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
@@ -745,34 +827,38 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         )
 
     def visible_tokens(
-        self, bool_masked_pos: torch.Tensor, grid_size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The visible blocks (B, n) and positions (B, p) of masks that leave a full grid of them visible."""
+        self, bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], mask_type: str
+    ) -> VisibleTokens:
+        """The visible tokens of masks of a type, of the configuration's ratio where their number depends on it."""
         config = self.config
-        mask = HSSTEmbeddings.check_mask(
-            bool_masked_pos, bool_masked_pos.shape[0], config.num_blocks, grid_size[0] * grid_size[1]
-        ).unflatten(1, (config.num_blocks, -1))
-        num_blocks, num_positions = visible_counts(
+        num_positions = grid_size[0] * grid_size[1]
+        mask = HSSTEmbeddings.check_mask(bool_masked_pos, bool_masked_pos.shape[0], config.num_blocks, num_positions)
+        visible = ~mask.unflatten(1, (config.num_blocks, -1))
+        if mask_type not in COUNTED_MASK_TYPES:
+            return VisibleTokens.of(visible, None, in_grid=False)
+        num_blocks, per_block = counts = visible_counts(
             config.num_blocks,
             grid_size,
-            mask_type=config.mask_type,
+            mask_type=mask_type,
             mask_ratio=config.mask_ratio,
             mask_patch_size=config.mask_patch_size,
         )
-        # Visible ones first, in their order
-        blocks = mask.all(dim=2).byte().argsort(dim=1, stable=True)[:, :num_blocks]
-        positions = mask.all(dim=1).byte().argsort(dim=1, stable=True)[:, :num_positions]
         # A look at the values would wait for a GPU, or break a graph
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            seen = mask.gather(1, blocks[:, :, None].expand(-1, -1, mask.shape[2]))
-            seen = seen.gather(2, positions[:, None, :].expand(-1, num_blocks, -1))
-            if seen.any() or int((~mask).sum()) != len(mask) * num_blocks * num_positions:
+            in_blocks, at_positions = visible.sum(dim=2), visible.sum(dim=1)
+            if mask_type == "even":
+                fits = (in_blocks == per_block).all() and (at_positions == num_blocks).all()
+            else:
+                fits = (in_blocks.bool().sum(dim=1) == num_blocks).all()
+                fits = fits and (at_positions.bool().sum(dim=1) == per_block).all()
+                fits = fits and (visible.sum(dim=(1, 2)) == num_blocks * per_block).all()
+            if not fits:
                 raise ValueError(
-                    f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {num_positions} "
-                    f"positions of each window visible, as masks of the configuration do (`mask_type` "
-                    f"{config.mask_type!r}, `mask_ratio` {config.mask_ratio}); got others."
+                    f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {per_block} "
+                    f"positions of each window visible, as masks of type {mask_type!r} and `mask_ratio` "
+                    f"{config.mask_ratio} do; got others, which `mask_type='unit'` admits."
                 )
-        return blocks, positions
+        return VisibleTokens.of(visible, counts, in_grid=mask_type != "even")
 
     def valid_values(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
         """True (B, N, P, V) at values that are neither nodata nor padding of the last block."""

@@ -158,7 +158,8 @@ class HSSTPatchEmbeddings(nn.Module):
     """
     Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size,
     num_blocks, num_positions, hidden_size)`: one linear layer for each spectral block (or one for all), between two
-    LayerNorms that the blocks share.
+    LayerNorms that the blocks share. The first one leaves the shape of a token's spectrum only, and takes its
+    brightness away; `normalize_token_values=False` does without it.
     """
 
     def __init__(self, config: HSSTConfig):
@@ -166,7 +167,10 @@ class HSSTPatchEmbeddings(nn.Module):
         num_values = config.band_patch_size * config.patch_size**2
         # CODEPATH: published checkpoints embed blockwise; those of the paper's ablation share one embedding
         num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
-        self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
+        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
+        self.layernorm_before: nn.Module = nn.Identity()
+        if config.normalize_token_values:
+            self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
         self.weight = nn.Parameter(torch.empty(num_projections, config.hidden_size, num_values))
         self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

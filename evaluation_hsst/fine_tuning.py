@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -45,6 +45,8 @@ class FineTuningSettings:
     Attributes:
         task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
         max_steps: optimisation steps.
+        num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
+            which then are the least; None makes `max_steps`.
         batch_size: windows in a step.
         learning_rate: of the encoder.
         head_learning_rate: of the classifier; None takes `learning_rate`.
@@ -71,6 +73,7 @@ class FineTuningSettings:
 
     task: str = "dense"
     max_steps: int = 300
+    num_epochs: int | None = None
     batch_size: int = 8
     learning_rate: float = 1e-3
     head_learning_rate: float | None = None
@@ -96,10 +99,10 @@ class FineTuningSettings:
         for name, allowed in (("task", TASKS), ("class_weights", CLASS_WEIGHTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        ones = ("max_steps", "batch_size", "eval_batch_size", "evaluation_steps", "early_stopping_patience", "stride")
-        zeros = ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "gain", "mixing", "seed")
+        ones = "max_steps num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
+        zeros = "learning_rate head_learning_rate weight_decay max_grad_norm gain mixing seed"
         for minimum, names in ((1, ones), (0, zeros)):
-            for name in names:
+            for name in names.split():
                 value = getattr(self, name)
                 if value is not None and not value >= minimum:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
@@ -409,6 +412,10 @@ def fine_tune(
     if settings.freeze_encoder and not hasattr(model, "hsst"):
         raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
     set_frozen(model, settings.freeze_encoder)
+    corners = TrainingCorners(training, settings.task, settings.seed)
+    if settings.num_epochs is not None:
+        steps_of_an_epoch = math.ceil(len(corners.epoch(np.random.default_rng(settings.seed))) / settings.batch_size)
+        settings = replace(settings, max_steps=max(settings.max_steps, settings.num_epochs * steps_of_an_epoch))
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -435,7 +442,7 @@ def fine_tune(
             weights,
             model=model,
             args=arguments,
-            train_dataset=TrainingCorners(training, settings.task, settings.seed),
+            train_dataset=corners,
             data_collator=WindowCollator(training, settings),
         )
         trainer.remove_callback(PrinterCallback)

@@ -42,9 +42,11 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def experiment(**description):
-    directions = {"left to right": small_data()}
-    return Experiment(directions, OPTIONS, {"max_steps": 3, "batch_size": 2, "use_cpu": True}, description)
+SETTINGS = {"max_steps": 3, "batch_size": 2, "use_cpu": True}
+
+
+def experiment(settings=SETTINGS, **description):
+    return Experiment({"left to right": small_data()}, OPTIONS, settings, description)
 
 
 def made_up_row(model, budget, seed, direction, matrix):
@@ -124,18 +126,45 @@ def test_runs_that_are_done_are_not_done_again(tmp_path, monkeypatch) -> None:
     assert again["confusion_matrix"] == by_run[runs[1]]["confusion_matrix"]
 
 
+DIVERGING = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": 0.0}
+
+
 def test_an_error_loses_no_other_run(tmp_path) -> None:
-    runs = [Run("knn", "2", 0, "left to right"), Run("hsst", "2", 0, "left to right")]
-    with pytest.raises(ValueError, match="hsst, 2 per class, seed 0, left to right: hsst: expected a checkpoint"):
-        run_experiment(experiment(), runs, tmp_path)
+    runs = [Run("knn", "2", 0, "left to right"), Run("cnn-1d", "2", 0, "left to right")]
+    with pytest.raises(ValueError, match="cnn-1d, 2 per class, seed 0, left to right: learning_rate: expected one"):
+        run_experiment(experiment(DIVERGING), runs, tmp_path)
     assert [run_of(row) for row in read_rows(tmp_path / "runs.csv")] == runs[:1]
+
+
+def test_an_error_in_the_first_run_leaves_nothing(tmp_path) -> None:
+    runs = [Run("cnn-1d", "2", 0, "left to right")]
+    with pytest.raises(ValueError, match="learning_rate"):
+        run_experiment(experiment(DIVERGING, rate=1e30), runs, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+    # the description of runs that never were does not bind those that follow
+    assert len(run_experiment(experiment(rate=1e-3), runs, tmp_path / "output")) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "settings", "words"),
+    [
+        ("hsst", {}, "hsst: expected a checkpoint"),
+        ("cnn-3d", {"freeze_encoder": True}, "--freeze_encoder: expected a model with the encoder of HSST, got cnn-3d"),
+        ("cnn-3d", {"layer_decay": 0.5}, "--layer_decay: expected a model with the layers of HSST, got cnn-3d"),
+    ],
+)
+def test_what_cannot_run_is_found_before_the_first_run(last, settings, words, tmp_path) -> None:
+    runs = plan_runs(["knn", last], ["2"], range(1), ["left to right"])
+    with pytest.raises(ValueError, match=words):
+        run_experiment(experiment({**SETTINGS, **settings}), runs, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path) -> None:
     runs = plan_runs(["knn"], ["2"], range(1), ["left to right"])
-    run_experiment(experiment(settings={"max_steps": 3}), runs, tmp_path)
-    with pytest.raises(ValueError, match="expected runs with settings .+'max_steps': 3.+, got .+'max_steps': 4"):
-        run_experiment(experiment(settings={"max_steps": 4}), runs, tmp_path)
+    run_experiment(experiment(given={"max_steps": 3}), runs, tmp_path)
+    with pytest.raises(ValueError, match="expected runs with given .+'max_steps': 3.+, got .+'max_steps': 4"):
+        run_experiment(experiment(given={"max_steps": 4}), runs, tmp_path)
 
 
 @pytest.mark.slow
@@ -261,7 +290,12 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
         (("--models", "knn,forest"), ("expected a model among", "forest")),
         (("--seeds", 0), ("--seeds", "0")),
         (("--area", "left=0,24,0,5"), ("--area", "left=0,24,0,5")),
-        (("--area", "third=0,24,20,30"), ("do not overlap",)),
+        (("--area", "third=0,24,20,30"), ("do not overlap", "48 pixels")),
+        (("--stride", 6), ("stride", "got 6")),
+        (("--models", "knn,cnn-1d", "--freeze_encoder"), ("--freeze_encoder", "cnn-1d")),
+        (("--models", "knn,hsst"), ("hsst", "expected a checkpoint", "--model_name_or_path")),
+        (("--models", "cnn-1d", "--learning_rate", "1e30"), ("learning_rate", "1e+30")),
+        (("--dataset_config", "paper"), ("--dataset_config", "--dataset")),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path) -> None:

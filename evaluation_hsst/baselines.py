@@ -402,8 +402,6 @@ def run_model(
     statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
     if statistics not in STATISTICS:
         raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
-    if statistics == "checkpoint" and pretrained_processor is None:
-        raise ValueError("statistics: expected a checkpoint to take them from, got none")
     own_processor = training_processor(data, bands, pretrained_processor)
     processor = pretrained_processor if statistics == "checkpoint" and pretrained_processor else own_processor
     make_area: Callable[[str], AreaTensors] = lambda split: AreaTensors.of(
@@ -434,7 +432,7 @@ def run_model(
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
             encoder = HSSTForSemanticSegmentation(
-                HSSTConfig(**_own_settings(base, {"image_size": window_size, "head_type": "mean"}))
+                HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": "mean"}))
             )
             load_encoder(encoder, start.encoder or options.checkpoint)
             encoder = encoder.hsst.eval()
@@ -480,6 +478,8 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
     if entry.needs_checkpoint and options.config_overrides:
         raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
+    if options.statistics == "checkpoint" and options.checkpoint is None:
+        raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
     if entry.kind == "network" and settings.freeze_encoder:
         raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
     if entry.kind == "network" and settings.layer_decay != 1:
@@ -688,7 +688,7 @@ def build_network(
     model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
     if name == "sequence-transformer":
         layers = config.num_hidden_layers
-        config = HSSTConfig(**_own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
+        config = HSSTConfig(**own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
         config = _with_labels(config, data)
         return model_class(config)
     if model_entry(name).kind == "hsst":
@@ -743,10 +743,10 @@ def hsst_config(
     if options.dropout is not None:
         changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
     changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")
-    return _with_labels(HSSTConfig(**_own_settings(HSSTConfig() if base is None else base, changes)), data)
+    return _with_labels(HSSTConfig(**own_settings(HSSTConfig() if base is None else base, changes)), data)
 
 
-def _own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+def own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a configuration, some of them changed, without those of a task."""
     names = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return {**{name: getattr(config, name) for name in names}, **changes}

@@ -655,9 +655,12 @@ def percent(described: Mapping[str, Any] | None) -> str:
     """A mean with its interval, in percent."""
     if described is None:
         return "–"
+    mean = f"{100 * described['mean']:.1f}"
     if described["low"] is None:
-        return f"{100 * described['mean']:.1f}"
-    return f"{100 * described['mean']:.1f} ({100 * described['low']:.1f}–{100 * described['high']:.1f})"
+        return mean
+    # a dash would run into a minus sign
+    to = " to " if described["low"] < 0 else "–"
+    return f"{mean} ({100 * described['low']:.1f}{to}{100 * described['high']:.1f})"
 
 
 def write_report_page(

@@ -77,7 +77,10 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
+    recipes = "; ".join(f"{name}: {recipe.title}" for name, recipe in RECIPES.items())
+    parser.add_argument(
+        "--recipe", choices=tuple(RECIPES), help=f"a benchmark of the paper with its settings: {recipes}"
+    )
     parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
     parser.add_argument(
         "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"

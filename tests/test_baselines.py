@@ -184,6 +184,15 @@ def test_an_epoch_shows_each_labelled_pixel_once(task, area) -> None:
         assert len({tuple(epoch[0] % 5) for epoch in epochs}) > 1  # offsets are drawn anew
 
 
+@pytest.mark.parametrize(("max_steps", "num_epochs", "wanted"), [(2, None, 2), (2, 3, 3 * 12), (40, 3, 40)])
+def test_epochs_are_made_where_they_take_more_than_the_least_steps(max_steps, num_epochs, wanted, data) -> None:
+    settings = replace(FAST, task="center", max_steps=max_steps, num_epochs=num_epochs, batch_size=36)
+    area = AreaTensors.of(data, "train", training_processor(data, BANDS), BANDS, 5)
+    assert -(-len(area.labelled_pixels()) // 36) == 12
+    model = build_network("cnn-1d", data, BANDS, settings, ModelOptions(None, TINY), None, 5)
+    assert fine_tune(model, area, settings).steps == wanted
+
+
 def test_few_labels_are_all_that_is_trained_on(data) -> None:
     few = data.with_labels(draw_labels(data.labels, data.split, per_class=2))
     area = AreaTensors.of(few, "train", training_processor(data, BANDS), BANDS, 5)

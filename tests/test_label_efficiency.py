@@ -22,7 +22,10 @@ from evaluation_hsst.label_efficiency import (
     Experiment,
     Run,
     append_row,
+    described,
+    draw_maps,
     interval,
+    percent,
     plan_runs,
     pooled_scores,
     read_rows,
@@ -211,6 +214,51 @@ def test_summary_has_means_deviations_and_paired_differences() -> None:
     assert json.loads(json.dumps(summary)) == summary
 
 
+def test_the_model_from_scratch_is_compared_beside_the_best_baseline() -> None:
+    right = {"hsst": (80, 82, 84), "svm": (79, 85, 80), "hsst-scratch": (70, 75, 80)}
+    rows = [
+        made_up_row(model, "5", seed, "a", [[count, 100 - count], [100 - count, count]])
+        for model, counts in right.items()
+        for seed, count in enumerate(counts)
+    ]
+    summary = summarise(rows, ["a"], ["one", "two"])
+    best, scratch = (
+        {entry["score"]: entry for entry in summary[name]}["overall_accuracy"]
+        for name in ("comparisons", "comparisons_to_scratch")
+    )
+    assert (best["baseline"], best["better_in"], scratch["baseline"], scratch["better_in"]) == (
+        *("svm", 2),
+        *("hsst-scratch", 3),
+    )
+    assert scratch["difference"]["mean"] == pytest.approx((0.10 + 0.07 + 0.04) / 3)
+    assert scratch["difference"]["low"] < scratch["difference"]["mean"] < scratch["difference"]["high"]
+    # it is not compared with itself
+    alone = summarise([row for row in rows if row["model"] == "hsst-scratch"], ["a"], ["one", "two"])
+    assert alone["comparisons_to_scratch"] == []
+
+
+def test_confusion_shares_are_means_over_seeds_of_rows() -> None:
+    rows = [
+        made_up_row("svm", "5", seed, "a", [[right, 10 - right, 0], [0, 4, 0], [0, 0, 0]])
+        for seed, right in enumerate((8, 6))
+    ]
+    (entry,) = summarise(rows, ["a"], ["one", "two", "three"])["results"]
+    assert entry["confusion_shares"] == [pytest.approx([0.7, 0.3, 0.0]), [0.0, 1.0, 0.0], None]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.5], "50.0"),
+        ([0.5, 0.5, 0.5], "50.0 (50.0–50.0)"),
+        ([-0.5, -0.5, -0.5], "-50.0 (-50.0 to -50.0)"),
+        ([], "–"),
+    ],
+)
+def test_percent(values, text) -> None:
+    assert percent(described(values)) == text
+
+
 def test_interval_is_that_of_the_mean() -> None:
     assert interval([0.5, 0.6]) is None
     values = np.random.default_rng(0).normal(0.5, 0.1, 100)
@@ -237,7 +285,22 @@ def test_reports_show_every_model_and_budget(tmp_path) -> None:
     text = page.read_text()
     for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%", "grass &amp; trees", "&lt;folder&gt;"):
         assert words in text
-    assert "data:image/png;base64," in text and "<folder>" not in text
+    # the figure, and confusion matrices of each budget
+    assert text.count("data:image/png;base64,") == 3 and "<folder>" not in text
+    assert "from scratch, seed by seed" not in text
+
+
+def test_maps_are_drawn_once_for_the_first_model_and_the_best_baseline(tmp_path, monkeypatch) -> None:
+    whole = experiment()
+    rows = run_experiment(whole, plan_runs(["cnn-1d", "knn"], ["2", "100%"], range(1), ["left to right"]), tmp_path)
+    summary = summarise(rows, ["left to right"], whole.class_names)
+    maps = draw_maps(whole, summary, 0, tmp_path)
+    assert [path.name for path in maps] == ["cnn-1d_100_percent_seed0_0.png", "knn_100_percent_seed0_0.png"]
+    assert all(path.stat().st_size > 10_000 for path in maps)
+    monkeypatch.setattr(label_efficiency, "train_and_test", lambda *given: pytest.fail("trained again"))
+    assert draw_maps(whole, summary, 0, tmp_path) == maps
+    page = write_reports(summary, tmp_path, maps)[-1].read_text()
+    assert page.count("data:image/png;base64,") == 5 and "<h2>Maps</h2>" in page
 
 
 def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> None:
@@ -285,6 +348,15 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
     assert sum(tested) == total
     assert all(len(entry["seeds"]) == 2 for entry in summary["results"])
     assert (tmp_path / "output" / "label_efficiency.html").is_file()
+
+
+def test_command_draws_a_map_for_each_direction(run_script, tmp_path) -> None:
+    result = run_script(
+        SCRIPT, *script_arguments(tmp_path), *("--models", "knn", "--budgets", 3, "--seeds", 1, "--maps")
+    )
+    assert result.returncode == 0, result.stderr
+    maps = sorted(path.name for path in (tmp_path / "output" / "maps").iterdir())
+    assert maps == ["knn_3_seed0_0.png", "knn_3_seed0_1.png"] and maps[1] in result.stdout
 
 
 @pytest.mark.parametrize(

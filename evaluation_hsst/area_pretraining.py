@@ -18,7 +18,7 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import box_counts
-from evaluation_hsst.fine_tuning import AreaTensors, turn_window
+from evaluation_hsst.fine_tuning import AreaTensors, has_diverged, turn_window
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 
 WEIGHT_DECAY = 0.05
@@ -79,7 +79,7 @@ def pretrain_on_area(
         of their band) over the last `LOSS_STEPS` steps.
 
     Raises:
-        ValueError: the training area has no pixel with data, or the loss became infinite.
+        ValueError: the training area has no pixel with data, or training diverged.
     """
     area = AreaTensors.of(data, "train", processor, bands, config.window_size[0])
     area = replace(
@@ -120,7 +120,7 @@ def pretrain_on_area(
         if not math.isfinite(losses[-1]):
             break
     last = float(np.mean(losses[-LOSS_STEPS:]))
-    if not math.isfinite(last) or not all(bool(p.isfinite().all()) for p in model.parameters()):
+    if has_diverged(model, last):
         raise ValueError(
             f"--pretraining_learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)"
         )

@@ -34,6 +34,9 @@ from modeling_hsst import HSSTImageProcessor
 TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
 CLASS_WEIGHTS = ("none", "balanced")
+LARGEST_WEIGHT = 1e6
+"""Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
+
 SMALLEST_DEVIATION = 1e-4
 """Least standard deviation of a band (reflectance): a band that never changes must not be divided by 0."""
 
@@ -396,8 +399,8 @@ def fine_tune(
         What was done. The model is in evaluation mode, on the device it was trained on.
 
     Raises:
-        ValueError: fewer than two classes have training pixels, the settings need what is not there, or the loss
-            became infinite.
+        ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
+            diverged.
     """
     counts = np.bincount(training.classes(training.labelled_pixels()), minlength=len(training.data.class_names))
     if (counts > 0).sum() < 2:
@@ -453,13 +456,19 @@ def fine_tune(
         started = time.perf_counter()
         output = trainer.train()
     result = FineTuned(output.global_step, time.perf_counter() - started, float(output.training_loss))
-    if not math.isfinite(result.loss) or not all(bool(p.isfinite().all()) for p in model.parameters()):
+    if has_diverged(model, result.loss):
         raise ValueError(f"learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)")
     if stopping is not None and stopping.best_state is not None:
         model.load_state_dict(stopping.best_state)
         result.best_step, result.validation = stopping.best_step, stopping.scores
     model.eval()
     return result
+
+
+def has_diverged(model: nn.Module, loss: float) -> bool:
+    """Whether training blew a network up: its loss is not finite, or a weight is not or is beyond `LARGEST_WEIGHT`."""
+    # NaN is in no order, so that it is not below either
+    return not math.isfinite(loss) or not all(bool((p.abs() < LARGEST_WEIGHT).all()) for p in model.parameters())
 
 
 class FineTuner(Trainer):

@@ -31,6 +31,7 @@ from evaluation_hsst.baselines import (
     MODELS,
     ModelOptions,
     Outcome,
+    check_classes,
     check_model,
     choose_window_size,
     load_config,
@@ -282,6 +283,7 @@ def main() -> None:
                 seed=settings.seed,
             )
             data = data.with_labels(labels)
+        check_classes(data)
         warn_of_untrained_classes(data)
         outcome = run_model(arguments.model, data, settings, options, progress=True)
         if outcome.adaptation is not None:

@@ -403,8 +403,15 @@ def test_what_cannot_be_trained_is_refused(data, caplog, checkpoint) -> None:
         run_model("cnn-1d", data, replace(FAST, layer_decay=0.5), ModelOptions(None, TINY, window_size=5))
     with pytest.raises(ValueError, match="odd number of pixels"):
         run_model("cnn-1d", data, replace(FAST, task="center"), ModelOptions(None, TINY, window_size=6))
-    with pytest.raises(ValueError, match="learning_rate: expected one with a finite loss"):
-        run_model("vit", data, replace(FAST, learning_rate=1e30, max_grad_norm=0), options("vit", checkpoint))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("max_steps", [2, 4])
+def test_training_that_diverges_is_refused(name, max_steps, data, checkpoint) -> None:
+    """Also where nothing is infinite: weights of 1e30 after the last step, whose loss nobody computes."""
+    settings = replace(FAST, learning_rate=1e30, max_steps=max_steps)
+    with pytest.raises(ValueError, match=r"learning_rate: expected one with a finite loss, got 1e\+30"):
+        run_model(name, data, settings, options(name, checkpoint))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_one_clear_line
-from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint, write_small_scene
+from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from evaluation_hsst import label_efficiency
@@ -377,6 +377,36 @@ def test_command_draws_a_map_for_each_direction(run_script, tmp_path) -> None:
 def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path) -> None:
     result = run_script(SCRIPT, *script_arguments(tmp_path), "--models", "knn", *arguments)
     assert_one_clear_line(result, *words)
+    assert not (tmp_path / "output").exists()
+
+
+def bad_scenes():
+    cube, labels = small_cube()
+    values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    with_nan = cube.astype(np.float32)
+    with_nan[3, 5, 6:9] = np.nan
+    one_class = values.copy()
+    one_class[:, :24][one_class[:, :24] > 0] = 1
+    return {
+        "NaN": ({"image": with_nan}, ("scene.tif", "NaN", "3 pixels")),
+        "one class": ({"values": one_class}, ("at least 2 classes", "got 1 (meadow)")),
+        "labels outside the list": ({"values": np.where(values == 3, 9, values)}, ("scene.tif", "got 9")),
+    }
+
+
+@pytest.mark.parametrize("name", bad_scenes())
+def test_bad_scenes_are_one_clear_line(name, run_script, tmp_path) -> None:
+    given = script_arguments(tmp_path)
+    changes, words = bad_scenes()[name]
+    write_small_scene(tmp_path / "scene", **changes)
+    assert_one_clear_line(run_script(SCRIPT, *given, "--models", "knn"), *words)
+    assert not (tmp_path / "output").exists()
+
+
+def test_checkpoint_for_other_bands_is_refused(run_script, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=np.linspace(500, 900, 6))
+    given = [*script_arguments(tmp_path), "--models", "knn,hsst", "--model_name_or_path", checkpoint]
+    assert_one_clear_line(run_script(SCRIPT, *given), checkpoint, "--adapt_bands")
     assert not (tmp_path / "output").exists()
 
 

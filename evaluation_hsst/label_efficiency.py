@@ -702,7 +702,7 @@ baseline by overall accuracy. Classes that do not occur in the test area have an
 {_confusion_pictures(summary)}
 """
     if maps:
-        body += "<h2>Maps</h2><p>One seed, all labels of the largest budget; each area mapped once.</p>\n"
+        body += "<h2>Maps</h2><p>One seed, the largest budget; the first model and the best baseline.</p>\n"
         body += "\n".join(picture(source, Path(source).stem) for source in maps)
     body += f"""<h2>Accuracy of each class</h2>{table(["labels", "model", *summary["class_names"]], classes)}
 <h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>"""

@@ -91,7 +91,7 @@ def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], count
     few = count <= LARGEST_MATRIX_WITH_COUNTS
     for row, column in np.ndindex(count, count):
         share = shares[row, column]
-        if np.isnan(share) or (not share and not few):
+        if np.isnan(share) or (share < 0.005 and not few):
             continue
         text = f"{share:.0%}" if counts is None else f"{share:.0%}\n{counts[row, column]:,}"
         colour = "white" if share > 0.6 else "#222222"

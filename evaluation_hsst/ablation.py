@@ -30,6 +30,7 @@ from datasets_loading.labelled_data import LabelledData  # noqa: E402
 from evaluation_hsst.area_pretraining import PretrainingSettings, pretrain_on_area  # noqa: E402
 from evaluation_hsst.baselines import (  # noqa: E402
     ModelOptions,
+    StartingPoint,
     hsst_config,
     own_settings,
     settings_for,
@@ -139,17 +140,16 @@ class Ablation:
         return replace(self.options, config_overrides=overrides, statistics=self.options.statistics or "training")
 
     @cached_property
-    def bands(self) -> list[int]:
-        """Band indices in the scenes, the same for all models and directions."""
-        return starting_point(self._data, self.options).bands
+    def start(self) -> StartingPoint:
+        """The checkpoint on the data, and the bands, which are the same for all models and directions."""
+        return starting_point(self._data, self.options)
 
     @cached_property
     def config(self) -> HSSTConfig:
         """The configuration of the last rung but one."""
         assert self.options.window_size is not None
-        settings = settings_for("hsst-scratch", self.settings)
-        base = starting_point(self._data, self.options).config
-        return hsst_config(self._data, self.bands, settings, self.scratch_options, base, self.options.window_size)
+        settings, size = settings_for("hsst-scratch", self.settings), self.options.window_size
+        return hsst_config(self._data, self.start.bands, settings, self.scratch_options, self.start.config, size)
 
     @property
     def _data(self) -> LabelledData:
@@ -292,12 +292,12 @@ class Ablation:
                 identity = {"mask": asdict(mask), "experiment": json.loads(json.dumps(experiment.description))}
                 if str(path) not in needed or _is_pretrained(path, identity):
                     continue
-                processor = training_processor(data, self.bands)
+                processor = training_processor(data, self.start.bands)
                 model, loss = pretrain_on_area(
                     data,
                     self.pretraining_config(mask),
                     processor,
-                    self.bands,
+                    self.start.bands,
                     self.pretraining,
                     progress=progress,
                 )

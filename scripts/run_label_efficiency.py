@@ -198,7 +198,8 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> Setup:
         "areas": arguments.area,
         "splits": {name: data.split.settings for name, data in directions.items()},
         "settings": settings,
-        "options": asdict(options),
+        # what variants add is no argument
+        "options": {name: value for name, value in asdict(options).items() if name != "joint_attention"},
     }
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     return Setup(directions, options, settings, seeds, description)

@@ -82,11 +82,8 @@ def pretrain_on_area(
         ValueError: the training area has no pixel with data, or training diverged.
     """
     area = AreaTensors.of(data, "train", processor, bands, config.window_size[0])
-    area = replace(
-        area,
-        pixel_mask=area.own,
-        pixel_values=[values.masked_fill(~own, 0.0) for values, own in zip(area.pixel_values, area.own, strict=True)],
-    )
+    # The model hides what is not valid; fine-tuning lets the buffer be seen, which belongs to no split
+    area = replace(area, pixel_mask=area.own)
     corners = training_corners(area)
     device = torch.device("cuda" if torch.cuda.is_available() and not settings.use_cpu else "cpu")
     set_seed(settings.seed)

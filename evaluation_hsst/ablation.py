@@ -473,7 +473,7 @@ def _draw_line(
     """Means with their intervals, a little to the right so that intervals of several lines can be told apart."""
     scores = [entry["overall_accuracy"] for entry in entries]
     means = [score["mean"] for score in scores]
-    reach = [[0.0] * len(means)] * 2
+    reach = None
     if all(score["low"] is not None for score in scores):
         reach = [[s["mean"] - s["low"] for s in scores], [s["high"] - s["mean"] for s in scores]]
     axis.errorbar(

@@ -44,6 +44,7 @@ from evaluation_hsst.fine_tuning import (
     fine_tune,
     predict,
 )
+from evaluation_hsst.joint_attention import JointAttentionModel
 from evaluation_hsst.model_sources import read_config, reading
 from evaluation_hsst.pixel_classifiers import (
     fit_pixel_classifier,
@@ -306,12 +307,14 @@ class ModelOptions:
 
     Attributes:
         checkpoint: folder or Hub name of a pre-trained HSST, or None.
-        config_overrides: settings of HSSTConfig to change, where there is no checkpoint.
+        config_overrides: settings of HSSTConfig to change, for models that do not load the checkpoint's weights.
         window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
         dropout: of HSST's attention and layers; None keeps the configuration's.
         statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
             its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
         adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
+        joint_attention: let all tokens of HSST attend to each other in every layer, in place of its factorised
+            attention; for models that do not load the checkpoint's weights.
     """
 
     checkpoint: str | None = None
@@ -320,6 +323,7 @@ class ModelOptions:
     dropout: float | None = None
     statistics: str | None = None
     adapt_bands: bool = False
+    joint_attention: bool = False
 
 
 @dataclass
@@ -390,8 +394,7 @@ def run_model(
         ValueError: the data do not fit the model, or it cannot be trained on them.
     """
     entry = model_entry(name)
-    if entry.needs_checkpoint and options.checkpoint is None:
-        raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
+    check_model(name, settings, options)
     check_classes(data)
     start = starting_point(data, options)
     base, pretrained_processor, bands = start.config, start.processor, start.bands
@@ -399,8 +402,6 @@ def run_model(
     statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
     if statistics not in STATISTICS:
         raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
-    if statistics == "checkpoint" and pretrained_processor is None:
-        raise ValueError("statistics: expected a checkpoint to take them from, got none")
     own_processor = training_processor(data, bands, pretrained_processor)
     processor = pretrained_processor if statistics == "checkpoint" and pretrained_processor else own_processor
     make_area: Callable[[str], AreaTensors] = lambda split: AreaTensors.of(
@@ -431,7 +432,7 @@ def run_model(
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
             encoder = HSSTForSemanticSegmentation(
-                HSSTConfig(**_own_settings(base, {"image_size": window_size, "head_type": "mean"}))
+                HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": "mean"}))
             )
             load_encoder(encoder, start.encoder or options.checkpoint)
             encoder = encoder.hsst.eval()
@@ -464,6 +465,25 @@ def run_model(
         time.perf_counter() - trained,
         start.adaptation,
     )
+
+
+def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
+    """Checks what can be known of a model before any data are read or anything is trained.
+
+    Raises:
+        ValueError: the model needs a checkpoint, or the settings ask for what it does not have.
+    """
+    entry = model_entry(name)
+    if entry.needs_checkpoint and options.checkpoint is None:
+        raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
+    if entry.needs_checkpoint and options.config_overrides:
+        raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
+    if options.statistics == "checkpoint" and options.checkpoint is None:
+        raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
+    if entry.kind == "network" and settings.freeze_encoder:
+        raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
+    if entry.kind == "network" and settings.layer_decay != 1:
+        raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
 
 
 def check_classes(data: LabelledData) -> None:
@@ -511,7 +531,7 @@ def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base
     """Side of a window in pixels.
 
     Raises:
-        ValueError: the centre of a window of even size was asked for, or windows do not fit the patches.
+        ValueError: the centre of a window of even size was asked for, or a stride that leaves pixels out.
     """
     size = options.window_size
     if size is None:
@@ -522,6 +542,8 @@ def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base
             size = 8 if settings.task == "dense" else 7
     if settings.task == "center" and size % 2 == 0:
         raise ValueError(f"window_size: expected an odd number of pixels for the task center, got {size}")
+    if settings.task == "dense" and settings.stride is not None and settings.stride > size:
+        raise ValueError(f"stride: expected 1 to {size} pixels, the window's side, got {settings.stride}")
     return size
 
 
@@ -666,11 +688,13 @@ def build_network(
     model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
     if name == "sequence-transformer":
         layers = config.num_hidden_layers
-        config = HSSTConfig(**_own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
+        config = HSSTConfig(**own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
         config = _with_labels(config, data)
         return model_class(config)
     if model_entry(name).kind == "hsst":
         network = model_class(config)
+        if options.joint_attention:
+            network.hsst = JointAttentionModel(config)
         if name == "hsst":
             assert options.checkpoint is not None
             load_encoder(network, encoder or options.checkpoint)
@@ -715,16 +739,14 @@ def hsst_config(
     if base is None:
         wavelengths = None if data.wavelengths is None else data.wavelengths[bands].tolist()
         changes |= {"num_channels": len(bands), "wavelengths": wavelengths, "spectral_positions": None}
-        changes |= options.config_overrides
-    elif options.config_overrides:
-        raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
+    changes |= options.config_overrides
     if options.dropout is not None:
         changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
     changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")
-    return _with_labels(HSSTConfig(**_own_settings(HSSTConfig() if base is None else base, changes)), data)
+    return _with_labels(HSSTConfig(**own_settings(HSSTConfig() if base is None else base, changes)), data)
 
 
-def _own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+def own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a configuration, some of them changed, without those of a task."""
     names = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return {**{name: getattr(config, name) for name in names}, **changes}

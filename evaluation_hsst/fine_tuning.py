@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +34,9 @@ from modeling_hsst import HSSTImageProcessor
 TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
 CLASS_WEIGHTS = ("none", "balanced")
+LARGEST_WEIGHT = 1e6
+"""Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
+
 SMALLEST_DEVIATION = 1e-4
 """Least standard deviation of a band (reflectance): a band that never changes must not be divided by 0."""
 
@@ -45,6 +48,8 @@ class FineTuningSettings:
     Attributes:
         task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
         max_steps: optimisation steps.
+        num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
+            which then are the least; None makes `max_steps`.
         batch_size: windows in a step.
         learning_rate: of the encoder.
         head_learning_rate: of the classifier; None takes `learning_rate`.
@@ -71,6 +76,7 @@ class FineTuningSettings:
 
     task: str = "dense"
     max_steps: int = 300
+    num_epochs: int | None = None
     batch_size: int = 8
     learning_rate: float = 1e-3
     head_learning_rate: float | None = None
@@ -96,10 +102,10 @@ class FineTuningSettings:
         for name, allowed in (("task", TASKS), ("class_weights", CLASS_WEIGHTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        ones = ("max_steps", "batch_size", "eval_batch_size", "evaluation_steps", "early_stopping_patience", "stride")
-        zeros = ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "gain", "mixing", "seed")
+        ones = "max_steps num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
+        zeros = "learning_rate head_learning_rate weight_decay max_grad_norm gain mixing seed"
         for minimum, names in ((1, ones), (0, zeros)):
-            for name in names:
+            for name in names.split():
                 value = getattr(self, name)
                 if value is not None and not value >= minimum:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
@@ -393,8 +399,8 @@ def fine_tune(
         What was done. The model is in evaluation mode, on the device it was trained on.
 
     Raises:
-        ValueError: fewer than two classes have training pixels, the settings need what is not there, or the loss
-            became infinite.
+        ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
+            diverged.
     """
     counts = np.bincount(training.classes(training.labelled_pixels()), minlength=len(training.data.class_names))
     if (counts > 0).sum() < 2:
@@ -409,6 +415,10 @@ def fine_tune(
     if settings.freeze_encoder and not hasattr(model, "hsst"):
         raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
     set_frozen(model, settings.freeze_encoder)
+    corners = TrainingCorners(training, settings.task, settings.seed)
+    if settings.num_epochs is not None:
+        steps_of_an_epoch = math.ceil(len(corners.epoch(np.random.default_rng(settings.seed))) / settings.batch_size)
+        settings = replace(settings, max_steps=max(settings.max_steps, settings.num_epochs * steps_of_an_epoch))
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -435,7 +445,7 @@ def fine_tune(
             weights,
             model=model,
             args=arguments,
-            train_dataset=TrainingCorners(training, settings.task, settings.seed),
+            train_dataset=corners,
             data_collator=WindowCollator(training, settings),
         )
         trainer.remove_callback(PrinterCallback)
@@ -446,13 +456,19 @@ def fine_tune(
         started = time.perf_counter()
         output = trainer.train()
     result = FineTuned(output.global_step, time.perf_counter() - started, float(output.training_loss))
-    if not math.isfinite(result.loss) or not all(bool(p.isfinite().all()) for p in model.parameters()):
+    if has_diverged(model, result.loss):
         raise ValueError(f"learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)")
     if stopping is not None and stopping.best_state is not None:
         model.load_state_dict(stopping.best_state)
         result.best_step, result.validation = stopping.best_step, stopping.scores
     model.eval()
     return result
+
+
+def has_diverged(model: nn.Module, loss: float) -> bool:
+    """Whether training blew a network up: its loss is not finite, or a weight is not or is beyond `LARGEST_WEIGHT`."""
+    # NaN is in no order, so that it is not below either
+    return not math.isfinite(loss) or not all(bool((p.abs() < LARGEST_WEIGHT).all()) for p in model.parameters())
 
 
 class FineTuner(Trainer):

@@ -7,7 +7,6 @@ which draw the labels and the weights; models are compared seed by seed.
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import json
@@ -15,7 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -36,11 +35,28 @@ from matplotlib import pyplot as plt  # noqa: E402
 from datasets_loading.labelled_data import LabelledData  # noqa: E402
 from datasets_loading.land_cover_metric import land_cover_scores  # noqa: E402
 from datasets_loading.splits import draw_labels  # noqa: E402
-from evaluation_hsst.baselines import MODELS, ModelOptions, model_entry, run_model, settings_for  # noqa: E402
-from evaluation_hsst.reports import write_json, write_whole  # noqa: E402
+from evaluation_hsst.baselines import (  # noqa: E402
+    MODELS,
+    ModelOptions,
+    Outcome,
+    check_model,
+    model_entry,
+    run_model,
+    settings_for,
+)
+from evaluation_hsst.pages import picture, table, write_page  # noqa: E402
+from evaluation_hsst.reports import (  # noqa: E402
+    figure_of_shares,
+    plot_land_cover_map,
+    shares_of,
+    write_json,
+    write_whole,
+)
 
 ROWS_NAME = "runs.csv"
 EXPERIMENT_NAME = "experiment.json"
+LOCK_NAME = ".lock"
+MAPS_FOLDER = "maps"
 COLUMNS = (
     "model",
     "budget",
@@ -64,6 +80,10 @@ SCORES = {
     "mean_iou": "mean IoU",
     "kappa": "kappa",
 }
+COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
+SCRATCH = "hsst-scratch"
+"""The model that only lacks the pre-trained weights of the first one."""
+
 COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 MAIN_COLOUR = "#d1495b"
 MOST_BANDS = 4
@@ -117,6 +137,21 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A model with options of its own, under a name of its own.
+
+    Attributes:
+        model: one of `MODELS`.
+        title: name for people.
+        options: what it is made of, in each direction by its name.
+    """
+
+    model: str
+    title: str
+    options: Mapping[str, ModelOptions]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """What all runs share.
 
@@ -125,24 +160,37 @@ class Experiment:
         options: checkpoint, windows, configuration and statistics.
         settings: given settings of fine-tuning, for all models; others are each model's own.
         description: what was asked for, as JSON can hold it; runs of another description are not mixed with these.
+        variants: models beside `MODELS`, by their names.
     """
 
     directions: Mapping[str, LabelledData]
     options: ModelOptions = ModelOptions()
     settings: Mapping[str, Any] = field(default_factory=dict)
     description: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return next(iter(self.directions.values())).class_names
 
+    def model_of(self, run: Run) -> tuple[str, ModelOptions]:
+        """The model of a run, one of `MODELS`, and what it is made of."""
+        if run.model not in self.variants:
+            return run.model, self.options
+        variant = self.variants[run.model]
+        return variant.model, variant.options[run.direction]
+
 
 def plan_runs(
-    models: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], directions: Sequence[str]
+    models: Sequence[str],
+    budgets: Sequence[str],
+    seeds: Sequence[int],
+    directions: Sequence[str],
+    variants: Mapping[str, Variant] | None = None,
 ) -> list[Run]:
     """All runs, seed by seed, so that an unfinished experiment can be looked at."""
     for name in models:
-        model_entry(name)
+        model_entry(variants[name].model if variants and name in variants else name)
     names = [Budget.parse(budget).name for budget in budgets]
     return [
         Run(model, budget, seed, direction)
@@ -153,23 +201,33 @@ def plan_runs(
     ]
 
 
-def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Trains and tests once; the row of the run.
+def train_and_test(experiment: Experiment, run: Run, *, labelled_only: bool) -> tuple[LabelledData, Outcome]:
+    """Trains and tests once; the data with the labels of the run's budget, and what came out.
 
     Raises:
         ValueError: the model cannot be trained on the data; the message names the run.
     """
     data = experiment.directions[run.direction]
     budget = Budget.parse(run.budget)
+    model, options = experiment.model_of(run)
     try:
         labels = draw_labels(
             data.labels, data.split, fraction=budget.fraction, per_class=budget.per_class, seed=run.seed
         )
         data = data.with_labels(labels)
-        settings = replace(settings_for(run.model, experiment.settings), seed=run.seed)
-        outcome = run_model(run.model, data, settings, experiment.options, labelled_only=True)
+        settings = replace(settings_for(model, experiment.settings), seed=run.seed)
+        return data, run_model(model, data, settings, options, labelled_only=labelled_only)
     except ValueError as error:
         raise ValueError(f"{run.model}, {budget.title}, seed {run.seed}, {run.direction}: {error}") from error
+
+
+def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
+    """Trains and tests once; the row of the run.
+
+    Raises:
+        ValueError: the model cannot be trained on the data; the message names the run.
+    """
+    data, outcome = train_and_test(experiment, run, labelled_only=True)
     scores = land_cover_scores(outcome.confusion)
     return {
         **asdict(run),
@@ -185,26 +243,49 @@ def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
+def check_runs(experiment: Experiment, runs: Sequence[Run]) -> None:
+    """Checks what can be known before the first run: none shall fail after hours of others.
+
+    Raises:
+        ValueError: a model needs a checkpoint, or the settings ask for what it does not have.
+    """
+    for run in {run.model: run for run in runs}.values():
+        model, options = experiment.model_of(run)
+        check_model(model, settings_for(model, experiment.settings), options)
+
+
 def run_experiment(
-    experiment: Experiment, runs: Sequence[Run], folder: str | Path, *, processes: int | None = None
+    experiment: Experiment,
+    runs: Sequence[Run],
+    folder: str | Path,
+    *,
+    processes: int | None = None,
+    prepare: Callable[[Sequence[Run]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Does the runs that are not done yet, and writes each one's row as soon as it is.
 
     Args:
         experiment: what they share.
         runs: all runs wanted.
-        folder: holds the rows (`runs.csv`) and the description (`experiment.json`); made if need be.
+        folder: holds the rows (`runs.csv`) and, from the first of them on, the description (`experiment.json`); made
+            if need be, and not left behind without anything in it.
         processes: how many work at the same time; by default one for each GPU, or one.
+        prepare: is given the runs that are left, before the first of them.
 
     Returns:
         The rows of `runs`, in their order.
 
     Raises:
-        ValueError: the folder holds runs of another experiment, or another process writes to it, or a run failed.
+        ValueError: the folder holds runs of another experiment, or another process writes to it, or a run cannot be
+            done or failed.
     """
+    check_runs(experiment, runs)
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder for the runs, got a file")
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -214,14 +295,20 @@ def run_experiment(
         path = folder / ROWS_NAME
         done = {run_of(row): row for row in read_rows(path)}
         left = [run for run in runs if run not in done]
-        bar = tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs")
-        for run, row in _execute(experiment, left, processes):
-            append_row(path, row)
-            done[run] = row
-            bar.update()
-            bar.set_postfix_str(f"{run.model}, {run.budget}: {row['overall_accuracy']:.3f}")
-        bar.close()
+        if prepare is not None and left:
+            prepare(left)
+        with tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs") as bar:
+            for run, row in _execute(experiment, left, processes):
+                if not (folder / EXPERIMENT_NAME).is_file():
+                    write_json(folder / EXPERIMENT_NAME, experiment.description)
+                append_row(path, row)
+                done[run] = row
+                bar.update()
+                bar.set_postfix_str(f"{run.model}, {run.budget}: {row['overall_accuracy']:.3f}")
     finally:
+        if is_new and {entry.name for entry in folder.iterdir()} <= {LOCK_NAME}:
+            (folder / LOCK_NAME).unlink(missing_ok=True)
+            folder.rmdir()
         lock.release()
     return [done[run] for run in runs]
 
@@ -281,10 +368,9 @@ def _work(run: Run) -> dict[str, Any]:
 
 def _check_description(experiment: Experiment, folder: Path) -> None:
     path = folder / EXPERIMENT_NAME
-    wanted = json.loads(json.dumps(experiment.description))
     if not path.is_file():
-        write_json(path, wanted)
         return
+    wanted = json.loads(json.dumps(experiment.description))
     found = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if different:
@@ -378,7 +464,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - reach, mean + reach
 
 
-def _described(values: Sequence[float | None]) -> dict[str, Any] | None:
+def described(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Mean, standard deviation and 95 % interval (low, high) of values; None where none is known."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -401,15 +488,18 @@ def summarise(
 
     Returns:
         results: for each budget and model the seeds, labels, and mean, standard deviation and 95 %
-            interval (low, high) of each score over seeds, with the mean accuracy of each class.
+            interval (low, high) of each score over seeds, with the mean accuracy of each class and
+            `confusion_shares`, the mean over seeds of the share of each reference class (row) that was predicted as
+            each class, None in rows of classes that do not occur.
         comparisons: for each budget and score, the first model against the best of those without pre-training: mean
             difference, its interval, and in how many seeds it is better. The best is chosen by its mean over the same
             seeds, which favours it.
+        comparisons_to_scratch: the same against `hsst-scratch`, where it is among the other models.
     """
     pooled = pooled_scores(rows, directions)
     models = list(dict.fromkeys(row["model"] for row in rows))
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    results, comparisons = [], []
+    results, comparisons, comparisons_to_scratch = [], [], []
     for budget in budgets:
         by_model = {
             model: {
@@ -437,47 +527,67 @@ def summarise(
                     "seeds": list(by_seed),
                     "parameters": scores[0]["parameters"],
                     "train_seconds": float(np.mean([score["train_seconds"] for score in scores])),
-                    **{name: _described([score[name] for score in scores]) for name in SCORES},
+                    **{name: described([score[name] for score in scores]) for name in SCORES},
                     "accuracy_per_class": {
-                        name: _described(values) for name, values in zip(class_names, accuracies, strict=True)
+                        name: described(values) for name, values in zip(class_names, accuracies, strict=True)
                     },
+                    "confusion_shares": _mean_shares([score["confusion_matrix"] for score in scores]),
                 }
             )
-        comparisons += _compare(by_model, budget)
+        main, *others = models
+        baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
+        comparisons += _compare(by_model, main, baselines, budget)
+        comparisons_to_scratch += _compare(by_model, main, [name for name in others if name == SCRATCH], budget)
     return {
         "class_names": list(class_names),
         "directions": list(directions),
         "runs": len(rows),
         "results": results,
         "comparisons": comparisons,
+        "comparisons_to_scratch": comparisons_to_scratch,
         "experiment": dict(description or {}),
     }
 
 
-def _compare(by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], budget: str) -> list[dict[str, Any]]:
-    """The first model against the best of the others that need no pre-trained weights."""
-    main, *others = by_model
-    baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
+def _mean_shares(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[float] | None]:
+    """Mean of the shares of confusion matrices, row by row; None where a class does not occur."""
+    shares = np.mean([shares_of(np.asarray(matrix)) for matrix in matrices], axis=0)
+    return [None if np.isnan(row).any() else row.tolist() for row in shares]
+
+
+def _compare(
+    by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], main: str, baselines: Sequence[str], budget: str
+) -> list[dict[str, Any]]:
+    """A model against the best of the baselines, over the seeds that all of them have."""
+    seeds = [seed for seed in by_model[main] if all(seed in by_model[name] for name in baselines)]
+    if not seeds or not baselines:
+        return []
     compared = []
-    for score in ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou"):
-        seeds = [seed for seed in by_model[main] if all(seed in by_model[name] for name in baselines)]
-        if not seeds or not baselines:
-            continue
+    for score in COMPARED_SCORES:
         means = {name: np.mean([by_model[name][seed][score] for seed in seeds]) for name in baselines}
         best = max(means, key=lambda name: means[name])
-        differences = [by_model[main][seed][score] - by_model[best][seed][score] for seed in seeds]
-        compared.append(
-            {
-                "budget": budget,
-                "score": score,
-                "model": main,
-                "baseline": best,
-                "seeds": len(seeds),
-                "better_in": sum(difference > 0 for difference in differences),
-                "difference": _described(differences),
-            }
-        )
+        difference = paired_difference(by_model[main], by_model[best], score, seeds)
+        compared.append({"budget": budget, "score": score, "model": main, "baseline": best, **difference})
     return compared
+
+
+def paired_difference(
+    first: Mapping[int, Mapping[str, Any]], second: Mapping[int, Mapping[str, Any]], score: str, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """How much better the first is than the second, seed by seed.
+
+    Args:
+        first, second: scores by seed (`pooled_scores`).
+        score: name of the score.
+        seeds: seeds that both have.
+
+    Returns:
+        seeds: how many; better_in: in how many of them the first is better; difference: its mean with deviation and
+        interval.
+    """
+    differences = [first[seed][score] - second[seed][score] for seed in seeds]
+    better_in = sum(difference > 0 for difference in differences)
+    return {"seeds": len(seeds), "better_in": better_in, "difference": described(differences)}
 
 
 def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
@@ -545,14 +655,19 @@ def percent(described: Mapping[str, Any] | None) -> str:
     """A mean with its interval, in percent."""
     if described is None:
         return "–"
+    mean = f"{100 * described['mean']:.1f}"
     if described["low"] is None:
-        return f"{100 * described['mean']:.1f}"
-    return f"{100 * described['mean']:.1f} ({100 * described['low']:.1f}–{100 * described['high']:.1f})"
+        return mean
+    # a dash would run into a minus sign
+    to = " to " if described["low"] < 0 else "–"
+    return f"{mean} ({100 * described['low']:.1f}{to}{100 * described['high']:.1f})"
 
 
-def write_page(path: str | Path, summary: Mapping[str, Any], figure: str | Path) -> Path:
-    """Writes one HTML file with figure, scores, comparisons and accuracies of classes; it needs no other file."""
-    picture = base64.b64encode(Path(figure).read_bytes()).decode("ascii")
+def write_report_page(
+    path: str | Path, summary: Mapping[str, Any], figure: str | Path, maps: Sequence[str | Path] = ()
+) -> Path:
+    """Writes one HTML file with figure, scores, comparisons, confusion matrices, maps and accuracies of classes; it
+    needs no other file."""
     columns = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou")
     rows = []
     for entry in summary["results"]:
@@ -561,16 +676,6 @@ def write_page(path: str | Path, summary: Mapping[str, Any], figure: str | Path)
         cells += ["–" if entry["parameters"] is None else f"{entry['parameters']:,}", f"{entry['train_seconds']:,.0f}"]
         rows.append(cells)
     header = ["labels", "model", "number", "seeds", *(SCORES[name] for name in columns), "parameters", "seconds"]
-    compared = [
-        [
-            Budget.parse(entry["budget"]).title,
-            SCORES[entry["score"]],
-            f"{_title(entry['model'])} – {_title(entry['baseline'])}",
-            percent(entry["difference"]),
-            f"{entry['better_in']} of {entry['seeds']}",
-        ]
-        for entry in summary["comparisons"]
-    ]
     classes = [
         [
             entry["budget_title"],
@@ -579,45 +684,112 @@ def write_page(path: str | Path, summary: Mapping[str, Any], figure: str | Path)
         ]
         for entry in summary["results"]
     ]
-    body = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Label efficiency</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222; }}
-table {{ border-collapse: collapse; margin: 1em 0 2em; font-size: 13px; }}
-th, td {{ padding: 3px 10px; text-align: right; border-bottom: 1px solid #ddd; }}
-th {{ border-bottom: 2px solid #888; }} td:nth-child(-n+2), th:nth-child(-n+2) {{ text-align: left; }}
-img {{ max-width: 100%; }}
-</style></head><body>
-<h1>Land cover from few labels</h1>
-<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is the test area
-once; predictions of all directions are pooled. Percent, mean over seeds with its 95&nbsp;% interval (Student's t).</p>
-<img alt="Scores over the number of training labels" src="data:image/png;base64,{picture}">
-<h2>Scores</h2>{_table(header, rows)}
+    body = f"""<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is
+the test area once; predictions of all directions are pooled. Percent, mean over seeds with its 95&nbsp;% interval
+(Student's t).</p>
+{picture(figure, "Scores over the number of training labels")}
+<h2>Scores</h2>{table(header, rows)}
 <h2>Against the best baseline, seed by seed</h2>
 <p>The best baseline, among models without pre-training, is chosen by its mean over the same seeds.</p>
-{_table(["labels", "score", "difference of", "points", "better in"], compared)}
-<h2>Accuracy of each class</h2>{_table(["labels", "model", *summary["class_names"]], classes)}
-<h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>
-</body></html>
+{_comparison_table(summary["comparisons"])}
 """
-    return write_whole(path, lambda partial: partial.write_text(body, encoding="utf-8"))
+    if summary["comparisons_to_scratch"]:
+        body += "<h2>Against the same model from scratch, seed by seed</h2>\n"
+        body += _comparison_table(summary["comparisons_to_scratch"])
+    body += f"""<h2>Confusion matrices</h2>
+<p>Share of each reference class that was predicted as each class, mean over seeds; beside the first model the best
+baseline by overall accuracy. Classes that do not occur in the test area have an empty row.</p>
+{_confusion_pictures(summary)}
+"""
+    if maps:
+        body += "<h2>Maps</h2><p>One seed, the largest budget; the first model and the best baseline.</p>\n"
+        body += "\n".join(picture(source, Path(source).stem) for source in maps)
+    body += f"""<h2>Accuracy of each class</h2>{table(["labels", "model", *summary["class_names"]], classes)}
+<h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>"""
+    return write_page(path, "Land cover from few labels", body)
+
+
+def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            Budget.parse(entry["budget"]).title,
+            SCORES[entry["score"]],
+            f"{_title(entry['model'])} – {_title(entry['baseline'])}",
+            percent(entry["difference"]),
+            f"{entry['better_in']} of {entry['seeds']}",
+        ]
+        for entry in comparisons
+    ]
+    return table(["labels", "score", "difference of", "points", "better in"], rows)
+
+
+def best_baselines(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The best baseline by overall accuracy of each budget that has one."""
+    return {
+        entry["budget"]: entry["baseline"] for entry in summary["comparisons"] if entry["score"] == "overall_accuracy"
+    }
+
+
+def _confusion_pictures(summary: Mapping[str, Any]) -> str:
+    """Confusion matrices of the first model and of the best baseline, budget by budget."""
+    by_name = {(entry["budget"], entry["model"]): entry for entry in summary["results"]}
+    best, main = best_baselines(summary), summary["results"][0]["model"]
+    pictures = []
+    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
+        entries = [by_name[budget, name] for name in (main, best.get(budget)) if (budget, name) in by_name]
+        if not entries:
+            continue
+        size = len(summary["class_names"])
+        matrices = {
+            f"{entry['title']}, {entry['budget_title']}": np.array(
+                [[np.nan] * size if row is None else row for row in entry["confusion_shares"]]
+            )
+            for entry in entries
+        }
+        pictures.append(picture(figure_of_shares(matrices, summary["class_names"]), f"Confusion matrices, {budget}"))
+    return "\n".join(pictures)
 
 
 def _title(model: str) -> str:
     return MODELS[model].title if model in MODELS else model
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+def draw_maps(experiment: Experiment, summary: Mapping[str, Any], seed: int, folder: str | Path) -> list[Path]:
+    """Maps of the test areas by the first model and the best baseline of the largest budget, beside the reference.
+
+    Rows do not keep maps, so that each model is trained once more for each direction; a map that is there is kept.
+
+    Args:
+        experiment: what the runs share.
+        summary: `summarise` of its rows.
+        seed: of the runs to draw.
+        folder: folder of the runs; maps are PNG files in its folder `maps`.
+
+    Raises:
+        ValueError: the model cannot be trained on the data.
+    """
+    budget = max(summary["results"], key=lambda entry: entry["labels"])["budget"]
+    models = [summary["results"][0]["model"]]
+    models += [name for name in [best_baselines(summary).get(budget)] if name is not None]
+    paths = []
+    for number, direction in enumerate(experiment.directions):
+        for model in models:
+            run = Run(model, budget, seed, direction)
+            path = Path(folder) / MAPS_FOLDER / f"{model}_{budget.replace('%', '_percent')}_seed{seed}_{number}.png"
+            if not path.is_file():
+                data, outcome = train_and_test(experiment, run, labelled_only=False)
+                title = f"{_title(model)}, {Budget.parse(budget).title}, seed {seed}, {direction}"
+                plot_land_cover_map(path, data, outcome.maps, title)
+            paths.append(path)
+    return paths
 
 
-def write_reports(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Writes `label_efficiency.json`, `.png` and `.html`."""
+def write_reports(summary: Mapping[str, Any], folder: str | Path, maps: Sequence[str | Path] = ()) -> list[Path]:
+    """Writes `label_efficiency.json`, `.png` and `.html`, with maps (`draw_maps`) on the page."""
     folder = Path(folder)
     figure = plot_label_efficiency(folder / "label_efficiency.png", summary)
     return [
         write_json(folder / "label_efficiency.json", summary),
         figure,
-        write_page(folder / "label_efficiency.html", summary, figure),
+        write_report_page(folder / "label_efficiency.html", summary, figure, maps),
     ]

@@ -66,35 +66,54 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
     """
     matrix = np.asarray(matrix)
     support = matrix.sum(axis=1)
-    shares = np.where(support[:, None] > 0, matrix / np.maximum(support, 1)[:, None], np.nan)
     count = len(class_names)
     side = max(4.5, 0.75 * count + 2)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    small = 9 if count <= LARGEST_MATRIX_WITH_COUNTS else 6
-    for row in range(count):
-        for column in range(count):
-            if not support[row] or (not matrix[row, column] and count > LARGEST_MATRIX_WITH_COUNTS):
-                continue
-            share = shares[row, column]
-            text = f"{share:.0%}\n{matrix[row, column]:,}" if count <= LARGEST_MATRIX_WITH_COUNTS else f"{share:.0%}"
-            axis.text(
-                column,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=small,
-                color="white" if share > 0.6 else "#222222",
-            )
+    counts = matrix if count <= LARGEST_MATRIX_WITH_COUNTS else None
+    drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
     labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
     axis.set_yticks(range(count), labels, fontsize=9)
-    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
-    axis.set_ylabel("reference (test pixels)")
-    axis.set_xlabel("prediction")
     axis.set_title(title, fontsize=11)
     figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
     return _save(path, figure)
+
+
+def shares_of(matrix: np.ndarray) -> np.ndarray:
+    """Counts (classes, classes) as shares of each row, float64; NaN in rows of classes that do not occur."""
+    support = matrix.sum(axis=1, keepdims=True)
+    return np.where(support > 0, matrix / np.maximum(support, 1), np.nan)
+
+
+def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], counts: np.ndarray | None = None) -> Any:
+    """Draws `shares_of` a confusion matrix on an axis, with counts of pixels where they are given; gives the image."""
+    count = len(class_names)
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    few = count <= LARGEST_MATRIX_WITH_COUNTS
+    for row, column in np.ndindex(count, count):
+        share = shares[row, column]
+        if np.isnan(share) or (share < 0.005 and not few):
+            continue
+        text = f"{share:.0%}" if counts is None else f"{share:.0%}\n{counts[row, column]:,}"
+        colour = "white" if share > 0.6 else "#222222"
+        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=colour)
+    axis.set_yticks(range(count), class_names, fontsize=9)
+    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    axis.set_ylabel("reference (test pixels)")
+    axis.set_xlabel("prediction")
+    return drawn
+
+
+def figure_of_shares(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Any:
+    """A figure of confusion matrices side by side by their titles, each as `shares_of` gives it."""
+    side = max(3.6, 0.42 * len(class_names) + 2)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(len(matrices) * (side + 0.8), side), layout="constrained", squeeze=False
+    )
+    for axis, (title, shares) in zip(axes[0], matrices.items(), strict=True):
+        drawn = draw_shares(axis, shares, class_names)
+        axis.set_title(title, fontsize=11)
+    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.75, label="share of the reference class")
+    return figure
 
 
 def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str, np.ndarray], title: str) -> Path:

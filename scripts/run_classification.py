@@ -31,6 +31,8 @@ from evaluation_hsst.baselines import (
     MODELS,
     ModelOptions,
     Outcome,
+    check_classes,
+    check_model,
     choose_window_size,
     load_config,
     run_model,
@@ -51,6 +53,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--data_dir", type=Path, help="folder of labelled images, or of the files of --dataset")
     data.add_argument("--dataset", choices=tuple(BUILDERS), help="a known data set with its own split")
+    data.add_argument(
+        "--dataset_config", help="configuration of --dataset, e.g. paper for the paper's tiles of enmap_dfc"
+    )
     data.add_argument("--images", default="images", help="folder of images, or image, in --data_dir (images)")
     data.add_argument("--labels", default="labels", help="folder of labels, or label raster, in --data_dir (labels)")
     data.add_argument("--class_names", help="names of the label values 1, 2, ..., separated by commas")
@@ -80,6 +85,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     own = {field: getattr(FineTuningSettings, field) for field in FineTuningSettings.__annotations__}
     for name, text in (
         ("max_steps", "optimisation steps"),
+        ("num_epochs", "passes over the labels, where these take more than --max_steps"),
         ("batch_size", "windows in a step"),
         ("learning_rate", "of the encoder"),
         ("head_learning_rate", "of the classifier (that of the encoder)"),
@@ -95,7 +101,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         ("stride", "pixels between the windows of a dense prediction (half a window)"),
         ("eval_batch_size", "windows in a step of prediction"),
     ):
-        kind = int if isinstance(own[name], int) or name in ("early_stopping_patience", "stride") else float
+        is_whole = isinstance(own[name], int) or name in ("num_epochs", "early_stopping_patience", "stride")
+        kind = int if is_whole else float
         default = "" if own[name] is None else f" ({own[name]})"
         training.add_argument(f"--{name}", type=kind, help=f"{text}{default}")
     training.add_argument("--task", choices=TASKS, help="label every pixel of a window (dense), or its centre")
@@ -155,7 +162,9 @@ def load_data(arguments: argparse.Namespace, window_size: int, areas: Mapping[st
     if arguments.dataset is not None:
         if areas:
             raise ValueError(f"--train_area: expected none for {arguments.dataset}, which has its own split, got some")
-        return BUILDERS[arguments.dataset](data_dir=str(arguments.data_dir), **settings).data
+        return build_known(arguments.dataset, arguments.dataset_config, arguments.data_dir, settings)
+    if arguments.dataset_config is not None:
+        raise ValueError(f"--dataset_config: expected none without --dataset, got {arguments.dataset_config}")
     images = arguments.data_dir / arguments.images
     if images.exists():
         check_finite(sorted(images.iterdir()) if images.is_dir() else [images])
@@ -167,6 +176,15 @@ def load_data(arguments: argparse.Namespace, window_size: int, areas: Mapping[st
         data_dir=str(arguments.data_dir), images=arguments.images, labels=arguments.labels, **settings
     )
     return builder.data
+
+
+def build_known(dataset: str, config_name: str | None, data_dir: Path, settings: Mapping[str, Any]) -> LabelledData:
+    """A known data set in one of its configurations, its default one where none is named."""
+    builder = BUILDERS[dataset]
+    names = [config.name for config in builder.BUILDER_CONFIGS]
+    if config_name is not None and config_name not in names:
+        raise ValueError(f"--dataset_config: expected {' or '.join(names) or 'none'} for {dataset}, got {config_name}")
+    return builder(config_name=config_name, data_dir=str(data_dir), **settings).data
 
 
 def areas_of(arguments: argparse.Namespace) -> dict[str, list[Any]] | None:
@@ -249,6 +267,7 @@ def main() -> None:
     with one_line_errors("run_classification.py"):
         options = options_of(arguments)
         settings: FineTuningSettings = settings_for(arguments.model, given_settings(arguments))
+        check_model(arguments.model, settings, options)
         if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
             raise ValueError(f"{arguments.output_dir}: expected a folder for the results, got a file")
         base = None if options.checkpoint is None else load_config(options.checkpoint)
@@ -264,13 +283,15 @@ def main() -> None:
                 seed=settings.seed,
             )
             data = data.with_labels(labels)
+        check_classes(data)
         warn_of_untrained_classes(data)
         outcome = run_model(arguments.model, data, settings, options, progress=True)
         if outcome.adaptation is not None:
             print(f"Adapted {options.checkpoint} to {len(outcome.bands)} bands: {outcome.adaptation}")
         run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
         run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}
-        run |= {name: getattr(arguments, name) for name in ("dataset", "label_fraction", "labels_per_class")}
+        names = ("dataset", "dataset_config", "label_fraction", "labels_per_class")
+        run |= {name: getattr(arguments, name) for name in names}
         write_results(arguments, data, outcome, run)
 
 

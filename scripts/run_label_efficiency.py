@@ -4,17 +4,22 @@ How few labels are enough: models over label budgets, seeds and areas, each area
     python scripts/run_label_efficiency.py --data_dir potsdam --area west=0,64,0,96 --area east=64,128,96,160 \\
         --models hsst,hsst-scratch,cnn-3d,random-forest --budgets 5,20,10%,100% --seeds 5 \\
         --model_name_or_path outputs/hsst --output_dir outputs/label_efficiency
+    python scripts/run_label_efficiency.py --recipe houston2018 --data_dir 2018IEEE_Contest \\
+        --model_name_or_path outputs/hsst --output_dir outputs/houston2018
 
 Without areas, the split of the data is the only direction. Every run is a row of `runs.csv` as soon as it is done: the
 same command goes on where it was interrupted, and with more models, budgets or seeds it adds theirs. At the end,
-`label_efficiency.json`, `.png` and `.html` say what came out. With several GPUs, each takes runs of its own.
+`label_efficiency.json`, `.png` and `.html` say what came out. With several GPUs, each takes runs of its own. A recipe
+sets the paper's data, areas, budgets and fine-tuning; arguments that are given go before its own.
 """
 
 import argparse
 import hashlib
 import logging
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import transformers
@@ -29,17 +34,32 @@ from run_classification import (
 )
 
 from datasets_loading.labelled_data import LabelledData
-from evaluation_hsst.baselines import MODELS, choose_window_size, load_config, warn_of_untrained_classes
+from evaluation_hsst.baselines import (
+    MODELS,
+    ModelOptions,
+    check_classes,
+    check_model,
+    choose_window_size,
+    load_config,
+    settings_for,
+    starting_point,
+    warn_of_untrained_classes,
+)
 from evaluation_hsst.fine_tuning import FineTuningSettings
-from evaluation_hsst.label_efficiency import Experiment, plan_runs, run_experiment, summarise, write_reports
+from evaluation_hsst.label_efficiency import (
+    Budget,
+    Experiment,
+    draw_maps,
+    plan_runs,
+    run_experiment,
+    summarise,
+    write_reports,
+)
+from evaluation_hsst.recipes import RECIPES, recipe_defaults
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
-    parser.add_argument(
-        "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"
-    )
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of seeds, areas and output, that experiments of many runs share; `load_directions` reads the areas."""
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from --first_seed on (5)")
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument(
@@ -53,8 +73,31 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
     add_data_arguments(parser)
     add_training_arguments(parser)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recipes = "; ".join(f"{name}: {recipe.title}" for name, recipe in RECIPES.items())
+    parser.add_argument(
+        "--recipe", choices=tuple(RECIPES), help=f"a benchmark of the paper with its settings: {recipes}"
+    )
+    parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
+    parser.add_argument(
+        "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"
+    )
     parser.add_argument("--validation_share", type=float, default=0.0, help="share of training labels to validate on")
-    return parser.parse_args()
+    parser.add_argument(
+        "--maps",
+        action="store_true",
+        help="also map the test areas, by the first model and the best baseline with the largest budget and the first "
+        "seed, which are trained once more for it",
+    )
+    add_experiment_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.recipe is not None:
+        parser.set_defaults(**recipe_defaults(arguments.recipe, vars(arguments)))
+        arguments = parser.parse_args()
+    return arguments
 
 
 def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
@@ -96,46 +139,91 @@ def checkpoint_fingerprint(checkpoint: str) -> str:
     return digest.hexdigest() if files else checkpoint
 
 
-def main() -> None:
-    arguments = parse_arguments()
+@dataclass(frozen=True)
+class Setup:
+    """What the arguments of an experiment come to.
+
+    Attributes:
+        directions: the data of each direction, by its name.
+        options: checkpoint, windows, configuration and statistics.
+        settings: settings of fine-tuning that were given.
+        seeds: seeds of the runs.
+        description: what was asked for, as JSON can hold it.
+    """
+
+    directions: dict[str, LabelledData]
+    options: ModelOptions
+    settings: dict[str, Any]
+    seeds: range
+    description: dict[str, Any]
+
+
+def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> Setup:
+    """Reads the data and checks what can be known before the first run.
+
+    Args:
+        arguments: of `add_experiment_arguments`.
+        models: models that will run, to be checked before the data are read.
+
+    Raises:
+        ValueError: arguments, files or areas cannot be used.
+    """
+    for name in ("seeds", "processes"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {value}")
+    options, settings = options_of(arguments), given_settings(arguments)
+    checked = FineTuningSettings(**settings)
+    if checked.early_stopping_patience is not None:
+        raise ValueError(
+            "--early_stopping_patience: expected none, for validation labels would come on top of a label budget"
+        )
+    for name in models:
+        check_model(name, settings_for(name, settings), options)
+    base = None if options.checkpoint is None else load_config(options.checkpoint)
+    options = replace(options, window_size=choose_window_size(checked, options, base))
+    assert options.window_size is not None
+    directions = load_directions(arguments, options.window_size)
+    for data in directions.values():
+        check_classes(data)
+        warn_of_untrained_classes(data)
+    starting_point(next(iter(directions.values())), options)  # raises where the checkpoint does not fit the bands
+    description = {
+        "data_dir": str(arguments.data_dir),
+        "dataset": arguments.dataset,
+        "dataset_config": arguments.dataset_config,
+        "class_names": next(iter(directions.values())).class_names,
+        "labels": {name: fingerprint(data.labels) for name, data in directions.items()},
+        "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
+        "areas": arguments.area,
+        "splits": {name: data.split.settings for name, data in directions.items()},
+        "settings": settings,
+        # what variants add is no argument
+        "options": {name: value for name, value in asdict(options).items() if name != "joint_attention"},
+    }
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    return Setup(directions, options, settings, seeds, description)
+
+
+def quiet_libraries() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_libraries()
     with one_line_errors("run_label_efficiency.py"):
-        if arguments.seeds < 1 or (arguments.processes or 1) < 1:
-            raise ValueError(
-                f"--seeds, --processes: expected at least 1, got {arguments.seeds} and {arguments.processes}"
-            )
-        options, settings = options_of(arguments), given_settings(arguments)
-        checked = FineTuningSettings(**settings)
-        if checked.early_stopping_patience is not None:
-            raise ValueError(
-                "--early_stopping_patience: expected none, for validation labels would come on top of a label budget"
-            )
-        base = None if options.checkpoint is None else load_config(options.checkpoint)
-        options = replace(options, window_size=choose_window_size(checked, options, base))
-        assert options.window_size is not None
-        directions = load_directions(arguments, options.window_size)
-        for data in directions.values():
-            warn_of_untrained_classes(data)
         models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
-        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        runs = plan_runs(models, list(dict.fromkeys(arguments.budgets.split(","))), seeds, list(directions))
-        description = {
-            "data_dir": str(arguments.data_dir),
-            "dataset": arguments.dataset,
-            "class_names": next(iter(directions.values())).class_names,
-            "labels": {name: fingerprint(data.labels) for name, data in directions.items()},
-            "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
-            "areas": arguments.area,
-            "splits": {name: data.split.settings for name, data in directions.items()},
-            "settings": settings,
-            "options": asdict(options),
-        }
-        experiment = Experiment(directions, options, settings, description)
+        budgets = [Budget.parse(budget).name for budget in arguments.budgets.split(",")]
+        setup = set_up(arguments, models)
+        runs = plan_runs(models, list(dict.fromkeys(budgets)), setup.seeds, list(setup.directions))
+        experiment = Experiment(setup.directions, setup.options, setup.settings, setup.description)
         rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
-        summary = summarise(rows, list(directions), experiment.class_names, description)
-        for path in write_reports(summary, arguments.output_dir):
+        summary = summarise(rows, list(setup.directions), experiment.class_names, setup.description)
+        maps = draw_maps(experiment, summary, setup.seeds[0], arguments.output_dir) if arguments.maps else []
+        for path in [*write_reports(summary, arguments.output_dir, maps), *maps]:
             print(path)
 
 

@@ -184,6 +184,15 @@ def test_an_epoch_shows_each_labelled_pixel_once(task, area) -> None:
         assert len({tuple(epoch[0] % 5) for epoch in epochs}) > 1  # offsets are drawn anew
 
 
+@pytest.mark.parametrize(("max_steps", "num_epochs", "wanted"), [(2, None, 2), (2, 3, 3 * 12), (40, 3, 40)])
+def test_epochs_are_made_where_they_take_more_than_the_least_steps(max_steps, num_epochs, wanted, data) -> None:
+    settings = replace(FAST, task="center", max_steps=max_steps, num_epochs=num_epochs, batch_size=36)
+    area = AreaTensors.of(data, "train", training_processor(data, BANDS), BANDS, 5)
+    assert -(-len(area.labelled_pixels()) // 36) == 12
+    model = build_network("cnn-1d", data, BANDS, settings, ModelOptions(None, TINY), None, 5)
+    assert fine_tune(model, area, settings).steps == wanted
+
+
 def test_few_labels_are_all_that_is_trained_on(data) -> None:
     few = data.with_labels(draw_labels(data.labels, data.split, per_class=2))
     area = AreaTensors.of(few, "train", training_processor(data, BANDS), BANDS, 5)
@@ -394,8 +403,15 @@ def test_what_cannot_be_trained_is_refused(data, caplog, checkpoint) -> None:
         run_model("cnn-1d", data, replace(FAST, layer_decay=0.5), ModelOptions(None, TINY, window_size=5))
     with pytest.raises(ValueError, match="odd number of pixels"):
         run_model("cnn-1d", data, replace(FAST, task="center"), ModelOptions(None, TINY, window_size=6))
-    with pytest.raises(ValueError, match="learning_rate: expected one with a finite loss"):
-        run_model("vit", data, replace(FAST, learning_rate=1e30, max_grad_norm=0), options("vit", checkpoint))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("max_steps", [2, 4])
+def test_training_that_diverges_is_refused(name, max_steps, data, checkpoint) -> None:
+    """Also where nothing is infinite: weights of 1e30 after the last step, whose loss nobody computes."""
+    settings = replace(FAST, learning_rate=1e30, max_steps=max_steps)
+    with pytest.raises(ValueError, match=r"learning_rate: expected one with a finite loss, got 1e\+30"):
+        run_model(name, data, settings, options(name, checkpoint))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_one_clear_line
-from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint, write_small_scene
+from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from evaluation_hsst import label_efficiency
@@ -22,7 +22,10 @@ from evaluation_hsst.label_efficiency import (
     Experiment,
     Run,
     append_row,
+    described,
+    draw_maps,
     interval,
+    percent,
     plan_runs,
     pooled_scores,
     read_rows,
@@ -42,9 +45,11 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def experiment(**description):
-    directions = {"left to right": small_data()}
-    return Experiment(directions, OPTIONS, {"max_steps": 3, "batch_size": 2, "use_cpu": True}, description)
+SETTINGS = {"max_steps": 3, "batch_size": 2, "use_cpu": True}
+
+
+def experiment(settings=SETTINGS, **description):
+    return Experiment({"left to right": small_data()}, OPTIONS, settings, description)
 
 
 def made_up_row(model, budget, seed, direction, matrix):
@@ -124,18 +129,49 @@ def test_runs_that_are_done_are_not_done_again(tmp_path, monkeypatch) -> None:
     assert again["confusion_matrix"] == by_run[runs[1]]["confusion_matrix"]
 
 
+DIVERGING = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": 0.0}
+
+
 def test_an_error_loses_no_other_run(tmp_path) -> None:
-    runs = [Run("knn", "2", 0, "left to right"), Run("hsst", "2", 0, "left to right")]
-    with pytest.raises(ValueError, match="hsst, 2 per class, seed 0, left to right: hsst: expected a checkpoint"):
-        run_experiment(experiment(), runs, tmp_path)
+    runs = [Run("knn", "2", 0, "left to right"), Run("cnn-1d", "2", 0, "left to right")]
+    with pytest.raises(ValueError, match="cnn-1d, 2 per class, seed 0, left to right: learning_rate: expected one"):
+        run_experiment(experiment(DIVERGING), runs, tmp_path)
     assert [run_of(row) for row in read_rows(tmp_path / "runs.csv")] == runs[:1]
+
+
+def test_an_error_in_the_first_run_leaves_nothing(tmp_path) -> None:
+    runs = [Run("cnn-1d", "2", 0, "left to right")]
+    with pytest.raises(ValueError, match="learning_rate"):
+        run_experiment(experiment(DIVERGING, rate=1e30), runs, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+    # the description of runs that never were does not bind those that follow
+    assert len(run_experiment(experiment(rate=1e-3), runs, tmp_path / "output")) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "settings", "words"),
+    [
+        ("hsst", {}, "hsst: expected a checkpoint"),
+        (
+            "cnn-3d",
+            {"freeze_encoder": True},
+            "--freeze_encoder: expected a model .+, got cnn-3d",
+        ),
+        ("cnn-3d", {"layer_decay": 0.5}, "--layer_decay: expected a model with the layers of HSST, got cnn-3d"),
+    ],
+)
+def test_what_cannot_run_is_found_before_the_first_run(last, settings, words, tmp_path) -> None:
+    runs = plan_runs(["knn", last], ["2"], range(1), ["left to right"])
+    with pytest.raises(ValueError, match=words):
+        run_experiment(experiment({**SETTINGS, **settings}), runs, tmp_path / "output")
+    assert not (tmp_path / "output").exists()
 
 
 def test_runs_with_other_settings_are_not_mixed(tmp_path) -> None:
     runs = plan_runs(["knn"], ["2"], range(1), ["left to right"])
-    run_experiment(experiment(settings={"max_steps": 3}), runs, tmp_path)
-    with pytest.raises(ValueError, match="expected runs with settings .+'max_steps': 3.+, got .+'max_steps': 4"):
-        run_experiment(experiment(settings={"max_steps": 4}), runs, tmp_path)
+    run_experiment(experiment(given={"max_steps": 3}), runs, tmp_path)
+    with pytest.raises(ValueError, match="expected runs with given .+'max_steps': 3.+, got .+'max_steps': 4"):
+        run_experiment(experiment(given={"max_steps": 4}), runs, tmp_path)
 
 
 @pytest.mark.slow
@@ -178,6 +214,51 @@ def test_summary_has_means_deviations_and_paired_differences() -> None:
     assert json.loads(json.dumps(summary)) == summary
 
 
+def test_the_model_from_scratch_is_compared_beside_the_best_baseline() -> None:
+    right = {"hsst": (80, 82, 84), "svm": (79, 85, 80), "hsst-scratch": (70, 75, 80)}
+    rows = [
+        made_up_row(model, "5", seed, "a", [[count, 100 - count], [100 - count, count]])
+        for model, counts in right.items()
+        for seed, count in enumerate(counts)
+    ]
+    summary = summarise(rows, ["a"], ["one", "two"])
+    best, scratch = (
+        {entry["score"]: entry for entry in summary[name]}["overall_accuracy"]
+        for name in ("comparisons", "comparisons_to_scratch")
+    )
+    assert (best["baseline"], best["better_in"], scratch["baseline"], scratch["better_in"]) == (
+        *("svm", 2),
+        *("hsst-scratch", 3),
+    )
+    assert scratch["difference"]["mean"] == pytest.approx((0.10 + 0.07 + 0.04) / 3)
+    assert scratch["difference"]["low"] < scratch["difference"]["mean"] < scratch["difference"]["high"]
+    # it is not compared with itself
+    alone = summarise([row for row in rows if row["model"] == "hsst-scratch"], ["a"], ["one", "two"])
+    assert alone["comparisons_to_scratch"] == []
+
+
+def test_confusion_shares_are_means_over_seeds_of_rows() -> None:
+    rows = [
+        made_up_row("svm", "5", seed, "a", [[right, 10 - right, 0], [0, 4, 0], [0, 0, 0]])
+        for seed, right in enumerate((8, 6))
+    ]
+    (entry,) = summarise(rows, ["a"], ["one", "two", "three"])["results"]
+    assert entry["confusion_shares"] == [pytest.approx([0.7, 0.3, 0.0]), [0.0, 1.0, 0.0], None]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.5], "50.0"),
+        ([0.5, 0.5, 0.5], "50.0 (50.0–50.0)"),
+        ([-0.5, -0.5, -0.5], "-50.0 (-50.0 to -50.0)"),
+        ([], "–"),
+    ],
+)
+def test_percent(values, text) -> None:
+    assert percent(described(values)) == text
+
+
 def test_interval_is_that_of_the_mean() -> None:
     assert interval([0.5, 0.6]) is None
     values = np.random.default_rng(0).normal(0.5, 0.1, 100)
@@ -204,7 +285,22 @@ def test_reports_show_every_model_and_budget(tmp_path) -> None:
     text = page.read_text()
     for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%", "grass &amp; trees", "&lt;folder&gt;"):
         assert words in text
-    assert "data:image/png;base64," in text and "<folder>" not in text
+    # the figure, and confusion matrices of each budget
+    assert text.count("data:image/png;base64,") == 3 and "<folder>" not in text
+    assert "from scratch, seed by seed" not in text
+
+
+def test_maps_are_drawn_once_for_the_first_model_and_the_best_baseline(tmp_path, monkeypatch) -> None:
+    whole = experiment()
+    rows = run_experiment(whole, plan_runs(["cnn-1d", "knn"], ["2", "100%"], range(1), ["left to right"]), tmp_path)
+    summary = summarise(rows, ["left to right"], whole.class_names)
+    maps = draw_maps(whole, summary, 0, tmp_path)
+    assert [path.name for path in maps] == ["cnn-1d_100_percent_seed0_0.png", "knn_100_percent_seed0_0.png"]
+    assert all(path.stat().st_size > 10_000 for path in maps)
+    monkeypatch.setattr(label_efficiency, "train_and_test", lambda *given: pytest.fail("trained again"))
+    assert draw_maps(whole, summary, 0, tmp_path) == maps
+    page = write_reports(summary, tmp_path, maps)[-1].read_text()
+    assert page.count("data:image/png;base64,") == 5 and "<h2>Maps</h2>" in page
 
 
 def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> None:
@@ -254,6 +350,15 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
     assert (tmp_path / "output" / "label_efficiency.html").is_file()
 
 
+def test_command_draws_a_map_for_each_direction(run_script, tmp_path) -> None:
+    result = run_script(
+        SCRIPT, *script_arguments(tmp_path), *("--models", "knn", "--budgets", 3, "--seeds", 1, "--maps")
+    )
+    assert result.returncode == 0, result.stderr
+    maps = sorted(path.name for path in (tmp_path / "output" / "maps").iterdir())
+    assert maps == ["knn_3_seed0_0.png", "knn_3_seed0_1.png"] and maps[1] in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -261,12 +366,47 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
         (("--models", "knn,forest"), ("expected a model among", "forest")),
         (("--seeds", 0), ("--seeds", "0")),
         (("--area", "left=0,24,0,5"), ("--area", "left=0,24,0,5")),
-        (("--area", "third=0,24,20,30"), ("do not overlap",)),
+        (("--area", "third=0,24,20,30"), ("do not overlap", "48 pixels")),
+        (("--stride", 6), ("stride", "got 6")),
+        (("--models", "knn,cnn-1d", "--freeze_encoder"), ("--freeze_encoder", "cnn-1d")),
+        (("--models", "knn,hsst"), ("hsst", "expected a checkpoint", "--model_name_or_path")),
+        (("--models", "cnn-1d", "--learning_rate", "1e30"), ("learning_rate", "1e+30")),
+        (("--dataset_config", "paper"), ("--dataset_config", "--dataset")),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path) -> None:
     result = run_script(SCRIPT, *script_arguments(tmp_path), "--models", "knn", *arguments)
     assert_one_clear_line(result, *words)
+    assert not (tmp_path / "output").exists()
+
+
+def bad_scenes():
+    cube, labels = small_cube()
+    values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    with_nan = cube.astype(np.float32)
+    with_nan[3, 5, 6:9] = np.nan
+    one_class = values.copy()
+    one_class[:, :24][one_class[:, :24] > 0] = 1
+    return {
+        "NaN": ({"image": with_nan}, ("scene.tif", "NaN", "3 pixels")),
+        "one class": ({"values": one_class}, ("at least 2 classes", "got 1 (meadow)")),
+        "labels outside the list": ({"values": np.where(values == 3, 9, values)}, ("scene.tif", "got 9")),
+    }
+
+
+@pytest.mark.parametrize("name", bad_scenes())
+def test_bad_scenes_are_one_clear_line(name, run_script, tmp_path) -> None:
+    given = script_arguments(tmp_path)
+    changes, words = bad_scenes()[name]
+    write_small_scene(tmp_path / "scene", **changes)
+    assert_one_clear_line(run_script(SCRIPT, *given, "--models", "knn"), *words)
+    assert not (tmp_path / "output").exists()
+
+
+def test_checkpoint_for_other_bands_is_refused(run_script, tmp_path) -> None:
+    checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=np.linspace(500, 900, 6))
+    given = [*script_arguments(tmp_path), "--models", "knn,hsst", "--model_name_or_path", checkpoint]
+    assert_one_clear_line(run_script(SCRIPT, *given), checkpoint, "--adapt_bands")
     assert not (tmp_path / "output").exists()
 
 

@@ -124,6 +124,10 @@ def bad_inputs():
         "senseless setting": ({}, (*AREAS, "--layer_decay", 0), ("layer_decay", "got 0")),
         "no data": ({}, ("--data_dir", "/nowhere"), ("/nowhere",)),
         "no checkpoint": ({}, (*AREAS, "--model", "hsst"), ("expected a checkpoint", "--model_name_or_path")),
+        "wide stride": ({}, (*AREAS, "--stride", 6), ("stride", "expected 1 to 5", "got 6")),
+        "frozen encoder": ({}, (*AREAS, "--freeze_encoder"), ("--freeze_encoder", "got cnn-1d")),
+        "learning rate": ({}, (*AREAS, "--learning_rate", "1e30", "--max_steps", 2), ("learning_rate", "1e+30")),
+        "configuration": ({}, (*AREAS, "--dataset_config", "paper"), ("--dataset_config", "got paper")),
         "even window": ({}, (*AREAS, "--task", "center", "--window_size", 6), ("odd", "got 6")),
     }
 

@@ -93,8 +93,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     blockwise_patch_embedding (`bool`, *optional*, defaults to `True`):
         One linear patch embedding for each spectral block rather than one for all.
     normalize_token_values (`bool`, *optional*, defaults to `True`):
-        Whether a LayerNorm takes the mean and the spread of the values of each token away before they are embedded, as
-        published. Without it the model sees how bright a pixel is.
+        Whether LayerNorms take the mean and the spread of the values of each token away when they are embedded, as
+        published. Without them the model sees how bright a pixel is.
     head_type (`str`, *optional*, defaults to `"mean"`):
         What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
         over the blocks at all positions of the window, to classify its centre pixel (image classification only).

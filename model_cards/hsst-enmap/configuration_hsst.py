@@ -92,6 +92,9 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         is nearest, or to 0, 1, 2, ... where `wavelengths` are unknown.
     blockwise_patch_embedding (`bool`, *optional*, defaults to `True`):
         One linear patch embedding for each spectral block rather than one for all.
+    normalize_token_values (`bool`, *optional*, defaults to `True`):
+        Whether LayerNorms take the mean and the spread of the values of each token away when they are embedded, as
+        published. Without them the model sees how bright a pixel is.
     head_type (`str`, *optional*, defaults to `"mean"`):
         What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
         over the blocks at all positions of the window, to classify its centre pixel (image classification only).
@@ -153,6 +156,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     position_embedding_type: str = "learned"
     spectral_positions: list[float | int] | tuple[float | int, ...] | None = None
     blockwise_patch_embedding: bool = True
+    normalize_token_values: bool = True
     head_type: str = "mean"
     mask_type: str = "tube"
     mask_ratio: float = 0.7

@@ -158,7 +158,8 @@ class HSSTPatchEmbeddings(nn.Module):
     """
     Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size,
     num_blocks, num_positions, hidden_size)`: one linear layer for each spectral block (or one for all), between two
-    LayerNorms that the blocks share.
+    LayerNorms that the blocks share. These leave the shape of a token's spectrum only, and take its brightness away;
+    `normalize_token_values=False` does without them.
     """
 
     def __init__(self, config: HSSTConfig):
@@ -166,10 +167,14 @@ class HSSTPatchEmbeddings(nn.Module):
         num_values = config.band_patch_size * config.patch_size**2
         # CODEPATH: published checkpoints embed blockwise; those of the paper's ablation share one embedding
         num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
-        self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
+        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
+        self.layernorm_before: nn.Module = nn.Identity()
+        self.layernorm_after: nn.Module = nn.Identity()
+        if config.normalize_token_values:
+            self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
+            self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.weight = nn.Parameter(torch.empty(num_projections, config.hidden_size, num_values))
         self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, token_values: torch.Tensor) -> torch.Tensor:
         hidden_states = self.layernorm_before(token_values)
@@ -490,7 +495,11 @@ class HSSTPreTrainedModel(PreTrainedModel):
         """Initialize the weights"""
         super()._init_weights(module)
         if isinstance(module, (HSSTPatchEmbeddings, HSSTPixelDecoder)):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            std = self.config.initializer_range
+            # CODEPATH: without LayerNorms around them embeddings of standardised values get a variance of 1 by themselves
+            if isinstance(module, HSSTPatchEmbeddings) and not self.config.normalize_token_values:
+                std = module.weight.shape[2] ** -0.5
+            init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
         elif isinstance(module, HSSTEmbeddings):
             if module.mask_token is not None:

@@ -234,7 +234,7 @@ def tile_windows(shape: tuple[int, int], tile_size: int) -> Iterator[Window]:
 
 
 def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene | RasterScene, window: Window) -> None:
-    """Writes stored numbers, int16 (bands, height, width), as a GeoTIFF with wavelengths and widths in its bands' tags.
+    """Writes stored numbers, int16 (bands, height, width), as a GeoTIFF with wavelengths and widths in band tags.
 
     It lies where the window of the scene lies, and appears whole or not at all.
     """

@@ -16,6 +16,9 @@ from typing import Any
 
 from command_line import one_line_errors
 
+from evaluation_hsst.reconstruction_tables import reconstruction_table
+from evaluation_hsst.training_sources import sources_table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -229,6 +232,8 @@ def experiment_visible_only_scale() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "reconstruction": lambda: reconstruction_table(result("reconstruction")),
+    "training_sources": sources_table,
     "label_efficiency": label_efficiency,
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,

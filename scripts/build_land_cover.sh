@@ -20,6 +20,14 @@ if [[ $scenes -lt 3 ]]; then
     exit 2
 fi
 python=${HSST_PYTHON:-.venv/bin/python}
+# What the model was pre-trained on is in the land-cover model, too
+read_sources='import sys; from huggingface_hub import ModelCard
+print(*ModelCard.load(sys.argv[1]).data.to_dict()["training_sources"])'
+if [[ ! -f $model/README.md ]]; then
+    echo "build_land_cover.sh: error: $model: expected a model with its card, README.md, found none" >&2
+    exit 2
+fi
+read -ra sources <<< "$("$python" -c "$read_sources" "$model/README.md")"
 work=${LAND_COVER_WORK:-outputs/land_cover}
 rm -rf "$work"
 
@@ -36,4 +44,4 @@ done
     --max_steps "${LAND_COVER_STEPS:-4000}" --turns --early_stopping_patience 1000 --evaluation_steps 200 \
     --output_dir "$work/model" \
     "$@"
-"$python" scripts/build_model_card.py --model "$work/model" --output "$output" --final
+"$python" scripts/build_model_card.py --model "$work/model" --output "$output" --sources simulated "${sources[@]}" --final

@@ -193,8 +193,8 @@ def land_cover_card(
     parts = [
         metadata(settings, "image-segmentation" if dense else "image-classification", [*settings.tags, "land-cover"]),
         f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}"
-        f"Land cover of EnMAP scenes in {len(names)} classes: "
-        + (f"`{settings.base}`, fine-tuned. " if settings.base else "")
+        f"Land cover of EnMAP scenes in {len(names)} classes"
+        + (f": `{settings.base}`, fine-tuned on simulated scenes.\n\n" if settings.base else ".\n\n")
         + ABOUT,
         f"""\
 ## Load
@@ -247,9 +247,11 @@ Labels are those of the simulated scenes: the land cover that covers most of eac
         ),
         f"""\
 ## Results
-On the test area, which was neither trained on nor used to choose anything: overall accuracy
-{results["overall_accuracy"]:.1%}, average accuracy {results["average_accuracy"]:.1%}, macro F1
-{results["macro_f1"]:.1%}.
+On the test area, which was neither trained on nor used to choose anything:
+
+| overall accuracy | average accuracy | macro F1 |
+|---|---|---|
+| {results["overall_accuracy"]:.1%} | {results["average_accuracy"]:.1%} | {results["macro_f1"]:.1%} |
 
 | class | name | training pixels | test pixels | accuracy |
 |---|---|---|---|---|

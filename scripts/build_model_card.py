@@ -123,7 +123,12 @@ def main() -> None:
             card = land_cover_card(model.config, results, settings, processor.scale)
         export_for_hub(model, processor, arguments.output)
         for name, path in figures.items():
-            shutil.copyfile(path, arguments.output / name)
+            if path.resolve() != (arguments.output / name).resolve():
+                shutil.copyfile(path, arguments.output / name)
+        # Results of an earlier card that this one does not tell
+        told = {*figures, *(EVALUATIONS[name][0] for name in evaluations)}
+        for name in {SPECTRA_FIGURE, *(file_name for file_name, _ in EVALUATIONS.values())} - told:
+            (arguments.output / name).unlink(missing_ok=True)
         for name, content in evaluations.items():
             write_json(arguments.output / EVALUATIONS[name][0], content)
         write_json(arguments.output / "all_results.json", results)

@@ -15,6 +15,7 @@ from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_sc
 import evaluation_hsst.publication
 from evaluation_hsst.model_cards import CardSettings, Evaluations, limits_section, pretrained_card, without_folders
 from evaluation_hsst.publication import check_model_folder
+from evaluation_hsst.sensor_comparison import WAYS
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 RESULTS = {
@@ -74,6 +75,19 @@ def test_what_was_not_measured_is_a_limit_and_not_a_result():
     assert "tuned on the real tiles of Potsdam" in text
 
 
+def test_every_result_that_is_given_has_its_table():
+    described = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    entry = {"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST"}
+    entry |= dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), described)
+    ways = {way: [entry] for way in WAYS}
+    sensor = {"title": "48 bands", "is_reflectance": True, "filled_bands": 3, "ways": ways}
+    sensor["differences"] = {way: {"5": described} for way in WAYS}
+    text = card(label_efficiency={"results": [entry], "directions": ["a to b"]}, sensors={"sensors": [sensor]})
+    assert "| 5 per class (30) | HSST | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
+    assert "| 48 bands | 5 per class (30) | **50.0** (40.0–60.0) | **50.0** (40.0–60.0) * |" in text
+    assert "few labels was not measured" not in text and "other sensors was not measured" not in text
+
+
 def test_a_model_that_is_better_everywhere_is_not_said_to_be_worse():
     evaluations = Evaluations(reconstruction={"masks": {"unit": masks(0.2, 0.4)}})
     assert "better than this model" not in limits_section(CardSettings("a/b", ["neon"]), evaluations)
@@ -113,6 +127,13 @@ def test_a_pre_trained_model_becomes_a_folder_that_is_ready(tmp_path, run_script
     assert "hsg-aiml/hsst-enmap" in text and "| this model | 0.250 |" in text and "reconstruction_spectra.png" in text
     assert json.loads((tmp_path / "card" / "reconstruction.json").read_text())["model"] == "n"
     assert "/somewhere" not in (tmp_path / "card" / "all_results.json").read_text()
+    # In place, from its own results; and again without them
+    arguments[arguments.index("--reconstruction") + 1] = tmp_path / "card"
+    result = run_script("build_model_card.py", *arguments, "--output", tmp_path / "card")
+    assert result.returncode == 0 and (tmp_path / "card" / "README.md").read_text() == text
+    result = run_script("build_model_card.py", "--model", pretrained, "--output", tmp_path / "card")
+    assert result.returncode == 0 and not list((tmp_path / "card").glob("reconstruction_spectra*"))
+    assert not (tmp_path / "card" / "reconstruction.json").exists()
 
 
 @pytest.fixture(scope="module")

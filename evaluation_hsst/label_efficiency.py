@@ -663,6 +663,28 @@ def percent(described: Mapping[str, Any] | None) -> str:
     return f"{mean} ({100 * described['low']:.1f}{to}{100 * described['high']:.1f})"
 
 
+def label_efficiency_table(summary: Mapping[str, Any]) -> str:
+    """Markdown of `label_efficiency.json`: percent, mean over seeds with its 95 % interval, the best in bold."""
+    scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy", "macro_f1": "macro F1"}
+    rows = [f"| labels | model | {' | '.join(scores.values())} |", "|---|---|" + "---|" * len(scores)]
+    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
+        entries = [entry for entry in summary["results"] if entry["budget"] == budget]
+        for entry in entries:
+            cells = []
+            for name in scores:
+                score = entry[name]
+                text = f"{100 * score['mean']:.1f}"
+                if score["mean"] == max(other[name]["mean"] for other in entries):
+                    text = f"**{text}**"
+                if score["low"] is not None:
+                    text += f" ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+                cells.append(text)
+            rows.append(
+                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {' | '.join(cells)} |"
+            )
+    return "\n".join(rows)
+
+
 def write_report_page(
     path: str | Path, summary: Mapping[str, Any], figure: str | Path, maps: Sequence[str | Path] = ()
 ) -> Path:

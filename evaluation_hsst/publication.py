@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 import modeling_hsst
+from evaluation_hsst.training_sources import check_sources
 from modeling_hsst.hub_hsst import AUTO_MAP, PROCESSOR_AUTO_MAP, code_files
 
 REPOSITORY_TYPES = ("model", "dataset")
@@ -37,8 +38,8 @@ REPOSITORY_TYPES = ("model", "dataset")
 CARD_NAME = "README.md"
 MODEL_FILES = ("config.json", "preprocessor_config.json", CARD_NAME)
 MODEL_SUFFIXES = (".safetensors", ".json", ".md", ".py", ".png", ".svg", ".csv", ".txt", "LICENSE")
-MODEL_METADATA = ("license", "library_name", "pipeline_tag", "tags")
-MODEL_SECTIONS = ("load", "training data", "limits", "citation")
+MODEL_METADATA = ("license", "library_name", "pipeline_tag", "tags", "training_sources")
+MODEL_SECTIONS = ("load", "intended use", "training data", "limits", "citation")
 DATASET_SUFFIXES = (".parquet", ".json", ".md", "LICENSE")
 DATASET_METADATA = ("license", "pretty_name", "configs")
 DATASET_SECTIONS = ("licence", "citation")
@@ -171,7 +172,8 @@ def check_model_folder(folder: str | Path) -> None:
         problems += _weight_problems(folder / name)
     problems += _code_problems(folder, names)
     if CARD_NAME in names:
-        problems += _card_problems(folder / CARD_NAME, ModelCard, MODEL_METADATA, MODEL_SECTIONS)
+        card_problems = _card_problems(folder / CARD_NAME, ModelCard, MODEL_METADATA, MODEL_SECTIONS)
+        problems += card_problems or _source_problems(folder / CARD_NAME)
     for name, auto_map in (("config.json", AUTO_MAP), ("preprocessor_config.json", PROCESSOR_AUTO_MAP)):
         if name in names:
             problems += _auto_map_problems(folder / name, auto_map)
@@ -282,6 +284,15 @@ def _card_problems(
         if not any(section in heading for heading in headings)
     ]
     return problems
+
+
+def _source_problems(path: Path) -> list[str]:
+    sources = ModelCard.load(path).data.to_dict()["training_sources"]
+    try:
+        check_sources([sources] if isinstance(sources, str) else sources, path.name)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _auto_map_problems(path: Path, auto_map: dict[str, str]) -> list[str]:

@@ -107,6 +107,7 @@ class HSSTSceneClassificationPipeline(Pipeline):
     _load_processor: Any = False
     _load_image_processor: Any = True
     _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
     _load_tokenizer: Any = False
     image_processor: Any
 

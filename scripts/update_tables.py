@@ -16,6 +16,11 @@ from typing import Any
 
 from command_line import one_line_errors
 
+from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.reconstruction_tables import reconstruction_table
+from evaluation_hsst.sensor_comparison import sensor_table
+from evaluation_hsst.training_sources import sources_table
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
@@ -96,29 +101,6 @@ def data_speed() -> str:
     rows += ["", f"| a batch of {training['batch_size']} windows | time | share of a {step} |", "|---|---|---|"]
     for way, times in training["ways"].items():
         rows.append(f"| {way} | {1000 * times['data_seconds']:.1f} ms | {times['share']:.1%} |")
-    return "\n".join(rows)
-
-
-def label_efficiency() -> str:
-    """Land cover from few labels: percent, mean over seeds with its 95 % interval, the best of each budget in bold."""
-    summary = result("label_efficiency")
-    scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy", "macro_f1": "macro F1"}
-    rows = [f"| labels | model | {' | '.join(scores.values())} |", "|---|---|" + "---|" * len(scores)]
-    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
-        entries = [entry for entry in summary["results"] if entry["budget"] == budget]
-        for entry in entries:
-            cells = []
-            for name in scores:
-                score = entry[name]
-                text = f"{100 * score['mean']:.1f}"
-                if score["mean"] == max(other[name]["mean"] for other in entries):
-                    text = f"**{text}**"
-                if score["low"] is not None:
-                    text += f" ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
-                cells.append(text)
-            rows.append(
-                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {' | '.join(cells)} |"
-            )
     return "\n".join(rows)
 
 
@@ -229,7 +211,10 @@ def experiment_visible_only_scale() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "label_efficiency": label_efficiency,
+    "reconstruction": lambda: reconstruction_table(result("reconstruction")),
+    "sensors": lambda: sensor_table(result("sensors")),
+    "training_sources": sources_table,
+    "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,
     "data_speed": data_speed,

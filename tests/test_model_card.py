@@ -8,6 +8,7 @@ from conftest import assert_one_clear_line
 from loopback_hub import LoopbackHub
 from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 
+from evaluation_hsst.reconstruction_tables import reconstruction_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 
@@ -63,9 +64,8 @@ def test_code_is_the_packages():
 
 def test_holds_what_a_repository_needs_and_nothing_else():
     extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
-    assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()} | {
-        "reconstruction.png"
-    }
+    extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png"}
+    assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()}
 
 
 def test_card_says_what_the_result_file_says():
@@ -82,6 +82,8 @@ def test_card_says_what_the_result_file_says():
         assert number in card
     assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card
     assert "placeholder" in card
+    real = json.loads((FOLDER / "reconstruction.json").read_text())
+    assert reconstruction_table(real) in card
 
 
 def test_the_card_is_built_by_its_script(tmp_path, run_script):
@@ -91,7 +93,9 @@ def test_the_card_is_built_by_its_script(tmp_path, run_script):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"):
         (model / name).write_bytes((FOLDER / name).read_bytes())
     (model / "figures" / "step_1.png").write_bytes((FOLDER / "reconstruction.png").read_bytes())
-    result = run_script("build_model_card.py", "--model", model, "--output", tmp_path / "card")
+    result = run_script(
+        "build_model_card.py", "--model", model, "--reconstruction", FOLDER, "--output", tmp_path / "card"
+    )
     assert result.returncode == 0, result.stderr
     for path in FOLDER.iterdir():
         if path.name != "config.json":
@@ -102,6 +106,14 @@ def test_an_unfinished_run_has_no_card(tmp_path, run_script):
     result = run_script("build_model_card.py", "--model", tmp_path, "--output", tmp_path / "card")
     assert_one_clear_line(result, tmp_path, "all_results.json")
     assert not (tmp_path / "card").exists()
+
+
+def test_docs_and_card_tell_the_same_result():
+    there = json.loads((ROOT / "docs" / "results" / "reconstruction.json").read_text())
+    assert there == json.loads((FOLDER / "reconstruction.json").read_text())
+    assert (ROOT / "docs" / "figures" / "reconstruction_spectra.png").read_bytes() == (
+        FOLDER / "reconstruction_spectra.png"
+    ).read_bytes()
 
 
 def test_tables_are_up_to_date(run_script):

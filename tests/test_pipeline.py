@@ -19,6 +19,7 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
 )
+from modeling_hsst.hub_hsst import PROCESSOR_AUTO_MAP, add_auto_map
 from modeling_hsst.pipeline_hsst import TASK, HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import (
     NO_CLASS,
@@ -512,3 +513,17 @@ def test_memory_of_a_chunk_does_not_depend_on_the_scene(dense, processor):
         for _ in predictor.predict(Watched(image(side, side), CENTRES)):
             pass
         assert max(map(math.prod, largest)) <= (16 + 2 * 8) ** 2
+
+
+def test_a_model_from_a_repository_with_code_is_loaded_without_a_question(dense, processor, tmp_path, monkeypatch):
+    """The processor of a fine-tuned model may still name the code that lay beside the checkpoint."""
+
+    def ask(*arguments):
+        raise AssertionError("asked whether to run code that is not needed")
+
+    monkeypatch.setattr("builtins.input", ask)
+    dense.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    add_auto_map(tmp_path / "preprocessor_config.json", PROCESSOR_AUTO_MAP)
+    classify = pipeline(TASK, model=str(tmp_path))
+    assert type(classify.image_processor) is HSSTImageProcessor

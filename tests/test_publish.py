@@ -30,9 +30,11 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: image-feature-extraction
 tags: [hyperspectral]
+training_sources: [simulated]
 ---
 # tiny
 ## Load
+## Intended use
 ## Training data
 ## Limits
 ## Citation
@@ -199,6 +201,14 @@ def append(folder, name, text):
         (
             lambda folder: (folder / "README.md").write_text(CARD.replace("## Limits\n", "")),
             ("README.md has no section on limits",),
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text(CARD.replace("[simulated]", "[simulated, enmap]")),
+            ("README.md: expected sources among simulated, neon, got enmap",),
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text(CARD.replace("training_sources: [simulated]\n", "")),
+            ("README.md states no `training_sources`",),
         ),
         (lambda folder: (folder / "link.json").symlink_to("config.json"), ("link.json", "link")),
         (shutil.rmtree, ("expected a folder", "nothing")),

@@ -1,0 +1,263 @@
+"""Images of other sensors as EnMAP would have seen them: spectra resampled by the responses of its bands.
+
+`spectral_weights` turns the bands of one sensor into those of another, `resample_scene` applies them to an image and
+writes tiles that pre-training reads. Reflectance stays reflectance: no noise is added, and pixels keep their size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+
+from datasets_loading.enmap_product import ProductError, is_hidden, raster_errors
+from datasets_loading.scenes import RasterScene, Scene, open_scene
+from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS, Sensor
+
+ENMAP_BANDS_WITH_DATA = tuple(band for band in range(ENMAP.num_bands) if band not in ENMAP_WATER_VAPOUR_BANDS)
+"""The 202 bands that products of 2022 and 2023 hold data in."""
+
+_FWHM_PER_DEVIATION = 2.0 * np.sqrt(2.0 * np.log(2.0))
+_GRID_STEP = 0.1
+_REACH_IN_DEVIATIONS = 3.0
+_SLACK = 1.02  # centres that are as far apart as they are wide, but for the last digit of a file
+
+
+@dataclass(frozen=True)
+class ResampledImage:
+    """What became of one image.
+
+    Attributes:
+        path: the image.
+        tiles: the files written.
+        num_pixels: pixels with data in them.
+        num_source_bands: bands of the image that took part.
+    """
+
+    path: Path
+    tiles: list[Path]
+    num_pixels: int
+    num_source_bands: int
+
+
+def spectral_weights(
+    wavelengths: Sequence[float] | np.ndarray,
+    fwhm: Sequence[float] | np.ndarray | None,
+    target_wavelengths: Sequence[float] | np.ndarray,
+    target_fwhm: Sequence[float] | np.ndarray,
+) -> np.ndarray:
+    """Weights by which bands of one sensor become those of another, float64 (target bands, bands); rows sum to 1.
+
+    A target band is the mean of the spectrum under a Gaussian. The spectrum is taken as straight between the centres
+    of the source's bands, so that a straight spectrum keeps its values whatever the spacing, and a target narrower
+    than the source is an interpolation. What the source's own bands have blurred already is taken off the width.
+
+    Args:
+        wavelengths: band centres of the source in nm, ascending (bands,).
+        fwhm: full width at half maximum of its bands in nm (bands,), or None: the distance to the nearest other one.
+        target_wavelengths: band centres wanted, in nm (target bands,).
+        target_fwhm: full width at half maximum of the bands wanted, in nm (target bands,).
+
+    Raises:
+        ValueError: a target band lies, with half its width, beyond the source's range or in a gap of it.
+    """
+    centres = np.asarray(wavelengths, dtype=np.float64)
+    targets, target_widths = np.asarray(target_wavelengths, np.float64), np.asarray(target_fwhm, np.float64)
+    if len(centres) < 2 or (np.diff(centres) <= 0).any():
+        raise ValueError(f"wavelengths: expected at least two in ascending order, got {centres.tolist()[:10]}")
+    steps = np.diff(centres)
+    nearest_step = np.minimum(np.append(steps, steps[-1]), np.append(steps[0], steps))
+    widths = nearest_step if fwhm is None else np.asarray(fwhm, dtype=np.float64)
+
+    missing = uncovered_bands(centres, widths, targets, target_widths)
+    if len(missing):
+        named = ", ".join(f"{targets[band]:.1f}" for band in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"expected bands that cover half a width around each of the {len(targets)} bands wanted, got "
+            f"{len(centres)} bands from {centres[0]:.1f} to {centres[-1]:.1f} nm, which leave out {len(missing)}: "
+            f"{named} nm"
+        )
+
+    source_widths = np.interp(targets, centres, widths)
+    blur = np.sqrt(np.maximum(target_widths**2 - source_widths**2, 0.0)) / _FWHM_PER_DEVIATION
+    weights = np.zeros((len(targets), len(centres)))
+    for target, (centre, deviation) in enumerate(zip(targets, blur, strict=True)):
+        reach = max(_REACH_IN_DEVIATIONS * deviation, _GRID_STEP)
+        places = centre + np.arange(-np.ceil(reach / _GRID_STEP), np.ceil(reach / _GRID_STEP) + 1) * _GRID_STEP
+        response = np.exp(-0.5 * ((places - centre) / max(deviation, _GRID_STEP / 10)) ** 2)
+        # Beyond the ends the last bands stand for the rest, which is less than half the response
+        places = np.clip(places, centres[0], centres[-1])
+        left = np.clip(np.searchsorted(centres, places, side="right") - 1, 0, len(centres) - 2)
+        share = (places - centres[left]) / steps[left]
+        np.add.at(weights[target], left, response * (1.0 - share))
+        np.add.at(weights[target], left + 1, response * share)
+        # A band that contributes next to nothing must not make a pixel invalid
+        weights[target, weights[target] < 1e-3 * weights[target].max()] = 0.0
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def uncovered_bands(
+    wavelengths: np.ndarray, fwhm: np.ndarray, target_wavelengths: np.ndarray, target_fwhm: np.ndarray
+) -> np.ndarray:
+    """Indices of target bands of which a part within half a width is farther from every source band than the wider
+    of both half widths: beyond the source's range, or in a gap of it. Arguments as in `spectral_weights`."""
+    missing = []
+    for band, (centre, width) in enumerate(zip(target_wavelengths, target_fwhm, strict=True)):
+        places = centre + np.linspace(-0.5, 0.5, 21) * width
+        distances = np.abs(places[:, None] - wavelengths)
+        nearest = distances.argmin(axis=1)
+        allowed = _SLACK * np.maximum(fwhm[nearest], width) / 2
+        beyond = centre < wavelengths[0] or centre > wavelengths[-1]
+        if beyond or (distances.min(axis=1) > allowed).any():
+            missing.append(band)
+    return np.array(missing, dtype=np.int64)
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images that are named, and those in the folders that are named (GeoTIFF, ENVI headers), sorted by path.
+
+    Raises:
+        ProductError: a path does not exist, or a folder holds no image.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            images.append(path)
+            continue
+        if not path.is_dir():
+            raise ProductError(f"{path}: expected an image or a folder of images, got nothing there")
+        found = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+            and file.suffix.lower() in (".tif", ".tiff", ".hdr")
+            and not file.stem.endswith("_labels")
+            and not is_hidden(file.relative_to(path))
+        ]
+        if not found:
+            raise ProductError(f"{path}: expected GeoTIFF files or ENVI headers in the folder, got none")
+        images.extend(found)
+    return images
+
+
+def resample_image(
+    path: Path,
+    output_dir: Path,
+    *,
+    name: str | None = None,
+    tile_size: int = 64,
+    wavelengths: Path | None = None,
+    scale: float | None = None,
+    nodata: float | None = None,
+) -> ResampledImage:
+    """Writes one image as tiles with EnMAP's 224 bands, of which the 22 of water vapour hold nodata as in products.
+
+    A pixel that lacks a band which takes part is nodata in all bands; a tile without any data is not written.
+
+    Args:
+        path: an image that `open_scene` reads, of reflectance.
+        output_dir: where the tiles go; made if missing. A file appears there whole or not at all.
+        name: how the names of the tiles begin; the image's name by default.
+        tile_size: largest side of a tile in pixels; larger images are cut into parts of about equal size.
+        wavelengths: file with band centres in nm, and widths, one band a line, where the image states none.
+        scale: stored number of a reflectance of 1, where the image does not state it.
+        nodata: stored number of pixels without data, where the image does not state it.
+
+    Raises:
+        ProductError: the image is damaged, states no wavelengths, or does not cover every band of EnMAP with data.
+    """
+    with open_scene(path, wavelengths=wavelengths, scale=scale, nodata=nodata) as scene:
+        bands, weights = enmap_weights(scene)
+        tiles, num_pixels = [], 0
+        for window in tile_windows(scene.shape, tile_size):
+            image = np.full((ENMAP.num_bands, window.height, window.width), ENMAP.nodata, dtype=np.int16)
+            image[list(ENMAP_BANDS_WITH_DATA)] = _resample_window(scene, window, bands, weights)
+            has_data = image[ENMAP_BANDS_WITH_DATA[0]] != ENMAP.nodata
+            if has_data.any():
+                file = output_dir / f"{name or scene.name}_x{window.col_off:05d}_y{window.row_off:05d}.tif"
+                write_tile(file, image, ENMAP, scene, window)
+                tiles.append(file)
+                num_pixels += int(has_data.sum())
+    return ResampledImage(path, tiles, num_pixels, len(bands))
+
+
+def enmap_weights(scene: Scene | RasterScene) -> tuple[np.ndarray, np.ndarray]:
+    """Bands of a scene that take part, int64 (bands,), and their weights in EnMAP's bands with data, (202, bands).
+
+    Raises:
+        ProductError: the scene states no wavelengths, or does not cover every band of EnMAP with data.
+    """
+    if scene.wavelengths is None:
+        raise ProductError(f"{scene.path}: expected wavelengths of its bands, got none; --wavelengths names a file")
+    with_data = np.flatnonzero(scene.valid_bands)
+    enmap_bands = list(ENMAP_BANDS_WITH_DATA)
+    try:
+        weights = spectral_weights(
+            scene.wavelengths[with_data],
+            None if scene.fwhm is None else scene.fwhm[with_data],
+            np.array(ENMAP.wavelengths)[enmap_bands],
+            np.array(ENMAP.fwhm)[enmap_bands],
+        )
+    except ValueError as error:
+        raise ProductError(f"{scene.path}: {error}") from None
+    used = np.flatnonzero(weights.any(axis=0))
+    return with_data[used], weights[:, used]
+
+
+def _resample_window(scene: Scene, window: Window, bands: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Stored numbers of the target's bands, int16 (target bands, height, width)."""
+    rows = slice(window.row_off, window.row_off + window.height)
+    columns = slice(window.col_off, window.col_off + window.width)
+    stored = scene.read(rows, columns, [int(band) for band in bands])
+    missing = (stored == scene.nodata).any(axis=0)
+    resampled = np.rint(np.tensordot(weights, stored.astype(np.float64), axes=1))
+    resampled = np.clip(resampled, ENMAP.nodata + 1, np.iinfo(np.int16).max)
+    return np.where(missing, ENMAP.nodata, resampled).astype(np.int16)
+
+
+def tile_windows(shape: tuple[int, int], tile_size: int) -> Iterator[Window]:
+    """Windows that cover an image (height, width) once, none larger than `tile_size` and none a mere sliver."""
+    if tile_size < 1:
+        raise ValueError(f"tile_size: expected at least 1, got {tile_size}")
+    row_edges, column_edges = (
+        np.linspace(0, length, -(-length // tile_size) + 1).round().astype(int) for length in shape
+    )
+    for top, bottom in zip(row_edges, row_edges[1:], strict=False):
+        for left, right in zip(column_edges, column_edges[1:], strict=False):
+            yield Window(int(left), int(top), int(right - left), int(bottom - top))
+
+
+def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene | RasterScene, window: Window) -> None:
+    """Writes stored numbers, int16 (bands, height, width), as a GeoTIFF with wavelengths and widths in band tags.
+
+    It lies where the window of the scene lies, and appears whole or not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    profile = {
+        "driver": "GTiff",
+        "count": len(image),
+        "height": image.shape[1],
+        "width": image.shape[2],
+        "dtype": "int16",
+        "nodata": sensor.nodata,
+        "compress": "deflate",
+        "interleave": "band",
+    }
+    if scene.transform is not None:
+        profile |= {"crs": scene.crs, "transform": window_transform(window, scene.transform)}
+    try:
+        with raster_errors(str(path)), rasterio.open(partial, "w", **profile) as dataset:
+            dataset.write(image)
+            dataset.update_tags(source=scene.name, resampled_to=sensor.name)
+            for band, (centre, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
+                dataset.update_tags(band, wavelength=centre, fwhm=width, wavelength_units="nm")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

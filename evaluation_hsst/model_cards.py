@@ -1,0 +1,409 @@
+"""The cards of published models, made from result files: no number in them was typed.
+
+`pretrained_card` is for models of `scripts/run_mim.py`, `land_cover_card` for those of
+`scripts/run_classification.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.reconstruction_tables import MODEL, reconstruction_table
+from evaluation_hsst.sensor_comparison import sensor_table
+from evaluation_hsst.training_sources import TRAINING_SOURCES, sources_table
+from modeling_hsst import HSSTConfig
+
+RECONSTRUCTION_FIGURE = "reconstruction.png"
+SPECTRA_FIGURE = "reconstruction_spectra.png"
+MAP_FIGURE = "land_cover_map.png"
+CONFUSION_FIGURE = "confusion_matrix.png"
+
+STATUS_OF_PLACEHOLDER = """\
+> **A placeholder.** These weights come from the demonstration of the package: a small model, trained for minutes on
+> one simulated scene. They show that loading works; they are not for use on real data. Trained weights will take their
+> place under the same name.
+
+"""
+
+CITATION = """\
+## Citation
+```bibtex
+@inproceedings{scheibenreif2023masked,
+  title = {Masked Vision Transformers for Hyperspectral Image Classification},
+  author = {Scheibenreif, Linus and Mommert, Michael and Borth, Damian},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops (EarthVision)},
+  year = {2023},
+}
+```
+"""
+
+ABOUT = """\
+HSST is a vision transformer for hyperspectral images: blockwise patch embeddings and attention factorised into space
+and spectrum, pre-trained by masked image modelling, after *Masked Vision Transformers for Hyperspectral Image
+Classification* (Scheibenreif, Mommert and Borth, CVPR EarthVision 2023). This is a new implementation with weights of
+its own, not the authors' checkpoint.
+"""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Results of other commands, as their files hold them; what is None was not measured and is not in the card.
+
+    Attributes:
+        reconstruction: of `scripts/evaluate_reconstruction.py`.
+        label_efficiency: of `scripts/run_label_efficiency.py`.
+        sensors: of `scripts/compare_sensors.py`.
+    """
+
+    reconstruction: Mapping[str, Any] | None = None
+    label_efficiency: Mapping[str, Any] | None = None
+    sensors: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What a card says beside results.
+
+    Attributes:
+        repository: OWNER/NAME on the Hub.
+        sources: keys of `TRAINING_SOURCES` that the weights were trained on.
+        is_final: leave out the note that the weights are a placeholder.
+        base: OWNER/NAME of the model that was fine-tuned.
+        tags: of the metadata.
+    """
+
+    repository: str
+    sources: Sequence[str]
+    is_final: bool = False
+    base: str | None = None
+    tags: Sequence[str] = field(default=("hyperspectral", "remote-sensing", "EnMAP"))
+
+    @property
+    def name(self) -> str:
+        return self.repository.split("/")[-1]
+
+
+def pretrained_card(
+    config: HSSTConfig, results: Mapping[str, Any], settings: CardSettings, evaluations: Evaluations = Evaluations()
+) -> str:
+    """The card of a pre-trained model.
+
+    Args:
+        config: its configuration.
+        results: `all_results.json` of its pre-training.
+        settings: names and sources.
+        evaluations: further results.
+    """
+    start = results.get("start_eval_loss")
+    before = "not measured (resumed)" if start is None else f"{start:.3f}"
+    parts = [
+        metadata(settings, "image-feature-extraction", [*settings.tags, "masked-image-modeling"]),
+        f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}{ABOUT}",
+        f"""\
+## Load
+With the package (`pip install hsst`):
+
+```python
+import modeling_hsst
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("{settings.repository}")
+model = AutoModel.from_pretrained("{settings.repository}")
+# image: stored numbers (reflectance x 10000), (bands, height, width), with the band centres in nm
+inputs = processor(image, wavelengths=wavelengths)
+features = model(**inputs).last_hidden_state  # (windows, blocks * positions, width)
+```
+
+Without it: the same with `trust_remote_code=True` for both, which runs the code of this repository. The other Auto
+classes load from here as well: `AutoModelForMaskedImageModeling` reconstructs hidden tokens,
+`AutoModelForSemanticSegmentation`, `AutoModelForImageClassification` and `AutoBackbone` start from the encoder, the
+first two with a new head to fine-tune. For other sensors: `modeling_hsst.load_for_wavelengths`.
+""",
+        """\
+## Intended use
+Surface reflectance of EnMAP L2A products, or of images with the same bands: as the start of a land-cover model where
+labels are few, as features of pixels and windows, and to fill in hidden or missing bands. Check it on your own labels,
+on an area apart from those that you trained on, before anything is decided by its output.
+
+Not for radiance or unitless numbers as they are, not for thermal or panchromatic images, and not for bands that the
+processor does not find by wavelength: adapt the model to another sensor, or resample the image.
+""",
+        model_section(config, results["parameters"])
+        + f"| masks in training | {config.mask_type}, {results['realised_mask_ratio']:.0%} of the tokens |\n",
+        training_section(
+            settings,
+            f"""\
+| | |
+|---|---|
+| tiles | {results["training_tiles"]:,} to train, {results["validation_tiles"]:,} to validate |
+| windows seen | {results["windows_seen"]:,} in {results["steps"]:,} steps |
+| seed | {results["run"]["seed"]} |
+| versions | {versions(results)} |
+
+`all_results.json` holds every setting of the training.
+""",
+        ),
+        f"""\
+## Reconstruction
+Mean absolute error of the hidden values of the validation tiles, in standard deviations of each band:
+
+| | |
+|---|---|
+| this model | {results["eval_loss"]:.3f} |
+| before training | {before} |
+| mean of the band over the training tiles | {results["eval_band_mean_loss"]:.3f} |
+| mean of the window's visible tokens of the same band | {results["eval_visible_mean_loss"]:.3f} |
+
+![Input, what the model sees, its reconstruction, and spectra]({RECONSTRUCTION_FIGURE})
+""",
+    ]
+    parts += evaluation_sections(evaluations)
+    parts += [limits_section(settings, evaluations), CITATION]
+    return "\n".join(parts)
+
+
+def land_cover_card(
+    config: HSSTConfig, results: Mapping[str, Any], settings: CardSettings, processor_scale: float = 10000.0
+) -> str:
+    """The card of a model that was fine-tuned for land cover.
+
+    Args:
+        config: its configuration.
+        results: `all_results.json` of its fine-tuning.
+        settings: names and sources, of the pre-training as well.
+        processor_scale: stored number of a reflectance of 1.
+    """
+    dense = config.head_type != "center"
+    auto_class = "AutoModelForSemanticSegmentation" if dense else "AutoModelForImageClassification"
+    names = list(results["class_names"])
+    counts = results["labelled_pixels"]
+    rows = []
+    for number, name in enumerate(names):
+        accuracy = results["accuracy_per_class"][number]
+        shown = "–" if accuracy is None else f"{accuracy:.1%}"
+        rows.append(f"| {number} | {name} | {counts['train'][number]:,} | {counts['test'][number]:,} | {shown} |")
+    table = "\n".join(rows)
+    steps = results["training"]["steps"]
+    purposes = {"train": "to train", "validation": "to validate", "test": "to test"}
+    labelled = ", ".join(f"{sum(counts[split]):,} {purpose}" for split, purpose in purposes.items())
+    parts = [
+        metadata(settings, "image-segmentation" if dense else "image-classification", [*settings.tags, "land-cover"]),
+        f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}"
+        f"Land cover of EnMAP scenes in {len(names)} classes"
+        + (f": `{settings.base}`, fine-tuned on simulated scenes.\n\n" if settings.base else ".\n\n")
+        + ABOUT,
+        f"""\
+## Load
+Map a whole scene (an EnMAP L2A product, a GeoTIFF or an ENVI image of any size), from a clone of the package's
+repository:
+
+```bash
+python scripts/predict_scene.py SCENE --model {settings.repository} --output map.tif --html
+```
+
+In Python, with the package (`pip install hsst`):
+
+```python
+import modeling_hsst
+from transformers import AutoImageProcessor, {auto_class}, pipeline
+
+classify = pipeline("hyperspectral-scene-classification", model="{settings.repository}")
+# image: stored numbers (reflectance x {processor_scale:g}), (bands, height, width), with the band centres in nm
+classes = classify(image, wavelengths=wavelengths)["classes"]
+
+processor = AutoImageProcessor.from_pretrained("{settings.repository}")
+model = {auto_class}.from_pretrained("{settings.repository}")
+```
+
+Without it: processor and model load with `trust_remote_code=True`, which runs the code of this repository, and take
+windows of {"x".join(map(str, config.window_size))} pixels.
+""",
+        """\
+## Intended use
+A first map of a scene of EnMAP surface reflectance, and a start for fine-tuning on labels of one's own. Its labels
+are simulated: check it against labels of the place before anything is decided by a map. Not for other sensors as it
+is, not for radiance, and not for classes that are not among its own.
+""",
+        model_section(config, results["parameters"])
+        + f"| head | {'a class for each pixel of a window' if dense else 'a class for the centre pixel'} |\n",
+        training_section(
+            settings,
+            f"""\
+Labels are those of the simulated scenes: the land cover that covers most of each pixel.
+
+| | |
+|---|---|
+| labelled pixels | {labelled} |
+| steps | {steps:,} |
+| seed | {results["run"]["settings"]["seed"]} |
+| versions | {versions(results)} |
+
+`all_results.json` holds every setting of the training.
+""",
+        ),
+        f"""\
+## Results
+On the test area, which was neither trained on nor used to choose anything:
+
+| overall accuracy | average accuracy | macro F1 |
+|---|---|---|
+| {results["overall_accuracy"]:.1%} | {results["average_accuracy"]:.1%} | {results["macro_f1"]:.1%} |
+
+| class | name | training pixels | test pixels | accuracy |
+|---|---|---|---|---|
+{table}
+
+![Test area in true colour, reference and prediction]({MAP_FIGURE})
+![Confusion matrix]({CONFUSION_FIGURE})
+""",
+        """\
+## Limits
+Trained and tested on simulated scenes: the numbers above say how well it tells simulated classes apart, and nothing
+about real ones. Simulated spectra lack effects that real scenes have, and classes of the real world have edges that
+a simulation does not draw. A pixel of 30 m holds more than one class. Clouds, shadows and haze are left out by
+`predict_scene.py` where a product marks them; elsewhere they get the class that they look like.
+""",
+        CITATION,
+    ]
+    return "\n".join(parts)
+
+
+def metadata(settings: CardSettings, pipeline_tag: str, tags: Sequence[str]) -> str:
+    """The YAML block that the Hub reads."""
+    lines = ["---", "license: apache-2.0", "library_name: transformers", f"pipeline_tag: {pipeline_tag}", "tags:"]
+    lines += [f"  - {tag}" for tag in tags]
+    if settings.base:
+        lines.append(f"base_model: {settings.base}")
+    lines += ["training_sources:", *(f"  - {name}" for name in settings.sources), "---", ""]
+    return "\n".join(lines)
+
+
+def model_section(config: HSSTConfig, parameters: int) -> str:
+    """A table of the architecture, to which rows can be added."""
+    wavelengths = config.wavelengths
+    bands = f"{config.num_channels} bands"
+    bands += (
+        ", of unknown wavelengths" if wavelengths is None else f", {wavelengths[0]:.0f} to {wavelengths[-1]:.0f} nm"
+    )
+    return f"""\
+## Model
+| | |
+|---|---|
+| parameters | {parameters:,} |
+| input | {bands}, windows of {"x".join(map(str, config.window_size))} pixels |
+| tokens | {config.num_blocks} spectral blocks x {config.num_positions} positions |
+| layers | {config.num_spatial_layers} spatial, {config.num_spectral_layers} spectral, width {config.hidden_size} |
+| positions | {config.position_embedding_type} |
+"""
+
+
+def training_section(settings: CardSettings, facts: str) -> str:
+    """Sources with their licences and what was not used, and how to name them."""
+    used = [TRAINING_SOURCES[name] for name in settings.sources]
+    named = "".join(f"\n{source.attribution}\n" for source in used if source.attribution)
+    return f"""\
+## Training data and licences
+{sources_table(settings.sources)}
+
+Nothing else was used: no pixel of a satellite, no labels but those named here, and none of the tiles that results
+below were measured on. Simulated scenes lie in the northern mid-latitudes, from April to October; other climates and
+winter are not among them.
+{named}
+{facts}"""
+
+
+def evaluation_sections(evaluations: Evaluations) -> list[str]:
+    """A section for everything that was measured."""
+    parts = []
+    if evaluations.reconstruction is not None:
+        result = evaluations.reconstruction
+        tiles = len(next(iter(result["masks"].values()))["tiles"])
+        parts.append(
+            f"""\
+### On real tiles
+Mean absolute error of hidden values of {tiles} real EnMAP tiles that no training has seen, in standard deviations of
+each band, beside predictors that need no network. The Gaussian knows mean and covariance of all bands, and takes what
+is hidden in a pixel from what is visible in it; its ridge is the best of several for these tiles. The last column is
+the model's error divided by that of the row, with its 95 % interval over tiles.
+
+{reconstruction_table(result)}
+
+![Spectra of four pixels with hidden bands, true and filled in, and the error of every band]({SPECTRA_FIGURE})
+
+*EnMAP data (c) DLR, shown as a picture of results.*
+"""
+        )
+    if evaluations.label_efficiency is not None:
+        directions = "; ".join(evaluations.label_efficiency["directions"])
+        parts.append(
+            f"""\
+## Land cover from few labels
+Percent, mean over seeds with its 95 % interval; the best of each budget in bold. Trained on one area and tested on
+another ({directions}).
+
+{label_efficiency_table(evaluations.label_efficiency)}
+"""
+        )
+    if evaluations.sensors is not None:
+        parts.append(
+            f"""\
+## Other sensors
+Overall accuracy in percent, mean over seeds with its 95 % interval, on blocks apart from those trained on: the same
+architecture from scratch, the image resampled to this model's bands, and this model adapted to the sensor.
+
+{sensor_table(evaluations.sensors)}
+"""
+        )
+    return parts
+
+
+def limits_section(settings: CardSettings, evaluations: Evaluations) -> str:
+    """What the numbers do not say, as far as they were measured."""
+    sentences = [
+        "Validation tiles are cut from the same scenes as the training tiles: their errors say nothing about other "
+        "places, seasons or sensors."
+    ]
+    if evaluations.reconstruction is None:
+        sentences.append("Reconstruction of real tiles was not measured.")
+    else:
+        sentences.append("The real tiles are cut from few scenes, so that intervals over tiles are too narrow.")
+        if "simulated" in settings.sources:
+            sentences.append(
+                "The simulation was tuned on the real tiles of Potsdam (`docs/simulation.md` of the package): nothing "
+                "was trained on them, but they are no wholly independent test of what was trained on simulated scenes."
+            )
+        behind = [
+            mask_type
+            for mask_type, masks in evaluations.reconstruction["masks"].items()
+            if min(masks["predictors"], key=lambda name: masks["predictors"][name]["overall"]) != MODEL
+        ]
+        if behind:
+            sentences.append(
+                f"Under {', '.join(behind)} masks, a predictor without a network is better than this model."
+            )
+    if evaluations.label_efficiency is None:
+        sentences.append("What it is worth for land cover from few labels was not measured.")
+    if evaluations.sensors is None:
+        sentences.append("What it is worth on other sensors was not measured.")
+    if list(settings.sources) == ["simulated"]:
+        sentences.append("It has seen simulated pixels only, which lack effects that real scenes have.")
+    return "## Limits\n" + "\n".join(f"* {sentence}" for sentence in sentences) + "\n"
+
+
+def versions(results: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+
+
+def without_folders(value: Any) -> Any:
+    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value

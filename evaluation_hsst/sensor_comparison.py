@@ -1,0 +1,337 @@
+"""What to do with a model of one sensor and labels of another: start anew, resample the image, or adapt the model.
+
+Sensors are simulated from one labelled scene of fine spectral resolution that was left out of pre-training, or real.
+All three ways have the same architecture, labels, seeds and steps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from datasets_loading.labelled_data import LabelledData, Scene
+from datasets_loading.resampling import spectral_weights, uncovered_bands
+from datasets_loading.sensors import ENMAP, Sensor
+from datasets_loading.simulation import simulate_scene
+from datasets_loading.splits import split_by_blocks
+from evaluation_hsst.baselines import ModelOptions, load_processor, starting_point
+from evaluation_hsst.label_efficiency import (
+    Experiment,
+    interval,
+    percent,
+    plan_runs,
+    pooled_scores,
+    run_experiment,
+    summarise,
+)
+from evaluation_hsst.reports import write_whole
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"
+WAYS = {SCRATCH: "from scratch", RESAMPLED: "resampled to EnMAP", ADAPTED: "adapted"}
+WAY_COLOURS = {SCRATCH: "#888888", RESAMPLED: "#1b6ca8", ADAPTED: "#d1495b"}
+DIRECTION = "blocks"
+KEPT = ("model", "budget", "budget_title", "labels", "seeds", "parameters", "overall_accuracy", "average_accuracy")
+"""What a result file keeps of each way and budget."""
+
+FINE_SPACING = 5.0
+FINE_RANGE = (400.0, 2495.0)
+"""Band centres in nm of the scene that sensors are made from: what the simulator covers."""
+WATER_VAPOUR_RANGES = ((1340.0, 1460.0), (1800.0, 1960.0))
+"""Wavelengths in nm at which the atmosphere lets no light through: bands there hold no data."""
+
+SIMULATED_SENSORS = {
+    "48 bands, 374 to 1047 nm": (48, 374.0, 1047.0),
+    "120 bands, 400 to 800 nm": (120, 400.0, 800.0),
+    "285 bands, 380 to 2490 nm": (285, 380.0, 2490.0),
+}
+"""Number of bands, first and last centre in nm of each simulated sensor; bands are as wide as they are apart."""
+
+
+@dataclass(frozen=True)
+class SensorData:
+    """Labelled data of one sensor.
+
+    Attributes:
+        title: of the sensor, for people.
+        data: scenes with labels and split.
+        fwhm: full width at half maximum of each band in nm, (bands,), or None.
+        is_reflectance: whether the numbers are reflectance; otherwise every way standardises by its training area.
+    """
+
+    title: str
+    data: LabelledData
+    fwhm: np.ndarray | None = None
+    is_reflectance: bool = True
+
+
+def make_sensor(name: str) -> Sensor:
+    """One of `SIMULATED_SENSORS`.
+
+    Raises:
+        ValueError: there is no such sensor.
+    """
+    if name not in SIMULATED_SENSORS:
+        raise ValueError(f"expected a sensor among {'; '.join(SIMULATED_SENSORS)}, got {name}")
+    count, first, last = SIMULATED_SENSORS[name]
+    return Sensor(
+        name, tuple(np.linspace(first, last, count).tolist()), (float((last - first) / (count - 1)),) * count
+    )
+
+
+def simulate_sensors(
+    names: Sequence[str], *, size: int, seed: int, block_size: int, window_size: int
+) -> list[SensorData]:
+    """The same labelled scene, seen by each sensor.
+
+    The scene is simulated with bands of 5 nm from 400 to 2495 nm, which is what the simulator covers; beyond its ends
+    spectra are taken as constant. Half of its blocks are for training, half for test.
+
+    Args:
+        names: keys of `SIMULATED_SENSORS`.
+        size: side of the scene in pixels.
+        seed: of the scene; it must be none of the pre-training's.
+        block_size: side of the blocks of the split, in pixels.
+        window_size: side of the largest window, in pixels: the buffer between blocks is its radius.
+
+    Raises:
+        ValueError: a sensor is unknown, or the scene is too small for the split.
+    """
+    sensors = [make_sensor(name) for name in names]
+    centres = np.arange(FINE_RANGE[0], FINE_RANGE[1] + FINE_SPACING / 2, FINE_SPACING)
+    fine = Sensor("fine", tuple(centres.tolist()), (FINE_SPACING,) * len(centres))
+    scene = simulate_scene(size, size, seed=seed, sensor=fine, cloud_cover=0.0, swath=False)
+    labels = {"scene": scene.labels}
+    split = split_by_blocks(labels, block_size=block_size, buffer=window_size // 2, shares=(0.5, 0.0, 0.5), seed=0)
+    made = []
+    for sensor in sensors:
+        cube = seen_by(scene.cube, centres, np.array(fine.fwhm), sensor)
+        data = LabelledData(
+            [Scene("scene", cube, scene.labels)], scene.class_names, np.array(sensor.wavelengths), split
+        )
+        made.append(SensorData(sensor.name, data, np.array(sensor.fwhm)))
+    return made
+
+
+def seen_by(cube: np.ndarray, wavelengths: np.ndarray, fwhm: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """Stored numbers of a sensor's bands, int16 (its bands, height, width), from those of a finer one.
+
+    Bands within water vapour hold nodata. Arguments as in `spectral_weights`.
+    """
+    before = np.arange(wavelengths[0] - 60.0, wavelengths[0] - 1.0, FINE_SPACING)
+    after = np.arange(wavelengths[-1] + FINE_SPACING, wavelengths[-1] + 60.0, FINE_SPACING)
+    longer = np.concatenate([before, wavelengths, after])
+    widths = np.pad(fwhm, (len(before), len(after)), mode="edge")
+    weights = spectral_weights(longer, widths, sensor.wavelengths, sensor.fwhm)
+    inner = weights[:, len(before) : len(longer) - len(after)].copy()
+    inner[:, 0] += weights[:, : len(before)].sum(axis=1)
+    inner[:, -1] += weights[:, len(longer) - len(after) :].sum(axis=1)
+    seen = resampled_cube(cube, inner)
+    centres = np.asarray(sensor.wavelengths)
+    absorbed = np.any([(low < centres) & (centres < high) for low, high in WATER_VAPOUR_RANGES], axis=0)
+    seen[absorbed] = ENMAP.nodata
+    return seen
+
+
+def resampled_cube(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Stored numbers int16 (target bands, height, width) by weights (target bands, bands) of a cube's bands.
+
+    A pixel without data in a band that takes part holds nodata in all.
+    """
+    used = np.flatnonzero(weights.any(axis=0))
+    missing = (cube[used] == ENMAP.nodata).any(axis=0)
+    values = np.rint(np.tensordot(weights[:, used], cube[used].astype(np.float64), axes=1))
+    values = np.clip(values, ENMAP.nodata + 1, np.iinfo(np.int16).max)
+    return np.where(missing, ENMAP.nodata, values).astype(np.int16)
+
+
+def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
+    """Data with the bands of a checkpoint, and how many of these the sensor does not cover.
+
+    Those hold the checkpoint's mean everywhere, which is 0 after standardising.
+
+    Raises:
+        ValueError: wavelengths are unknown, or the sensor covers no band of the checkpoint.
+    """
+    data, processor = sensor_data.data, load_processor(checkpoint)
+    if data.wavelengths is None or processor.wavelengths is None:
+        raise ValueError(f"{sensor_data.title}: expected wavelengths of the data and of {checkpoint}, got none")
+    bands = np.flatnonzero(data.valid_bands)
+    given = data.wavelengths[bands]
+    widths = np.gradient(given) if sensor_data.fwhm is None else sensor_data.fwhm[bands]
+    wanted = np.asarray(processor.wavelengths)
+    wanted_widths = np.interp(wanted, ENMAP.wavelengths, ENMAP.fwhm)
+    missing = uncovered_bands(given, widths, wanted, wanted_widths)
+    covered = np.setdiff1d(np.arange(len(wanted)), missing)
+    if not len(covered):
+        raise ValueError(f"{sensor_data.title}: expected bands of {checkpoint} among its own, got none")
+    weights = np.zeros((len(wanted), data.num_bands))
+    weights[np.ix_(covered, bands)] = spectral_weights(given, widths, wanted[covered], wanted_widths[covered])
+    mean = np.zeros(len(wanted)) if processor.image_mean is None else np.asarray(processor.image_mean)
+    filling = np.rint(mean * processor.scale).astype(np.int16)
+    scenes = []
+    for scene in data.scenes:
+        cube = resampled_cube(scene.cube, weights)
+        for band in missing:
+            cube[band] = np.where(scene.valid, filling[band], ENMAP.nodata)
+        scenes.append(Scene(scene.name, cube, scene.labels, scene.crs, scene.transform))
+    return replace(data, scenes=scenes, wavelengths=wanted), len(missing)
+
+
+def compare_ways(
+    sensor_data: SensorData,
+    folder: str | Path,
+    *,
+    checkpoint: str,
+    budgets: Sequence[str],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    options: ModelOptions,
+    description: Mapping[str, Any],
+    processes: int | None = None,
+) -> dict[str, Any]:
+    """Trains and tests all three ways on one sensor, each run a row in `folder` as soon as it is done.
+
+    Args:
+        sensor_data: the sensor.
+        folder: where the rows go, in a folder for each way; runs that are there are not repeated.
+        checkpoint: folder or Hub name of a pre-trained HSST.
+        budgets: labels per class ("5") or shares of the labels ("10%").
+        seeds: of labels and weights.
+        settings: given settings of fine-tuning.
+        options: window size and dropout; checkpoint, statistics and adaptation are each way's own.
+        description: what else decides the numbers; rows of another description are refused.
+        processes: runs at the same time.
+
+    Returns:
+        What the rows say, as JSON can hold it.
+
+    Raises:
+        ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
+    """
+    resampled, num_missing = resampled_to_checkpoint(sensor_data, checkpoint)
+    statistics = None if sensor_data.is_reflectance else "training"
+    adapting = replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
+    start = starting_point(sensor_data.data, adapting)
+    ways: dict[str, Any] = {}
+    pooled: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+    for way in WAYS:
+        model = "hsst-scratch" if way == SCRATCH else "hsst"
+        data = resampled if way == RESAMPLED else sensor_data.data
+        experiment = Experiment(
+            {DIRECTION: data},
+            replace(adapting, statistics="training" if way == SCRATCH else statistics),
+            settings,
+            {**description, "sensor": sensor_data.title, "way": way},
+        )
+        runs = plan_runs([model], budgets, seeds, [DIRECTION])
+        rows = run_experiment(experiment, runs, Path(folder) / way, processes=processes)
+        entries = summarise(rows, [DIRECTION], data.class_names)["results"]
+        ways[way] = [{name: entry[name] for name in KEPT} for entry in entries]
+        pooled[way] = {
+            (budget, seed): scores for (_, budget, seed), scores in pooled_scores(rows, [DIRECTION]).items()
+        }
+    wavelengths = sensor_data.data.wavelengths
+    assert wavelengths is not None  # resampled_to_checkpoint looks
+    return {
+        "title": sensor_data.title,
+        "bands": int(sensor_data.data.valid_bands.sum()),
+        "range": [float(wavelengths[0]), float(wavelengths[-1])],
+        "filled_bands": num_missing,
+        "is_reflectance": sensor_data.is_reflectance,
+        "adaptation": "bands taken as they are" if start.adaptation is None else str(start.adaptation),
+        "ways": ways,
+        "differences": {other: _differences(pooled, other) for other in (SCRATCH, RESAMPLED)},
+    }
+
+
+def _differences(pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: str) -> dict[str, dict[str, Any]]:
+    """Overall accuracy of the adapted model less that of another way, seed by seed, for each budget."""
+    by_budget: dict[str, list[float]] = {}
+    for budget, seed in pooled[ADAPTED]:
+        key = (budget, seed)
+        difference = pooled[ADAPTED][key]["overall_accuracy"] - pooled[other][key]["overall_accuracy"]
+        by_budget.setdefault(budget, []).append(difference)
+    described = {}
+    for budget, values in by_budget.items():
+        between = interval(values)
+        described[budget] = {
+            "mean": float(np.mean(values)),
+            "low": None if between is None else between[0],
+            "high": None if between is None else between[1],
+            "better_in": sum(value > 0 for value in values),
+            "seeds": len(values),
+        }
+    return described
+
+
+def folder_name(title: str) -> str:
+    """A sensor's title as the name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def sensor_table(result: Mapping[str, Any]) -> str:
+    """Markdown of a result file of `scripts/compare_sensors.py`: overall accuracy in percent, the best way in bold."""
+    rows = [
+        f"| sensor | labels | {' | '.join(WAYS.values())} | adapted – from scratch | adapted – resampled |",
+        "|---|---|" + "---|" * (len(WAYS) + 2),
+    ]
+    for sensor in result["sensors"]:
+        title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
+        for number, entry in enumerate(sensor["ways"][ADAPTED]):
+            of_ways = {way: sensor["ways"][way][number]["overall_accuracy"] for way in WAYS}
+            best = max(scores["mean"] for scores in of_ways.values())
+            cells = []
+            for way, scores in of_ways.items():
+                text = percent(scores)
+                if scores["mean"] == best:
+                    mean, *between = text.split(" ", 1)
+                    text = " ".join([f"**{mean}**", *between])
+                cells.append(text + (" *" if way == RESAMPLED and sensor["filled_bands"] else ""))
+            cells += [percent(sensor["differences"][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
+            rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(cells)} |")
+    if any(sensor["filled_bands"] for sensor in result["sensors"]):
+        rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
+    return "\n".join(rows)
+
+
+def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
+    """Draws overall accuracy over the number of labels as PNG, a panel for each sensor and a line for each way."""
+    sensors = result["sensors"]
+    figure, axes = plt.subplots(1, len(sensors), figsize=(4.2 * len(sensors) + 0.6, 4.4), layout="constrained")
+    for axis, sensor in zip(np.atleast_1d(axes), sensors, strict=True):
+        for way, title in WAYS.items():
+            entries = sorted(sensor["ways"][way], key=lambda entry: entry["labels"])
+            labels = [entry["labels"] for entry in entries]
+            scores = [entry["overall_accuracy"] for entry in entries]
+            means = [score["mean"] for score in scores]
+            axis.plot(labels, means, marker="o", color=WAY_COLOURS[way], label=title)
+            if all(score["low"] is not None for score in scores):
+                lows, highs = [score["low"] for score in scores], [score["high"] for score in scores]
+                axis.fill_between(labels, lows, highs, color=WAY_COLOURS[way], alpha=0.15, lw=0)
+        ticks = {entry["labels"]: entry["budget_title"] for entry in sensor["ways"][ADAPTED]}
+        axis.set_xscale("log")
+        axis.set_xticks(list(ticks), [f"{title}\n({labels:,.0f})" for labels, title in ticks.items()], fontsize=8)
+        axis.minorticks_off()
+        filled = f"\n(resampled: {sensor['filled_bands']} bands hold their mean)" if sensor["filled_bands"] else "\n"
+        axis.set_title(sensor["title"] + filled, fontsize=10)
+        axis.set_xlabel("training labels")
+        axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    np.atleast_1d(axes)[0].set_ylabel("overall accuracy")
+    handles, titles = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, titles, loc="outside lower center", ncols=len(titles), frameon=False)
+    try:
+        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+    finally:
+        plt.close(figure)

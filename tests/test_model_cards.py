@@ -1,0 +1,242 @@
+"""Cards of both kinds of models say what the result files say, and their folders are ready to be published."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+from conftest import SCRIPTS, assert_one_clear_line
+from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_scene
+
+import evaluation_hsst.publication
+from evaluation_hsst.model_cards import CardSettings, Evaluations, limits_section, pretrained_card, without_folders
+from evaluation_hsst.publication import check_model_folder
+from evaluation_hsst.sensor_comparison import WAYS
+from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
+
+RESULTS = {
+    "eval_loss": 0.25,
+    "eval_band_mean_loss": 0.75,
+    "eval_visible_mean_loss": 0.5,
+    "start_eval_loss": None,
+    "steps": 10,
+    "windows_seen": 640,
+    "training_tiles": 7,
+    "validation_tiles": 2,
+    "realised_mask_ratio": 0.7,
+    "parameters": 1234,
+    "run": {"seed": 3, "train_dir": "/somewhere/on/a/machine/tiles"},
+    "versions": {"torch": "9.9"},
+}
+
+
+def masks(model_error, other_error):
+    """A result of one type of masks with two predictors."""
+    predictors = {
+        name: {"overall": error, "regions": {"VNIR": error, "SWIR1": error}}
+        for name, error in (("model", model_error), ("interpolation", other_error))
+    }
+    ratio = {"ratio": model_error / other_error, "low": None, "high": None}
+    return {"predictors": predictors, "model_to": {"interpolation": ratio}, "hidden": 0.7, "tiles": ["a", "b"]}
+
+
+def card(sources=("simulated",), **changes):
+    settings = CardSettings("hsg-aiml/hsst-test", list(sources), is_final=changes.pop("is_final", True))
+    return pretrained_card(HSSTConfig(), RESULTS, settings, Evaluations(**changes))
+
+
+def test_a_source_that_was_used_is_named_and_attributed():
+    text = card(["simulated", "neon"])
+    assert "training_sources:\n  - simulated\n  - neon\n" in text
+    assert "National Ecological Observatory Network" in text and "Neither endorses" in text
+    assert "It has seen simulated pixels only" not in text
+    alone = card(["simulated"])
+    assert "National Ecological Observatory Network" not in alone and "It has seen simulated pixels only" in alone
+
+
+def test_a_placeholder_says_so_and_a_resumed_run_too():
+    assert "A placeholder" in card(is_final=False) and "A placeholder" not in card()
+    assert "| before training | not measured (resumed) |" in card()
+
+
+def test_what_was_not_measured_is_a_limit_and_not_a_result():
+    text = card()
+    for words in ("Reconstruction of real tiles was not measured", "few labels was not measured"):
+        assert words in text
+    assert "### On real tiles" not in text and "## Other sensors" not in text
+    text = card(reconstruction={"masks": {"unit": masks(0.2, 0.4), "tube": masks(0.5, 0.4)}})
+    assert "### On real tiles" in text and "2 real EnMAP tiles" in text and "| this model | **0.200** |" in text
+    assert "Under tube masks, a predictor without a network is better" in text
+    assert "Reconstruction of real tiles was not measured" not in text
+    assert "tuned on the real tiles of Potsdam" in text
+
+
+def test_every_result_that_is_given_has_its_table():
+    described = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    entry = {"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST"}
+    entry |= dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), described)
+    ways = {way: [entry] for way in WAYS}
+    sensor = {"title": "48 bands", "is_reflectance": True, "filled_bands": 3, "ways": ways}
+    sensor["differences"] = {way: {"5": described} for way in WAYS}
+    text = card(label_efficiency={"results": [entry], "directions": ["a to b"]}, sensors={"sensors": [sensor]})
+    assert "| 5 per class (30) | HSST | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
+    assert "| 48 bands | 5 per class (30) | **50.0** (40.0–60.0) | **50.0** (40.0–60.0) * |" in text
+    assert "few labels was not measured" not in text and "other sensors was not measured" not in text
+
+
+def test_a_model_that_is_better_everywhere_is_not_said_to_be_worse():
+    evaluations = Evaluations(reconstruction={"masks": {"unit": masks(0.2, 0.4)}})
+    assert "better than this model" not in limits_section(CardSettings("a/b", ["neon"]), evaluations)
+
+
+def test_folders_of_a_machine_do_not_go_into_a_repository():
+    assert without_folders(RESULTS)["run"] == {"seed": 3, "train_dir": "tiles"}
+    assert without_folders({"a": ["/x/y", "x/y", 1.5, None]}) == {"a": ["y", "x/y", 1.5, None]}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """An output folder of run_mim.py with its evaluations."""
+    folder = write_small_checkpoint(tmp_path_factory.mktemp("pretrained") / "run")
+    (folder / "all_results.json").write_text(json.dumps(RESULTS))
+    (folder / "figures").mkdir()
+    picture = np.zeros((4, 4, 3))
+    matplotlib.image.imsave(folder / "figures" / "reconstruction_step_0000010.png", picture)
+    (folder / "reconstruction.json").write_text(json.dumps({"masks": {"unit": masks(0.2, 0.4)}, "model": "/m/n"}))
+    matplotlib.image.imsave(folder / "reconstruction_spectra.png", picture)
+    return folder
+
+
+@pytest.fixture
+def quick_check(monkeypatch):
+    """Publication's check but for loading in clean processes, a matter of seconds."""
+    monkeypatch.setattr(evaluation_hsst.publication, "_loading_problems", lambda folder: [])
+    return check_model_folder
+
+
+def test_a_pre_trained_model_becomes_a_folder_that_is_ready(tmp_path, run_script, pretrained, quick_check):
+    arguments = ["--model", pretrained, "--sources", "simulated", "neon", "--reconstruction", pretrained, "--final"]
+    result = run_script("build_model_card.py", *arguments, "--output", tmp_path / "card")
+    assert result.returncode == 0, result.stderr
+    quick_check(tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "hsg-aiml/hsst-enmap" in text and "| this model | 0.250 |" in text and "reconstruction_spectra.png" in text
+    assert json.loads((tmp_path / "card" / "reconstruction.json").read_text())["model"] == "n"
+    assert "/somewhere" not in (tmp_path / "card" / "all_results.json").read_text()
+    # In place, from its own results; and again without them
+    arguments[arguments.index("--reconstruction") + 1] = tmp_path / "card"
+    result = run_script("build_model_card.py", *arguments, "--output", tmp_path / "card")
+    assert result.returncode == 0 and (tmp_path / "card" / "README.md").read_text() == text
+    result = run_script("build_model_card.py", "--model", pretrained, "--output", tmp_path / "card")
+    assert result.returncode == 0 and not list((tmp_path / "card").glob("reconstruction_spectra*"))
+    assert not (tmp_path / "card" / "reconstruction.json").exists()
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    return tmp_path_factory.mktemp("fine_tuned")
+
+
+@pytest.fixture
+def land_cover(fine_tuned, run_script):
+    """A folder built from a model that run_classification.py fine-tuned."""
+    if not (fine_tuned / "card").exists():
+        scene = write_small_scene(fine_tuned / "scene")
+        checkpoint = write_small_checkpoint(fine_tuned / "checkpoint")
+        arguments = ["--data_dir", scene, "--class_names", ",".join(CLASS_NAMES), "--max_steps", 2, "--use_cpu"]
+        arguments += ["--train_area", "0,24,0,22", "--test_area", "0,24,28,52", "--model_name_or_path", checkpoint]
+        result = run_script("run_classification.py", *arguments, "--output_dir", fine_tuned / "run")
+        assert result.returncode == 0, result.stderr
+        result = run_script(
+            "build_model_card.py", "--model", fine_tuned / "run", "--output", fine_tuned / "card", "--final"
+        )
+        assert result.returncode == 0, result.stderr
+    return fine_tuned / "card"
+
+
+def test_a_land_cover_model_becomes_a_folder_that_is_ready(land_cover, quick_check):
+    quick_check(land_cover)
+    text = (land_cover / "README.md").read_text()
+    results = json.loads((land_cover / "all_results.json").read_text())
+    assert "base_model: hsg-aiml/hsst-enmap\n" in text and "hsg-aiml/hsst-enmap-landcover" in text
+    assert f"{results['overall_accuracy']:.1%}" in text
+    for number, name in enumerate(CLASS_NAMES):
+        counts = results["labelled_pixels"]
+        row = f"| {number} | {name} | {counts['train'][number]:,} | {counts['test'][number]:,} |"
+        assert row in text
+    model = HSSTForSemanticSegmentation.from_pretrained(land_cover)
+    assert tuple(model.config.id2label.values()) == CLASS_NAMES
+
+
+def test_a_land_cover_folder_maps_a_scene(land_cover, fine_tuned, tmp_path, run_script):
+    scene = fine_tuned / "scene" / "images" / "scene.tif"
+    result = run_script("predict_scene.py", scene, "--model", land_cover, "--output", tmp_path / "map.tif")
+    assert result.returncode == 0, result.stderr
+    areas = (tmp_path / "map_areas.csv").read_text()
+    assert "custom code" not in result.stdout and any(name in areas for name in CLASS_NAMES)
+
+
+@pytest.mark.slow
+def test_both_kinds_of_folders_load_with_and_without_the_package(land_cover, pretrained, tmp_path, run_script):
+    check_model_folder(land_cover)
+    result = run_script("build_model_card.py", "--model", pretrained, "--output", tmp_path / "card")
+    assert result.returncode == 0, result.stderr
+    check_model_folder(tmp_path / "card")
+
+
+def build_land_cover(*arguments, **environment):
+    """Runs the shell script, with this Python."""
+    return subprocess.run(
+        ["bash", str(SCRIPTS / "build_land_cover.sh"), *map(str, arguments)],
+        env={**os.environ, "HSST_PYTHON": sys.executable, "PYTHONPATH": str(SCRIPTS.parent), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_land_cover_script_says_what_it_expects(tmp_path):
+    for process, words in (
+        (build_land_cover(tmp_path), "expected a pre-trained model and an output folder, got 1"),
+        (build_land_cover(tmp_path, tmp_path / "card", LAND_COVER_SCENES="2"), "at least 3, got 2"),
+        (build_land_cover(tmp_path, tmp_path / "card"), f"{tmp_path}: expected a model with its card"),
+    ):
+        assert process.returncode == 2 and words in process.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_land_cover_script_builds_a_folder_that_is_ready(tmp_path):
+    few = {"LAND_COVER_SCENES": "3", "LAND_COVER_SIZE": "64", "LAND_COVER_STEPS": "2"}
+    folders = tmp_path / "work", SCRIPTS.parent / "model_cards" / "hsst-enmap", tmp_path / "card"
+    process = build_land_cover(*folders[1:], "--use_cpu", LAND_COVER_WORK=str(folders[0]), **few)
+    assert process.returncode == 0, process.stderr
+    check_model_folder(tmp_path / "card")
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "words"),
+    [
+        (None, ["--sources", "simulated", "enmap"], ["--sources", "enmap", "DLR"]),
+        (None, ["--sources", "moon"], ["--sources", "moon"]),
+        (None, ["--sensors", "nowhere"], ["nowhere", "compare_sensors.py", "sensors.json"]),
+        (without("all_results.json"), [], ["all_results.json"]),
+        (without("config.json"), [], ["config.json"]),
+        (lambda folder: shutil.rmtree(folder / "figures"), [], ["figures", "run_mim.py"]),
+        (lambda folder: (folder / "all_results.json").write_text("{"), [], ["all_results.json", "JSON"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run_script, pretrained, spoil, arguments, words):
+    folder = shutil.copytree(pretrained, tmp_path / "run")
+    if spoil is not None:
+        spoil(folder)
+    result = run_script("build_model_card.py", "--model", folder, *arguments, "--output", tmp_path / "card")
+    assert_one_clear_line(result, *words)
+    assert not (tmp_path / "card").exists()

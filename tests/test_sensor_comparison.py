@@ -1,0 +1,193 @@
+"""Sensors made from one scene, images with a checkpoint's bands, and the three ways beside each other."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line
+from small_land_cover import small_data, write_small_checkpoint, write_small_scene
+
+from datasets_loading.sensors import ENMAP, Sensor
+from evaluation_hsst.baselines import ModelOptions
+from evaluation_hsst.sensor_comparison import (
+    ADAPTED,
+    FINE_RANGE,
+    RESAMPLED,
+    SCRATCH,
+    SIMULATED_SENSORS,
+    SensorData,
+    compare_ways,
+    make_sensor,
+    resampled_to_checkpoint,
+    seen_by,
+    sensor_table,
+    simulate_sensors,
+)
+
+FINE = np.arange(FINE_RANGE[0], FINE_RANGE[1] + 1, 5.0)
+SETTINGS = {"max_steps": 2, "batch_size": 4, "use_cpu": True}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model of 12 bands that the sensors of these tests have between theirs."""
+    return str(write_small_checkpoint(tmp_path_factory.mktemp("model"), window_size=5))
+
+
+def test_simulated_sensors_are_those_of_their_names():
+    for name, (count, first, last) in SIMULATED_SENSORS.items():
+        sensor = make_sensor(name)
+        assert f"{sensor.num_bands} bands, {sensor.wavelengths[0]:.0f} to {sensor.wavelengths[-1]:.0f} nm" == name
+        assert (sensor.num_bands, sensor.wavelengths[0], sensor.wavelengths[-1]) == (count, first, last)
+    with pytest.raises(ValueError, match="7 bands"):
+        make_sensor("7 bands")
+
+
+def test_a_sensor_sees_the_spectrum_of_the_scene():
+    cube = np.rint(2.0 * FINE[:, None, None] + np.arange(6).reshape(2, 3)).astype(np.int16)
+    cube[:, 1, 2] = ENMAP.nodata
+    sensor = Sensor("coarse", (374.0, 600.0, 900.0, 1400.0, 2490.0), (14.0,) * 5)
+    seen = seen_by(cube, FINE, np.full(len(FINE), 5.0), sensor)
+    offsets = np.arange(6).reshape(2, 3)
+    # Constant below the first band, straight in between, nothing where water vapour absorbs
+    for band, expected in ((0, 800.0), (1, 1200.0), (2, 1800.0)):
+        assert np.abs(seen[band] - expected - offsets)[offsets < 5].max() <= 1
+    assert np.abs(seen[4] - 4980 - offsets)[offsets < 5].max() <= 8  # the last band reaches beyond the end
+    assert (seen[3] == ENMAP.nodata).all() and (seen[:, 1, 2] == ENMAP.nodata).all()
+
+
+def test_the_same_scene_for_every_sensor():
+    first, second = simulate_sensors(list(SIMULATED_SENSORS)[:2], size=40, seed=5, block_size=8, window_size=4)
+    assert first.data.split is second.data.split
+    np.testing.assert_array_equal(first.data.scenes[0].labels, second.data.scenes[0].labels)
+    assert first.data.num_bands == 48 and second.data.num_bands == 120
+    # 500 nm is in both
+    bands = [int(np.abs(data.data.wavelengths - 500).argmin()) for data in (first, second)]
+    images = [data.data.scenes[0].cube[band].astype(float) for data, band in zip((first, second), bands, strict=True)]
+    assert np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1] > 0.98
+    for split in ("train", "test"):
+        assert first.data.class_counts(split).sum() > 100
+
+
+def test_bands_beyond_the_sensor_hold_the_mean(checkpoint):
+    data = small_data()
+    data.scenes[0].cube[8:] = ENMAP.nodata  # a sensor that ends at 1690 nm
+    resampled, num_missing = resampled_to_checkpoint(SensorData("short", data, np.full(12, 177.0)), checkpoint)
+    assert num_missing == 4 and resampled.num_bands == 12
+    cube = resampled.scenes[0].cube
+    np.testing.assert_array_equal(cube[:8], data.scenes[0].cube[:8])  # the checkpoint has the very same bands
+    assert (cube[8:] == 1500).all()  # image_mean 0.15
+
+
+def test_a_sensor_without_any_band_of_the_checkpoint_is_refused(tmp_path):
+    far = write_small_checkpoint(tmp_path, wavelengths=tuple(np.linspace(2500, 2600, 12)))
+    with pytest.raises(ValueError, match="short: expected bands"):
+        resampled_to_checkpoint(SensorData("short", small_data(), np.full(12, 5.0)), str(far))
+
+
+def compare(folder, checkpoint, sensor_data, **changes):
+    arguments = {"budgets": ["2", "100%"], "seeds": [0], "settings": SETTINGS, "options": ModelOptions()}
+    arguments |= {"description": {"labels": "these"}, **changes}
+    return compare_ways(sensor_data, folder, checkpoint=checkpoint, **arguments)
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """A sensor whose bands lie between those of the checkpoint."""
+    data = small_data()
+    data.wavelengths = data.wavelengths[:10] + 60.0
+    data.scenes[0].cube = data.scenes[0].cube[:10]
+    return SensorData("10 bands", data, np.full(10, 177.0))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, checkpoint, shifted):
+    folder = tmp_path_factory.mktemp("sensors")
+    return folder, compare(folder, checkpoint, shifted)
+
+
+def test_three_ways(compared):
+    folder, result = compared
+    assert list(result["ways"]) == [SCRATCH, RESAMPLED, ADAPTED]
+    assert result["bands"] == 10 and result["filled_bands"] > 0 and "band" in result["adaptation"]
+    experiments = {way: json.loads((folder / way / "experiment.json").read_text()) for way in result["ways"]}
+    assert {experiment["way"] for experiment in experiments.values()} == set(result["ways"])
+    for way, entries in result["ways"].items():
+        assert [entry["budget"] for entry in entries] == ["2", "100%"]
+        assert entries[0]["model"] == ("hsst-scratch" if way == SCRATCH else "hsst")
+        assert entries[0]["seeds"] == [0] and entries[0]["labels"] == 6
+    # Same architecture with and without weights; the resampled image has more bands
+    parameters = {way: entries[0]["parameters"] for way, entries in result["ways"].items()}
+    assert parameters[SCRATCH] == parameters[ADAPTED] != parameters[RESAMPLED]
+    expected = [
+        result["ways"][ADAPTED][1]["overall_accuracy"]["mean"] - result["ways"][way][1]["overall_accuracy"]["mean"]
+        for way in (SCRATCH, RESAMPLED)
+    ]
+    assert [result["differences"][way]["100%"]["mean"] for way in (SCRATCH, RESAMPLED)] == pytest.approx(expected)
+
+
+def test_runs_that_are_done_are_not_repeated(compared, checkpoint, shifted, monkeypatch):
+    folder, result = compared
+    monkeypatch.setattr("evaluation_hsst.label_efficiency.run_model", lambda *a, **k: pytest.fail("trained again"))
+    assert compare(folder, checkpoint, shifted) == result
+
+
+def test_runs_on_something_else_are_not_mixed_in(compared, checkpoint, shifted):
+    folder, _ = compared
+    with pytest.raises(ValueError, match="labels these"):
+        compare(folder, checkpoint, shifted, description={"labels": "others"})
+
+
+def test_numbers_that_are_no_reflectance_are_standardised_by_the_training_area(
+    tmp_path, checkpoint, shifted, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        "evaluation_hsst.sensor_comparison.run_experiment",
+        lambda experiment, *a, **k: seen.append(experiment.options.statistics) or [],
+    )
+    compare(tmp_path, checkpoint, shifted)
+    compare(tmp_path, checkpoint, SensorData("radiance", shifted.data, shifted.fwhm, is_reflectance=False))
+    assert seen == ["training", None, None, "training", "training", "training"]
+
+
+def test_table(compared):
+    result = {"sensors": [compared[1]]}
+    lines = sensor_table(result).splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert lines[2].startswith("| 10 bands | 2 per class (6) |") and "**" in lines[2]
+    mean = 100 * compared[1]["ways"][ADAPTED][0]["overall_accuracy"]["mean"]
+    assert f"{mean:.1f}" in lines[2]
+    assert lines[-1].startswith("\\* Bands of the model")
+
+
+def test_command(tmp_path, run_script, checkpoint):
+    folder = write_small_scene(tmp_path / "data")
+    arguments = ["--model_name_or_path", checkpoint, "--sensors", "--real", f"small={folder}", "--radiance", "small"]
+    arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
+    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    written = json.loads((tmp_path / "out" / "sensors.json").read_text())
+    assert [sensor["title"] for sensor in written["sensors"]] == ["small"]
+    assert "| small (radiance) | 2 per class" in result.stdout
+    assert (tmp_path / "out" / "sensors.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--sensors"], ["--real", "none"]),
+        (["--seeds", "0"], ["--seeds"]),
+        (["--budgets", "many"], ["budgets", "many"]),
+        (["--adapt_bands"], ["--adapt_bands"]),
+        (["--radiance", "moon"], ["--radiance", "moon"]),
+        (["--real", "salinas"], ["--real", "salinas"]),
+        (["--real", "a=/nowhere"], ["/nowhere"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run_script, checkpoint, given, words):
+    result = run_script(
+        "compare_sensors.py", "--model_name_or_path", checkpoint, *given, "--output_dir", tmp_path / "out"
+    )
+    assert_one_clear_line(result, *words)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,97 @@
+"""The code of docs/tutorials runs, as it stands there (slow) and at a small size."""
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import rasterio
+
+import datasets_loading.simulation
+from datasets_loading.simulation_spectra import simulate_spectral_library
+
+ROOT = Path(__file__).parents[1]
+TUTORIALS = ROOT / "docs" / "tutorials"
+# A forest is not small: it chooses among six settings, by growing five hundred trees for each
+SMALL = {"size = 128": "size = 32", "steps = 200": "steps = 2", '"random-forest"': '"knn"'}
+
+
+def code_of(name, small):
+    """The Python blocks of a tutorial, and its commands."""
+    text = (TUTORIALS / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
+    assert {language for language, _ in blocks} <= {"python", "bash"}
+    python = [block for language, block in blocks if language == "python"]
+    assert "size = 128" in "".join(python)
+    for there, instead in SMALL.items() if small else ():
+        python = [block.replace(there, instead) for block in python]
+    return python, [block for language, block in blocks if language == "bash"]
+
+
+def run(name, small):
+    """Runs the blocks one after another, as a reader would, and returns what they leave behind."""
+    python, _ = code_of(name, small)
+    names = {"__name__": "tutorial"}
+    for number, block in enumerate(python):
+        exec(compile(block, f"{name}, block {number + 1}", "exec"), names)
+    return names
+
+
+@pytest.fixture(params=["small", pytest.param("whole", marks=pytest.mark.slow)])
+def small(request, tmp_path_factory, monkeypatch):
+    """Whether the tutorial runs at its small size; the working directory is an empty one with the model cards."""
+    folder = tmp_path_factory.mktemp("tutorials")
+    (folder / "model_cards").symlink_to(ROOT / "model_cards")
+    monkeypatch.chdir(folder)
+    matplotlib.use("Agg")
+    if request.param == "small":
+        few = functools.partial(simulate_spectral_library, spectra_per_material=4)
+        monkeypatch.setattr(datasets_loading.simulation, "simulate_spectral_library", few)
+    return request.param == "small"
+
+
+def test_embed_a_scene(small, capsys):
+    names = run("embed_a_scene.md", small)
+    size = 32 if small else 128
+    assert names["vectors"].shape == (names["config"].hidden_size, size, size)
+    assert names["vectors"].isfinite().all()
+    # Vectors lie where their pixels lie: the window of a pixel, embedded alone, gives the same
+    rows, columns = names["config"].window_size
+    second = slice(rows, 2 * rows), slice(2 * columns, 3 * columns)
+    window = names["image"][:, *second]
+    alone = names["processor"](window, wavelengths=names["product"].wavelengths)
+    tokens = names["model"](**alone).last_hidden_state
+    expected = tokens.unflatten(1, (names["config"].num_blocks, rows, columns)).mean(1)[0].permute(2, 0, 1)
+    np.testing.assert_allclose(names["vectors"][:, *second], expected.detach(), atol=1e-4)
+    assert Path("outputs/tutorials/embedding.png").stat().st_size > 10_000
+    found = names["found"]
+    assert len(set(found.tolist())) == 100 and names["query"] not in found
+    assert capsys.readouterr().out.count("%") == 2
+
+
+def test_fine_tune_and_map_a_scene(small, capfd, run_script):
+    names = run("fine_tune.md", small)
+    assert names["data"].class_counts("train").sum() == 100
+    assert names["outcome"].confusion.sum() == names["data"].class_counts("test").sum() > 100
+    assert "fine-tuned: overall accuracy" in capfd.readouterr().out
+
+    names = run("map_a_scene.md", small)
+    valid = names["classes"] != 255
+    assert valid.any() and not valid.all()  # clouds, and what is off the swath
+    with rasterio.open("outputs/tutorials/map.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), names["classes"])
+    command = code_of("map_a_scene.md", small)[1][0].replace("\\\n", " ")
+    words = shlex.split(command)
+    assert words[:2] == ["python", "scripts/predict_scene.py"]
+    arguments = [str(names["product"]) if "*" in word else word for word in words[2:]]
+    result = run_script("predict_scene.py", *arguments, "--overwrite")
+    assert result.returncode == 0, result.stderr
+    assert Path("outputs/tutorials/map.html").is_file() and Path("outputs/tutorials/map_confidence.tif").is_file()
+
+
+def test_every_tutorial_is_run():
+    tested = set(re.findall(r'run\("(\w+\.md)"', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {path.name for path in TUTORIALS.glob("*.md")}

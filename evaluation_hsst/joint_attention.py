@@ -36,10 +36,10 @@ class JointAttentionModel(HSSTModel):
         self.spectral_layers = nn.ModuleList([JointAttentionLayer(config) for _ in self.spectral_layers])
         self.post_init()
 
-    def spatial_attention_mask(
-        self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None, num_blocks: int
-    ) -> Any:
-        """The mask that keeps all tokens of nodata positions out of the attention, None where all are valid."""
+    def nodata_masks(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> tuple[Any, Any]:
+        """What keeps all tokens of nodata positions out of the attention, in all layers; None where all are valid."""
+        seen = None
         if position_mask is not None:
-            position_mask = position_mask.repeat(1, num_blocks)  # block-major, as tokens are
-        return super().spatial_attention_mask(hidden_states, position_mask, 1)
+            seen = position_mask.repeat(1, self.config.num_blocks).unsqueeze(1)  # block-major, as tokens are
+        mask = self.sequence_mask(hidden_states, seen)
+        return mask, mask

@@ -496,7 +496,7 @@ class HSSTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, (HSSTPatchEmbeddings, HSSTPixelDecoder)):
             std = self.config.initializer_range
-            # CODEPATH: without LayerNorms around them embeddings of standardised values get a variance of 1 by themselves
+            # CODEPATH: without LayerNorms around them, embeddings of standardised values have a variance of 1
             if isinstance(module, HSSTPatchEmbeddings) and not self.config.normalize_token_values:
                 std = module.weight.shape[2] ** -0.5
             init.normal_(module.weight, mean=0.0, std=std)
@@ -562,12 +562,11 @@ class HSSTModel(HSSTPreTrainedModel):
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
         if visible_tokens is not None:
             return self.encode_visible(hidden_states, position_mask, visible_tokens, **kwargs)
-        attention_mask = self.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
+        spatial_mask, spectral_mask = self.nodata_masks(hidden_states, position_mask)
         for layer in self.spatial_layers:
-            hidden_states = layer(hidden_states, attention_mask, num_blocks=num_blocks, **kwargs)
+            hidden_states = layer(hidden_states, spatial_mask, num_blocks=num_blocks, **kwargs)
         for layer in self.spectral_layers:
-            # A position is valid or not as a whole, so that no mask is needed among its blocks
-            hidden_states = layer(hidden_states, None, num_blocks=num_blocks, **kwargs)
+            hidden_states = layer(hidden_states, spectral_mask, num_blocks=num_blocks, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
@@ -606,6 +605,11 @@ class HSSTModel(HSSTPreTrainedModel):
         if visible.spatial_index is None:
             hidden_states = gather_tokens(hidden_states, visible.last_index)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+
+    def nodata_masks(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> tuple[Any, Any]:
+        """What keeps nodata positions out of the attention in spatial layers, and in spectral layers."""
+        # A position is valid or not as a whole, so that no mask is needed among its blocks
+        return self.sequence_mask(hidden_states, expand_over_blocks(position_mask, self.config.num_blocks)), None
 
     def sequence_mask(self, hidden_states: torch.Tensor, seen: torch.Tensor | None) -> Any:
         """The mask that lets tokens see those that are True in `seen` (B, sequences, length) only, for attention."""

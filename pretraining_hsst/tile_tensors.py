@@ -103,9 +103,7 @@ class TileTensors:
         return TileTensors(tiles, list(wavelengths), self.scale, self.nodata, self.name, self.weight)
 
     def to(self, device: torch.device | str) -> TileTensors:
-        return TileTensors(
-            self.tiles.to(device), self.wavelengths, self.scale, self.nodata, self.name, self.weight
-        )
+        return TileTensors(self.tiles.to(device), self.wavelengths, self.scale, self.nodata, self.name, self.weight)
 
     def chunks(self, size: int = 16) -> Iterator[torch.Tensor]:
         """Tiles in pieces, as reflectance, float32 (tiles, bands, pixels), NaN without data."""
@@ -115,9 +113,7 @@ class TileTensors:
             yield reflectance.masked_fill(empty, torch.nan)
 
 
-def band_statistics(
-    sources: Sequence[TileTensors], clip_range: Sequence[float]
-) -> tuple[list[float], list[float]]:
+def band_statistics(sources: Sequence[TileTensors], clip_range: Sequence[float]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the reflectance of each band over pixels with data, by the sources' weights.
 
     Raises:

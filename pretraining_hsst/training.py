@@ -105,9 +105,7 @@ class Pretraining:
         self.seconds = 0.0
         self.windows_by_source = [0] * len(self.sources)
         named = list(model.named_parameters())
-        decays = {
-            name: parameter.ndim > 1 and not name.endswith(("bias", "_embeddings")) for name, parameter in named
-        }
+        decays = {name: parameter.ndim > 1 and not name.endswith(("bias", "_embeddings")) for name, parameter in named}
         groups = [
             {"params": [p for n, p in named if decays[n] is decayed], "weight_decay": weight_decay}
             for decayed, weight_decay in ((True, settings.weight_decay), (False, 0.0))
@@ -138,7 +136,8 @@ class Pretraining:
         """One optimisation step; its loss, on the device."""
         values, valid, mask, kind = self.batch(self.completed_steps)
         # Dropout, where there is any
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator_of(self.settings.seed, self.completed_steps, 1))))
+        dropout_seed = generator_of(self.settings.seed, self.completed_steps, 1)
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=dropout_seed)))
         # Windows of whole swaths need no mask, and no attention mask then
         pixel_mask = None if self.device.type == "cpu" and bool(valid.all()) else valid
         with self.autocast():
@@ -153,9 +152,7 @@ class Pretraining:
         return loss.detach()
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
     @torch.no_grad()
     def validate(
@@ -227,9 +224,7 @@ class Pretraining:
         self.windows_by_source = list(state["windows_by_source"])
 
 
-def describe(
-    settings: PretrainingSettings, config: HSSTConfig, sources: Sequence[TileTensors]
-) -> dict[str, Any]:
+def describe(settings: PretrainingSettings, config: HSSTConfig, sources: Sequence[TileTensors]) -> dict[str, Any]:
     """What makes two runs the same, as JSON can hold it."""
     return {
         "settings": asdict(settings),

@@ -45,7 +45,10 @@ def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
     squares = []
     for number, (height, width) in enumerate(tiles.shapes.tolist()):
         if min(height, width) < side:
-            raise ValueError(f"--tile_size: expected at most the size of every image, got {side} and {height}x{width} pixels in {tiles.names[number]}")
+            raise ValueError(
+                f"--tile_size: expected at most the size of every image, got {side} and {height}x{width} pixels in "
+                f"{tiles.names[number]}"
+            )
         rows = [min(start, height - side) for start in range(0, height, side)]
         columns = [min(start, width - side) for start in range(0, width, side)]
         squares += [(number, row, column) for row in rows for column in columns]

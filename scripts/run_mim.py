@@ -52,6 +52,7 @@ from datasets_loading.windows import (
 from evaluation_hsst.model_sources import parse_overrides, read_config
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.hub_hsst import export_for_hub
+from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 
 # What a resumed run must share with the interrupted one to be the same run
@@ -102,9 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
     model.add_argument("--image_size", type=int, help="side of a window in pixels")
     model.add_argument("--patch_size", type=int, help="side of a spatial patch in pixels")
-    model.add_argument(
-        "--mask_type", choices=MASK_TYPES, help="which tokens are hidden together"
-    )
+    model.add_argument("--mask_type", choices=MASK_TYPES, help="which tokens are hidden together")
     model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide")
     model.add_argument("--mask_patch_size", type=int, help="side of the squares of block and tube masks, in positions")
     model.add_argument("--dropout", type=float, default=0.1, help="of attention weights and layers (the paper's 0.1)")

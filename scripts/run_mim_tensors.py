@@ -5,25 +5,23 @@ Masked pre-training of HSST on tiles in safetensors files: for machines with tor
     python scripts/run_mim_tensors.py --tiles tiles.safetensors --validation_tiles other.safetensors \\
         --output_dir outputs/hsst --config_overrides visible_only=true,position_embedding_type=wavelength
 
-One device, without a launcher; masks of several kinds in turn (--mask_types). A run that was interrupted goes on with
---resume, exactly. The output folder holds the model, its processor and `all_results.json` with the whole history.
+Where the package is not installed, `PYTHONPATH=.` in its folder serves. One device, without a launcher; masks of
+several kinds in turn (--mask_types). A run that was interrupted goes on with --resume, exactly. The output folder holds
+the model, its processor and `all_results.json` with the whole history.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 import transformers
 from command_line import one_line_errors
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for machines where the package is not installed
-
+from evaluation_hsst.model_sources import parse_overrides
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.masking_hsst import MASK_TYPES
-from evaluation_hsst.model_sources import parse_overrides
 from pretraining_hsst.tile_tensors import TileTensors, band_statistics
-from pretraining_hsst.training import Pretraining, PretrainingSettings, describe, masks_of, generator_of, pretrain
+from pretraining_hsst.training import Pretraining, PretrainingSettings, describe, generator_of, masks_of, pretrain
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--warmup_steps", type=int, help="default: 5 %% of the steps")
     parser.add_argument("--weight_decay", type=float, default=0.05)
-    parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window's reflectance")
+    parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window (0)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
@@ -109,8 +107,8 @@ def train(arguments: argparse.Namespace) -> None:
     for source in (*sources, *validation):
         if min(source.tiles.shape[2:]) < max(config.window_size):
             raise ValueError(
-                f"{source.name}: expected tiles of at least {config.window_size[0]}x{config.window_size[1]} pixels, the "
-                f"size of a window, got {source.tiles.shape[2]}x{source.tiles.shape[3]}"
+                f"{source.name}: expected tiles of at least {config.window_size[0]}x{config.window_size[1]} pixels, "
+                f"the size of a window, got {source.tiles.shape[2]}x{source.tiles.shape[3]}"
             )
         if (source.scale, source.nodata) != (sources[0].scale, sources[0].nodata):
             raise ValueError(

@@ -9,6 +9,7 @@ come from scikit-learn.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegment
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import SPLITS, UNLABELLED
+from datasets_loading.splits import SPLITS, UNLABELLED, window_margins
 from evaluation_hsst.fine_tuning import (
     SMALLEST_DEVIATION,
     STATISTICS,
@@ -294,6 +295,7 @@ MODELS: dict[str, ModelEntry] = {
     "cnn-3d": ModelEntry("network", "3-D CNN"),
     "random-forest": ModelEntry("pixels", "random forest"),
     "svm": ModelEntry("pixels", "SVM (RBF)"),
+    "logistic-regression": ModelEntry("pixels", "logistic regression"),
     "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
     "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
     "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
@@ -412,6 +414,8 @@ def run_model(
     started = time.perf_counter()
     if entry.kind in ("hsst", "network"):
         network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
+        if settings.head_start == "probe":
+            start_from_probe(network, training, settings)
         has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
         tuned = fine_tune(
             network,
@@ -428,7 +432,7 @@ def run_model(
         parameters: int | None = count_parameters(network)
     else:
         classifier_name = "knn" if name == "knn-features" else name
-        encoder = None
+        features: Callable[[AreaTensors, np.ndarray], np.ndarray] = lambda area, pixels: area.spectra(pixels)
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
             encoder = HSSTForSemanticSegmentation(
@@ -438,14 +442,15 @@ def run_model(
             encoder = encoder.hsst.eval()
             if torch.cuda.is_available() and not settings.use_cpu:
                 encoder = encoder.to("cuda")
-        features: Callable[[AreaTensors, np.ndarray], np.ndarray] = (
-            (lambda area, pixels: area.spectra(pixels))
-            if encoder is None
-            else (lambda area, pixels: frozen_features(encoder, area, pixels, settings.eval_batch_size))
-        )
+            features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)
         pixels = training.labelled_pixels()
         fitted = fit_pixel_classifier(
-            classifier_name, features(training, pixels), training.classes(pixels), fold_groups(pixels), settings.seed
+            classifier_name,
+            features(training, pixels),
+            training.classes(pixels),
+            fold_groups(pixels),
+            settings.seed,
+            balanced=settings.class_weights == "balanced",
         )
         trained = time.perf_counter()
         test = make_area("test")
@@ -467,6 +472,86 @@ def run_model(
     )
 
 
+_remembered: dict[str, np.ndarray] = {}
+"""Features of whole areas by what they depend on: seeds and budgets of an experiment share them."""
+
+MOST_REMEMBERED = 8
+
+
+def remembered_features(
+    encoder: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings
+) -> np.ndarray:
+    """`frozen_features` of all pixels of an area, computed once for the same encoder and area; of `pixels` then."""
+    every = area.own_pixels()
+    digest = hashlib.sha256(f"{settings.precision} {area.window_size}".encode())
+    for tensor in (*encoder.state_dict().values(), *area.pixel_values, *area.pixel_mask, *area.own):
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    key = digest.hexdigest()
+    if key not in _remembered:
+        if len(_remembered) >= MOST_REMEMBERED:
+            _remembered.pop(next(iter(_remembered)))
+        _remembered[key] = frozen_features(encoder, area, every, settings.eval_batch_size, settings.precision)
+    places = {tuple(pixel): number for number, pixel in enumerate(every.tolist())}
+    return _remembered[key][[places[tuple(pixel)] for pixel in pixels.tolist()]]
+
+
+def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSettings) -> None:
+    """
+    Sets the classifier of a network to a logistic regression on the features that its encoder gives now.
+
+    Raises:
+        ValueError: the network is not one of HSST, or its classifier does not see single pixels.
+    """
+    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
+        raise ValueError(
+            "head_start: expected HSST for the task dense with patches of one pixel to start from a probe, got "
+            f"{type(network).__name__}, {settings.task}"
+        )
+    pixels = training.labelled_pixels()
+    features = head_features(network, training, pixels, settings)
+    fitted = fit_pixel_classifier(
+        "linear-probe",
+        features,
+        training.classes(pixels),
+        fold_groups(pixels),
+        settings.seed,
+        balanced=settings.class_weights == "balanced",
+    )
+    scaler, regression = fitted.estimator[0], fitted.estimator[-1]
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    # The regression's scaling of features becomes part of the weights
+    coefficients = coefficients / scaler.scale_
+    intercepts = intercepts - coefficients @ scaler.mean_
+    classifier = network.head.classifier
+    with torch.no_grad():
+        # Classes without training pixels stay as unlikely as the regression, which does not know them, has them
+        classifier.weight.zero_()
+        classifier.bias.fill_(float(intercepts.min()) - 5.0)
+        present = torch.from_numpy(regression.classes_.astype(np.int64))
+        classifier.weight[present] = torch.from_numpy(coefficients).to(classifier.weight)
+        classifier.bias[present] = torch.from_numpy(intercepts).to(classifier.bias)
+
+
+@torch.no_grad()
+def head_features(network: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings) -> np.ndarray:
+    """What the classifier of a dense HSST sees of pixels, each in one window around it, float32 (pixels, features)."""
+    network.eval()
+    before, _ = window_margins(area.window_size)
+    device = next(network.parameters()).device
+    found = []
+    for start in range(0, len(pixels), settings.eval_batch_size):
+        part = pixels[start : start + settings.eval_batch_size]
+        batch = area.windows(part - (0, before, before), "dense")
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            tokens = network.hsst(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
+        features = network.head.features(tokens.float()).unflatten(1, (area.window_size, area.window_size))
+        found.append(features[:, before, before].cpu())
+    return torch.cat(found).numpy()
+
+
 def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
     """Checks what can be known of a model before any data are read or anything is trained.
 
@@ -482,6 +567,8 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
     if entry.kind == "network" and settings.freeze_encoder:
         raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
+    if entry.kind == "network" and settings.head_start == "probe":
+        raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
     if entry.kind == "network" and settings.layer_decay != 1:
         raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
 

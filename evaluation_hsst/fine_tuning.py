@@ -34,6 +34,8 @@ from modeling_hsst import HSSTImageProcessor
 TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
 CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("float32", "bfloat16")
+HEAD_STARTS = ("random", "probe")
 LARGEST_WEIGHT = 1e6
 """Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
 
@@ -58,6 +60,9 @@ class FineTuningSettings:
         warmup_share: share of the steps in which the learning rate rises; it then falls as a cosine.
         max_grad_norm: gradients are clipped to this norm.
         freeze_encoder: train the classifier only.
+        head_start: "probe" starts the classifier as a logistic regression on features of the encoder as it is, so
+            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054); "random" as usual
+            (HSST with the task "dense" and patches of one pixel only).
         class_weights: "balanced" weighs classes by the inverse of their training pixels.
         early_stopping_patience: evaluations on the validation area without a better average accuracy before training
             stops, and the best weights are taken; None trains to the end. The test area is never looked at.
@@ -71,6 +76,7 @@ class FineTuningSettings:
             window.
         eval_batch_size: windows in a step of prediction.
         seed: of initialisation, order and offsets of windows, and augmentation.
+        precision: "bfloat16" computes networks in it, where the processor or GPU is faster so.
         use_cpu: stay on the CPU.
     """
 
@@ -85,6 +91,7 @@ class FineTuningSettings:
     warmup_share: float = 0.05
     max_grad_norm: float = 1.0
     freeze_encoder: bool = False
+    head_start: str = "random"
     class_weights: str = "none"
     early_stopping_patience: int | None = None
     evaluation_steps: int = 50
@@ -96,10 +103,16 @@ class FineTuningSettings:
     stride: int | None = None
     eval_batch_size: int = 64
     seed: int = 0
+    precision: str = "float32"
     use_cpu: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("task", TASKS), ("class_weights", CLASS_WEIGHTS)):
+        for name, allowed in (
+            ("task", TASKS),
+            ("class_weights", CLASS_WEIGHTS),
+            ("precision", PRECISIONS),
+            ("head_start", HEAD_STARTS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         ones = "max_steps num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
@@ -433,6 +446,7 @@ def fine_tune(
             save_strategy="no",
             report_to="none",
             seed=settings.seed,
+            bf16=settings.precision == "bfloat16",
             use_cpu=settings.use_cpu,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
@@ -626,7 +640,8 @@ def predict(
         values, mask = batch["pixel_values"].to(device), batch["pixel_mask"].to(device)
         probabilities = torch.zeros(())
         for turn in turns:
-            logits = model(pixel_values=turn_window(values, turn), pixel_mask=turn_window(mask, turn)).logits
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = model(pixel_values=turn_window(values, turn), pixel_mask=turn_window(mask, turn)).logits
             turned = logits.float().softmax(dim=1).cpu()
             probabilities = probabilities + (
                 turn_window(turned, turn, inverse=True) if settings.task == "dense" else turned

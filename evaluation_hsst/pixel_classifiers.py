@@ -40,10 +40,12 @@ class PixelClassifier:
     Attributes:
         build: makes it, from settings and a seed.
         candidates: settings to try; the first is taken where there are too few pixels to try them.
+        weighs_classes: whether it can weigh classes (scikit-learn's `class_weight`).
     """
 
     build: Callable[[dict[str, Any], int], BaseEstimator]
     candidates: tuple[dict[str, Any], ...]
+    weighs_classes: bool = True
 
 
 def _forest(settings: dict[str, Any], seed: int) -> BaseEstimator:
@@ -73,6 +75,8 @@ class _Neighbours(KNeighborsClassifier):
         return super().fit(features, classes)
 
 
+LINEAR_CANDIDATES: tuple[dict[str, Any], ...] = tuple({"C": penalty} for penalty in (0.1, 1e-3, 1e-2, 1.0, 10.0, 1e2))
+
 PIXEL_CLASSIFIERS = {
     "random-forest": PixelClassifier(
         _forest,
@@ -81,8 +85,9 @@ PIXEL_CLASSIFIERS = {
     "svm": PixelClassifier(
         _svm, tuple({"C": penalty, "gamma": gamma} for gamma in ("scale", 1e-3) for penalty in (10.0, 1.0, 100.0))
     ),
-    "knn": PixelClassifier(_neighbours, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25))),
-    "linear-probe": PixelClassifier(_linear, tuple({"C": penalty} for penalty in (1.0, 1e-3, 1e-2, 1e-1, 10.0, 1e2))),
+    "knn": PixelClassifier(_neighbours, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)), False),
+    "logistic-regression": PixelClassifier(_linear, LINEAR_CANDIDATES),
+    "linear-probe": PixelClassifier(_linear, LINEAR_CANDIDATES),
 }
 """Classifiers by name, each with six candidates."""
 
@@ -97,7 +102,7 @@ class FittedClassifier:
 
 
 def fit_pixel_classifier(
-    name: str, features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int
+    name: str, features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int, balanced: bool = False
 ) -> FittedClassifier:
     """Chooses settings by cross-validation inside the training pixels and trains on all of them.
 
@@ -107,6 +112,7 @@ def fit_pixel_classifier(
         classes: int (pixels,).
         groups: which pixels stay together in a fold, int (pixels,) (`fold_groups`).
         seed: of the classifier and the folds.
+        balanced: weigh classes by the inverse of their pixels, where the classifier can.
 
     Raises:
         ValueError: fewer than two classes.
@@ -114,16 +120,17 @@ def fit_pixel_classifier(
     if len(np.unique(classes)) < 2:
         raise ValueError(f"expected training labels of at least 2 classes, got {len(np.unique(classes))}")
     classifier = PIXEL_CLASSIFIERS[name]
+    weighting = {"class_weight": "balanced"} if balanced and classifier.weighs_classes else {}
     folds = _folds(features, classes, groups, seed)
     scores = []
     for candidate in classifier.candidates if folds else ():
         # a smaller forest ranks the settings as well
         trial = {"n_estimators": 100, **candidate} if name == "random-forest" else candidate
-        estimator = classifier.build(trial, seed)
+        estimator = classifier.build({**trial, **weighting}, seed)
         scores.append(np.mean([_score(clone(estimator), features, classes, *fold) for fold in folds]))
     best = int(np.argmax(scores)) if scores else 0
     settings = classifier.candidates[best]
-    estimator = classifier.build(settings, seed)
+    estimator = classifier.build({**settings, **weighting}, seed)
     _fit(estimator, features, classes)
     return FittedClassifier(estimator, settings, float(scores[best]) if scores else None)
 
@@ -163,7 +170,9 @@ def fold_groups(pixels: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def frozen_features(
+    encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_size: int = 64, precision: str = "float32"
+) -> np.ndarray:
     """Features of pixels: tokens averaged over the spectral blocks, and over windows that overlap by half.
 
     Args:
@@ -171,6 +180,7 @@ def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_s
         area: the area.
         pixels: `AreaTensors.labelled_pixels` or `own_pixels`.
         batch_size: windows in a step.
+        precision: "float32" or "bfloat16".
 
     Returns:
         float32 (pixels, hidden_size).
@@ -187,7 +197,8 @@ def frozen_features(encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_s
     for start in range(0, len(corners), batch_size):
         batch_corners = corners[start : start + batch_size]
         batch = area.windows(batch_corners, "dense")
-        tokens = encoder(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            tokens = encoder(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
         tokens = tokens.unflatten(1, (encoder.config.num_blocks, -1)).mean(dim=1).float().cpu()
         rows = size // patch_size
         tokens = tokens.unflatten(1, (rows, rows)).repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)

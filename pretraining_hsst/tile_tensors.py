@@ -170,17 +170,26 @@ def draw_windows(
         row = torch.randint(rows - side + 1, (number,), generator=generator)
         column = torch.randint(columns - side + 1, (number,), generator=generator)
         turns = torch.randint(8, (number,), generator=generator)
-        device = source.tiles.device
-        if device.type == "cpu":
-            cut = [
-                source.tiles[t, :, r : r + side, c : c + side]
-                for t, r, c in zip(tile.tolist(), row.tolist(), column.tolist(), strict=True)
-            ]
-            windows = torch.stack(cut) if cut else source.tiles[:0, :, :side, :side]
-        else:
-            along = torch.arange(side)
-            place = [tile[:, None, None], row[:, None, None] + along[:, None], column[:, None, None] + along]
-            tile_index, row_index, column_index = (index.to(device, non_blocking=True) for index in place)
-            windows = source.tiles.permute(0, 2, 3, 1)[tile_index, row_index, column_index].permute(0, 3, 1, 2)
-        parts.append(turned(windows, turns.to(device)))
+        cut = slice_windows if source.tiles.device.type == "cpu" else gather_windows
+        windows = cut(source.tiles, tile, row, column, side)
+        parts.append(turned(windows, turns.to(windows.device)))
     return torch.cat(parts), numbers
+
+
+def slice_windows(
+    tiles: torch.Tensor, tile: torch.Tensor, row: torch.Tensor, column: torch.Tensor, side: int
+) -> torch.Tensor:
+    """Windows (count, bands, side, side) of tiles by number and first pixel (count,), one by one: fast on processors."""
+    places = zip(tile.tolist(), row.tolist(), column.tolist(), strict=True)
+    cut = [tiles[t, :, r : r + side, c : c + side] for t, r, c in places]
+    return torch.stack(cut) if cut else tiles[:0, :, :side, :side]
+
+
+def gather_windows(
+    tiles: torch.Tensor, tile: torch.Tensor, row: torch.Tensor, column: torch.Tensor, side: int
+) -> torch.Tensor:
+    """The same at once, for GPUs; places are on the CPU."""
+    along = torch.arange(side)
+    places = (tile[:, None, None], row[:, None, None] + along[:, None], column[:, None, None] + along)
+    index = tuple(place.to(tiles.device, non_blocking=True) for place in places)
+    return tiles.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ class PretrainingSettings:
     Attributes:
         steps: optimisation steps.
         batch_size: windows in a step.
-        learning_rate: highest one; it rises for `warmup_steps` and falls to nothing as a cosine.
+        learning_rate: highest one; it rises for `warmup_steps`, stays, and falls to nothing in a last share of the
+            steps. What comes before that share does not depend on `steps`, so that a run can be prolonged.
         warmup_steps: steps of rising.
+        decay_share: last share of the steps, in which the learning rate falls.
         weight_decay: of weight matrices; not of biases, norms, tokens and positions.
         max_grad_norm: gradients are clipped to this norm.
         mask_types: kinds of masks, of which each step takes one at random.
@@ -47,6 +49,7 @@ class PretrainingSettings:
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 0
+    decay_share: float = 0.25
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
     mask_types: tuple[str, ...] = ("even", "tube", "grid")
@@ -57,10 +60,14 @@ class PretrainingSettings:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        rising = (step + 1) / self.warmup_steps if step < self.warmup_steps else 1.0
+        falling = (self.steps - step) / max(1, self.steps - self.decay_start)
+        return self.learning_rate * min(rising, falling, 1.0)
+
+    @property
+    def decay_start(self) -> int:
+        """First step in which the learning rate falls."""
+        return self.steps - round(self.decay_share * self.steps)
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -212,6 +219,16 @@ class Pretraining:
         """
         state = torch.load(folder / STATE_NAME, map_location=self.device, weights_only=True)
         found, wanted = json.loads(state["description"]), json.loads(json.dumps(description))
+        steps = found["settings"].pop("steps")
+        wanted["settings"].pop("steps")
+        before = replace(self.settings, steps=steps)
+        if self.settings.steps != steps and state["completed_steps"] > min(
+            before.decay_start, self.settings.decay_start
+        ):
+            raise ValueError(
+                f"--steps: a run of {steps:,} steps can have another number while its learning rate does not fall, "
+                f"but {state['completed_steps']:,} steps are done, got {self.settings.steps:,}"
+            )
         for name in wanted:
             if found.get(name) != wanted[name]:
                 raise ValueError(

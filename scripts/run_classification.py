@@ -40,7 +40,14 @@ from evaluation_hsst.baselines import (
     settings_for,
     warn_of_untrained_classes,
 )
-from evaluation_hsst.fine_tuning import CLASS_WEIGHTS, STATISTICS, TASKS, FineTuningSettings
+from evaluation_hsst.fine_tuning import (
+    CLASS_WEIGHTS,
+    HEAD_STARTS,
+    PRECISIONS,
+    STATISTICS,
+    TASKS,
+    FineTuningSettings,
+)
 from evaluation_hsst.input_checks import check_finite
 from evaluation_hsst.model_sources import parse_overrides
 from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
@@ -107,6 +114,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         training.add_argument(f"--{name}", type=kind, help=f"{text}{default}")
     training.add_argument("--task", choices=TASKS, help="label every pixel of a window (dense), or its centre")
     training.add_argument("--class_weights", choices=CLASS_WEIGHTS, help="weigh classes by their pixels, inversely")
+    training.add_argument("--head_start", choices=HEAD_STARTS, help="start the classifier as a linear probe (random)")
+    training.add_argument("--precision", choices=PRECISIONS, help="of networks (float32)")
     for name, text in (
         ("freeze_encoder", "train the classifier only"),
         ("turns", "augmentation: turn windows by quarters and flip them"),

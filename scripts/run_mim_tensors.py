@@ -6,8 +6,9 @@ Masked pre-training of HSST on tiles in safetensors files: for machines with tor
         --output_dir outputs/hsst --config_overrides visible_only=true,position_embedding_type=wavelength
 
 Where the package is not installed, `PYTHONPATH=.` in its folder serves. One device, without a launcher; masks of
-several kinds in turn (--mask_types). A run that was interrupted goes on with --resume, exactly. The output folder holds
-the model, its processor and `all_results.json` with the whole history.
+several kinds in turn (--mask_types). A run that was interrupted goes on with --resume, exactly, and may then be given
+another number of --steps as long as its learning rate has not begun to fall. The output folder holds the model, its
+processor and `all_results.json` with the whole history.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--warmup_steps", type=int, help="default: 5 %% of the steps")
+    parser.add_argument("--warmup_steps", type=int, default=200)
+    parser.add_argument("--decay_share", type=float, default=0.25, help="last share of the steps, of a falling rate")
     parser.add_argument("--weight_decay", type=float, default=0.05)
     parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window (0)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -64,6 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed"):
         if getattr(arguments, name) is not None and not getattr(arguments, name) >= 0:
             parser.error(f"--{name}: expected at least 0, got {getattr(arguments, name)}")
+    if not 0 <= arguments.decay_share <= 1:
+        parser.error(f"--decay_share: expected a share from 0 to 1, got {arguments.decay_share}")
     for flag in ("mask_types", "validation_mask_types"):
         unknown = [kind for kind in getattr(arguments, flag).split(",") if kind not in MASK_TYPES]
         if unknown:
@@ -126,12 +130,12 @@ def train(arguments: argparse.Namespace) -> None:
             scale=sources[0].scale,
             nodata=sources[0].nodata,
         )
-    warmup = round(0.05 * arguments.steps) if arguments.warmup_steps is None else arguments.warmup_steps
     settings = PretrainingSettings(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
-        warmup_steps=warmup,
+        warmup_steps=arguments.warmup_steps,
+        decay_share=arguments.decay_share,
         weight_decay=arguments.weight_decay,
         mask_types=mask_types,
         gain=arguments.gain,

@@ -61,8 +61,8 @@ class FineTuningSettings:
         max_grad_norm: gradients are clipped to this norm.
         freeze_encoder: train the classifier only.
         head_start: "probe" starts the classifier as a logistic regression on features of the encoder as it is, so
-            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054); "random" as usual
-            (HSST with the task "dense" and patches of one pixel only).
+            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054); "random" as
+            usual (HSST with the task "dense" and patches of one pixel only).
         class_weights: "balanced" weighs classes by the inverse of their training pixels.
         early_stopping_patience: evaluations on the validation area without a better average accuracy before training
             stops, and the best weights are taken; None trains to the end. The test area is never looked at.
@@ -447,7 +447,7 @@ def fine_tune(
             report_to="none",
             seed=settings.seed,
             bf16=settings.precision == "bfloat16",
-            use_cpu=settings.use_cpu,
+            use_cpu=settings.use_cpu or not torch.accelerator.is_available(),
             dataloader_pin_memory=False,
             remove_unused_columns=False,
             disable_tqdm=not progress,

@@ -179,7 +179,7 @@ def draw_windows(
 def slice_windows(
     tiles: torch.Tensor, tile: torch.Tensor, row: torch.Tensor, column: torch.Tensor, side: int
 ) -> torch.Tensor:
-    """Windows (count, bands, side, side) of tiles by number and first pixel (count,), one by one: fast on processors."""
+    """Windows (count, bands, side, side) of tiles by number and first pixel (count,), one by one, for processors."""
     places = zip(tile.tolist(), row.tolist(), column.tolist(), strict=True)
     cut = [tiles[t, :, r : r + side, c : c + side] for t, r, c in places]
     return torch.stack(cut) if cut else tiles[:0, :, :side, :side]

@@ -1,7 +1,9 @@
 """Maps as Cloud-Optimized GeoTIFF, written part by part: classes with names and colours, probabilities, features.
 
 A map is written into a hidden file beside its final name and put there when it is whole. Names of classes stand in
-the file's tags and, for QGIS and GDAL, in the `.aux.xml` beside it, which is where GDAL keeps categories.
+the file's tags, in the `.aux.xml` beside it, which is where GDAL keeps categories, and in the `.qml` beside it, the
+style that QGIS opens the map with: by the file alone, whose colour table always has 256 entries, it would list 256
+classes.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class RasterWriter:
         scale: factor from stored numbers to what they mean.
         tags: what the file says of itself.
         colours: colour of each class ("#rrggbb"), for one band of type uint8.
-        categories: name of each class, written beside the file.
+        categories: name of each class, written beside the file; `colours` belong to them.
         smooth: whether overviews average the pixels rather than pick one.
 
     Raises:
@@ -119,7 +121,7 @@ class RasterWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._plain = partial_path(self.path, "parts")
         self._whole = partial_path(self.path, "whole")
-        self._categories = categories
+        self._categories, self._colours = categories, colours
         self._smooth = smooth
         with _writing(self.path):
             # Uncompressed: a tile that is written twice would leave its first version in the file
@@ -180,11 +182,13 @@ class RasterWriter:
         self._plain.unlink()
         beside = self._whole.with_name(self._whole.name + ".aux.xml")
         beside.unlink(missing_ok=True)
-        side_file = self.path.with_name(self.path.name + ".aux.xml")
+        side_file, style_file = self.path.with_name(self.path.name + ".aux.xml"), self.path.with_suffix(".qml")
         if self._categories is not None:
             write_text_whole(side_file, _categories_xml(self._categories))
+            write_text_whole(style_file, _style_xml(self._categories, self._colours or ()))
         else:
             side_file.unlink(missing_ok=True)
+            style_file.unlink(missing_ok=True)
         os.replace(self._whole, self.path)
 
     def discard(self) -> None:
@@ -299,3 +303,16 @@ def _categories_xml(class_names: Sequence[str]) -> str:
         ElementTree.SubElement(categories, "Category").text = name
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _style_xml(class_names: Sequence[str], colours: Sequence[str]) -> str:
+    """Style of QGIS with the name and colour of each class and no others."""
+    root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
+    pipe = ElementTree.SubElement(root, "pipe")
+    renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = ElementTree.SubElement(renderer, "colorPalette")
+    for number, (name, colour) in enumerate(zip(class_names, colours, strict=True)):
+        ElementTree.SubElement(palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=name)
+    ElementTree.indent(root)
+    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+    return f"{doctype}\n{ElementTree.tostring(root, encoding='unicode')}\n"

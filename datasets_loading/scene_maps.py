@@ -125,6 +125,10 @@ def write_scene_maps(
         OSError: a file cannot be written.
     """
     paths = output_paths(Path(path), options)
+    for file in paths.values():
+        # Those that are written last would say so after hours
+        if file.is_dir():
+            raise IsADirectoryError(f"{file}: expected a file that can be written, got a folder")
     summary = SceneSummary(scene, class_names, wavelengths, metadata or {})
     grid: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform}
     tags = {SETTINGS_TAG: settings_text(settings or {}), "scene": scene.name}

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,7 +214,12 @@ def test_map_has_colours_names_and_place(tmp_path):
         table = dataset.colormap(1)
         assert bytes(table[2][:3]).hex() == class_colours(CLASSES)[2][1:] and table[255][3] == 0
     assert "<Category>bare soil</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    entries = ElementTree.parse(tmp_path / "map.qml").findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
+    assert [(entry.get("label"), entry.get("color")) for entry in entries] == list(
+        zip(CLASSES, class_colours(CLASSES), strict=True)
+    )
+    assert [entry.get("value") for entry in entries] == ["0", "1", "2", "3"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

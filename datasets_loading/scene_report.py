@@ -483,7 +483,9 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         for row in present
     }
     # In steps of 1/100: what a click on the map tells
-    certainty = np.where(np.isnan(summary.confidence), 255, np.nan_to_num(summary.confidence) * 100).astype(np.uint8)
+    certainty = np.where(np.isnan(summary.confidence), 255, np.rint(np.nan_to_num(summary.confidence) * 100)).astype(
+        np.uint8
+    )
     lookup = np.zeros((*summary.class_map.shape, 4))
     lookup[..., 0], lookup[..., 1], lookup[..., 3] = summary.class_map / 255, certainty / 255, 1
     size = pixel_size(summary)

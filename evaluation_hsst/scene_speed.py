@@ -123,11 +123,9 @@ def write_repeated(path: str | Path, scene: EnMAPScene | RasterScene, times: int
             blockysize=256,
             bigtiff="if_safer",
         ) as dataset:
-            for band in range(num_bands) if scene.wavelengths is not None else ():
-                tags = {"wavelength": f"{scene.wavelengths[band]:.4f}", "wavelength_units": "Nanometers"}
-                if scene.fwhm is not None:
-                    tags["fwhm"] = f"{scene.fwhm[band]:.4f}"
-                dataset.update_tags(band + 1, **tags)
+            for key, values in (("wavelength", scene.wavelengths), ("fwhm", scene.fwhm)):
+                for band, value in enumerate([] if values is None else values, start=1):
+                    dataset.update_tags(band, **{key: f"{value:.4f}", "wavelength_units": "Nanometers"})
             for top in range(0, height, 256):
                 rows = slice(top, min(top + 256, height))
                 pixels = scene.read(rows, slice(0, width), range(num_bands))

@@ -12,6 +12,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from command_line import one_line_errors
@@ -44,7 +45,7 @@ def main() -> None:
             raise ValueError(f"--output: expected a .json, got {arguments.output}")
         read_config(arguments.model, "--model")
         with reading(arguments.model):
-            model = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+            model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         processor = AutoImageProcessor.from_pretrained(arguments.model)
         with open_scene(arguments.scene) as scene:

@@ -1,5 +1,6 @@
 """What people look at: areas that add up, colours that mean something, pictures and a page that are written whole."""
 
+import base64
 import csv
 import json
 import re
@@ -159,24 +160,59 @@ def test_page_holds_everything_and_asks_for_nothing(summary, tmp_path):
     assert "2.2 km²" in text and "90.0 ha" in text and "Not found: snow" in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# What a person does: a click on a class, on the map and on a button; what the page then shows stands in <body>
+CLICKS = """<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const told = {};
+  document.querySelector('#legend tr[data-class="1"]').click();
+  told.class = element("chosen").textContent;
+  told.spectrum = element("spectrum").src === classes[1].spectrum && element("spectrum").naturalWidth > 0;
+  const box = element("ground").getBoundingClientRect();
+  const place = { clientX: box.left + (12.5 / 80) * box.width, clientY: box.top + (54.5 / 60) * box.height };
+  element("stack").dispatchEvent(new MouseEvent("click", place));
+  told.map = [element("chosen").textContent, element("told").textContent];
+  document.querySelector('button[data-layer="confidence"]').click();
+  told.confidence = element("layer").src === layers.confidence && element("key").style.display !== "none";
+  document.body.dataset.told = btoa(JSON.stringify(told));
+}, 300));
+</script>"""
+
+
+def browser(folder, *arguments):
+    """Runs a browser without a window and without a network; gives what it printed."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += ["--window-size=1300,1000", "--force-device-scale-factor=1", "--virtual-time-budget=3000"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], check=True, capture_output=True, timeout=120, text=True
+    ).stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser (Debian: apt-get install chromium)")
 def test_page_opens_in_a_browser_without_a_network(summary, tmp_path):
     write_page(tmp_path / "page.html", summary)
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command += ["--window-size=1300,1000", "--force-device-scale-factor=1"]
-    address = (tmp_path / "page.html").as_uri()
-    subprocess.run(
-        [*command, f"--screenshot={tmp_path / 'page.png'}", address], check=True, capture_output=True, timeout=120
-    )
+    browser(tmp_path, f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "page.html").as_uri())
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
     # The map is drawn in the colours of its classes, soil on half of it, and so are the bars of the legend
     for name, least in (("water", 20_000), ("forest", 30_000), ("bare soil", 60_000)):
         colour = np.array([int(class_colours([name])[0][place : place + 2], 16) for place in (1, 3, 5)])
         assert (np.abs(picture - colour.astype(int)).max(axis=1) <= 2).sum() > least, name
-    dumped = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, timeout=120, text=True)
-    chosen = re.search(r'<div id="chosen">([^<]*)</div>', dumped.stdout)
-    assert chosen is not None and chosen[1] == "bare soil"  # the script ran
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser (Debian: apt-get install chromium)")
+def test_page_answers_clicks(summary, tmp_path):
+    write_page(tmp_path / "page.html", summary)
+    text = (tmp_path / "page.html").read_text()
+    (tmp_path / "clicked.html").write_text(text.replace("</body>", CLICKS + "</body>"))
+    page = browser(tmp_path, "--dump-dom", (tmp_path / "clicked.html").as_uri())
+    found = re.search(r'data-told="([\w+/=]+)"', page)
+    assert found is not None, page[-2000:]
+    told = json.loads(base64.b64decode(found[1]))
+    assert told["class"] == CLASSES[1] and told["spectrum"] and told["confidence"]
+    confidence = round(float(100 * prediction()[1][54, 12]))
+    assert told["map"] == ["water", f"Here: water, confidence {confidence} %"]
 
 
 def test_colours_follow_names_and_differ():

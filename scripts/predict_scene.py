@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
 from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
-from datasets_loading.scenes import find_scenes, open_scene
+from datasets_loading.scenes import EnMAPScene, find_scenes, open_scene
 from evaluation_hsst.model_sources import read_config, reading
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
@@ -98,11 +98,13 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
         print(f"{scene.name}: {selection.description}", flush=True)
         if scene.transform is None:
             warn(f"{scene.name}: no georeference, so the map has none and areas are in pixels")
+        # Only products know more than where data are missing
+        kinds = predictor.exclude if isinstance(scene, EnMAPScene) else ()
         metadata = {
             "model": arguments.model,
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
-            "left out": ", ".join(predictor.exclude) or "nothing",
+            "left out": ", ".join((*kinds, "pixels without data")),
         }
         seconds_in_model = 0.0
 

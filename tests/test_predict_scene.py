@@ -121,6 +121,7 @@ def test_product_to_all_files(run_script, product, model, tmp_path):
         assert dataset.count == 2 and np.isfinite(dataset.read()[:, ~excluded]).all()
     areas = json.loads(output.with_name("map_areas.json").read_text())
     assert areas["pixels_without_class"] == excluded.sum()
+    assert areas["model_metadata"]["left out"] == "outside, cloud, shadow, pixels without data"
     assert [row["pixels"] for row in areas["classes"]] == [int((classes == number).sum()) for number in range(3)]
     assert Image.open(output.with_suffix(".png")).size[0] > 2000
 
@@ -237,7 +238,9 @@ def test_without_georeference_it_works_and_says_so(run_script, product, model, t
         "predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif", "--html"
     )
     assert result.returncode == 0 and "no georeference" in result.stderr
-    assert json.loads((tmp_path / "m_areas.json").read_text())["classes"][0]["area_ha"] is None
+    areas = json.loads((tmp_path / "m_areas.json").read_text())
+    assert areas["classes"][0]["area_ha"] is None and areas["crs"] is None
+    assert areas["model_metadata"]["left out"] == "pixels without data"  # such files mark no clouds
 
 
 def test_scene_smaller_than_a_window(run_script, product, model, tmp_path):

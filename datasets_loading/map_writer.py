@@ -13,7 +13,7 @@ import os
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -118,12 +118,12 @@ class RasterWriter:
         smooth: bool = False,
     ):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._plain = partial_path(self.path, "parts")
         self._whole = partial_path(self.path, "whole")
         self._categories, self._colours = categories, colours
         self._smooth = smooth
         with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # Uncompressed: a tile that is written twice would leave its first version in the file
             self._dataset = rasterio.open(
                 self._plain,
@@ -221,8 +221,13 @@ def _writing(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except RasterioError as error:
-        raise OSError(f"{path}: expected a file that can be written, got: {error.__cause__ or error}") from None
+    except (RasterioError, OSError) as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: Exception) -> OSError:
+    reason = error.__cause__ or getattr(error, "strerror", None) or error
+    return OSError(f"{path}: expected a file that can be written, got: {reason}")
 
 
 def partial_path(path: Path, kind: str = "partial") -> Path:
@@ -230,11 +235,29 @@ def partial_path(path: Path, kind: str = "partial") -> Path:
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The name to write a file under that then appears as `path`; an error leaves nothing there.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def write_text_whole(path: Path, text: str) -> None:
     """Writes a text file that appears only when it is whole."""
-    partial = partial_path(path)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def class_map_writer(

@@ -28,7 +28,7 @@ from matplotlib.patheffects import withStroke  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from datasets_loading.figures import true_colour, true_colour_bands  # noqa: E402
-from datasets_loading.map_writer import NO_CLASS, class_colours, partial_path, write_text_whole  # noqa: E402
+from datasets_loading.map_writer import NO_CLASS, class_colours, write_text_whole, written_whole  # noqa: E402
 from datasets_loading.scenes import Scene  # noqa: E402
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
 
@@ -327,11 +327,11 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         fontsize=8.5,
         color=FAINT_COLOUR,
     )
-    partial = partial_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial, dpi=120)
-    plt.close(figure)
-    partial.replace(path)
+    try:
+        with written_whole(path) as partial:
+            figure.savefig(partial, dpi=120)
+    finally:
+        plt.close(figure)
 
 
 def shortened(text: str, length: int) -> str:

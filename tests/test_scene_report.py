@@ -16,7 +16,13 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from datasets_loading.map_writer import class_colours, class_map_writer, probability_steps, probability_writer
+from datasets_loading.map_writer import (
+    class_colours,
+    class_map_writer,
+    probability_steps,
+    probability_writer,
+    write_text_whole,
+)
 from datasets_loading.scene_report import (
     SceneSummary,
     pixel_size,
@@ -282,3 +288,15 @@ def test_an_error_leaves_what_was_there(tmp_path):
         out.write(slice(0, 60), slice(0, 80), prediction()[0])
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["map.tif"] and path.read_text() == "an older map"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        path.with_name(".a.partial.txt").touch()
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.txt"
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match=r"a\.txt: expected a file that can be written, got: No space left on device"):
+        write_text_whole(path, "text")
+    assert list(tmp_path.iterdir()) == []

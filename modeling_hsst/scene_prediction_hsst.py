@@ -562,7 +562,9 @@ class ScenePredictor:
         components = self._principal_components(scene, selection) if self.num_features else None
         parts = self.chunks(scene)
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
-        bar = logging.tqdm(total=self.num_windows(scene), desc=scene.name, unit="window", disable=not progress)
+        # As long as products' names are, they would leave no room for the time left
+        name = scene.name if len(scene.name) <= 32 else scene.name[:31] + "…"
+        bar = logging.tqdm(total=self.num_windows(scene), desc=name, unit="window", disable=not progress)
         with bar:
             for chunk in chunks:
                 yield self.predict_chunk(chunk, scene, components, bar)

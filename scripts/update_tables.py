@@ -258,6 +258,18 @@ def scene_agreement() -> str:
     return "\n".join(rows)
 
 
+def scene_areas() -> str:
+    """Classes of two maps, largest first."""
+    rows = ["| scene | classes by their share of the mapped area | without a pixel |", "|---|---|---|"]
+    for name, title in (("simulated", "simulated"), ("potsdam", "Potsdam")):
+        figures = result(f"scene_areas_{name}")
+        classes = sorted(figures["classes"], key=lambda row: -row["share"])
+        found = ", ".join(f"{row['name']} {row['share']:.1%}" for row in classes if row["pixels"])
+        absent = ", ".join(row["name"] for row in classes if not row["pixels"])
+        rows.append(f"| {title}, {figures['height']:,} x {figures['width']:,} | {found} | {absent or 'none'} |")
+    return "\n".join(rows)
+
+
 def scene_speed() -> str:
     """Time and memory from a scene's file to its map."""
     header = "| scene | parameters | precision | stride | time | pixels/s | in the model | most memory |"
@@ -291,6 +303,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_goals": speed_goals,
     "loss_curves": loss_curves,
     "scene_agreement": scene_agreement,
+    "scene_areas": scene_areas,
     "scene_speed": scene_speed,
     "experiment_visible_only_scale": experiment_visible_only_scale,
 }

@@ -146,6 +146,18 @@ def test_gdalinfo_confirms_the_georeference(run_script, product, model, tmp_path
     assert re.search(r"Categories:\s+0: water\s+1: forest\s+2: soil", text)
 
 
+def test_a_map_made_again_leaves_nothing_of_the_one_before(run_script, product, model, tmp_path):
+    write_image(tmp_path / "image.tif", product)
+    arguments = ["predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "out" / "m.tif"]
+    assert run_script(*arguments, "--confidence", "--features", 1, "--html").returncode == 0
+    (tmp_path / "out" / "notes.html").write_text("mine")
+    assert run_script(*arguments, "--features", 1, "--overwrite").returncode == 0
+    assert (tmp_path / "out" / "m_confidence.tif").exists()  # from the same settings: it still belongs to the map
+    assert run_script(*arguments, "--stride", 8, "--overwrite", "--html").returncode == 0
+    names = ["m.html", "m.png", "m.qml", "m.tif", "m.tif.aux.xml", "m_areas.csv", "m_areas.json", "notes.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+
+
 @pytest.mark.parametrize("kind", ["GeoTIFF", "wavelengths from a file", "ENVI", "order of the bands"])
 def test_scenes_of_every_format_give_the_same_map(run_script, product, model, tmp_path, kind):
     cube = write_image(tmp_path / "image.tif", product)

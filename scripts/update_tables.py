@@ -290,7 +290,11 @@ def scene_speed() -> str:
         commands.append(
             f"* {machine['device']}, threads: {machine['threads']}, torch {machine['torch']}: `{figures['command']}`"
         )
-    return "\n".join([*rows, "", *commands])
+    small, large = (result(f"scene_speed_cpu_tiny_{repeat}") for repeat in (1, 4))
+    memory = large["peak_memory_mb"] / small["peak_memory_mb"] - 1
+    names = [" x ".join(f"{side:,}" for side in figures["shape"]) for figures in (small, large)]
+    told = f"Memory from {names[0]} to {names[1]} pixels, both GeoTIFF: {memory:+.1%}."
+    return "\n".join([*rows, "", told, "", *commands])
 
 
 TABLES: dict[str, Callable[[], str]] = {

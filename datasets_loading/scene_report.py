@@ -602,7 +602,7 @@ tr[data-class] { cursor: pointer; border-top: 1px solid var(--line); }
 tr[data-class]:first-child { border-top: 0; }
 tr.chosen { background: #eef5fb; box-shadow: inset 3px 0 var(--accent); }
 tr.chosen td:first-child { padding-left: 9px; }
-#spectrum { width: 100%; display: block; } #chosen { font-size: 16px; font-weight: 600; }
+#spectrum { width: 100%; } #spectrum:not([hidden]) { display: block; } #chosen { font-size: 16px; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 16px; margin: 0; font-size: 14px; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 900px) {
@@ -627,8 +627,8 @@ dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 </section>
 <div class="side">
 <section><h2>Areas</h2><table id="legend">$legend</table>$absent</section>
-<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers"></p>
-<img id="spectrum" alt="mean spectrum of the chosen class"></section>
+<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers">No class, no spectrum.</p>
+<img id="spectrum" hidden alt="mean spectrum of the chosen class"></section>
 <section><h2>Scene</h2><dl>$scene_facts</dl></section>
 <section><h2>Model</h2><dl>$model_facts</dl></section>
 </div>

@@ -151,6 +151,7 @@ def test_quick_look_and_page_of_any_scene(tmp_path, kind):
     picture = np.asarray(Image.open(tmp_path / "look.png").convert("RGB"))
     assert picture.shape[1] > 2000 and picture.std() > 5
     write_page(tmp_path / "page.html", summary)
+    assert '<img id="spectrum" hidden' in (tmp_path / "page.html").read_text()  # no broken picture without a class
     assert sorted(path.name for path in tmp_path.iterdir()) == ["look.png", "page.html"]
 
 

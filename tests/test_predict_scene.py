@@ -389,7 +389,14 @@ def test_a_run_that_is_ended_leaves_no_file_under_a_final_name_and_can_be_repeat
     command = [sys.executable, SCRIPTS / "predict_scene.py", product, "--model", model, "--output", output]
     command += ["--confidence", "--html"]
     slowly = [*command, "--batch_size", "1", "--stride", "1"]
-    process = subprocess.Popen(slowly, stderr=subprocess.PIPE, text=True, env=PROGRAM_ENVIRONMENT)
+    process = subprocess.Popen(
+        slowly,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=PROGRAM_ENVIRONMENT,
+        # Tests that run in the background of a shell ignore interruptions, and what they start would, too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         while "window" not in process.stderr.read(64):  # the progress bar: writers are open, the model runs
             assert process.poll() is None

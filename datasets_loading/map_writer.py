@@ -1,7 +1,9 @@
 """Maps as Cloud-Optimized GeoTIFF, written part by part: classes with names and colours, probabilities, features.
 
 A map is written into a hidden file beside its final name and put there when it is whole. Names of classes stand in
-the file's tags and, for QGIS and GDAL, in the `.aux.xml` beside it, which is where GDAL keeps categories.
+the file's tags, in the `.aux.xml` beside it, which is where GDAL keeps categories, and in the `.qml` beside it, the
+style that QGIS opens the map with: by the file alone, whose colour table always has 256 entries, it would list 256
+classes.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -92,7 +94,7 @@ class RasterWriter:
         scale: factor from stored numbers to what they mean.
         tags: what the file says of itself.
         colours: colour of each class ("#rrggbb"), for one band of type uint8.
-        categories: name of each class, written beside the file.
+        categories: name of each class, written beside the file; `colours` belong to them.
         smooth: whether overviews average the pixels rather than pick one.
 
     Raises:
@@ -116,12 +118,12 @@ class RasterWriter:
         smooth: bool = False,
     ):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._plain = partial_path(self.path, "parts")
         self._whole = partial_path(self.path, "whole")
-        self._categories = categories
+        self._categories, self._colours = categories, colours
         self._smooth = smooth
         with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # Uncompressed: a tile that is written twice would leave its first version in the file
             self._dataset = rasterio.open(
                 self._plain,
@@ -180,11 +182,13 @@ class RasterWriter:
         self._plain.unlink()
         beside = self._whole.with_name(self._whole.name + ".aux.xml")
         beside.unlink(missing_ok=True)
-        side_file = self.path.with_name(self.path.name + ".aux.xml")
+        side_file, style_file = self.path.with_name(self.path.name + ".aux.xml"), self.path.with_suffix(".qml")
         if self._categories is not None:
             write_text_whole(side_file, _categories_xml(self._categories))
+            write_text_whole(style_file, _style_xml(self._categories, self._colours or ()))
         else:
             side_file.unlink(missing_ok=True)
+            style_file.unlink(missing_ok=True)
         os.replace(self._whole, self.path)
 
     def discard(self) -> None:
@@ -217,8 +221,13 @@ def _writing(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except RasterioError as error:
-        raise OSError(f"{path}: expected a file that can be written, got: {error.__cause__ or error}") from None
+    except (RasterioError, OSError) as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: Exception) -> OSError:
+    reason = error.__cause__ or getattr(error, "strerror", None) or error
+    return OSError(f"{path}: expected a file that can be written, got: {reason}")
 
 
 def partial_path(path: Path, kind: str = "partial") -> Path:
@@ -226,11 +235,29 @@ def partial_path(path: Path, kind: str = "partial") -> Path:
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The name to write a file under that then appears as `path`; an error leaves nothing there.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def write_text_whole(path: Path, text: str) -> None:
     """Writes a text file that appears only when it is whole."""
-    partial = partial_path(path)
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def class_map_writer(
@@ -299,3 +326,16 @@ def _categories_xml(class_names: Sequence[str]) -> str:
         ElementTree.SubElement(categories, "Category").text = name
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _style_xml(class_names: Sequence[str], colours: Sequence[str]) -> str:
+    """Style of QGIS with the name and colour of each class and no others."""
+    root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
+    pipe = ElementTree.SubElement(root, "pipe")
+    renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = ElementTree.SubElement(renderer, "colorPalette")
+    for number, (name, colour) in enumerate(zip(class_names, colours, strict=True)):
+        ElementTree.SubElement(palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=name)
+    ElementTree.indent(root)
+    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
+    return f"{doctype}\n{ElementTree.tostring(root, encoding='unicode')}\n"

@@ -57,6 +57,9 @@ class MapOptions:
     page: bool = False
 
 
+EVERYTHING = MapOptions(probabilities="uint8", confidence=True, num_features=1, page=True)
+
+
 def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
     """The files of a scene by what they hold; `path` is that of the map of classes."""
     endings = {"areas_csv": "_areas.csv", "areas_json": "_areas.json", "quick_look": ".png"}
@@ -79,14 +82,18 @@ def is_finished(path: Path, options: MapOptions, settings: Mapping[str, object])
     """
     if not path.exists():
         return False
-    try:
-        with rasterio.open(path) as dataset:
-            found = dataset.tags().get(SETTINGS_TAG)
-    except RasterioError:
-        found = None
-    if found != settings_text(settings):
+    if stated_settings(path) != settings_text(settings):
         raise FileExistsError(f"{path}: expected no map yet or one from the same settings, got another (--overwrite)")
     return all(file.exists() for file in output_paths(path, options).values())
+
+
+def stated_settings(path: Path) -> str | None:
+    """The settings that a map was made with, as it states them; None where there is none or it states none."""
+    try:
+        with rasterio.open(path) as dataset:
+            return dataset.tags().get(SETTINGS_TAG)
+    except RasterioError:
+        return None
 
 
 def settings_text(settings: Mapping[str, object]) -> str:
@@ -107,6 +114,7 @@ def write_scene_maps(
     """Writes the files of a scene while its parts come in; writing overlaps whatever makes the next part.
 
     The map of classes appears last, when all other files are whole; an error leaves no file of the rasters behind.
+    What stood beside a map from other settings and is not written again goes with it.
 
     Args:
         parts: predictions that together cover the scene.
@@ -125,6 +133,11 @@ def write_scene_maps(
         OSError: a file cannot be written.
     """
     paths = output_paths(Path(path), options)
+    replaces = paths["classes"].exists() and stated_settings(paths["classes"]) != settings_text(settings or {})
+    for file in paths.values():
+        # Those that are written last would say so after hours
+        if file.is_dir():
+            raise IsADirectoryError(f"{file}: expected a file that can be written, got a folder")
     summary = SceneSummary(scene, class_names, wavelengths, metadata or {})
     grid: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform}
     tags = {SETTINGS_TAG: settings_text(settings or {}), "scene": scene.name}
@@ -183,4 +196,7 @@ def write_scene_maps(
         plot_quick_look(paths["quick_look"], summary)
         if "page" in paths:
             write_page(paths["page"], summary)
+    if replaces:
+        for file in set(output_paths(paths["classes"], EVERYTHING).values()) - set(paths.values()):
+            file.unlink(missing_ok=True)
     return summary

@@ -24,10 +24,11 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
+from matplotlib.patheffects import withStroke  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from datasets_loading.figures import true_colour, true_colour_bands  # noqa: E402
-from datasets_loading.map_writer import NO_CLASS, class_colours, partial_path, write_text_whole  # noqa: E402
+from datasets_loading.map_writer import NO_CLASS, class_colours, write_text_whole, written_whole  # noqa: E402
 from datasets_loading.scenes import Scene  # noqa: E402
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
 
@@ -326,11 +327,11 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         fontsize=8.5,
         color=FAINT_COLOUR,
     )
-    partial = partial_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(partial, dpi=120)
-    plt.close(figure)
-    partial.replace(path)
+    try:
+        with written_whole(path) as partial:
+            figure.savefig(partial, dpi=120)
+    finally:
+        plt.close(figure)
 
 
 def shortened(text: str, length: int) -> str:
@@ -395,7 +396,17 @@ def draw_scale_bar(axis: Axes, summary: SceneSummary) -> None:
     axis.plot([x, x + pixels], [y, y], color="white", lw=7, solid_capstyle="butt", alpha=0.8)
     axis.plot([x, x + pixels], [y, y], color=TEXT_COLOUR, lw=3.5, solid_capstyle="butt")
     outline = {"boxstyle": "round,pad=0.22", "fc": (1, 1, 1, 0.78), "ec": "none"}
-    axis.text(x, y - 0.022 * height, label, fontsize=9, ha="left", va="bottom", color=TEXT_COLOUR, bbox=outline)
+    axis.annotate(
+        label,
+        (x, y),
+        xytext=(0, 8),
+        textcoords="offset points",
+        fontsize=9,
+        ha="left",
+        va="bottom",
+        color=TEXT_COLOUR,
+        bbox=outline,
+    )
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
 
@@ -408,7 +419,7 @@ def draw_north(axis: Axes, summary: SceneSummary) -> None:
     column, row = inverse.b, inverse.e  # pixels for one unit north
     length = np.hypot(column, row)
     column, row = column / length, row / length
-    axis.annotate(
+    north = axis.annotate(
         "N",
         xy=(0.935 + 0.05 * column, 0.9 - 0.065 * row),
         xytext=(0.935 - 0.03 * column, 0.9 + 0.04 * row),
@@ -422,6 +433,8 @@ def draw_north(axis: Axes, summary: SceneSummary) -> None:
         bbox={"boxstyle": "circle,pad=0.25", "fc": (1, 1, 1, 0.82), "ec": "none"},
         arrowprops={"arrowstyle": "-|>", "color": TEXT_COLOUR, "lw": 2.2},
     )
+    if north.arrow_patch is not None:  # seen on dark ground, too
+        north.arrow_patch.set_path_effects([withStroke(linewidth=5, foreground="white")])
 
 
 def png_address(picture: np.ndarray) -> str:
@@ -483,7 +496,9 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         for row in present
     }
     # In steps of 1/100: what a click on the map tells
-    certainty = np.where(np.isnan(summary.confidence), 255, np.nan_to_num(summary.confidence) * 100).astype(np.uint8)
+    certainty = np.where(np.isnan(summary.confidence), 255, np.rint(np.nan_to_num(summary.confidence) * 100)).astype(
+        np.uint8
+    )
     lookup = np.zeros((*summary.class_map.shape, 4))
     lookup[..., 0], lookup[..., 1], lookup[..., 3] = summary.class_map / 255, certainty / 255, 1
     size = pixel_size(summary)
@@ -557,6 +572,7 @@ h2 { margin: 0 0 10px; font-size: 14px; text-transform: uppercase; letter-spacin
 .faint { color: var(--faint); font-size: 13.5px; margin: 6px 0 0; }
 main { display: grid; grid-template-columns: minmax(0, 1.35fr) minmax(340px, 1fr); gap: 18px; padding: 0 32px 32px; }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; }
+main > section { align-self: start; position: sticky; top: 14px; }
 .side { display: grid; gap: 18px; align-content: start; }
 .tools { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 12px; }
 .tools button { font: inherit; font-size: 14px; border: 1px solid var(--line); background: var(--paper);
@@ -568,10 +584,10 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
   max-width: calc((100vh - 190px) * $width / $height); min-width: 300px; margin: auto; }
 .stack img { display: block; width: 100%; image-rendering: pixelated; }
 .stack img + img { position: absolute; inset: 0; height: 100%; }
-.scale { position: absolute; left: 3%; bottom: 3%; border: 2px solid #fff; border-top: 0; height: 9px; min-width: 20px;
-  filter: drop-shadow(0 0 2px #000); pointer-events: none; }
-.scale span { position: absolute; bottom: 6px; left: 0; right: 0; text-align: center; color: #fff; font-size: 13px;
-  white-space: nowrap; }
+.scale { position: absolute; left: 3%; bottom: 3%; border: 2px solid var(--ink); border-top: 0; height: 9px;
+  min-width: 20px; background: #fffc; box-shadow: 0 0 0 4px #fffc; pointer-events: none; }
+.scale span { position: absolute; bottom: 8px; left: 50%; transform: translateX(-50%); padding: 1px 7px 0;
+  border-radius: 4px; background: #fffc; font-size: 13px; white-space: nowrap; }
 .north { position: absolute; right: 2.5%; bottom: 2.5%; width: 42px; pointer-events: none; }
 .north circle { fill: #fffd; } .north path { fill: var(--ink); } .north text { font: bold 10px sans-serif; }
 .confidence-key { display: none; align-items: center; gap: 8px; font-size: 13px; color: var(--faint);
@@ -586,10 +602,13 @@ tr[data-class] { cursor: pointer; border-top: 1px solid var(--line); }
 tr[data-class]:first-child { border-top: 0; }
 tr.chosen { background: #eef5fb; box-shadow: inset 3px 0 var(--accent); }
 tr.chosen td:first-child { padding-left: 9px; }
-#spectrum { width: 100%; display: block; } #chosen { font-size: 16px; font-weight: 600; }
+#spectrum { width: 100%; } #spectrum:not([hidden]) { display: block; } #chosen { font-size: 16px; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 16px; margin: 0; font-size: 14px; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 900px) { main { grid-template-columns: minmax(0, 1fr); padding: 0 12px 20px; } }
+@media (max-width: 900px) {
+  main > section { position: static; }
+  main { grid-template-columns: minmax(0, 1fr); padding: 0 12px 20px; }
+}
 </style>
 </head>
 <body>
@@ -608,8 +627,8 @@ dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 </section>
 <div class="side">
 <section><h2>Areas</h2><table id="legend">$legend</table>$absent</section>
-<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers"></p>
-<img id="spectrum" alt="mean spectrum of the chosen class"></section>
+<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers">No class, no spectrum.</p>
+<img id="spectrum" hidden alt="mean spectrum of the chosen class"></section>
 <section><h2>Scene</h2><dl>$scene_facts</dl></section>
 <section><h2>Model</h2><dl>$model_facts</dl></section>
 </div>
@@ -617,8 +636,8 @@ dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 <script>
 "use strict";
 const classes = $classes;
-const layers = { picture: "$picture", map: "$map", confidence: "$confidence" };
 const element = (id) => document.getElementById(id);
+const layers = { picture: element("ground").src, map: element("layer").src, confidence: "$confidence" };
 function choose(number) {
   const found = classes[number];
   if (!found) return;

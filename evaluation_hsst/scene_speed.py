@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 import torch
 from affine import Affine
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
 
 from datasets_loading.scene_maps import MapOptions, write_scene_maps
 from datasets_loading.scenes import EnMAPScene, RasterScene
@@ -25,23 +28,18 @@ NUM_CLASSES = 8
 
 
 class CroppedScene:
-    """The middle of a scene, as a scene.
+    """A rectangle of a scene, as a scene.
 
     Args:
         scene: the whole scene.
-        size: side in pixels; a side of the scene that is shorter stays as it is.
-
-    Raises:
-        ValueError: the size is not positive.
+        rows: rows of the whole scene.
+        columns: columns of the whole scene.
     """
 
-    def __init__(self, scene: EnMAPScene | RasterScene, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"--crop: expected at least 1 pixel, got {size}")
+    def __init__(self, scene: EnMAPScene | RasterScene | CroppedScene, rows: slice, columns: slice) -> None:
         self._scene = scene
-        height, width = scene.shape
-        self.shape = min(size, height), min(size, width)
-        self._row, self._column = (height - self.shape[0]) // 2, (width - self.shape[1]) // 2
+        self._row, self._column = rows.start, columns.start
+        self.shape = rows.stop - rows.start, columns.stop - columns.start
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scene, name)
@@ -65,6 +63,84 @@ class CroppedScene:
     def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
         """Pixels of any of these kinds, bool (height, width)."""
         return self._scene.read_excluded(*self._moved(rows, columns), kinds)
+
+
+def crop_middle(scene: EnMAPScene | RasterScene, size: int) -> CroppedScene:
+    """The middle of a scene.
+
+    Args:
+        scene: the whole scene.
+        size: side in pixels; a side of the scene that is shorter stays as it is.
+
+    Raises:
+        ValueError: the size is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"--crop: expected at least 1 pixel, got {size}")
+    rows, columns = (
+        slice((length - side) // 2, (length - side) // 2 + side)
+        for length, side in ((length, min(size, length)) for length in scene.shape)
+    )
+    return CroppedScene(scene, rows, columns)
+
+
+def write_repeated(path: str | Path, scene: EnMAPScene | RasterScene, times: int) -> Path:
+    """
+    Writes a scene as a GeoTIFF in which it is laid side by side and mirrored, so that edges meet: a large scene made
+    of a small one.
+
+    Args:
+        path: GeoTIFF to write, uncompressed int16 with all bands, tagged with their wavelengths and widths in nm.
+        scene: the scene.
+        times: copies along each side.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the number of copies is not positive.
+        OSError: the file cannot be written.
+    """
+    if times < 1:
+        raise ValueError(f"--repeat: expected at least 1, got {times}")
+    height, width = scene.shape
+    num_bands = len(scene.valid_bands)
+
+    def write(partial: Path) -> None:
+        with rasterio.open(
+            partial,
+            "w",
+            driver="GTiff",
+            count=num_bands,
+            height=times * height,
+            width=times * width,
+            dtype="int16",
+            nodata=scene.nodata,
+            crs=scene.crs,
+            transform=scene.transform,
+            tiled=True,
+            blockxsize=256,
+            blockysize=256,
+            bigtiff="if_safer",
+        ) as dataset:
+            for key, values in (("wavelength", scene.wavelengths), ("fwhm", scene.fwhm)):
+                for band, value in enumerate([] if values is None else values, start=1):
+                    dataset.update_tags(band, **{key: f"{value:.4f}", "wavelength_units": "Nanometers"})
+            for top in range(0, height, 256):
+                rows = slice(top, min(top + 256, height))
+                pixels = scene.read(rows, slice(0, width), range(num_bands))
+                for copy_row in range(times):
+                    mirrored = copy_row % 2 == 1
+                    row = copy_row * height + (height - rows.stop if mirrored else rows.start)
+                    upright = pixels[:, ::-1] if mirrored else pixels
+                    for copy_column in range(times):
+                        part = upright[:, :, ::-1] if copy_column % 2 else upright
+                        dataset.write(part, window=Window(copy_column * width, row, width, len(part[0])))
+
+    try:
+        return write_whole(path, write)
+    except RasterioError as error:
+        raise OSError(f"{path}: expected a file that can be written, got: {error.__cause__ or error}") from None
 
 
 def model_without_weights(
@@ -126,7 +202,7 @@ def measure_scene(
     _map_once(open_file, predictor, folder, 2 * max(predictor.window), progress=False)
     rows = [_map_once(open_file, predictor, folder, crop, progress=progress) for _ in range(turns)]
     with open_file() as scene:
-        shape, name = (scene if crop is None else CroppedScene(scene, crop)).shape, scene.name
+        shape, name = (scene if crop is None else crop_middle(scene, crop)).shape, scene.name
         description = predictor.select_bands(scene).description
     seconds = statistics.median(row["seconds"] for row in rows)
     return {
@@ -163,7 +239,7 @@ def _map_once(
     with tempfile.TemporaryDirectory(prefix=".speed-", dir=folder) as workplace:
         started = now(device)
         with open_file() as scene:
-            seen = scene if crop is None else CroppedScene(scene, crop)
+            seen = scene if crop is None else crop_middle(scene, crop)
             summary = write_scene_maps(
                 _timed(predictor.predict(seen, progress=progress), in_model),
                 seen,

@@ -19,6 +19,7 @@ before, and comes out as a `ScenePart`. Windows overlap and are blended by a smo
 of the scene, so that chunks meet without seams.
 """
 
+import hashlib
 import queue
 import threading
 import time
@@ -485,6 +486,26 @@ class ScenePredictor:
         config = self.model.config
         return [str(config.id2label.get(index, f"class {index}")) for index in range(config.num_labels)]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the prediction of a scene, ready for JSON; equal settings give equal maps."""
+        return {
+            "weights": self._fingerprint(),
+            "precision": str(self.model.dtype).removeprefix("torch."),
+            "stride": self.stride,
+            "exclude": sorted(self.exclude),
+            "resample": self.resample,
+            "features": self.num_features,
+        }
+
+    def _fingerprint(self) -> str:
+        """Names the weights and their processor: a model trained anew has another one, whatever its folder."""
+        digest = hashlib.sha256(self.processor.to_json_string().encode())
+        for name, values in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
     def select_bands(self, scene: SceneReader) -> BandSelection:
         """How the model's bands come from the scene's; raises ValueError as the function `select_bands` does."""
         return select_bands(scene, self.processor, self.model.config.num_channels, self.resample)
@@ -541,7 +562,9 @@ class ScenePredictor:
         components = self._principal_components(scene, selection) if self.num_features else None
         parts = self.chunks(scene)
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
-        bar = logging.tqdm(total=self.num_windows(scene), desc=scene.name, unit="window", disable=not progress)
+        # As long as products' names are, they would leave no room for the time left
+        name = scene.name if len(scene.name) <= 32 else scene.name[:31] + "…"
+        bar = logging.tqdm(total=self.num_windows(scene), desc=name, unit="window", disable=not progress)
         with bar:
             for chunk in chunks:
                 yield self.predict_chunk(chunk, scene, components, bar)

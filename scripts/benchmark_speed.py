@@ -80,13 +80,26 @@ def parse_arguments() -> argparse.Namespace:
     scene.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
     scene.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
     scene.add_argument("--crop", type=int, help="map the middle of the scene only, so many pixels wide and high")
+    scene.add_argument(
+        "--repeat", type=int, help="map a GeoTIFF of so many copies of the scene along each side, mirrored"
+    )
     scene.add_argument("--batch_size", type=int, help="windows in a batch (CPU 64, GPU 1024)")
     scene.add_argument("--turns", type=int, default=1, help="times the scene is mapped (1)")
     scene.add_argument("--num_threads", type=int, help="of the CPU (all cores)")
     scene.add_argument("--config_overrides", help="settings of the model with random weights")
     scene.set_defaults(run=benchmark_scene)
     arguments = parser.parse_args()
-    for name in ("stride", "crop", "num_tiles", "turns", "batch_size", "num_threads", "num_steps", "tile_size"):
+    for name in (
+        "stride",
+        "crop",
+        "repeat",
+        "num_tiles",
+        "turns",
+        "batch_size",
+        "num_threads",
+        "num_steps",
+        "tile_size",
+    ):
         if getattr(arguments, name, None) is not None and getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
     return arguments
@@ -190,7 +203,7 @@ def benchmark_scene(arguments: argparse.Namespace) -> None:
 
     from datasets_loading.scenes import open_scene
     from evaluation_hsst.model_sources import parse_overrides
-    from evaluation_hsst.scene_speed import measure_scene, model_without_weights, plot_scene
+    from evaluation_hsst.scene_speed import measure_scene, model_without_weights, plot_scene, write_repeated
     from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
     from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -218,14 +231,20 @@ def benchmark_scene(arguments: argparse.Namespace) -> None:
     with open_scene(arguments.scene) as scene:
         print(f"{scene.name}: {predictor.select_bands(scene).description}", flush=True)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    result = measure_scene(
-        lambda: open_scene(arguments.scene),
-        predictor,
-        arguments.output_dir,
-        crop=arguments.crop,
-        turns=arguments.turns,
-    )
+    with tempfile.TemporaryDirectory(prefix=".speed-", dir=arguments.output_dir) as workplace:
+        path = arguments.scene
+        if arguments.repeat is not None:
+            with open_scene(arguments.scene) as scene:
+                path = write_repeated(Path(workplace) / f"{scene.name}.tif", scene, arguments.repeat)
+        result = measure_scene(
+            lambda: open_scene(path),
+            predictor,
+            arguments.output_dir,
+            crop=arguments.crop,
+            turns=arguments.turns,
+        )
     result["model"] = arguments.model
+    result["repeat"] = arguments.repeat
     result["command"] = shlex.join(["python", *sys.argv])
     height, width = result["shape"]
     memory = [

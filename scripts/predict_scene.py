@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
 from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
-from datasets_loading.scenes import find_scenes, open_scene
+from datasets_loading.scenes import EnMAPScene, find_scenes, open_scene
+from evaluation_hsst.model_sources import read_config, reading
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -40,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
     parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
     add_scene_arguments(parser, "that get no class")
     parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
     parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
@@ -54,7 +56,7 @@ def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
     if output.suffix.lower() in (".tif", ".tiff"):
         if len(scenes) > 1:
             raise ValueError(f"--output: expected a folder for {len(scenes)} scenes, got the file {output}")
-        return {scenes[0]: output}
+        return {scenes[0]: not_the_scene(output, scenes[0])}
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output: expected a .tif or a folder, got the file {output}")
     maps: dict[Path, Path] = {}
@@ -64,8 +66,14 @@ def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
         path = output / f"{name}.tif"
         if path in maps.values():
             raise ValueError(f"{scene}: expected scenes with different names, got {name} more than once")
-        maps[scene] = path
+        maps[scene] = not_the_scene(path, scene)
     return maps
+
+
+def not_the_scene(path: Path, scene: Path) -> Path:
+    if path.resolve() == scene.resolve():
+        raise ValueError(f"--output: expected another place than that of the scene, got {path}")
+    return path
 
 
 def warn(message: str) -> None:
@@ -75,28 +83,28 @@ def warn(message: str) -> None:
 def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, predictor: ScenePredictor) -> str:
     """Maps one scene, and says in a line how that went."""
     options = MapOptions(arguments.probabilities, arguments.confidence, arguments.features, arguments.html)
+    file_arguments = {"wavelengths": arguments.wavelengths, "scale": arguments.scale, "nodata": arguments.nodata}
     settings = {
-        "model": arguments.model,
-        "stride": predictor.stride,
-        "exclude": sorted(predictor.exclude),
-        "resample": predictor.resample,
+        "scene": scene_path.resolve().name,
+        **{name: None if value is None else str(value) for name, value in file_arguments.items()},
+        **predictor.settings,
         "probabilities": options.probabilities,
-        "features": options.num_features,
     }
     if not arguments.overwrite and is_finished(map_path, options, settings):
         return f"{map_path}: finished before"
     started = time.perf_counter()
-    file_arguments = {"wavelengths": arguments.wavelengths, "scale": arguments.scale, "nodata": arguments.nodata}
     with open_scene(scene_path, **file_arguments) as scene:
         selection = predictor.select_bands(scene)
         print(f"{scene.name}: {selection.description}", flush=True)
         if scene.transform is None:
             warn(f"{scene.name}: no georeference, so the map has none and areas are in pixels")
+        # Only products know more than where data are missing
+        kinds = predictor.exclude if isinstance(scene, EnMAPScene) else ()
         metadata = {
             "model": arguments.model,
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
-            "left out": ", ".join(predictor.exclude) or "nothing",
+            "left out": ", ".join((*kinds, "pixels without data")),
         }
         seconds_in_model = 0.0
 
@@ -133,8 +141,10 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
-        model.to(device)
+        read_config(arguments.model, "--model")
+        with reading(arguments.model):
+            model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+        model.to(device=device, dtype=getattr(torch, arguments.precision))
         predictor = ScenePredictor(
             model,
             AutoImageProcessor.from_pretrained(arguments.model),

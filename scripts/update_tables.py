@@ -210,6 +210,75 @@ def experiment_visible_only_scale() -> str:
     return "\n".join(rows)
 
 
+def scene_agreement() -> str:
+    """Maps that should be the same, pixel by pixel."""
+    figures = result("scene_agreement")
+    rows = [
+        "| map | beside it | where | pixels | same class | mean (largest) difference of a probability |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def row(*cells: str, told: dict[str, Any]) -> str:
+        agreement = f"{told['pixels']:,} | {told['same_class']:.2%}"
+        return (
+            f"| {' | '.join(cells)} | {agreement} | {told['mean_difference']:.1e} ({told['largest_difference']:.1e}) |"
+        )
+
+    single = figures["single_windows"]
+    side = figures["window"][0]
+    rows.append(row(f"stride {side}", f"{single['windows']} windows, one at a time", "everywhere", told=single))
+    for shifted in figures["shifted"]:
+        beside = f"the scene cut {shifted['shift']} rows and columns later"
+        for name, place in (("everywhere", "everywhere"), ("inside", "a window or more from the edges")):
+            rows.append(row(f"stride {shifted['stride']}", beside, place, told=shifted[name]))
+    height, width = figures["window"]
+    rows += [
+        "",
+        f"{figures['side']} x {figures['side']} pixels, windows of {height} x {width}, {figures['parameters']:,} "
+        f"parameters. `{figures['command']}`",
+    ]
+    return "\n".join(rows)
+
+
+def scene_areas() -> str:
+    """Classes of two maps, largest first."""
+    rows = ["| scene | classes by their share of the mapped area | without a pixel |", "|---|---|---|"]
+    for name, title in (("simulated", "simulated"), ("potsdam", "Potsdam")):
+        figures = result(f"scene_areas_{name}")
+        classes = sorted(figures["classes"], key=lambda row: -row["share"])
+        found = ", ".join(f"{row['name']} {row['share']:.1%}" for row in classes if row["pixels"])
+        absent = ", ".join(row["name"] for row in classes if not row["pixels"])
+        rows.append(f"| {title}, {figures['height']:,} x {figures['width']:,} | {found} | {absent or 'none'} |")
+    return "\n".join(rows)
+
+
+def scene_speed() -> str:
+    """Time and memory from a scene's file to its map."""
+    header = "| scene | parameters | precision | stride | time | pixels/s | in the model | most memory |"
+    rows = [header, "|---|---|---|---|---|---|---|---|"]
+    commands = []
+    all_figures = [result(path.stem) for path in RESULTS.glob("scene_speed_*.json")]
+    for figures in sorted(all_figures, key=lambda figures: (figures["parameters"], figures["shape"])):
+        height, width = figures["shape"]
+        kind = (
+            "product" if figures["repeat"] is None else f"GeoTIFF of {figures['repeat']} x {figures['repeat']} copies"
+        )
+        rows.append(
+            f"| {height:,} x {width:,}, {kind} | {figures['parameters']:,} | {figures['precision']} | "
+            f"{figures['stride']} | {figures['seconds']:,.0f} s | {figures['pixels_per_second']:,.0f} | "
+            f"{figures['share_in_model']:.0%} | {figures['peak_memory_mb']:,.0f} MB |"
+        )
+        machine = figures["machine"]
+        commands.append(
+            f"* {machine['device']}, threads: {machine['threads']}, torch {machine['torch']}: `{figures['command']}`"
+        )
+    small, large = (result(f"scene_speed_cpu_tiny_{repeat}") for repeat in (1, 4))
+    memory = large["peak_memory_mb"] / small["peak_memory_mb"] - 1
+    names = [" x ".join(f"{side:,}" for side in figures["shape"]) for figures in (small, large)]
+    told = f"Memory from {names[0]} to {names[1]} pixels, both GeoTIFF: {memory:+.1%}."
+    return "\n".join([*rows, "", told, "", *commands])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "reconstruction": lambda: reconstruction_table(result("reconstruction")),
     "sensors": lambda: sensor_table(result("sensors")),
@@ -222,6 +291,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "inference_speed_cpu": speed("inference_speed_cpu"),
     "speed_goals": speed_goals,
     "loss_curves": loss_curves,
+    "scene_agreement": scene_agreement,
+    "scene_areas": scene_areas,
+    "scene_speed": scene_speed,
     "experiment_visible_only_scale": experiment_visible_only_scale,
 }
 

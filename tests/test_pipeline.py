@@ -413,6 +413,19 @@ def test_prefetching_hands_errors_on_and_stops_when_left():
     assert len(made) < 5
 
 
+def write_image(path, pixels):
+    """The pixels as a GeoTIFF that states its wavelengths in micrometres."""
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype="int16", nodata=-32768,
+        crs="EPSG:32633", transform=from_origin(500000, 5800000, 30, 30),
+    ) as dataset:  # fmt: skip
+        dataset.write(pixels)
+        for band, centre in enumerate(CENTRES, 1):
+            dataset.update_tags(band, wavelength=str(centre / 1000), wavelength_units="Micrometers")
+    return path
+
+
 def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
     pixels = image()
     classify = pipeline(TASK, model=dense, image_processor=processor)
@@ -423,14 +436,7 @@ def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
     np.testing.assert_allclose(outputs["confidence"], probabilities.max(axis=0), atol=1e-6)
     assert outputs["class_names"] == ["water", "forest", "soil"] and outputs["crs"] is None
 
-    path = tmp_path / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", count=6, height=29, width=37, dtype="int16", nodata=-32768, crs="EPSG:32633",
-        transform=from_origin(500000, 5800000, 30, 30),
-    ) as dataset:  # fmt: skip
-        dataset.write(pixels)
-        for band, centre in enumerate(CENTRES, 1):
-            dataset.update_tags(band, wavelength=str(centre / 1000), wavelength_units="Micrometers")
+    path = write_image(tmp_path / "scene.tif", pixels)
     from_file = classify(str(path), stride=8)
     np.testing.assert_array_equal(from_file["classes"], classify(pixels, wavelengths=CENTRES, stride=8)["classes"])
     assert from_file["crs"].to_epsg() == 32633 and from_file["transform"].a == 30
@@ -478,6 +484,7 @@ def test_round_trip_where_the_package_is_not_installed(dense, center, processor,
     for name, classify in pipelines.items():
         classify.save_pretrained(tmp_path / name)
     np.save(tmp_path / "image.npy", image())
+    write_image(tmp_path / "image.tif", image())
     program = f"""
 import sys
 import numpy as np
@@ -487,6 +494,9 @@ for name in {list(models)}:
     classify = pipeline(model=name, trust_remote_code=True)
     outputs = classify(np.load("image.npy"), wavelengths={CENTRES})
     np.save(f"confidence_{{name}}.npy", outputs["confidence"])
+    from_file = classify("image.tif")
+    np.testing.assert_array_equal(from_file["classes"], outputs["classes"])
+    assert from_file["crs"].to_epsg() == 32633 and len(np.unique(outputs["classes"])) > 1
 """
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
     process = subprocess.run(

@@ -1,15 +1,18 @@
 """Mapping scenes as a command: the files it writes, what it leaves alone, many scenes, and bad input."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import assert_one_clear_line
+from conftest import SCRIPTS, assert_one_clear_line
 from PIL import Image
 from small_products import CLOUD, EMPTY_BAND, HEIGHT, TRANSFORM, WAVELENGTHS, WIDTH, small_quality, write_small_product
 
@@ -25,10 +28,17 @@ from modeling_hsst import (
 
 BANDS = [band for band in range(12) if band != EMPTY_BAND]
 CENTRES = WAVELENGTHS[BANDS].tolist()
+PROGRAM_ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(SCRIPTS.parent),
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
-def save_model(folder, architecture=HSSTForSemanticSegmentation, **changes):
-    torch.manual_seed(0)
+def save_model(folder, architecture=HSSTForSemanticSegmentation, seed=0, **changes):
+    torch.manual_seed(seed)
     config = HSSTConfig(
         hidden_size=12,
         num_spatial_layers=1,
@@ -75,13 +85,22 @@ def write_image(path, product, bands=BANDS, rows=20, columns=30, georeferenced=T
     return cube
 
 
+def predict_library(model, cube):
+    """What the library makes of an image in memory."""
+    predictor = ScenePredictor(
+        HSSTForSemanticSegmentation.from_pretrained(model), HSSTImageProcessor.from_pretrained(model)
+    )
+    (part,) = predictor.predict(ArrayScene(cube, CENTRES))
+    return part
+
+
 def test_product_to_all_files(run_script, product, model, tmp_path):
     output = tmp_path / "out" / "map.tif"
     options = ["--confidence", "--probabilities", "float32", "--features", 2, "--html"]
     result = run_script("predict_scene.py", product, "--model", model, "--output", output, *options)
     assert result.returncode == 0, result.stderr
     assert "11 bands matched by wavelength" in result.stdout and "in the model" in result.stdout
-    names = ["map.html", "map.png", "map.tif", "map.tif.aux.xml", "map_areas.csv", "map_areas.json"]
+    names = ["map.html", "map.png", "map.qml", "map.tif", "map.tif.aux.xml", "map_areas.csv", "map_areas.json"]
     names += ["map_confidence.tif", "map_features.tif", "map_probabilities.tif"]
     assert sorted(file.name for file in output.parent.iterdir()) == sorted(names)
     layers = small_quality()
@@ -102,6 +121,7 @@ def test_product_to_all_files(run_script, product, model, tmp_path):
         assert dataset.count == 2 and np.isfinite(dataset.read()[:, ~excluded]).all()
     areas = json.loads(output.with_name("map_areas.json").read_text())
     assert areas["pixels_without_class"] == excluded.sum()
+    assert areas["model_metadata"]["left out"] == "outside, cloud, shadow, pixels without data"
     assert [row["pixels"] for row in areas["classes"]] == [int((classes == number).sum()) for number in range(3)]
     assert Image.open(output.with_suffix(".png")).size[0] > 2000
 
@@ -126,16 +146,89 @@ def test_gdalinfo_confirms_the_georeference(run_script, product, model, tmp_path
     assert re.search(r"Categories:\s+0: water\s+1: forest\s+2: soil", text)
 
 
-def test_image_gives_the_map_that_the_library_gives(run_script, product, model, tmp_path):
+def test_a_map_made_again_leaves_nothing_of_the_one_before(run_script, product, model, tmp_path):
+    write_image(tmp_path / "image.tif", product)
+    arguments = ["predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "out" / "m.tif"]
+    assert run_script(*arguments, "--confidence", "--features", 1, "--html").returncode == 0
+    (tmp_path / "out" / "notes.html").write_text("mine")
+    assert run_script(*arguments, "--features", 1, "--overwrite").returncode == 0
+    assert (tmp_path / "out" / "m_confidence.tif").exists()  # from the same settings: it still belongs to the map
+    assert run_script(*arguments, "--stride", 8, "--overwrite", "--html").returncode == 0
+    names = ["m.html", "m.png", "m.qml", "m.tif", "m.tif.aux.xml", "m_areas.csv", "m_areas.json", "notes.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize("kind", ["GeoTIFF", "wavelengths from a file", "ENVI", "order of the bands"])
+def test_scenes_of_every_format_give_the_same_map(run_script, product, model, tmp_path, kind):
     cube = write_image(tmp_path / "image.tif", product)
-    result = run_script("predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif")
+    scene, options = tmp_path / "image.tif", []
+    if kind == "wavelengths from a file":
+        write_image(scene, product, wavelengths=None)
+        (tmp_path / "bands.txt").write_text("".join(f"{centre} 8\n" for centre in CENTRES))
+        options = ["--wavelengths", tmp_path / "bands.txt"]
+    if kind == "ENVI":
+        with rasterio.open(scene) as dataset:
+            profile = {**dataset.profile, "driver": "ENVI"}
+        with rasterio.open(tmp_path / "cube.img", "w", **profile) as dataset:
+            dataset.write(cube)
+        scene = tmp_path / "cube.hdr"
+        scene.write_text(
+            scene.read_text() + f"wavelength units = nm\nwavelength = {{{', '.join(map(str, CENTRES))}}}\n"
+        )
+    if kind == "order of the bands":
+        write_image(scene, product, bands=BANDS[::-1])
+    result = run_script("predict_scene.py", scene, "--model", model, "--output", tmp_path / "m.tif", *options)
     assert result.returncode == 0, result.stderr
-    predictor = ScenePredictor(
-        HSSTForSemanticSegmentation.from_pretrained(model), HSSTImageProcessor.from_pretrained(model)
-    )
-    (part,) = predictor.predict(ArrayScene(cube, CENTRES))
+    assert "11 bands matched by wavelength" in result.stdout
     with rasterio.open(tmp_path / "m.tif") as dataset:
-        np.testing.assert_array_equal(dataset.read(1), part.classes)
+        np.testing.assert_array_equal(dataset.read(1), predict_library(model, cube).classes)
+
+
+def test_zipped_product_gives_the_map_of_its_folder(run_script, product, model, tmp_path):
+    zipped = write_small_product(tmp_path / "zipped", as_zip=True)
+    assert zipped.suffix == ".ZIP"
+    maps = []
+    for scene in (product, zipped):
+        output = tmp_path / f"map of {scene.name}.tif"
+        result = run_script("predict_scene.py", scene, "--model", model, "--output", output, "--stride", 8)
+        assert result.returncode == 0, result.stderr
+        with rasterio.open(output) as dataset:
+            maps.append(dataset.read(1))
+    np.testing.assert_array_equal(*maps)
+
+
+def test_resampling_takes_a_scene_of_other_bands(run_script, product, model, tmp_path):
+    centres = np.array(CENTRES)
+    finer = np.sort(np.concatenate([centres - 4, centres + 4]))
+    with rasterio.open(
+        tmp_path / "fine.tif", "w", driver="GTiff", count=len(finer), height=20, width=30, dtype="int16"
+    ) as dataset:
+        dataset.write(np.broadcast_to(np.rint(finer)[:, None, None], (len(finer), 20, 30)).astype(np.int16))
+        for number, centre in enumerate(finer, 1):
+            dataset.update_tags(number, wavelength=str(centre), fwhm="6")
+    arguments = ["predict_scene.py", tmp_path / "fine.tif", "--model", model, "--output", tmp_path / "m.tif"]
+    assert_one_clear_line(run_script(*arguments), "within half its width", "--resample")
+    result = run_script(*arguments, "--resample")
+    assert result.returncode == 0, result.stderr
+    assert "11 bands resampled by Gaussian responses from" in result.stdout
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        assert (dataset.read(1) < 3).all()
+
+
+def test_progress_is_shown_with_the_time_left(run_script, product, model, tmp_path):
+    result = run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--stride", 8)
+    assert re.search(r"100%.*418/418 \[\d\d:\d\d<\d\d:\d\d, .*window", result.stderr), result.stderr
+
+
+def test_bfloat16(run_script, product, model, tmp_path):
+    cube = write_image(tmp_path / "image.tif", product)
+    arguments = ["predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif"]
+    result = run_script(*arguments, "--precision", "bfloat16", "--probabilities", "float32")
+    assert result.returncode == 0, result.stderr
+    assert_one_clear_line(run_script(*arguments, "--probabilities", "float32"), "m.tif", "--overwrite")
+    with rasterio.open(tmp_path / "m_probabilities.tif") as dataset:
+        difference = np.abs(dataset.read() - predict_library(model, cube).probabilities).max()
+    assert 0 < difference < 0.05
 
 
 def test_center_head(run_script, product, tmp_path):
@@ -157,7 +250,9 @@ def test_without_georeference_it_works_and_says_so(run_script, product, model, t
         "predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif", "--html"
     )
     assert result.returncode == 0 and "no georeference" in result.stderr
-    assert json.loads((tmp_path / "m_areas.json").read_text())["classes"][0]["area_ha"] is None
+    areas = json.loads((tmp_path / "m_areas.json").read_text())
+    assert areas["classes"][0]["area_ha"] is None and areas["crs"] is None
+    assert areas["model_metadata"]["left out"] == "pixels without data"  # such files mark no clouds
 
 
 def test_scene_smaller_than_a_window(run_script, product, model, tmp_path):
@@ -201,10 +296,44 @@ def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, m
     assert_one_clear_line(other, "a.tif", "--overwrite")
 
 
+def test_a_finished_map_is_of_this_scene_and_this_model(run_script, product, model, tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.tif", product)
+    trained_again = save_model(tmp_path / "model", seed=1)
+    output = ["--output", tmp_path / "m.tif"]
+    assert run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output).returncode == 0
+    written = (tmp_path / "m.tif").stat().st_mtime_ns
+    again = run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output)
+    assert again.returncode == 0 and "finished before" in again.stdout
+    for scene, folder, options in (
+        ("b.tif", model, []),
+        ("a.tif", trained_again, []),
+        ("a.tif", model, ["--nodata", 900]),
+    ):
+        other = run_script("predict_scene.py", tmp_path / scene, "--model", folder, *output, *options)
+        assert_one_clear_line(other, "m.tif", "--overwrite")
+    assert (tmp_path / "m.tif").stat().st_mtime_ns == written
+    (tmp_path / "m.png").unlink()  # as after an interruption between the files
+    assert run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output).returncode == 0
+    assert (tmp_path / "m.png").exists()
+
+
 @pytest.mark.parametrize(
-    "kind", ["other bands", "no wavelengths", "headless", "no model", "no scene", "unwritable", "several into a file"]
+    "kind",
+    [
+        "other bands",
+        "no wavelengths",
+        "headless",
+        "no model",
+        "damaged weights",
+        "no scene",
+        "unwritable",
+        "folder in the way",
+        "several into a file",
+        "onto the scene",
+    ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tmp_path, kind):
+def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tmp_path, kind, monkeypatch):
     scenes, folder, output, words = [tmp_path / "image.tif"], model, tmp_path / "out" / "m.tif", []
     write_image(tmp_path / "image.tif", product)
     if kind == "other bands":
@@ -223,11 +352,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tm
     if kind == "unwritable":
         (tmp_path / "out").write_text("in the way")
         words = ["out"]
+    if kind == "folder in the way":  # found out before the model starts
+        monkeypatch.setattr(ScenePredictor, "predict", None)
+        (tmp_path / "out" / "m.png").mkdir(parents=True)
+        words = ["m.png", "folder"]
+    if kind == "onto the scene":
+        output = tmp_path / "image.tif"
+        words = ["--output", "image.tif"]
+    if kind == "damaged weights":
+        folder = save_model(tmp_path / "damaged")
+        (folder / "model.safetensors").write_bytes(b"no weights")
+        words = ["damaged"]
     if kind == "several into a file":
         scenes, words = [tmp_path / "image.tif", product], ["--output", "2 scenes"]
+    before = (tmp_path / "image.tif").read_bytes()
     result = run_script("predict_scene.py", *scenes, "--model", folder, "--output", output)
     assert_one_clear_line(result, *words)
-    assert not output.parent.is_dir() or not list(output.parent.iterdir())
+    assert (tmp_path / "image.tif").read_bytes() == before
+    assert not [path for path in (tmp_path / "out").glob("**/*") if path.is_file()]
 
 
 def test_an_interrupted_run_leaves_no_file_under_a_final_name(run_script, product, model, tmp_path, monkeypatch):
@@ -238,6 +380,52 @@ def test_an_interrupted_run_leaves_no_file_under_a_final_name(run_script, produc
     result = run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--confidence")
     assert result.returncode == 130
     assert not list(tmp_path.glob("*.tif")) and not list(tmp_path.glob(".m*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_file_under_a_final_name_and_can_be_repeated(product, model, tmp_path, way):
+    output = tmp_path / "out" / "m.tif"
+    command = [sys.executable, SCRIPTS / "predict_scene.py", product, "--model", model, "--output", output]
+    command += ["--confidence", "--html"]
+    slowly = [*command, "--batch_size", "1", "--stride", "1"]
+    process = subprocess.Popen(
+        slowly,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=PROGRAM_ENVIRONMENT,
+        # Tests that run in the background of a shell ignore interruptions, and what they start would, too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while "window" not in process.stderr.read(64):  # the progress bar: writers are open, the model runs
+            assert process.poll() is None
+        process.send_signal(way)
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    final = [path.name for path in output.parent.iterdir() if not path.name.startswith(".")]
+    assert final == []
+    if way == signal.SIGINT:
+        assert process.returncode == 130 and "Traceback" not in errors
+        assert errors.splitlines()[-1] == "predict_scene.py: interrupted"
+        assert list(output.parent.iterdir()) == []
+    again = subprocess.run([*command, "--stride", "8"], env=PROGRAM_ENVIRONMENT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert output.exists() and not [path.name for path in output.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_scenes(product, model, tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.tif", product)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", SCRIPTS / "predict_scene.py"]
+    command += [tmp_path / "*.tif", "--model", model, "--output", tmp_path / "maps"]
+    for word, times in ((" pixels in ", 3), ("finished before", 3)):
+        result = subprocess.run(command, env=PROGRAM_ENVIRONMENT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count(word) == times, result.stdout
+        assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["a.tif", "b.tif", "c.tif"]
 
 
 def test_reconstruction_figure(run_script, product, tmp_path):

@@ -1,10 +1,12 @@
 """What people look at: areas that add up, colours that mean something, pictures and a page that are written whole."""
 
+import base64
 import csv
 import json
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,13 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from datasets_loading.map_writer import class_colours, class_map_writer, probability_steps, probability_writer
+from datasets_loading.map_writer import (
+    class_colours,
+    class_map_writer,
+    probability_steps,
+    probability_writer,
+    write_text_whole,
+)
 from datasets_loading.scene_report import (
     SceneSummary,
     pixel_size,
@@ -143,6 +151,7 @@ def test_quick_look_and_page_of_any_scene(tmp_path, kind):
     picture = np.asarray(Image.open(tmp_path / "look.png").convert("RGB"))
     assert picture.shape[1] > 2000 and picture.std() > 5
     write_page(tmp_path / "page.html", summary)
+    assert '<img id="spectrum" hidden' in (tmp_path / "page.html").read_text()  # no broken picture without a class
     assert sorted(path.name for path in tmp_path.iterdir()) == ["look.png", "page.html"]
 
 
@@ -158,24 +167,59 @@ def test_page_holds_everything_and_asks_for_nothing(summary, tmp_path):
     assert "2.2 km²" in text and "90.0 ha" in text and "Not found: snow" in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# What a person does: a click on a class, on the map and on a button; what the page then shows stands in <body>
+CLICKS = """<script>
+window.addEventListener("load", () => setTimeout(() => {
+  const told = {};
+  document.querySelector('#legend tr[data-class="1"]').click();
+  told.class = element("chosen").textContent;
+  told.spectrum = element("spectrum").src === classes[1].spectrum && element("spectrum").naturalWidth > 0;
+  const box = element("ground").getBoundingClientRect();
+  const place = { clientX: box.left + (12.5 / 80) * box.width, clientY: box.top + (54.5 / 60) * box.height };
+  element("stack").dispatchEvent(new MouseEvent("click", place));
+  told.map = [element("chosen").textContent, element("told").textContent];
+  document.querySelector('button[data-layer="confidence"]').click();
+  told.confidence = element("layer").src === layers.confidence && element("key").style.display !== "none";
+  document.body.dataset.told = btoa(JSON.stringify(told));
+}, 300));
+</script>"""
+
+
+def browser(folder, *arguments):
+    """Runs a browser without a window and without a network; gives what it printed."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += ["--window-size=1300,1000", "--force-device-scale-factor=1", "--virtual-time-budget=3000"]
+    return subprocess.run(
+        [*command, *map(str, arguments)], check=True, capture_output=True, timeout=120, text=True
+    ).stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser (Debian: apt-get install chromium)")
 def test_page_opens_in_a_browser_without_a_network(summary, tmp_path):
     write_page(tmp_path / "page.html", summary)
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command += ["--window-size=1300,1000", "--force-device-scale-factor=1"]
-    address = (tmp_path / "page.html").as_uri()
-    subprocess.run(
-        [*command, f"--screenshot={tmp_path / 'page.png'}", address], check=True, capture_output=True, timeout=120
-    )
+    browser(tmp_path, f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "page.html").as_uri())
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
     # The map is drawn in the colours of its classes, soil on half of it, and so are the bars of the legend
     for name, least in (("water", 20_000), ("forest", 30_000), ("bare soil", 60_000)):
         colour = np.array([int(class_colours([name])[0][place : place + 2], 16) for place in (1, 3, 5)])
         assert (np.abs(picture - colour.astype(int)).max(axis=1) <= 2).sum() > least, name
-    dumped = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, timeout=120, text=True)
-    chosen = re.search(r'<div id="chosen">([^<]*)</div>', dumped.stdout)
-    assert chosen is not None and chosen[1] == "bare soil"  # the script ran
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a browser (Debian: apt-get install chromium)")
+def test_page_answers_clicks(summary, tmp_path):
+    write_page(tmp_path / "page.html", summary)
+    text = (tmp_path / "page.html").read_text()
+    (tmp_path / "clicked.html").write_text(text.replace("</body>", CLICKS + "</body>"))
+    page = browser(tmp_path, "--dump-dom", (tmp_path / "clicked.html").as_uri())
+    found = re.search(r'data-told="([\w+/=]+)"', page)
+    assert found is not None, page[-2000:]
+    told = json.loads(base64.b64decode(found[1]))
+    assert told["class"] == CLASSES[1] and told["spectrum"] and told["confidence"]
+    confidence = round(float(100 * prediction()[1][54, 12]))
+    assert told["map"] == ["water", f"Here: water, confidence {confidence} %"]
 
 
 def test_colours_follow_names_and_differ():
@@ -213,7 +257,12 @@ def test_map_has_colours_names_and_place(tmp_path):
         table = dataset.colormap(1)
         assert bytes(table[2][:3]).hex() == class_colours(CLASSES)[2][1:] and table[255][3] == 0
     assert "<Category>bare soil</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    entries = ElementTree.parse(tmp_path / "map.qml").findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
+    assert [(entry.get("label"), entry.get("color")) for entry in entries] == list(
+        zip(CLASSES, class_colours(CLASSES), strict=True)
+    )
+    assert [entry.get("value") for entry in entries] == ["0", "1", "2", "3"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -240,3 +289,15 @@ def test_an_error_leaves_what_was_there(tmp_path):
         out.write(slice(0, 60), slice(0, 80), prediction()[0])
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["map.tif"] and path.read_text() == "an older map"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        path.with_name(".a.partial.txt").touch()
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a.txt"
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match=r"a\.txt: expected a file that can be written, got: No space left on device"):
+        write_text_whole(path, "text")
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from PIL import Image
 from small_products import EMPTY_BAND, HEIGHT, TRANSFORM, WAVELENGTHS, WIDTH, write_small_product
 
 from datasets_loading.scenes import open_scene
-from evaluation_hsst.scene_speed import CroppedScene, measure_scene, model_without_weights, plot_scene
+from evaluation_hsst.scene_speed import crop_middle, measure_scene, model_without_weights, plot_scene, write_repeated
 from modeling_hsst import ENMAP_WAVELENGTHS, ArrayScene, HSSTImageProcessor, ScenePredictor
 
 SMALL = {
@@ -33,7 +33,7 @@ def product(tmp_path_factory):
 
 def test_crop_is_the_middle_of_the_scene(product):
     with open_scene(product) as scene:
-        crop = CroppedScene(scene, 40)
+        crop = crop_middle(scene, 40)
         row, column = (HEIGHT - 40) // 2, (WIDTH - 40) // 2
         rows, columns = slice(3, 11), slice(5, 12)
         moved = slice(3 + row, 11 + row), slice(5 + column, 12 + column)
@@ -42,9 +42,34 @@ def test_crop_is_the_middle_of_the_scene(product):
         kinds = ("cloud", "outside")
         np.testing.assert_array_equal(crop.read_excluded(rows, columns, kinds), scene.read_excluded(*moved, kinds))
         assert crop.transform @ (0, 0) == TRANSFORM @ (column, row)
-        assert CroppedScene(scene, 160).shape == (HEIGHT, 160)
+        assert crop_middle(scene, 160).shape == (HEIGHT, 160)
         with pytest.raises(ValueError, match="--crop: expected at least 1 pixel, got 0"):
-            CroppedScene(scene, 0)
+            crop_middle(scene, 0)
+
+
+def test_a_repeated_scene_is_mirrored_copies(product, tmp_path):
+    with open_scene(product) as scene:
+        write_repeated(tmp_path / "large.tif", scene, 3)
+        cube = scene.read(slice(0, HEIGHT), slice(0, WIDTH), range(len(WAVELENGTHS)))
+        with open_scene(tmp_path / "large.tif") as large:
+            whole = large.read(slice(0, 3 * HEIGHT), slice(0, 3 * WIDTH), range(len(WAVELENGTHS)))
+            assert large.transform == scene.transform and large.crs == scene.crs
+            np.testing.assert_allclose(large.wavelengths, scene.wavelengths, atol=1e-3)
+            np.testing.assert_allclose(large.fwhm, scene.fwhm, atol=1e-3)
+            np.testing.assert_array_equal(large.valid_bands, scene.valid_bands)
+        with pytest.raises(ValueError, match="--repeat: expected at least 1, got 0"):
+            write_repeated(tmp_path / "none.tif", scene, 0)
+    np.testing.assert_array_equal(whole, np.pad(cube, ((0, 0), (0, 2 * HEIGHT), (0, 2 * WIDTH)), mode="symmetric"))
+    assert [path.name for path in tmp_path.iterdir()] == ["large.tif"]
+
+
+def test_a_repeated_scene_is_measured(run_script, product, tmp_path):
+    given = ("--scene", product, "--output_dir", tmp_path, "--device", "cpu", "--config_overrides", OVERRIDES)
+    process = run_script(SCRIPT, "scene", *given, "--repeat", 2, "--stride", 8, "--batch_size", 512)
+    assert process.returncode == 0, process.stderr
+    result = json.loads((tmp_path / "scene_speed_cpu.json").read_text())
+    assert result["shape"] == [2 * HEIGHT, 2 * WIDTH] and result["repeat"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene_speed_cpu.json", "scene_speed_cpu.png"]
 
 
 def test_model_without_weights_is_for_the_bands_of_the_scene(product):
@@ -65,7 +90,7 @@ def test_model_without_weights_is_for_the_bands_of_the_scene(product):
 def test_figures_fit_together(product, tmp_path):
     with open_scene(product) as scene:
         predictor = ScenePredictor(*model_without_weights(scene, SMALL), stride=8)
-        excluded = CroppedScene(scene, 40).read_excluded(slice(0, 40), slice(0, 40), ("outside",))
+        excluded = crop_middle(scene, 40).read_excluded(slice(0, 40), slice(0, 40), ("outside",))
     result = measure_scene(lambda: open_scene(product), predictor, tmp_path, crop=40, turns=2, progress=False)
     assert result["shape"] == [40, 40] and result["stride"] == 8 and result["window"] == [8, 8]
     assert result["num_mapped"] == 1600 - excluded.sum() and len(result["turns"]) == 2
@@ -105,6 +130,7 @@ def test_a_given_model_is_measured(run_script, product, tmp_path):
         (("--scene", "nowhere.tif"), ("nowhere.tif", "no such file")),
         (("--stride", 9), ("stride", "got 9")),
         (("--crop", 0), ("--crop", "got 0")),
+        (("--repeat", 0), ("--repeat", "got 0")),
         (("--turns", 0), ("--turns", "got 0")),
     ],
 )

@@ -312,6 +312,8 @@ class ModelOptions:
         config_overrides: settings of HSSTConfig to change, for models that do not load the checkpoint's weights.
         window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
         dropout: of HSST's attention and layers; None keeps the configuration's.
+        head_type: what a dense head of HSST, or a classifier on its features, sees of a pixel: the "mean" over the
+            spectral blocks, or their "concat"enation; None keeps the configuration's.
         statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
             its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
         adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
@@ -323,6 +325,7 @@ class ModelOptions:
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     window_size: int | None = None
     dropout: float | None = None
+    head_type: str | None = None
     statistics: str | None = None
     adapt_bands: bool = False
     joint_attention: bool = False
@@ -436,7 +439,7 @@ def run_model(
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
             encoder = HSSTForSemanticSegmentation(
-                HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": "mean"}))
+                HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": options.head_type or "mean"}))
             )
             load_encoder(encoder, start.encoder or options.checkpoint)
             encoder = encoder.hsst.eval()
@@ -483,14 +486,16 @@ def remembered_features(
 ) -> np.ndarray:
     """`frozen_features` of all pixels of an area, computed once for the same encoder and area; of `pixels` then."""
     every = area.own_pixels()
-    digest = hashlib.sha256(f"{settings.precision} {area.window_size}".encode())
+    digest = hashlib.sha256(f"{settings.precision} {area.window_size} {encoder.config.head_type}".encode())
     for tensor in (*encoder.state_dict().values(), *area.pixel_values, *area.pixel_mask, *area.own):
         digest.update(tensor.detach().cpu().numpy().tobytes())
     key = digest.hexdigest()
     if key not in _remembered:
         if len(_remembered) >= MOST_REMEMBERED:
             _remembered.pop(next(iter(_remembered)))
-        _remembered[key] = frozen_features(encoder, area, every, settings.eval_batch_size, settings.precision)
+        _remembered[key] = frozen_features(
+            encoder, area, every, settings.eval_batch_size, settings.precision, encoder.config.head_type == "concat"
+        )
     places = {tuple(pixel): number for number, pixel in enumerate(every.tolist())}
     return _remembered[key][[places[tuple(pixel)] for pixel in pixels.tolist()]]
 
@@ -827,6 +832,8 @@ def hsst_config(
         wavelengths = None if data.wavelengths is None else data.wavelengths[bands].tolist()
         changes |= {"num_channels": len(bands), "wavelengths": wavelengths, "spectral_positions": None}
     changes |= options.config_overrides
+    if options.head_type is not None:
+        changes["head_type"] = options.head_type
     if options.dropout is not None:
         changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
     changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")

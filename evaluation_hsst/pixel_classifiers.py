@@ -171,7 +171,12 @@ def fold_groups(pixels: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def frozen_features(
-    encoder: Any, area: AreaTensors, pixels: np.ndarray, batch_size: int = 64, precision: str = "float32"
+    encoder: Any,
+    area: AreaTensors,
+    pixels: np.ndarray,
+    batch_size: int = 64,
+    precision: str = "float32",
+    concatenated: bool = False,
 ) -> np.ndarray:
     """Features of pixels: tokens averaged over the spectral blocks, and over windows that overlap by half.
 
@@ -181,9 +186,10 @@ def frozen_features(
         pixels: `AreaTensors.labelled_pixels` or `own_pixels`.
         batch_size: windows in a step.
         precision: "float32" or "bfloat16".
+        concatenated: the blocks' tokens stand beside each other instead of being averaged.
 
     Returns:
-        float32 (pixels, hidden_size).
+        float32 (pixels, hidden_size), or (pixels, blocks * hidden_size).
     """
     encoder.eval()
     device = next(encoder.parameters()).device
@@ -192,14 +198,16 @@ def frozen_features(
     index = [torch.full(own.shape, -1, dtype=torch.int64) for own in area.own]
     for position, (number, row, column) in enumerate(pixels.tolist()):
         index[number][row, column] = position
-    sums = torch.zeros(len(pixels), encoder.config.hidden_size)
+    num_blocks = encoder.config.num_blocks
+    sums = torch.zeros(len(pixels), encoder.config.hidden_size * (num_blocks if concatenated else 1))
     counts = torch.zeros(len(pixels), 1)
     for start in range(0, len(corners), batch_size):
         batch_corners = corners[start : start + batch_size]
         batch = area.windows(batch_corners, "dense")
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             tokens = encoder(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
-        tokens = tokens.unflatten(1, (encoder.config.num_blocks, -1)).mean(dim=1).float().cpu()
+        tokens = tokens.float().unflatten(1, (num_blocks, -1))
+        tokens = (tokens.transpose(1, 2).flatten(2) if concatenated else tokens.mean(dim=1)).cpu()
         rows = size // patch_size
         tokens = tokens.unflatten(1, (rows, rows)).repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
         for (number, row, column), window in zip(batch_corners.tolist(), tokens, strict=True):

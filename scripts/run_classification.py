@@ -81,6 +81,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")
     model.add_argument("--window_size", type=int, help="side of a window in pixels (the checkpoint's, 8, or 7)")
+    model.add_argument(
+        "--head_type", choices=("mean", "concat"), help="what HSST's head sees of the blocks (the configuration's)"
+    )
     model.add_argument("--dropout", type=float, help="of HSST's attention and layers (the configuration's)")
     model.add_argument(
         "--statistics",
@@ -212,6 +215,7 @@ def options_of(arguments: argparse.Namespace) -> ModelOptions:
         config_overrides=parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
         window_size=arguments.window_size,
         dropout=arguments.dropout,
+        head_type=arguments.head_type,
         statistics=arguments.statistics,
         adapt_bands=arguments.adapt_bands,
     )

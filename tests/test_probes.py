@@ -1,0 +1,130 @@
+"""Classifiers on frozen features, heads that start from them, and what they weigh."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_land_cover import TINY, small_data, write_small_checkpoint
+
+from evaluation_hsst import baselines
+from evaluation_hsst.baselines import (
+    ModelOptions,
+    build_network,
+    head_features,
+    remembered_features,
+    run_model,
+    start_from_probe,
+    training_processor,
+)
+from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings
+from evaluation_hsst.pixel_classifiers import fit_pixel_classifier, fold_groups, frozen_features
+
+BANDS = list(range(12))
+SETTINGS = FineTuningSettings(max_steps=2, batch_size=4, stride=5, use_cpu=True)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(write_small_checkpoint(tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="module")
+def area(data):
+    return AreaTensors.of(data, "train", training_processor(data, BANDS), BANDS, 5)
+
+
+def network_of(data, checkpoint, **changes):
+    options = ModelOptions(None, TINY, 5, **changes)
+    torch.manual_seed(0)
+    return build_network("hsst-scratch", data, BANDS, SETTINGS, options, None, 5)
+
+
+@pytest.mark.parametrize("head_type", ["mean", "concat"])
+def test_a_head_that_starts_from_a_probe_decides_as_the_probe(head_type, data, area, checkpoint) -> None:
+    network = network_of(data, checkpoint, head_type=head_type)
+    start_from_probe(network, area, SETTINGS)
+    pixels = area.labelled_pixels()
+    features, classes = head_features(network, area, pixels, SETTINGS), area.classes(pixels)
+    width = network.config.hidden_size * (network.config.num_blocks if head_type == "concat" else 1)
+    assert features.shape == (len(pixels), width)
+    probe = fit_pixel_classifier("linear-probe", features, classes, fold_groups(pixels), 0).estimator
+    windows = area.windows(pixels - (0, 2, 2), "dense")
+    logits = network(windows["pixel_values"], pixel_mask=windows["pixel_mask"]).logits[:, :, 2, 2]
+    assert (logits.argmax(1).numpy() == probe.predict(features)).mean() > 0.99
+    present = probe.classes_
+    np.testing.assert_allclose(
+        logits[:, present].softmax(1).detach().numpy(), probe.predict_proba(features), atol=2e-3
+    )
+
+
+def test_only_dense_heads_of_single_pixels_start_from_a_probe(data, area, checkpoint) -> None:
+    with pytest.raises(ValueError, match="head_start: expected HSST for the task dense"):
+        start_from_probe(network_of(data, checkpoint), area, replace(SETTINGS, task="center"))
+    with pytest.raises(ValueError, match="--head_start probe: expected a model with the encoder of HSST, got vit"):
+        run_model("vit", data, replace(SETTINGS, head_start="probe"), ModelOptions(None, TINY, 5))
+
+
+def test_a_probe_start_is_better_than_a_random_one(data) -> None:
+    """After hardly any training the probe's head knows the classes, and a random one does not."""
+    settings = replace(SETTINGS, learning_rate=1e-6)
+    right = {}
+    for start in ("random", "probe"):
+        outcome = run_model("hsst-scratch", data, replace(settings, head_start=start), ModelOptions(None, TINY, 5))
+        right[start] = np.trace(outcome.confusion) / outcome.confusion.sum()
+    assert right["probe"] > right["random"] + 0.2
+
+
+def test_features_of_an_area_are_computed_once(data, area, checkpoint, monkeypatch) -> None:
+    encoder = network_of(data, checkpoint).hsst.eval()
+    calls = []
+    monkeypatch.setattr(baselines, "_remembered", {})
+    monkeypatch.setattr(
+        baselines, "frozen_features", lambda *arguments: calls.append(1) or frozen_features(*arguments)
+    )
+    pixels = area.labelled_pixels()
+    every = remembered_features(encoder, area, area.own_pixels(), SETTINGS)
+    some = remembered_features(encoder, area, pixels[::3], SETTINGS)
+    assert len(calls) == 1
+    places = {tuple(pixel): number for number, pixel in enumerate(area.own_pixels().tolist())}
+    np.testing.assert_array_equal(some, every[[places[tuple(pixel)] for pixel in pixels[::3].tolist()]])
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1.0)
+    assert not np.allclose(remembered_features(encoder, area, pixels[::3], SETTINGS), some) and len(calls) == 2
+
+
+def test_concatenated_features_average_to_the_mean_ones(data, area, checkpoint) -> None:
+    encoder = network_of(data, checkpoint).hsst.eval()
+    pixels = area.labelled_pixels()[:20]
+    mean = frozen_features(encoder, area, pixels)
+    both = frozen_features(encoder, area, pixels, concatenated=True)
+    blocks = both.reshape(20, encoder.config.num_blocks, -1)
+    np.testing.assert_allclose(blocks.mean(1), mean, atol=1e-5)
+    assert not np.allclose(blocks[:, 0], blocks[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["random-forest", "svm", "logistic-regression"])
+def test_balanced_classifiers_find_rare_classes(name) -> None:
+    generator = np.random.default_rng(0)
+    classes = (generator.random(2000) < 0.05).astype(int)
+    features = generator.normal(size=(2000, 2)) + classes[:, None]
+    groups = np.arange(2000) // 100
+    found = {}
+    for balanced in (False, True):
+        estimator = fit_pixel_classifier(name, features, classes, groups, 0, balanced).estimator
+        found[balanced] = (estimator.predict(features + 0.01)[classes == 1] == 1).mean()
+    assert found[True] > found[False] + 0.1
+
+
+def test_half_precision_changes_little(data) -> None:
+    maps = {}
+    for precision in ("float32", "bfloat16"):
+        settings = replace(SETTINGS, max_steps=30, learning_rate=1e-2, precision=precision)
+        maps[precision] = run_model("hsst-scratch", data, settings, ModelOptions(None, TINY, 5)).maps["scene"]
+    assert (maps["float32"] == maps["bfloat16"]).mean() > 0.8
+    assert (maps["float32"] != 255).any()

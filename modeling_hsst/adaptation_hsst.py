@@ -375,6 +375,12 @@ class WavelengthAdapter:
     def _embeddings(self, prefix: str, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Linear embeddings and the LayerNorm before them, whose weights are multiplied into the linear ones."""
         names = [f"{prefix}.{name}" for name in ("weight", "bias", "layernorm_before.weight", "layernorm_before.bias")]
+        if names[2] not in trained:
+            # Without a LayerNorm values are taken as they are
+            weight = trained[names[0]]
+            as_they_are = {names[2]: weight.new_ones(weight.shape[2]), names[3]: weight.new_zeros(weight.shape[2])}
+            adapted = self._embeddings(prefix, trained | as_they_are)
+            return {name: value for name, value in adapted.items() if name in trained}
         if self.is_subset and trained[names[0]].shape[0] > 1:
             chosen = self.block_weights.argmax(dim=1)
             return {name: trained[name].detach().cpu()[chosen] for name in names[:2]}

@@ -49,7 +49,7 @@ def test_wavelengths_belong_to_their_bands():
         ({"mask_ratio": 0.0}, "`mask_ratio` must lie between 0 and 1"),
         ({"mask_ratio": 1.0}, "`mask_ratio` must lie between 0 and 1"),
         ({"image_size": 9, "patch_size": 2}, "divisible by `patch_size`, got a window of 9x9"),
-        ({"mask_type": "cube"}, "unit, block, tube, grid, got 'cube'"),
+        ({"mask_type": "cube"}, "unit, even, block, tube, grid, got 'cube'"),
         ({"head_type": "max"}, "`head_type` must be one of"),
         ({"position_embedding_type": "rotary"}, "`position_embedding_type` must be one of"),
         ({"spectral_positions": [0, 1]}, "each of the 20 blocks"),

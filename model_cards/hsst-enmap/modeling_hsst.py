@@ -167,9 +167,9 @@ class HSSTPatchEmbeddings(nn.Module):
         num_values = config.band_patch_size * config.patch_size**2
         # CODEPATH: published checkpoints embed blockwise; those of the paper's ablation share one embedding
         num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
-        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
         self.layernorm_before: nn.Module = nn.Identity()
         self.layernorm_after: nn.Module = nn.Identity()
+        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
         if config.normalize_token_values:
             self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
             self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

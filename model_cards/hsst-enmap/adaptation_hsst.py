@@ -1,0 +1,563 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+A model for one sensor made into one for another: embeddings, decoder and positions carried over by wavelength.
+
+A linear embedding is a sum over the values of its bands. Where a spectrum is smooth, the value of a trained band is a
+weighted mean of those of the new bands around it, and putting this into the sum gives the weights of the new bands:
+what the model makes of a spectrum stays the same, however densely it is sampled. A decoder gives the values of the
+trained bands, from which those of the new bands are interpolated.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_hsst import HSSTConfig
+from .image_processing_hsst import HSSTImageProcessor
+
+logger = logging.get_logger(__name__)
+
+ModelType = TypeVar("ModelType", bound=PreTrainedModel)
+
+# Bands nearer than this are the same band: calibrations of one sensor differ by more
+SAME_BAND_NANOMETRES = 0.01
+# Places within the width of a band where a spectrum is looked at to average it
+SAMPLES_PER_BAND = 16
+# What one band of padding counts when blocks are formed, beside the logarithm of how much wider or narrower they are
+PADDING_COST = 1.0
+
+
+@dataclass(frozen=True)
+class AdaptationReport:
+    """
+    What became of a model's weights in `adapt_to_wavelengths`. `str(report)` is one line.
+
+    Attributes:
+        band_patch_size (`int`): bands of a block of the adapted model.
+        num_blocks (`int`): its blocks.
+        num_padded_bands (`int`): zeros that fill its last block.
+        source_blocks (`tuple[int, ...]`): for each block the trained block whose mean wavelength is nearest.
+        interpolated_bands (`tuple[float, ...]`): band centres in nm that are no band of the trained model.
+        uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
+            beyond the trained range, or in a gap of it.
+        unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
+            no new band lies in.
+        exact_positions (`bool`): whether positions were computed (`"wavelength"`) rather than interpolated.
+    """
+
+    band_patch_size: int
+    num_blocks: int
+    num_padded_bands: int
+    source_blocks: tuple[int, ...]
+    interpolated_bands: tuple[float, ...]
+    uncovered_bands: tuple[float, ...]
+    unused_blocks: tuple[tuple[float, float], ...]
+    exact_positions: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was carried over."""
+        return not (self.uncovered_bands or self.unused_blocks or self.num_padded_bands) and self.exact_positions
+
+    def __str__(self) -> str:
+        parts = [f"{self.num_blocks} blocks of {self.band_patch_size} bands"]
+        if self.num_padded_bands:
+            parts.append(f"the last one padded with {self.num_padded_bands}")
+        parts.append(f"{len(self.interpolated_bands)} bands interpolated")
+        if self.uncovered_bands:
+            named = ", ".join(f"{wavelength:.0f}" for wavelength in self.uncovered_bands[:5])
+            more = ", ..." if len(self.uncovered_bands) > 5 else ""
+            parts.append(f"{len(self.uncovered_bands)} bands that the model was not trained near ({named}{more} nm)")
+        if self.unused_blocks:
+            named = ", ".join(f"{first:.0f}-{last:.0f}" for first, last in self.unused_blocks)
+            parts.append(f"{len(self.unused_blocks)} trained blocks without a band of the sensor ({named} nm)")
+        if not self.exact_positions:
+            parts.append("positions interpolated between trained ones")
+        return "; ".join(parts)
+
+
+def adapt_to_wavelengths(
+    model: ModelType,
+    wavelengths: Sequence[float],
+    fwhm: Sequence[float] | None = None,
+    *,
+    band_patch_size: int | None = None,
+    return_report: bool = False,
+) -> Any:
+    """
+    Makes a model for another sensor out of a trained one, before any training.
+
+    Blocks are formed over the new bands, of as many bands as make them cover about what the trained blocks cover:
+    embeddings standardise each token, so that a block must see the same part of a spectrum to see the same in it.
+    Weights of embedding and decoder are carried over by wavelength (see the module's first lines), positions are
+    computed anew, everything else is copied. The model given is left as it is.
+
+    Args:
+        model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
+        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
+        fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
+            wide as it is far from the next one.
+        band_patch_size (`int`, *optional*): bands of a block, where it is not to be chosen as described.
+        return_report (`bool`, *optional*, defaults to `False`): whether to return a report as well. Otherwise it is
+            logged in one line, as a warning where something could not be carried over.
+
+    Returns:
+        A model of the same class, dtype, device and mode, or the model and an [`AdaptationReport`].
+
+    Raises:
+        ValueError: the model's configuration has no wavelengths; the new ones are not ascending, not in nm or all
+            farther from the trained bands than they are wide; the widths are not one positive number for each band; or
+            blocks would have no band.
+    """
+    config = model.config
+    if getattr(config, "model_type", None) != HSSTConfig.model_type:
+        raise ValueError(f"`model` must be an HSST model, got {type(model).__name__}.")
+    if config.wavelengths is None:
+        raise ValueError(
+            f"Carrying weights over needs the band centres of the {config.num_channels} bands that the model was "
+            "trained on: its configuration has no `wavelengths`."
+        )
+    adapter = WavelengthAdapter(config, *check_bands(wavelengths, fwhm), band_patch_size)
+    report = adapter.report()
+    if len(report.uncovered_bands) == len(adapter.centres):
+        raise ValueError(
+            f"`wavelengths` must lie near bands that the model was trained on ({config.wavelengths[0]:.0f} to "
+            f"{config.wavelengths[-1]:.0f} nm), got {adapter.centres[0]:.0f} to {adapter.centres[-1]:.0f} nm."
+        )
+
+    values = copy.deepcopy(config.to_dict())
+    values.update(
+        wavelengths=adapter.centres.tolist(),
+        num_channels=len(adapter.centres),
+        band_patch_size=adapter.band_patch_size,
+        spectral_positions=adapter.between_blocks(torch.tensor(config.spectral_positions).double()).tolist(),
+    )
+    new_config = type(config).from_dict(values)
+    new_config._attn_implementation = config._attn_implementation
+    # Random numbers that a caller draws later do not depend on weights that are replaced at once
+    with torch.random.fork_rng(devices=[]):
+        options = {}
+        if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None:
+            options["use_mask_token"] = True
+        adapted = type(model)(new_config, **options)
+    adapted.load_state_dict(adapter.state_dict(model.state_dict()))
+    # Not `.to` of the class, whose decorated signature type checkers misread
+    torch.nn.Module.to(adapted, device=model.device, dtype=model.dtype)
+    adapted.train(model.training)
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(trained[name])
+
+    if not report.exact_positions:
+        logger.warning(
+            f"Positions of type {config.position_embedding_type!r} are interpolated between those of the trained "
+            "blocks; models with `position_embedding_type='wavelength'` move to other sensors better."
+        )
+    if return_report:
+        return adapted, report
+    logger.log(logging.INFO if report.complete else logging.WARNING, f"Adapted to other wavelengths: {report}.")
+    return adapted
+
+
+def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Band centres and widths in nm as float64 tensors (bands,), if they are such."""
+    centres = torch.tensor([float(wavelength) for wavelength in wavelengths], dtype=torch.float64)
+    if not len(centres):
+        raise ValueError("`wavelengths` must hold one band centre (nm) or more, got none.")
+    if not centres.isfinite().all() or centres.min() < 100.0:
+        raise ValueError(
+            f"`wavelengths` must be in nm, as the model's are, got {centres.min():g} to {centres.max():g}: multiply "
+            "micrometres by 1000."
+        )
+    wrong = (centres.diff() <= 0).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"`wavelengths` must be in ascending order, each once, got {centres[wrong[0]]:g} nm before "
+            f"{centres[wrong[0] + 1]:g} nm (bands {wrong[0]} and {wrong[0] + 1}): sort the bands of the images alike."
+        )
+    widths = band_spacing(centres)
+    if fwhm is not None:
+        given = torch.tensor([float(width) for width in fwhm], dtype=torch.float64)
+        if len(given) != len(centres) or not (given > 0).all():
+            got = f"{len(given)} from {given.min():g} to {given.max():g}" if len(given) else "none"
+            raise ValueError(
+                f"`fwhm` must hold one positive width (nm) for each of the {len(centres)} bands, got {got}."
+            )
+        # Between bands a spectrum is interpolated, which blurs it as much as wide bands would
+        widths = torch.maximum(widths, given)
+    return centres, widths
+
+
+def band_spacing(centres: torch.Tensor) -> torch.Tensor:
+    """The distance (bands,) of each band centre to the nearest other one; 10 nm where there is no other."""
+    if len(centres) < 2:
+        return torch.full_like(centres, 10.0)
+    gaps = centres.diff()
+    return torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
+
+
+def resampling_weights(
+    centres: torch.Tensor, widths: torch.Tensor, target_centres: torch.Tensor, target_widths: torch.Tensor
+) -> torch.Tensor:
+    """
+    Weights (targets, bands) that give the values of target bands from those of bands: of the lines between the band
+    centres, level beyond the first and the last, the mean over that part of a target's width by which it exceeds the
+    width of the bands there. Where target bands are bands, these are taken as they are.
+    """
+    if len(centres) < 2:
+        return torch.ones(len(target_centres), 1, dtype=centres.dtype)
+    upper, share = _between(centres, target_centres)
+    own_widths = (1 - share) * widths[upper - 1] + share * widths[upper]
+    offsets = (torch.arange(SAMPLES_PER_BAND, dtype=centres.dtype) + 0.5) / SAMPLES_PER_BAND - 0.5
+    samples = target_centres[:, None] + offsets * (target_widths - own_widths).clamp(min=0.0)[:, None]
+    upper, share = _between(centres, samples)
+    weights = torch.zeros(*samples.shape, len(centres), dtype=centres.dtype)
+    weights.scatter_add_(2, (upper - 1).unsqueeze(2), (1 - share).unsqueeze(2))
+    weights.scatter_add_(2, upper.unsqueeze(2), share.unsqueeze(2))
+    return weights.mean(dim=1)
+
+
+def _between(centres: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each place the band above it, and how far it lies from the band below to that one, 0 to 1."""
+    upper = torch.searchsorted(centres, places.contiguous()).clamp(1, len(centres) - 1)
+    below, above = centres[upper - 1], centres[upper]
+    return upper, ((places - below) / (above - below)).clamp(0.0, 1.0)
+
+
+class WavelengthAdapter:
+    """
+    Carries the weights of a model over to other bands.
+
+    Args:
+        config ([`HSSTConfig`]): the trained model's, with wavelengths.
+        centres (`torch.Tensor` of shape `(bands,)`, float64): new band centres in nm, ascending.
+        widths (`torch.Tensor` of shape `(bands,)`, float64): their widths in nm.
+        band_patch_size (`int`, *optional*): bands of a new block; chosen where absent.
+    """
+
+    def __init__(
+        self, config: Any, centres: torch.Tensor, widths: torch.Tensor, band_patch_size: int | None = None
+    ) -> None:
+        self.config = config
+        self.centres, self.widths = centres, widths
+        self.trained_centres = torch.tensor(config.wavelengths, dtype=torch.float64)
+        self.trained_widths = band_spacing(self.trained_centres)
+        if (self.trained_centres.diff() <= 0).any():
+            raise ValueError(
+                "Carrying weights over needs a model whose own `wavelengths` ascend, each once; its configuration's "
+                "do not."
+            )
+        if band_patch_size is not None and not 1 <= band_patch_size <= len(centres):
+            raise ValueError(
+                f"`band_patch_size` must lie between 1 and the {len(centres)} bands of the sensor, got "
+                f"{band_patch_size}."
+            )
+        self.trained_blocks = _blocks(len(self.trained_centres), config.band_patch_size)
+        self.trained_means = self._means(self.trained_blocks, self.trained_centres)
+        self.band_patch_size = band_patch_size or self._choose_band_patch_size()
+        self.blocks = _blocks(len(centres), self.band_patch_size)
+        self.means = self._means(self.blocks, centres)
+        # Each new block is a mean of the two trained ones between whose mean wavelengths its own lies
+        self.block_weights = resampling_weights(
+            self.trained_means, band_spacing(self.trained_means), self.means, torch.zeros_like(self.means)
+        )
+
+    @staticmethod
+    def _means(blocks: list[slice], centres: torch.Tensor) -> torch.Tensor:
+        return torch.stack([centres[bands].mean() for bands in blocks])
+
+    def _choose_band_patch_size(self) -> int:
+        """The number of bands with which blocks cover most nearly what the nearest trained blocks cover."""
+        trained_spans = torch.stack([self.trained_widths[bands].sum() for bands in self.trained_blocks])
+        # Not the widths of the bands, which may overlap
+        spacing = band_spacing(self.centres)
+
+        def cost(size: int) -> float:
+            blocks = _blocks(len(self.centres), size)
+            differences = []
+            for bands in blocks:
+                nearest = int((self.trained_means - self.centres[bands].mean()).abs().argmin())
+                differences.append(abs(log(float(spacing[bands].sum() / trained_spans[nearest]))))
+            padded = size * len(blocks) - len(self.centres)
+            return sum(differences) / len(blocks) + PADDING_COST * padded / (size * len(blocks))
+
+        sizes = range(1, len(self.centres) + 1)
+        trained_size = self.config.band_patch_size
+        return min(sizes, key=lambda size: (round(cost(size), 6), abs(size - trained_size)))
+
+    def report(self) -> AdaptationReport:
+        """What can be carried over and what cannot."""
+        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs().min(dim=1).values
+        edges = [(self.trained_centres[bands][0], self.trained_centres[bands][-1]) for bands in self.trained_blocks]
+        unused = [
+            (float(first), float(last))
+            for bands, (first, last) in zip(self.trained_blocks, edges, strict=True)
+            if not (
+                (self.centres >= first - self.trained_widths[bands][0])
+                & (self.centres <= last + self.trained_widths[bands][-1])
+            ).any()
+        ]
+        # A new band is near a trained one within its own width or that one's
+        nearest = (self.centres[:, None] - self.trained_centres[None, :]).abs().argmin(dim=1)
+        reach = torch.maximum(self.widths, self.trained_widths[nearest])
+        return AdaptationReport(
+            band_patch_size=self.band_patch_size,
+            num_blocks=len(self.blocks),
+            num_padded_bands=self.band_patch_size * len(self.blocks) - len(self.centres),
+            source_blocks=tuple((self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1).tolist()),
+            interpolated_bands=tuple(self.centres[distances > SAME_BAND_NANOMETRES].tolist()),
+            uncovered_bands=tuple(self.centres[distances > reach].tolist()),
+            unused_blocks=tuple(unused),
+            exact_positions=self.config.position_embedding_type == "wavelength" or self.is_subset,
+        )
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether every new block is a trained block, so that there is nothing to interpolate."""
+        return self.band_patch_size == self.config.band_patch_size and all(
+            any(self._same_bands(new, trained) for trained in self.trained_blocks) for new in self.blocks
+        )
+
+    def _same_bands(self, new: slice, trained: slice) -> bool:
+        first, second = self.centres[new], self.trained_centres[trained]
+        return len(first) == len(second) and bool(((first - second).abs() <= SAME_BAND_NANOMETRES).all())
+
+    def state_dict(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The adapted model's weights (on the CPU) from the trained model's."""
+        adapted = {}
+        for name, tensor in trained.items():
+            # Sums over many bands, and MPS devices know no float64
+            values = tensor.detach().cpu().double()
+            prefix, _, kind = name.rpartition(".")
+            place = prefix.rpartition(".")[2]
+            if kind in ("position_embeddings", "spectral_embeddings"):
+                values = self._positions(kind, values)
+            elif place == "decoder":
+                values = self._decoder(values)
+            adapted[name] = values.to(tensor.dtype)
+        for name in trained:
+            prefix, _, kind = name.rpartition(".")
+            if prefix.endswith("patch_embeddings") and kind == "weight":
+                adapted.update(self._embeddings(prefix, trained))
+        # CODEPATH: heads of the other types see a mean over blocks, whatever their number
+        if "head.layernorm.weight" in trained and self.config.head_type == "concat":
+            adapted.update(self._concat_head(trained))
+        return adapted
+
+    def between_blocks(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (trained blocks, ...) interpolated to the mean wavelengths of the new blocks (blocks, ...)."""
+        return torch.tensordot(self.block_weights, values, dims=1)
+
+    def _positions(self, kind: str, positions: torch.Tensor) -> torch.Tensor:
+        if kind == "spectral_embeddings":  # (1, blocks, width)
+            return self.between_blocks(positions[0])[None]
+        tokens = positions[0, :-1].unflatten(0, (len(self.trained_blocks), -1))  # (blocks, positions, width)
+        return torch.cat([self.between_blocks(tokens).flatten(0, 1), positions[0, -1:]])[None]
+
+    def _embeddings(self, prefix: str, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Linear embeddings and the LayerNorm before them, whose weights are multiplied into the linear ones."""
+        names = [f"{prefix}.{name}" for name in ("weight", "bias", "layernorm_before.weight", "layernorm_before.bias")]
+        if names[2] not in trained:
+            # Without a LayerNorm values are taken as they are
+            weight = trained[names[0]]
+            as_they_are = {names[2]: weight.new_ones(weight.shape[2]), names[3]: weight.new_zeros(weight.shape[2])}
+            adapted = self._embeddings(prefix, trained | as_they_are)
+            return {name: value for name, value in adapted.items() if name in trained}
+        if self.is_subset and trained[names[0]].shape[0] > 1:
+            chosen = self.block_weights.argmax(dim=1)
+            return {name: trained[name].detach().cpu()[chosen] for name in names[:2]}
+        if self.is_subset:
+            return {}
+        weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
+        bias = bias + weight @ shift
+        bands = (weight * scale).unflatten(2, (self.config.band_patch_size, -1))  # (blocks, width, band, pixel)
+        if len(weight) == 1:
+            resampling = _resample_places(self.band_patch_size, self.config.band_patch_size)
+            new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, resampling), bias
+        else:
+            new_bias = self.between_blocks(bias)
+            new_weight = torch.zeros(len(self.blocks), weight.shape[1], self.band_patch_size, bands.shape[3]).double()
+            for new, target, source, share in self._block_pairs():
+                resampling = resampling_weights(
+                    self.centres[target],
+                    self.widths[target],
+                    self.trained_centres[source],
+                    self.trained_widths[source],
+                )
+                source_index = source.start // self.config.band_patch_size
+                source_bands = bands[source_index, :, : len(resampling)]
+                carried = torch.einsum("wbp,bk->wkp", source_bands, resampling)
+                new_weight[new, :, : carried.shape[1]] += share * carried
+        num_values = new_weight.shape[2] * new_weight.shape[3]
+        values = (
+            new_weight.flatten(2),
+            new_bias,
+            torch.ones(num_values),
+            torch.zeros(num_values),
+        )
+        return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
+
+    def _decoder(self, values: torch.Tensor) -> torch.Tensor:
+        """A decoder's weight (blocks, values, width) or bias (blocks, values)."""
+        bands = values.unflatten(1, (self.config.band_patch_size, -1))  # (blocks, band, pixel, ...)
+        if self.is_subset:
+            return values if len(values) == 1 else values[self.block_weights.argmax(dim=1)]
+        if len(values) == 1:
+            resampling = _resample_places(self.config.band_patch_size, self.band_patch_size)
+            return torch.tensordot(resampling, bands[0], dims=1).flatten(0, 1)[None]
+        adapted = torch.zeros(len(self.blocks), self.band_patch_size, *bands.shape[2:], dtype=values.dtype)
+        for new, target, source, share in self._block_pairs():
+            resampling = resampling_weights(
+                self.trained_centres[source], self.trained_widths[source], self.centres[target], self.widths[target]
+            )
+            source_index = source.start // self.config.band_patch_size
+            carried = torch.tensordot(resampling, bands[source_index, : resampling.shape[1]], dims=1)
+            adapted[new, : len(carried)] += share * carried
+        return adapted.flatten(1, 2)
+
+    def _block_pairs(self) -> list[tuple[int, slice, slice, float]]:
+        """Each new block and its bands, with the bands of every trained block it is a mean of, and the share."""
+        return [
+            (new, self.blocks[new], self.trained_blocks[trained], float(self.block_weights[new, trained]))
+            for new, trained in self.block_weights.nonzero().tolist()
+        ]
+
+    def _concat_head(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A classifier of concatenated blocks, which is a sum over blocks as an embedding is one over bands."""
+        names = ["head.classifier.weight", "head.classifier.bias", "head.layernorm.weight", "head.layernorm.bias"]
+        weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
+        bias = bias + weight @ shift
+        blocks = (weight * scale).unflatten(1, (len(self.trained_blocks), -1))  # (classes, blocks, width)
+        resampling = resampling_weights(
+            self.means, band_spacing(self.means), self.trained_means, band_spacing(self.trained_means)
+        )
+        # A sensor without SWIR has nothing to say in place of SWIR blocks
+        distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
+        resampling[distances > band_spacing(self.trained_means)] = 0.0
+        new_weight = torch.einsum("cbw,bk->ckw", blocks, resampling).flatten(1)
+        ones = torch.ones(new_weight.shape[1])
+        values = (new_weight, bias, ones, torch.zeros_like(ones))
+        return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
+
+
+def _blocks(num_bands: int, band_patch_size: int) -> list[slice]:
+    """The bands of each block, padding left out."""
+    return [
+        slice(index * band_patch_size, min((index + 1) * band_patch_size, num_bands))
+        for index in range(ceil(num_bands / band_patch_size))
+    ]
+
+
+def _resample_places(num_values: int, num_targets: int) -> torch.Tensor:
+    """Weights (targets, values) between evenly spaced places of a block: for layers that all blocks share."""
+    centres = (torch.arange(num_values, dtype=torch.float64) + 0.5) / num_values
+    targets = (torch.arange(num_targets, dtype=torch.float64) + 0.5) / num_targets
+    widths = torch.full_like(centres, 1 / num_values)
+    return resampling_weights(centres, widths, targets, torch.full_like(targets, 1 / num_targets))
+
+
+def adapt_processor(
+    processor: HSSTImageProcessor,
+    wavelengths: Sequence[float],
+    fwhm: Sequence[float] | None = None,
+    *,
+    scale: float | None = None,
+    nodata: float | None = None,
+) -> HSSTImageProcessor:
+    """
+    Makes an image processor for another sensor: mean and standard deviation of each band by wavelength, level beyond
+    the trained range. Radiance, or reflectance of quite another world, needs statistics of its own instead.
+
+    Args:
+        processor ([`HSSTImageProcessor`]): the processor that belongs to the weights.
+        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
+        fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm.
+        scale (`float`, *optional*): stored number that means a reflectance of 1; by default the processor's.
+        nodata (`float`, *optional*): stored number that means no data; by default the processor's.
+
+    Returns:
+        A processor whose images have exactly these bands, or others of nearly the same `wavelengths`.
+
+    Raises:
+        ValueError: the processor does not know its wavelengths, or the new ones are wrong as in
+            `adapt_to_wavelengths`.
+    """
+    if processor.wavelengths is None:
+        raise ValueError("`processor` must know the wavelengths of its bands, as processors of trained models do.")
+    centres, widths = check_bands(wavelengths, fwhm)
+    trained_centres = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)
+    weights = resampling_weights(trained_centres, band_spacing(trained_centres), centres, widths)
+    statistics = {
+        name: None if values is None else (weights @ torch.tensor(values, dtype=torch.float64)).tolist()
+        for name, values in (("image_mean", processor.image_mean), ("image_std", processor.image_std))
+    }
+    # Otherwise one band of an image may stand in for two bands of the model
+    tolerance = processor.wavelength_tolerance
+    if len(centres) > 1:
+        tolerance = min(tolerance, 0.5 * float(centres.diff().median()))
+    return type(processor)(
+        **statistics,
+        wavelengths=centres.tolist(),
+        wavelength_tolerance=tolerance,
+        scale=processor.scale if scale is None else scale,
+        nodata=processor.nodata if nodata is None else nodata,
+        clip_range=processor.clip_range,
+    )
+
+
+def load_for_wavelengths(
+    auto_class: Any,
+    pretrained_model_name_or_path: str,
+    wavelengths: Sequence[float],
+    fwhm: Sequence[float] | None = None,
+    *,
+    band_patch_size: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """
+    `auto_class.from_pretrained(...)` for another sensor, model or image processor in one line.
+
+    ```python
+    model = load_for_wavelengths(AutoModelForSemanticSegmentation, "hsg-aiml/hsst-enmap", wavelengths, num_labels=8)
+    processor = load_for_wavelengths(AutoImageProcessor, "hsg-aiml/hsst-enmap", wavelengths)
+    ```
+
+    Args:
+        auto_class: an Auto class or a class of this package, anything with `from_pretrained`.
+        pretrained_model_name_or_path (`str`): a repository's name or a folder.
+        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
+        fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm.
+        band_patch_size (`int`, *optional*): as in `adapt_to_wavelengths`.
+        kwargs: for `from_pretrained`.
+
+    Returns:
+        The model or processor, adapted.
+
+    Raises:
+        ValueError: as `adapt_to_wavelengths` and `adapt_processor`.
+    """
+    loaded = auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+    if hasattr(loaded, "image_mean"):
+        return adapt_processor(loaded, wavelengths, fwhm)
+    return adapt_to_wavelengths(loaded, wavelengths, fwhm, band_patch_size=band_patch_size)
+
+
+__all__ = ["AdaptationReport", "adapt_processor", "adapt_to_wavelengths", "load_for_wavelengths"]

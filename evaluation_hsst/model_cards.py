@@ -98,8 +98,7 @@ def pretrained_card(
         settings: names and sources.
         evaluations: further results.
     """
-    start = results.get("start_eval_loss")
-    before = "not measured (resumed)" if start is None else f"{start:.3f}"
+    mask_types = ", ".join(results["run"].get("mask_types") or [config.mask_type])
     parts = [
         metadata(settings, "image-feature-extraction", [*settings.tags, "masked-image-modeling"]),
         f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}{ABOUT}",
@@ -133,7 +132,7 @@ Not for radiance or unitless numbers as they are, not for thermal or panchromati
 processor does not find by wavelength: adapt the model to another sensor, or resample the image.
 """,
         model_section(config, results["parameters"])
-        + f"| masks in training | {config.mask_type}, {results['realised_mask_ratio']:.0%} of the tokens |\n",
+        + f"| masks in training | {mask_types}, {results['realised_mask_ratio']:.0%} of the tokens |\n",
         training_section(
             settings,
             f"""\
@@ -151,12 +150,7 @@ processor does not find by wavelength: adapt the model to another sensor, or res
 ## Reconstruction
 Mean absolute error of the hidden values of the validation tiles, in standard deviations of each band:
 
-| | |
-|---|---|
-| this model | {results["eval_loss"]:.3f} |
-| before training | {before} |
-| mean of the band over the training tiles | {results["eval_band_mean_loss"]:.3f} |
-| mean of the window's visible tokens of the same band | {results["eval_visible_mean_loss"]:.3f} |
+{validation_table(results)}
 
 ![Input, what the model sees, its reconstruction, and spectra]({RECONSTRUCTION_FIGURE})
 """,
@@ -164,6 +158,32 @@ Mean absolute error of the hidden values of the validation tiles, in standard de
     parts += evaluation_sections(evaluations)
     parts += [limits_section(settings, evaluations), CITATION]
     return "\n".join(parts)
+
+
+def validation_table(results: Mapping[str, Any]) -> str:
+    """Errors of the validation tiles before and after pre-training, as Markdown: of run_mim.py with one kind of mask,
+    of run_mim_tensors.py with several, for each file of tiles."""
+    columns = ("", "this model", "before training", "mean of the band", "mean of the window's visible tokens")
+    header = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
+    if "history" in results:
+        first, last = results["history"][0]["validation"], results["history"][-1]["validation"]
+        rows: list[tuple[Any, ...]] = [
+            (
+                "{}, {} masks".format(*name.replace(".safetensors", "").rsplit("/", 1)),
+                values["error"],
+                first[name]["error"],
+                values["band_mean"],
+                values["visible_mean"],
+            )
+            for name, values in last.items()
+        ]
+    else:
+        names = ("eval_loss", "start_eval_loss", "eval_band_mean_loss", "eval_visible_mean_loss")
+        rows = [("validation tiles", *(results.get(name) for name in names))]
+    cells = [
+        [name, *("not measured" if value is None else f"{value:.3f}" for value in values)] for name, *values in rows
+    ]
+    return "\n".join([header, *(f"| {' | '.join(row)} |" for row in cells)])
 
 
 def land_cover_card(

@@ -257,7 +257,8 @@ def evaluate_reconstruction(
                 generator=generator,
             )
             hidden_tokens, num_tokens = hidden_tokens + int(mask.sum()), num_tokens + mask.numel()
-            reconstruction = model(values, bool_masked_pos=mask, pixel_mask=valid).reconstruction
+            # "unit" fits masks of any kind where only visible tokens are encoded
+            reconstruction = model(values, mask, valid, mask_type="unit").reconstruction
             hidden = hidden_values(mask, values, config)
             # From here on pixels in a row: (pixels, bands)
             flat_valid = valid.flatten()

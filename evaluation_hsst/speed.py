@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from evaluation_hsst.plain_reference import plain_reference
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, draw_mask
 from modeling_hsst.configuration_hsst import HSSTDecoderConfig
-from modeling_hsst.masking_hsst import visible_counts
+from modeling_hsst.masking_hsst import COUNTED_MASK_TYPES, visible_counts
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -136,8 +136,8 @@ def forward_flops(config: HSSTConfig, kind: str) -> int:
     blocks, positions = config.num_blocks, config.num_positions
     values = config.band_patch_size * config.patch_size**2
     flops = 2 * blocks * positions * values * config.hidden_size
-    seen_blocks, seen_positions = blocks, positions
-    if kind == "masked" and config.visible_only:
+    spatial, spectral = (blocks, positions), (blocks, positions)  # blocks and positions that the layers see
+    if kind == "masked" and config.visible_only and config.mask_type in COUNTED_MASK_TYPES:
         seen_blocks, seen_positions = visible_counts(
             blocks,
             config.grid_size,
@@ -145,12 +145,16 @@ def forward_flops(config: HSSTConfig, kind: str) -> int:
             mask_ratio=config.mask_ratio,
             mask_patch_size=config.mask_patch_size,
         )
-    flops += stack_flops(config, config.num_spatial_layers, config.num_spectral_layers, seen_blocks, seen_positions)
+        is_even = config.mask_type == "even"
+        spatial = (blocks if is_even else seen_blocks), seen_positions
+        spectral = seen_blocks, (positions if is_even else seen_positions)
+    flops += stack_flops(config, config.num_spatial_layers, 0, *spatial)
+    flops += stack_flops(config, 0, config.num_spectral_layers, *spectral)
     if kind == "segmentation":
         return flops + 2 * positions * config.hidden_size * (config.num_labels or 0) * config.patch_size**2
     decoder: Any = HSSTDecoderConfig(config) if config.visible_only else config
     if config.visible_only:
-        flops += 2 * seen_blocks * seen_positions * config.hidden_size * decoder.hidden_size
+        flops += 2 * spatial[0] * spatial[1] * config.hidden_size * decoder.hidden_size
     flops += stack_flops(decoder, config.decoder_depth, config.decoder_depth, blocks, positions)
     return flops + 2 * blocks * positions * decoder.hidden_size * values
 

@@ -93,6 +93,12 @@ def masks_of(config: HSSTConfig, mask_type: str, count: int, generator: torch.Ge
     )
 
 
+def realised_mask_ratio(config: HSSTConfig, mask_types: Sequence[str]) -> float:
+    """Share of the tokens that masks really hide, mean over their kinds."""
+    shares = [masks_of(config, kind, 16, generator_of(0)).float().mean() for kind in mask_types]
+    return float(torch.stack(shares).mean())
+
+
 class Pretraining:
     """A run: model, optimiser, and how far it has come."""
 
@@ -317,6 +323,10 @@ def pretrain(
         run.processor.save_pretrained(output_dir)
         results = {
             "steps": run.completed_steps,
+            "training_tiles": sum(len(source.tiles) for source in run.sources),
+            "validation_tiles": sum(len(source.tiles) for source in validation),
+            "realised_mask_ratio": realised_mask_ratio(run.config, settings.mask_types),
+            "run": asdict(settings),
             "windows_seen": run.completed_steps * settings.batch_size,
             "windows_by_source": {
                 source.name: count for source, count in zip(run.sources, run.windows_by_source, strict=True)

@@ -95,7 +95,7 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
         generator=torch.Generator().manual_seed(arguments.seed),
     )
     outputs = [
-        model(pixel_values=values, pixel_mask=valid, bool_masked_pos=hidden).reconstruction
+        model(values, hidden, valid, mask_type="unit").reconstruction  # fits masks of any kind
         for values, valid, hidden in zip(pixel_values.split(64), pixel_mask.split(64), mask.split(64), strict=True)
     ]
     columns_of_windows = (columns.stop - columns.start) // config.window_size[1]

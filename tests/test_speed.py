@@ -56,14 +56,15 @@ def test_flops_are_those_that_torch_counts():
     assert counted(lambda: masked(pixel_values, mask)) == 2 * forward_flops(config, "masked")
 
 
-@pytest.mark.parametrize("mask_type", ["tube", "grid"])
+@pytest.mark.parametrize(("mask_type", "side"), [("tube", 8), ("grid", 8), ("even", 6)])
 @pytest.mark.parametrize("width", [None, 12])
-def test_flops_of_visible_only(mask_type, width):
-    config = HSSTConfig(**SMALL, mask_type=mask_type, visible_only=True, decoder_hidden_size=width)
+def test_flops_of_visible_only(mask_type, side, width):
+    settings = SMALL | {"image_size": side, "mask_type": mask_type, "decoder_hidden_size": width}
+    config = HSSTConfig(**settings, visible_only=True)
     model = HSSTForMaskedImageModeling(config)
     model.set_attn_implementation("eager")
-    mask = draw_mask(2, 3, (8, 8), mask_type=mask_type, mask_ratio=0.7, mask_patch_size=2)
-    pixel_values = torch.randn(2, 30, 8, 8)
+    mask = draw_mask(2, 3, (side, side), mask_type=mask_type, mask_ratio=0.7, mask_patch_size=2)
+    pixel_values = torch.randn(2, 30, side, side)
     assert counted(lambda: model(pixel_values, bool_masked_pos=mask)) == 2 * forward_flops(config, "masked")
 
 

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +277,7 @@ class ModelEntry:
             on features of a frozen HSST).
         needs_checkpoint: whether it starts from pre-trained weights.
         settings: settings of fine-tuning that suit it, in place of the defaults.
+        options: what makes it the model it is, whatever `ModelOptions` say of the others.
         title: name for people.
     """
 
@@ -284,11 +285,19 @@ class ModelEntry:
     title: str
     needs_checkpoint: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
+
+SINGLE_PIXELS: dict[str, Any] = {
+    "settings": {"batch_size": 32, "eval_batch_size": 512},
+    "options": {"window_size": 1, "head_type": "mean"},
+}
 
 MODELS: dict[str, ModelEntry] = {
     "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True),
     "hsst-scratch": ModelEntry("hsst", "HSST from scratch"),
+    "hsst-pixels": ModelEntry("hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **SINGLE_PIXELS),
+    "hsst-pixels-scratch": ModelEntry("hsst", "HSST on single pixels, from scratch", **SINGLE_PIXELS),
     "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers"),
     "vit": ModelEntry("network", "ViT"),
     "cnn-1d": ModelEntry("network", "1-D CNN"),
@@ -400,6 +409,7 @@ def run_model(
     """
     entry = model_entry(name)
     check_model(name, settings, options)
+    options = replace(options, **entry.options)
     check_classes(data)
     start = starting_point(data, options)
     base, pretrained_processor, bands = start.config, start.processor, start.bands
@@ -787,7 +797,7 @@ def build_network(
         network = model_class(config)
         if options.joint_attention:
             network.hsst = JointAttentionModel(config)
-        if name == "hsst":
+        if model_entry(name).needs_checkpoint:
             assert options.checkpoint is not None
             load_encoder(network, encoder or options.checkpoint)
         return network

@@ -81,8 +81,6 @@ SCORES = {
     "kappa": "kappa",
 }
 COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
-SCRATCH = "hsst-scratch"
-"""The model that only lacks the pre-trained weights of the first one."""
 
 COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 MAIN_COLOUR = "#d1495b"
@@ -537,7 +535,8 @@ def summarise(
         main, *others = models
         baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
         comparisons += _compare(by_model, main, baselines, budget)
-        comparisons_to_scratch += _compare(by_model, main, [name for name in others if name == SCRATCH], budget)
+        # The model that only lacks the pre-trained weights of the first one
+        comparisons_to_scratch += _compare(by_model, main, [name for name in others if name == f"{main}-scratch"], budget)
     return {
         "class_names": list(class_names),
         "directions": list(directions),

@@ -410,6 +410,8 @@ def run_model(
     entry = model_entry(name)
     check_model(name, settings, options)
     options = replace(options, **entry.options)
+    if "window_size" in entry.options:
+        settings = replace(settings, stride=None)  # one given for windows of other sizes
     check_classes(data)
     start = starting_point(data, options)
     base, pretrained_processor, bands = start.config, start.processor, start.bands

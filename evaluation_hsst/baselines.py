@@ -288,20 +288,22 @@ class ModelEntry:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Windows hold up to 64 labelled pixels each, so that a step sees as many labels as one of 32 single pixels, or more
+WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4}}
 SINGLE_PIXELS: dict[str, Any] = {
     "settings": {"batch_size": 32, "eval_batch_size": 512},
     "options": {"window_size": 1, "head_type": "mean"},
 }
 
 MODELS: dict[str, ModelEntry] = {
-    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True),
-    "hsst-scratch": ModelEntry("hsst", "HSST from scratch"),
+    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True, **WINDOWS),
+    "hsst-scratch": ModelEntry("hsst", "HSST from scratch", **WINDOWS),
     "hsst-pixels": ModelEntry("hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **SINGLE_PIXELS),
     "hsst-pixels-scratch": ModelEntry("hsst", "HSST on single pixels, from scratch", **SINGLE_PIXELS),
-    "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers"),
-    "vit": ModelEntry("network", "ViT"),
-    "cnn-1d": ModelEntry("network", "1-D CNN"),
-    "cnn-3d": ModelEntry("network", "3-D CNN"),
+    "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers", **WINDOWS),
+    "vit": ModelEntry("network", "ViT", **WINDOWS),
+    "cnn-1d": ModelEntry("network", "1-D CNN", **WINDOWS),
+    "cnn-3d": ModelEntry("network", "3-D CNN", **WINDOWS),
     "random-forest": ModelEntry("pixels", "random forest"),
     "svm": ModelEntry("pixels", "SVM (RBF)"),
     "logistic-regression": ModelEntry("pixels", "logistic regression"),

@@ -536,7 +536,9 @@ def summarise(
         baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
         comparisons += _compare(by_model, main, baselines, budget)
         # The model that only lacks the pre-trained weights of the first one
-        comparisons_to_scratch += _compare(by_model, main, [name for name in others if name == f"{main}-scratch"], budget)
+        comparisons_to_scratch += _compare(
+            by_model, main, [name for name in others if name == f"{main}-scratch"], budget
+        )
     return {
         "class_names": list(class_names),
         "directions": list(directions),

@@ -17,6 +17,7 @@ from typing import Any
 from command_line import one_line_errors
 
 from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.model_cards import validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
 from evaluation_hsst.training_sources import sources_table
@@ -194,6 +195,51 @@ def loss_curves() -> str:
     return "\n".join([*rows, "", f"`{figures['command']}`"])
 
 
+def pretraining_hsst_enmap() -> str:
+    """How the weights of hsst-enmap were trained: data, settings, and errors of tiles left out."""
+    run = result("pretraining_hsst_enmap")
+    settings = run["settings"]
+    rows = ["| tiles | share of the windows | windows seen | SHA-256 of the numbers |", "|---|---|---|---|"]
+    total = sum(source["weight"] for source in run["data"])
+    for source in run["data"]:
+        count, bands, height, width = source["tiles"]
+        kind = f"{count:,} of {height} x {width} pixels, {bands} bands"
+        rows.append(
+            f"| {source['name']}: {kind} | {source['weight'] / total:.0%} | "
+            f"{run['windows_by_source'][source['name']]:,} | `{source['sha256'][:16]}…` |"
+        )
+    told = (
+        f"{run['steps']:,} steps of {settings['batch_size']} windows, {run['windows_seen']:,} in all, in "
+        f"{run['seconds'] / 60:,.0f} minutes; learning rate {settings['learning_rate']:g}, masks "
+        f"{', '.join(settings['mask_types'])} ({run['realised_mask_ratio']:.0%} of the tokens), "
+        f"{settings['precision']}, seed {settings['seed']}, torch {run['versions']['torch']}, transformers "
+        f"{run['versions']['transformers']}; "
+        f"{run['parameters']:,} parameters, {run['encoder_parameters']:,} of them in the encoder."
+    )
+    return "\n".join([*rows, "", told, "", validation_table(run)])
+
+
+def comparison_rows(name: str) -> str:
+    """A model against the best baseline and against itself from scratch, seed by seed, in points."""
+    figures = result(name)
+    titles = {entry["model"]: entry["title"] for entry in figures["results"]}
+    budgets = {entry["budget"]: entry["budget_title"] for entry in figures["results"]}
+    rows = ["| labels | score | difference of | points | better in |", "|---|---|---|---|---|"]
+    for entry in (*figures["comparisons"], *figures["comparisons_to_scratch"]):
+        if entry["score"] not in ("average_accuracy", "macro_f1"):
+            continue
+        difference = entry["difference"]
+        text = f"{100 * difference['mean']:+.1f}"
+        if difference["low"] is not None:
+            text += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+        rows.append(
+            f"| {budgets[entry['budget']]} | {entry['score'].replace('_', ' ').replace('f1', 'F1')} | "
+            f"{titles[entry['model']]} – {titles[entry['baseline']]} | {text} | "
+            f"{entry['better_in']} of {entry['seeds']} |"
+        )
+    return "\n".join(rows)
+
+
 def experiment_visible_only_scale() -> str:
     """Checkpoints by the size of their tokens, and what land cover makes of them."""
     figures = result("experiment_visible_only_scale")
@@ -284,6 +330,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "sensors": lambda: sensor_table(result("sensors")),
     "training_sources": sources_table,
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
+    "pretraining_hsst_enmap": pretraining_hsst_enmap,
+    "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
+    "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
+    "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,
     "data_speed": data_speed,

@@ -290,15 +290,22 @@ class ModelEntry:
 
 # Windows hold up to 64 labelled pixels each, so that a step sees as many labels as one of 32 single pixels, or more
 WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4}}
+PRETRAINED_WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4, "learning_rate": 5e-4}}
 SINGLE_PIXELS: dict[str, Any] = {
     "settings": {"batch_size": 32, "eval_batch_size": 512},
     "options": {"window_size": 1, "head_type": "mean"},
 }
 
+PRETRAINED_PIXELS: dict[str, Any] = SINGLE_PIXELS | {
+    "settings": {**SINGLE_PIXELS["settings"], "learning_rate": 5e-4},  # the published one of fine-tuning
+}
+
 MODELS: dict[str, ModelEntry] = {
-    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True, **WINDOWS),
+    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True, **PRETRAINED_WINDOWS),
     "hsst-scratch": ModelEntry("hsst", "HSST from scratch", **WINDOWS),
-    "hsst-pixels": ModelEntry("hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **SINGLE_PIXELS),
+    "hsst-pixels": ModelEntry(
+        "hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **PRETRAINED_PIXELS
+    ),
     "hsst-pixels-scratch": ModelEntry("hsst", "HSST on single pixels, from scratch", **SINGLE_PIXELS),
     "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers", **WINDOWS),
     "vit": ModelEntry("network", "ViT", **WINDOWS),

@@ -332,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,
     "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
+    "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "pretraining_on_potsdam": pretraining_on_potsdam,

@@ -8,6 +8,7 @@ from conftest import assert_one_clear_line
 from loopback_hub import LoopbackHub
 from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 
+from evaluation_hsst.label_efficiency import label_efficiency_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
@@ -64,7 +65,7 @@ def test_code_is_the_packages():
 
 def test_holds_what_a_repository_needs_and_nothing_else():
     extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
-    extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png"}
+    extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png", "label_efficiency.json"}
     assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()}
 
 
@@ -73,17 +74,20 @@ def test_card_says_what_the_result_file_says():
     results = json.loads((FOLDER / "all_results.json").read_text())
     model = HSSTForMaskedImageModeling.from_pretrained(FOLDER)
     assert results["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    before, after = results["history"][0]["validation"], results["history"][-1]["validation"]
+    assert len(after) == 6
     for number in (
-        f"| this model | {results['eval_loss']:.3f} |",
-        f"| before training | {results['start_eval_loss']:.3f} |",
+        *(f"| {values['error']:.3f} | {before[name]['error']:.3f} |" for name, values in after.items()),
         f"| parameters | {results['parameters']:,} |",
         f"{results['windows_seen']:,} in {results['steps']:,} steps",
     ):
         assert number in card
     assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card
-    assert "placeholder" in card
+    assert "placeholder" not in card and "neon" in card
     real = json.loads((FOLDER / "reconstruction.json").read_text())
     assert reconstruction_table(real) in card
+    land_cover = json.loads((FOLDER / "label_efficiency.json").read_text())
+    assert label_efficiency_table(land_cover) in card
 
 
 def test_the_card_is_built_by_its_script(tmp_path, run_script):
@@ -93,9 +97,9 @@ def test_the_card_is_built_by_its_script(tmp_path, run_script):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"):
         (model / name).write_bytes((FOLDER / name).read_bytes())
     (model / "figures" / "step_1.png").write_bytes((FOLDER / "reconstruction.png").read_bytes())
-    result = run_script(
-        "build_model_card.py", "--model", model, "--reconstruction", FOLDER, "--output", tmp_path / "card"
-    )
+    evaluations = ("--reconstruction", FOLDER, "--label_efficiency", FOLDER)
+    sources = ("--sources", "simulated", "neon", "--final")
+    result = run_script("build_model_card.py", "--model", model, *evaluations, *sources, "--output", tmp_path / "card")
     assert result.returncode == 0, result.stderr
     for path in FOLDER.iterdir():
         if path.name != "config.json":
@@ -114,6 +118,13 @@ def test_docs_and_card_tell_the_same_result():
     assert (ROOT / "docs" / "figures" / "reconstruction_spectra.png").read_bytes() == (
         FOLDER / "reconstruction_spectra.png"
     ).read_bytes()
+
+
+def test_docs_and_card_tell_the_same_land_cover():
+    there = json.loads((ROOT / "docs" / "results" / "label_efficiency.json").read_text())
+    assert there == json.loads((FOLDER / "label_efficiency.json").read_text())
+    pretraining = json.loads((ROOT / "docs" / "results" / "pretraining_hsst_enmap.json").read_text())
+    assert pretraining == json.loads((FOLDER / "all_results.json").read_text())
 
 
 def test_tables_are_up_to_date(run_script):

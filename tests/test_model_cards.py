@@ -13,8 +13,14 @@ from conftest import SCRIPTS, assert_one_clear_line
 from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_scene
 
 import evaluation_hsst.publication
-from evaluation_hsst.model_cards import CardSettings, Evaluations, limits_section, pretrained_card,
-    validation_table, without_folders
+from evaluation_hsst.model_cards import (
+    CardSettings,
+    Evaluations,
+    limits_section,
+    pretrained_card,
+    validation_table,
+    without_folders,
+)
 from evaluation_hsst.publication import check_model_folder
 from evaluation_hsst.sensor_comparison import WAYS
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
@@ -69,7 +75,10 @@ def test_errors_of_several_kinds_of_masks_are_told_before_and_after():
         return {"error": error, "band_mean": 0.9, "visible_mean": 0.5}
 
     history = [
-        {"step": step, "validation": {"real.safetensors/unit": errors(error), "real.safetensors/tube": errors(error + 0.1)}}
+        {
+            "step": step,
+            "validation": {"real.safetensors/unit": errors(error), "real.safetensors/tube": errors(error + 0.1)},
+        }
         for step, error in ((0, 0.7), (9, 0.2))
     ]
     table = validation_table({"history": history})
@@ -138,7 +147,11 @@ def test_a_pre_trained_model_becomes_a_folder_that_is_ready(tmp_path, run_script
     assert result.returncode == 0, result.stderr
     quick_check(tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
-    assert "hsg-aiml/hsst-enmap" in text and "| validation tiles | 0.250 |" in text and "reconstruction_spectra.png" in text
+    assert (
+        "hsg-aiml/hsst-enmap" in text
+        and "| validation tiles | 0.250 |" in text
+        and "reconstruction_spectra.png" in text
+    )
     assert json.loads((tmp_path / "card" / "reconstruction.json").read_text())["model"] == "n"
     assert "/somewhere" not in (tmp_path / "card" / "all_results.json").read_text()
     # In place, from its own results; and again without them

@@ -10,10 +10,11 @@ from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 
 from evaluation_hsst.label_efficiency import label_efficiency_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 
 FOLDER = ROOT / "model_cards" / "hsst-enmap"
+LAND_COVER = ROOT / "model_cards" / "hsst-enmap-landcover"
 HEADS = ("AutoModelForImageClassification", "AutoModelForSemanticSegmentation")
 
 
@@ -56,11 +57,23 @@ def test_loads_by_name_without_the_package(hub, image_file, tmp_path):
     assert report["imported"] == []
 
 
-def test_code_is_the_packages():
+@pytest.mark.parametrize("folder", [FOLDER, LAND_COVER], ids=lambda folder: folder.name)
+def test_code_is_the_packages(folder):
     names = {path.name for path in code_files()}
-    assert names == {path.name for path in FOLDER.glob("*.py")}
+    assert names == {path.name for path in folder.glob("*.py")}
     for path in code_files():
-        assert (FOLDER / path.name).read_text() == path.read_text(), f"{path.name}: run scripts/build_model_card.py"
+        assert (folder / path.name).read_text() == path.read_text(), f"{path.name}: run scripts/build_model_card.py"
+
+
+def test_the_land_cover_model_is_ready_for_scenes():
+    model = HSSTForSemanticSegmentation.from_pretrained(LAND_COVER)
+    results = json.loads((LAND_COVER / "all_results.json").read_text())
+    card = (LAND_COVER / "README.md").read_text()
+    assert f"| parameters | {sum(parameter.numel() for parameter in model.parameters()):,} |" in card
+    assert f"| {results['overall_accuracy']:.1%} | {results['average_accuracy']:.1%} |" in card
+    assert "water" in model.config.id2label.values() and "training_sources:\n  - simulated\n  - neon" in card
+    inputs = HSSTImageProcessor.from_pretrained(LAND_COVER)(np.full((200, 8, 8), 2000, dtype=np.int16))
+    assert model(**inputs).logits.shape == (1, len(model.config.id2label), 8, 8)
 
 
 def test_holds_what_a_repository_needs_and_nothing_else():

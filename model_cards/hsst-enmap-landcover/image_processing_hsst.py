@@ -1,0 +1,322 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Image processor of HSST: from a sensor's stored numbers to standardised windows and a mask of valid pixels.
+
+Band centres, scale, clip range, nodata value, mean and standard deviation belong to the weights and travel with them
+in `preprocessor_config.json`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+
+class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    wavelengths (`list[float]`, *optional*):
+        Band centres of the model's bands in nm.
+    band_indices (`list[int]`, *optional*):
+        The model's bands in an image that has all `num_source_bands` bands of the sensor.
+    num_source_bands (`int`, *optional*):
+        Number of bands of the sensor's files.
+    wavelength_tolerance (`float`, *optional*):
+        Greatest distance in nm between a band of the model and the image band that stands in for it.
+    scale (`float`, *optional*):
+        Stored number that means a reflectance of 1.
+    nodata (`float`, *optional*):
+        Stored number that means no data.
+    clip_range (`list[float]`, *optional*):
+        Reflectance is clipped to this range before it is standardised.
+    """
+
+    wavelengths: list[float] | tuple[float, ...] | None
+    band_indices: list[int] | tuple[int, ...] | None
+    num_source_bands: int | None
+    wavelength_tolerance: float | None
+    scale: float | None
+    nodata: float | int | None
+    clip_range: list[float] | tuple[float, float] | None
+
+
+# @auto_docstring would describe 8-bit images and drop the arguments given here
+class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
+    r"""
+    Turns hyperspectral images into the input of HSST: picks the model's bands, marks pixels without data, clips
+    reflectance and standardises each band.
+
+    Args:
+        image_mean (`list[float]`, *optional*):
+            Mean reflectance of each band. Defaults to 0.
+        image_std (`list[float]`, *optional*):
+            Standard deviation of the reflectance of each band. Defaults to 1.
+        wavelengths (`list[float]`, *optional*):
+            Band centres of the model's bands in nm.
+        band_indices (`list[int]`, *optional*):
+            The model's bands (from 0) in an image that has all `num_source_bands` bands of the sensor.
+        num_source_bands (`int`, *optional*):
+            Number of bands of the sensor's files, to tell such an image by its band count.
+        wavelength_tolerance (`float`, *optional*, defaults to 5.0):
+            Greatest distance in nm between a band of the model and the image band that stands in for it.
+        scale (`float`, *optional*, defaults to 10000.0):
+            Stored number that means a reflectance of 1.
+        nodata (`float`, *optional*, defaults to -32768):
+            Stored number that means no data. NaN and infinity always do.
+        clip_range (`list[float]`, *optional*, defaults to `[-0.02, 1.0]`):
+            Reflectance is clipped to this range before it is standardised.
+    """
+
+    model_input_names = ["pixel_values", "pixel_mask"]
+    valid_kwargs = HSSTImageProcessorKwargs
+
+    image_mean = None
+    image_std = None
+    wavelengths = None
+    band_indices = None
+    num_source_bands = None
+    wavelength_tolerance = 5.0
+    scale = 10000.0
+    nodata = -32768
+    clip_range = [-0.02, 1.0]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+        band_lists = ("image_mean", "image_std", "wavelengths", "band_indices")
+        lengths = {name: len(getattr(self, name)) for name in band_lists if getattr(self, name) is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Each of these needs one entry for each band of the model, got {lengths}.")
+        self.num_bands = next(iter(lengths.values()), None)
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"`image_std` must be positive in every band, got {min(self.image_std)}.")
+        if self.band_indices is not None and self.num_source_bands is None:
+            raise ValueError(
+                "`band_indices` needs `num_source_bands`, the number of bands of the files it points into."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        # What a hyperspectral image has no use for would only puzzle the reader of preprocessor_config.json
+        own = ["image_mean", "image_std", "wavelengths", "band_indices", "num_source_bands", "wavelength_tolerance"]
+        own += ["scale", "nodata", "clip_range", "image_processor_type", "auto_map"]
+        return {key: value for key, value in super().to_dict().items() if key in own and value is not None}
+
+    def preprocess(  # trf-ignore: TRF057
+        self,
+        images: Any,
+        wavelengths: Sequence[float] | np.ndarray | torch.Tensor | None = None,
+        return_tensors: str | None = "pt",
+        scale: float | None = None,
+        nodata: float | None = None,
+        device: torch.device | str | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: one image (bands, height, width), a batch (batch, bands, height, width) or a list of images of
+            equal
+                size; NumPy arrays or torch tensors of stored numbers (reflectance times `scale`), any device. The
+                bands are the model's, or all those of the sensor's files (`num_source_bands`), in this order; with
+                `wavelengths` any bands in any order.
+            wavelengths: band centres of the images in nm, one for each of their bands; the model's bands are then
+                picked by wavelength.
+            return_tensors: `"pt"` for torch tensors (default), `"np"` for NumPy arrays.
+            scale: stored number that means a reflectance of 1, where it is not the processor's.
+            nodata: stored number that means no data, where it is not the processor's.
+            device: where to compute; by default where the images are.
+
+        Returns:
+            `pixel_values`, float32 (batch, bands, height, width), and `pixel_mask`, int64 (batch, height, width), 1
+            where a pixel has data in all bands of the model. Pixels without data are 0 in `pixel_values`.
+
+        Raises:
+            ValueError: the images have another shape or number of bands, lack a wavelength of the model, or one of
+            them
+                has no valid pixel.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
+        pixels = self.stack_images(images, device)
+        bands = self.find_bands(pixels.shape[1], wavelengths)
+        if bands is not None:
+            pixels = pixels[:, torch.tensor(bands, device=pixels.device)]
+        pixel_values, pixel_mask = self.standardize(pixels, scale=scale, nodata=nodata)
+        empty = (~pixel_mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"Expected at least one valid pixel in every image, got image {empty[0]} of {len(pixels)} without "
+                f"any: every pixel holds nodata ({self.nodata if nodata is None else nodata}) or NaN in some band."
+            )
+        data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
+        if return_tensors == "np":
+            data = {name: tensor.cpu().numpy() for name, tensor in data.items()}
+        return BatchFeature(data)
+
+    def stack_images(self, images: Any, device: torch.device | str | None = None) -> torch.Tensor:
+        """One tensor (batch, bands, height, width) of the images as they are stored."""
+        if isinstance(images, (list, tuple)):
+            tensors = [torch.as_tensor(image) for image in images]
+            shapes = {tuple(tensor.shape) for tensor in tensors}
+            if len(shapes) != 1:
+                raise ValueError(f"Images of a batch must have one shape, got {sorted(shapes) or 'no image'}.")
+            pixels = torch.stack(tensors) if tensors[0].ndim == 3 else torch.cat(tensors)
+        else:
+            pixels = torch.as_tensor(images)
+        if pixels.ndim == 3:
+            pixels = pixels.unsqueeze(0)
+        if pixels.ndim != 4:
+            raise ValueError(
+                "Expected an image (bands, height, width) or a batch (batch, bands, height, width), got the shape "
+                f"{tuple(pixels.shape)}."
+            )
+        return pixels if device is None else pixels.to(device)
+
+    def find_bands(
+        self, num_image_bands: int, wavelengths: Sequence[float] | np.ndarray | torch.Tensor | None = None
+    ) -> list[int] | None:
+        """Indices of the model's bands in images of `num_image_bands` bands; None where they are just these."""
+        if wavelengths is not None:
+            centres = [float(wavelength) for wavelength in wavelengths]
+            if len(centres) != num_image_bands:
+                raise ValueError(
+                    f"`wavelengths` must hold one band centre for each of the {num_image_bands} bands of the image, "
+                    f"got {len(centres)}."
+                )
+            return self.match_wavelengths(centres)
+        if self.num_bands is None or num_image_bands == self.num_bands:
+            return None
+        if self.band_indices is not None and num_image_bands == self.num_source_bands:
+            return list(self.band_indices)
+        expected = f"the {self.num_bands} bands of the model"
+        if self.band_indices is not None:
+            expected += f" or all {self.num_source_bands} bands of the sensor's files"
+        raise ValueError(
+            f"Expected an image with {expected} as its first dimension, got {num_image_bands} bands; give their "
+            "`wavelengths` (nm) to pick the model's bands from any others."
+        )
+
+    def match_wavelengths(self, centres: list[float]) -> list[int]:
+        """
+        For each band of the model the index of the nearest of `centres` (nm). Where one is the nearest to two bands,
+        as between the detectors of EnMAP, whose ranges overlap, the other band takes the nearest one that is left.
+
+        Raises:
+            ValueError: the processor knows no wavelengths, or a band of the model has none of `centres` within
+                `wavelength_tolerance`, or none that is left.
+        """
+        if self.wavelengths is None:
+            raise ValueError(
+                "This processor does not know the wavelengths of the model's bands: pass images as they are."
+            )
+        wanted, given = np.asarray(self.wavelengths, dtype=np.float64), np.asarray(centres, dtype=np.float64)
+        distances = np.abs(wanted[:, None] - given[None, :])
+        missing = np.flatnonzero(distances.min(axis=1) > self.wavelength_tolerance)
+        if len(missing):
+            named = ", ".join(f"{wanted[band]:.1f}" for band in missing[:5])
+            named += ", ..." if len(missing) > 5 else ""
+            raise ValueError(
+                f"Expected a band within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
+                f"but {len(missing)} have none: {named} nm; the image has {len(given)} bands from "
+                f"{given.min():.1f} to {given.max():.1f} nm."
+            )
+        matched = match_bands(wanted, given, np.full(len(given), self.wavelength_tolerance))
+        if (matched < 0).any():
+            raise ValueError(describe_shared_band(wanted, given, matched))
+        return matched.tolist()
+
+    def standardize(
+        self, pixels: torch.Tensor, scale: float | None = None, nodata: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Stored numbers of the model's bands (batch, bands, height, width) to standardised float32 values of the same
+        shape and a bool mask of valid pixels (batch, height, width), on the device of `pixels`.
+        """
+        scale = self.scale if scale is None else scale
+        nodata = self.nodata if nodata is None else nodata
+        invalid = pixels == nodata
+        if pixels.is_floating_point():
+            invalid |= ~pixels.isfinite()
+        invalid = invalid.any(dim=1)
+        reflectance = (pixels.float() / scale).clamp(*self.clip_range)
+        if self.image_mean is not None:
+            reflectance = reflectance - self.band_tensor(self.image_mean, pixels.device)
+        if self.image_std is not None:
+            reflectance = reflectance / self.band_tensor(self.image_std, pixels.device)
+        return reflectance.masked_fill(invalid.unsqueeze(1), 0.0), ~invalid
+
+    def to_reflectance(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Standardised values (..., bands, height, width) back to reflectance."""
+        if self.image_std is not None:
+            pixel_values = pixel_values * self.band_tensor(self.image_std, pixel_values.device)
+        if self.image_mean is not None:
+            pixel_values = pixel_values + self.band_tensor(self.image_mean, pixel_values.device)
+        return pixel_values
+
+    @staticmethod
+    def band_tensor(values: Sequence[float], device: torch.device) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
+def match_bands(wanted: np.ndarray, given: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """
+    Pairs bands one to one, those that are nearest to each other first, in the order of their wavelengths.
+
+    Args:
+        wanted: band centres in nm, float64 (wanted,), in any order.
+        given: band centres in nm, float64 (given,), in any order.
+        reach: greatest distance in nm at which a given band may stand in for a wanted one, float64 (given,).
+
+    Returns:
+        The given band of each wanted one, int64 (wanted,); -1 where none within reach is left.
+    """
+    distances = np.abs(wanted[:, None] - given[None, :])
+    matched = np.full(len(wanted), -1)
+    free = np.ones(len(given), dtype=bool)
+    wanted_bands, given_bands = np.nonzero(distances <= reach)
+    for pair in np.argsort(distances[wanted_bands, given_bands], kind="stable"):
+        if matched[wanted_bands[pair]] < 0 and free[given_bands[pair]]:
+            matched[wanted_bands[pair]] = given_bands[pair]
+            free[given_bands[pair]] = False
+    if (matched >= 0).all():
+        # Bands that both wanted the same one may have crossed over
+        ordered = np.empty_like(matched)
+        ordered[np.argsort(wanted)] = matched[np.argsort(given[matched])]
+        if (np.abs(given[ordered] - wanted) <= reach[ordered]).all():
+            return ordered
+    return matched
+
+
+def describe_shared_band(
+    wanted: np.ndarray, given: np.ndarray, matched: np.ndarray, numbers: np.ndarray | None = None
+) -> str:
+    """
+    What to say of the first band without a partner of its own in `match_bands`; band centres in nm. `numbers` are
+    those of the given bands in their image, where they are not 0, 1, 2, ...
+    """
+    alone = int(np.flatnonzero(matched < 0)[0])
+    shared = int(np.abs(given - wanted[alone]).argmin())
+    owner = np.flatnonzero(matched == shared)
+    others = f"{wanted[owner[0]]:.2f} and " if len(owner) else ""
+    number = shared if numbers is None else int(numbers[shared])
+    count = int((matched < 0).sum())
+    return (
+        f"Expected a band of its own for each of the model's {len(wanted)} bands, but the image has one band, at "
+        f"{given[shared]:.2f} nm (band {number}), for those at {others}{wanted[alone]:.2f} nm"
+        f"{f', and {count - 1} more like these' if count > 1 else ''}."
+    )
+
+
+__all__ = ["HSSTImageProcessor"]

@@ -1,0 +1,1094 @@
+# Copyright 2026 The HSST authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorised
+into space and spectrum, after "Masked Vision Transformers for Hyperspectral Image Classification" (Scheibenreif,
+Mommert and Borth, CVPR EarthVision 2023).
+
+A token is one spectral block (a group of consecutive bands) at one position (a spatial patch). Tokens are ordered
+block-major: token = block * positions + row * columns + column. Shape comments use
+
+    B windows (batch)        N spectral blocks        P positions        T = N * P tokens
+    V values of a token (band, row, column)           D width (`hidden_size`)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
+    SemanticSegmenterOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
+from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
+from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
+
+# The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
+# their positions differ by about one, as the published block indices do.
+NANOMETRES_PER_SPECTRAL_STEP = 100.0
+
+
+def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_size: int) -> torch.Tensor:
+    """
+    Cuts windows (B, bands, height, width) into the values of their tokens (B, N, P, V), zero-padding the last block.
+    """
+    batch_size, num_bands, height, width = pixel_values.shape
+    padding = -num_bands % band_patch_size
+    if padding:
+        pixel_values = nn.functional.pad(pixel_values, (0, 0, 0, 0, 0, padding))
+    rows, columns = height // patch_size, width // patch_size
+    num_blocks = pixel_values.shape[1] // band_patch_size
+    tokens = pixel_values.reshape(batch_size, num_blocks, band_patch_size, rows, patch_size, columns, patch_size)
+    tokens = tokens.permute(0, 1, 3, 5, 2, 4, 6)  # (B, N, rows, columns, band, row, column)
+    return tokens.reshape(batch_size, tokens.shape[1], rows * columns, band_patch_size * patch_size**2)
+
+
+def tokens_to_pixels(
+    token_values: torch.Tensor, num_bands: int, grid_size: tuple[int, int], patch_size: int
+) -> torch.Tensor:
+    """
+    The inverse of `pixels_to_tokens`: (B, N, P, V) to (B, bands, height, width), without the padding.
+    """
+    batch_size, num_blocks = token_values.shape[:2]
+    rows, columns = grid_size
+    pixels = token_values.reshape(batch_size, num_blocks, rows, columns, -1, patch_size, patch_size)
+    pixels = pixels.permute(0, 1, 4, 2, 5, 3, 6)  # (B, N, band, rows, row, columns, column)
+    return pixels.reshape(batch_size, -1, rows * patch_size, columns * patch_size)[:, :num_bands]
+
+
+def sincos_1d(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Sine and cosine of `positions` (length,) at `width / 2` frequencies from 1 to 1/10000: (length, [sin | cos])."""
+    frequencies = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = positions.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def sincos_2d(row_positions: torch.Tensor, column_positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Encodes a grid: (rows * columns, width), the column in the first half of the width, the row in the second."""
+    rows = sincos_1d(row_positions, width // 2)[:, None, :].expand(-1, len(column_positions), -1)
+    columns = sincos_1d(column_positions, width // 2)[None, :, :].expand(len(row_positions), -1, -1)
+    return torch.cat([columns, rows], dim=-1).flatten(0, 1)
+
+
+@dataclass
+class VisibleTokens:
+    """
+    The visible tokens of masks (B, T), laid out for spatial and for spectral layers.
+
+    Attributes:
+        mask: True (B, N, P) where a token is visible.
+        last_index: places (B, visible) among all tokens, in the order in which an encoder returns them.
+        spatial_index: places (B, n * p) of n blocks with p visible positions each; None where their numbers differ, so
+            that all tokens are computed and hidden ones kept out of the attention.
+        spectral_order: where in `spatial_index` the tokens of spectral layers lie, m blocks times q positions (B, m *
+            q); None where the order stays.
+        spatial_blocks, spectral_blocks: n and m.
+    """
+
+    mask: torch.Tensor
+    last_index: torch.Tensor
+    spatial_index: torch.Tensor | None = None
+    spectral_order: torch.Tensor | None = None
+    spatial_blocks: int = 0
+    spectral_blocks: int = 0
+
+    @classmethod
+    def of(cls, mask: torch.Tensor, counts: tuple[int, int] | None, in_grid: bool) -> "VisibleTokens":
+        """
+        Lays out the tokens of a mask.
+
+        Args:
+            mask: True (B, N, P) where a token is visible.
+            counts: blocks and positions that `visible_counts` gives for the mask; None for masks of other types.
+            in_grid: the visible tokens are those of some blocks at some positions, as in tube and grid masks.
+        """
+        num_positions = mask.shape[2]
+        if counts is None:
+            # As many places as the window with the most visible tokens needs; the others repeat their first one
+            flat = mask.flatten(1)
+            order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, : int(flat.sum(1).max())]
+            return cls(mask, torch.where(flat.gather(1, order), order, order[:, :1]))
+        num_blocks, per_block = counts
+        if in_grid:
+            # Visible ones first, in their order
+            blocks = mask.any(dim=2).byte().argsort(dim=1, descending=True, stable=True)[:, :num_blocks]
+            positions = mask.any(dim=1).byte().argsort(dim=1, descending=True, stable=True)[:, :per_block]
+            index = (blocks[:, :, None] * num_positions + positions[:, None, :]).flatten(1)
+            return cls(mask, index, index, None, num_blocks, num_blocks)
+        positions = mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :per_block]  # (B, N, p)
+        first = torch.arange(mask.shape[1], device=mask.device)[:, None] * num_positions
+        spatial_index = (first + positions).flatten(1)
+        # The place of each token among those of the spatial layers
+        places = mask.flatten(1).cumsum(dim=1) - 1
+        blocks = mask.transpose(1, 2).byte().argsort(dim=2, descending=True, stable=True)[:, :, :num_blocks]
+        columns = torch.arange(num_positions, device=mask.device)
+        last_index = (blocks.transpose(1, 2) * num_positions + columns).flatten(1)  # (B, m * P)
+        return cls(mask, last_index, spatial_index, places.gather(1, last_index), mask.shape[1], num_blocks)
+
+
+class HSSTPatchEmbeddings(nn.Module):
+    """
+    Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size,
+    num_blocks, num_positions, hidden_size)`: one linear layer for each spectral block (or one for all), between two
+    LayerNorms that the blocks share. These leave the shape of a token's spectrum only, and take its brightness away;
+    `normalize_token_values=False` does without them.
+    """
+
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        num_values = config.band_patch_size * config.patch_size**2
+        # CODEPATH: published checkpoints embed blockwise; those of the paper's ablation share one embedding
+        num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
+        self.layernorm_before: nn.Module = nn.Identity()
+        self.layernorm_after: nn.Module = nn.Identity()
+        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
+        if config.normalize_token_values:
+            self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
+            self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.weight = nn.Parameter(torch.empty(num_projections, config.hidden_size, num_values))
+        self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
+
+    def forward(self, token_values: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.layernorm_before(token_values)
+        hidden_states = blockwise_linear(hidden_states, self.weight, self.bias)
+        return self.layernorm_after(hidden_states)
+
+
+def blockwise_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Applies to each block of (B, N, P, in) its own linear layer: `weight` (N, out, in), or (1, out, in) for all."""
+    if weight.shape[0] == 1:
+        return nn.functional.linear(hidden_states, weight[0], bias[0])
+    return torch.einsum("bnpi,noi->bnpo", hidden_states, weight) + bias[:, None, :]
+
+
+class HSSTPositionEmbeddings(nn.Module):
+    """
+    Says where a token lies in the window and in the spectrum: a vector for each token (`"learned"`), or a spatial part
+    that all blocks share beside a spectral part that all positions share, trainable (`"sincos"`) or fixed
+    (`"wavelength"`).
+    """
+
+    position_embeddings: torch.Tensor
+    spatial_embeddings: torch.Tensor
+    spectral_embeddings: torch.Tensor
+
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.config = config
+        self.spectral_width = config.hidden_size // 3
+        self.spatial_width = config.hidden_size - self.spectral_width
+        # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
+        if config.position_embedding_type == "learned":
+            # The published checkpoints carry one spare, unused position at the end
+            num_tokens = config.num_blocks * config.num_positions
+            self.position_embeddings = nn.Parameter(torch.empty(1, num_tokens + 1, config.hidden_size))
+        # CODEPATH: sincos is published; wavelength is for models that move between sensors
+        elif config.position_embedding_type == "sincos":
+            self.spatial_embeddings = nn.Parameter(torch.empty(1, config.num_positions, self.spatial_width))
+            self.spectral_embeddings = nn.Parameter(torch.empty(1, config.num_blocks, self.spectral_width))
+        else:
+            spatial_table, spectral_table = self.spatial_table(*config.grid_size), self.spectral_table()
+            self.spatial_embeddings = nn.Buffer(spatial_table, persistent=False)
+            self.spectral_embeddings = nn.Buffer(spectral_table, persistent=False)
+
+    def spatial_table(self, rows: int, columns: int) -> torch.Tensor:
+        """Sin-cos table (1, rows * columns, spatial width), its positions stretched to the trained grid's."""
+        trained_rows, trained_columns = self.config.grid_size
+        row_positions = (torch.arange(rows) + 0.5) * trained_rows / rows - 0.5
+        column_positions = (torch.arange(columns) + 0.5) * trained_columns / columns - 0.5
+        return sincos_2d(row_positions, column_positions, self.spatial_width)[None].to(torch.get_default_dtype())
+
+    def spectral_table(self) -> torch.Tensor:
+        """Sin-cos table (1, blocks, spectral width) of block positions, or of mean wavelengths."""
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
+        if self.config.position_embedding_type == "wavelength":
+            positions = torch.tensor(self.config.block_wavelengths) / NANOMETRES_PER_SPECTRAL_STEP
+        else:
+            positions = torch.tensor(self.config.spectral_positions)
+        return sincos_1d(positions, self.spectral_width)[None].to(torch.get_default_dtype())
+
+    def forward(self, grid_size: tuple[int, int]) -> torch.Tensor:
+        """Positions (1, N, P, D) of a window of `grid_size` rows and columns."""
+        num_blocks = self.config.num_blocks
+        # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
+        if self.config.position_embedding_type == "learned":
+            positions = self.position_embeddings[:, :-1].unflatten(1, (num_blocks, -1))
+            return self.interpolate(positions, grid_size)
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
+        if self.config.position_embedding_type == "wavelength" and grid_size != self.config.grid_size:
+            # Nothing is trained here, so the table of the new grid is exact
+            spatial = self.spatial_table(*grid_size).to(self.spatial_embeddings).unsqueeze(1)
+        else:
+            spatial = self.interpolate(self.spatial_embeddings.unsqueeze(1), grid_size)
+        spatial = spatial.expand(-1, num_blocks, -1, -1)
+        spectral = self.spectral_embeddings.unsqueeze(2).expand(-1, -1, spatial.shape[2], -1)
+        return torch.cat([spatial, spectral], dim=-1)
+
+    def interpolate(self, positions: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
+        """Bicubic interpolation of positions (1, blocks, P, width) from the trained grid to another."""
+        # CODEPATH: no choice between checkpoints: windows of the size all of them were trained on, or others
+        if grid_size == self.config.grid_size:
+            return positions
+        grids = positions[0].unflatten(1, self.config.grid_size).permute(0, 3, 1, 2)  # (blocks, width, rows, columns)
+        grids = nn.functional.interpolate(grids, size=grid_size, mode="bicubic", align_corners=False)
+        return grids.flatten(2).transpose(1, 2)[None]
+
+
+class HSSTEmbeddings(nn.Module):
+    """
+    Construct the patch and position embeddings. Optionally, also the mask token.
+    """
+
+    def __init__(self, config: HSSTConfig, use_mask_token: bool = False):
+        super().__init__()
+        self.config = config
+        self.patch_embeddings = HSSTPatchEmbeddings(config)
+        self.position_embeddings = HSSTPositionEmbeddings(config)
+        self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
+        self.dropout: nn.Module = HSSTDropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> torch.Tensor:
+        grid_size = self.check_window(pixel_values, interpolate_pos_encoding)
+        token_values = pixels_to_tokens(pixel_values, self.config.band_patch_size, self.config.patch_size)
+        embeddings = self.patch_embeddings(token_values)
+        if bool_masked_pos is not None:
+            if self.mask_token is None:
+                raise ValueError(
+                    "`bool_masked_pos` needs a model with a mask token: HSSTForMaskedImageModeling, or "
+                    "HSSTModel(config, use_mask_token=True)."
+                )
+            mask = self.check_mask(bool_masked_pos, *embeddings.shape[:3]).reshape(*embeddings.shape[:3], 1)
+            embeddings = torch.where(mask, self.mask_token.to(embeddings.dtype), embeddings)
+        embeddings = embeddings + self.position_embeddings(grid_size).to(embeddings.dtype)
+        return self.dropout(embeddings.flatten(1, 2))  # (B, T, D)
+
+    @staticmethod
+    def check_mask(
+        bool_masked_pos: torch.Tensor, batch_size: int, num_blocks: int, num_positions: int
+    ) -> torch.Tensor:
+        """The mask as booleans, if it has one for each token."""
+        if bool_masked_pos.shape != (batch_size, num_blocks * num_positions):
+            raise ValueError(
+                f"`bool_masked_pos` must have the shape (batch, blocks * positions) ({batch_size}, {num_blocks} * "
+                f"{num_positions}), got {tuple(bool_masked_pos.shape)}."
+            )
+        return bool_masked_pos.bool()
+
+    def check_window(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> tuple[int, int]:
+        """Rows and columns of positions of a window that fits the model."""
+        _, num_bands, height, width = pixel_values.shape
+        if num_bands != self.config.num_channels:
+            raise ValueError(
+                f"`pixel_values` must have the {self.config.num_channels} bands of the configuration (`num_channels`) "
+                f"as their second dimension, got {num_bands} bands: {tuple(pixel_values.shape)}."
+            )
+        patch_size = self.config.patch_size
+        if height % patch_size or width % patch_size:
+            raise ValueError(
+                f"The window must be divisible by the patches of {patch_size}x{patch_size} pixels (`patch_size`), got "
+                f"{height}x{width} pixels."
+            )
+        if not interpolate_pos_encoding and (height, width) != self.config.window_size:
+            raise ValueError(
+                f"The window must have the {self.config.window_size[0]}x{self.config.window_size[1]} pixels of the "
+                f"configuration (`image_size`), got {height}x{width}; `interpolate_pos_encoding=True` admits others."
+            )
+        return height // patch_size, width // patch_size
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if scaling is None:
+        scaling = query.size(-1) ** -0.5
+
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attn_weights = attn_weights + attention_mask
+
+    attn_weights = nn.functional.softmax(attn_weights, dim=-1)
+    attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
+
+    attn_output = torch.matmul(attn_weights, value)
+    attn_output = attn_output.transpose(1, 2).contiguous()
+
+    return attn_output, attn_weights
+
+
+class HSSTAttention(nn.Module):
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = config.num_attention_heads
+        self.head_dim = config.head_dim
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+
+        inner_width = config.num_attention_heads * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(inner_width, config.hidden_size, bias=True)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states, self.qkv_proj, self.o_proj):
+            return self.folded(hidden_states, attention_mask), None
+        input_shape = hidden_states.shape  # (windows, sequences, length, width)
+
+        qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
+        # 3 x (windows * sequences, heads, length, head width)
+        query_states, key_states, value_states = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query_states,
+            key_states,
+            value_states,
+            attention_mask,
+            dropout=0.0 if not self.training else self.attention_dropout,
+            scaling=self.scaling,
+            **kwargs,
+        )
+
+        attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
+        return self.o_proj(attn_output), attn_weights
+
+    def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Attention as `folded_attention` computes it."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        with torch.autocast("cpu", enabled=False):
+            qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
+            # Products of weights in at least float32, rounded once
+            full = torch.promote_types(qkv_weight.dtype, torch.float32)
+            query_key, value_output = fold_projections(
+                qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
+            )
+            return folded_attention(
+                hidden_states.to(dtype),
+                query_key.to(dtype),
+                value_output.to(dtype),
+                self.o_proj.bias.to(dtype),
+                attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0,
+            )
+
+
+class HSSTMLP(nn.Module):
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
+        return self.fc2(hidden_states)
+
+
+class HSSTLayer(GradientCheckpointingLayer):
+    """
+    A pre-norm transformer layer along one axis: `"spatial"` lets the positions of each block attend to each other,
+    `"spectral"` the blocks of each position. Takes and returns `(batch_size, tokens, hidden_size)`.
+    """
+
+    def __init__(self, config: HSSTConfig, axis: str):
+        super().__init__()
+        self.axis = axis
+        self.attention = HSSTAttention(config)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = HSSTMLP(config)
+        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_blocks: int,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
+        if self.axis == "spatial":
+            hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        else:
+            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), attention_mask, **kwargs)
+            hidden_states = hidden_states.transpose(1, 2)
+        hidden_states = self.dropout(hidden_states.reshape(residual.shape)) + residual
+
+        residual = hidden_states
+        hidden_states = self.mlp(self.layernorm_after(hidden_states))
+        return self.dropout(hidden_states) + residual
+
+
+@auto_docstring
+class HSSTPreTrainedModel(PreTrainedModel):
+    config: HSSTConfig
+    base_model_prefix = "hsst"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HSSTEmbeddings", "HSSTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The losses are means over what is labelled or masked, which Trainer's count of items in a batch does not know
+    accepts_loss_kwargs = False
+    _can_record_outputs = {
+        "hidden_states": HSSTLayer,
+        "attentions": HSSTAttention,
+    }
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize the weights"""
+        super()._init_weights(module)
+        if isinstance(module, (HSSTPatchEmbeddings, HSSTPixelDecoder)):
+            std = self.config.initializer_range
+            # CODEPATH: without LayerNorms around them, embeddings of standardised values have a variance of 1
+            if isinstance(module, HSSTPatchEmbeddings) and not self.config.normalize_token_values:
+                std = module.weight.shape[2] ** -0.5
+            init.normal_(module.weight, mean=0.0, std=std)
+            init.zeros_(module.bias)
+        elif isinstance(module, HSSTEmbeddings):
+            if module.mask_token is not None:
+                init.normal_(module.mask_token, mean=0.0, std=1.0)
+        elif isinstance(module, HSSTHiddenTokens):
+            init.normal_(module.mask_token, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, HSSTPositionEmbeddings):
+            # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
+            if module.config.position_embedding_type == "learned":
+                init.normal_(module.position_embeddings, mean=0.0, std=1.0)
+            else:
+                init.copy_(module.spatial_embeddings, module.spatial_table(*module.config.grid_size))
+                init.copy_(module.spectral_embeddings, module.spectral_table())
+
+
+@auto_docstring
+class HSSTModel(HSSTPreTrainedModel):
+    def __init__(self, config: HSSTConfig, use_mask_token: bool = False):
+        r"""
+        use_mask_token (`bool`, *optional*, defaults to `False`):
+            Whether to use a mask token for masked image modeling.
+        """
+        super().__init__(config)
+        self.config = config
+        self.embeddings = HSSTEmbeddings(config, use_mask_token=use_mask_token)
+        self.spatial_layers = nn.ModuleList([HSSTLayer(config, "spatial") for _ in range(config.num_spatial_layers)])
+        self.spectral_layers = nn.ModuleList(
+            [HSSTLayer(config, "spectral") for _ in range(config.num_spectral_layers)]
+        )
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        visible_tokens: VisibleTokens | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
+            Standardised windows, as the image processor returns them.
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where a pixel is valid, 0 where it has no data. Positions without a valid pixel take no part in attention
+            and pooling, whatever their values.
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
+            Tokens that are replaced by the mask token (1), in block-major order.
+        visible_tokens (`VisibleTokens`, *optional*):
+            The tokens that are encoded, and no others; `last_hidden_state` has those only, in the order of
+            `visible_tokens.last_index`.
+        """
+        pixel_values = hide_nodata(pixel_values, pixel_mask).to(self.embeddings.patch_embeddings.weight.dtype)
+        hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
+        num_blocks = self.config.num_blocks
+        position_mask = valid_positions(pixel_mask, self.config.patch_size)
+        if visible_tokens is not None:
+            return self.encode_visible(hidden_states, position_mask, visible_tokens, **kwargs)
+        spatial_mask, spectral_mask = self.nodata_masks(hidden_states, position_mask)
+        for layer in self.spatial_layers:
+            hidden_states = layer(hidden_states, spatial_mask, num_blocks=num_blocks, **kwargs)
+        for layer in self.spectral_layers:
+            hidden_states = layer(hidden_states, spectral_mask, num_blocks=num_blocks, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
+        )
+
+    def encode_visible(
+        self,
+        hidden_states: torch.Tensor,
+        position_mask: torch.Tensor | None,
+        visible: "VisibleTokens",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Passes the visible ones of all embedded tokens (B, T, D) through the layers, as if no others were there."""
+        all_blocks = self.config.num_blocks
+        token_mask = expand_over_blocks(position_mask, all_blocks)  # (B, N, P)
+        spectral_mask = None
+        if visible.spatial_index is None:
+            # Hidden tokens pass the layers too, but nothing sees them
+            seen = visible.mask if token_mask is None else visible.mask & token_mask
+            spatial_mask = self.sequence_mask(hidden_states, seen)
+            # A mask of valid positions would hide all or none of the blocks of a position
+            spectral_mask = self.sequence_mask(hidden_states, visible.mask.transpose(1, 2))
+            spatial_blocks = spectral_blocks = all_blocks
+        else:
+            hidden_states = gather_tokens(hidden_states, visible.spatial_index)
+            spatial_blocks, spectral_blocks = visible.spatial_blocks, visible.spectral_blocks
+            if token_mask is not None:
+                token_mask = token_mask.flatten(1).gather(1, visible.spatial_index).unflatten(1, (spatial_blocks, -1))
+            spatial_mask = self.sequence_mask(hidden_states, token_mask)
+        for layer in self.spatial_layers:
+            hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)
+        if visible.spectral_order is not None:
+            hidden_states = gather_tokens(hidden_states, visible.spectral_order)
+        for layer in self.spectral_layers:
+            hidden_states = layer(hidden_states, spectral_mask, num_blocks=spectral_blocks, **kwargs)
+        if visible.spatial_index is None:
+            hidden_states = gather_tokens(hidden_states, visible.last_index)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+
+    def nodata_masks(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> tuple[Any, Any]:
+        """What keeps nodata positions out of the attention in spatial layers, and in spectral layers."""
+        # A position is valid or not as a whole, so that no mask is needed among its blocks
+        return self.sequence_mask(hidden_states, expand_over_blocks(position_mask, self.config.num_blocks)), None
+
+    def sequence_mask(self, hidden_states: torch.Tensor, seen: torch.Tensor | None) -> Any:
+        """The mask that lets tokens see those that are True in `seen` (B, sequences, length) only, for attention."""
+        if seen is None:
+            return None
+        # In a sequence without any all are seen: attention needs something to average
+        seen = (seen | ~seen.any(dim=-1, keepdim=True)).flatten(0, 1)
+        return create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states.new_empty(*seen.shape, 1),
+            attention_mask=seen,
+        )
+
+
+def hide_nodata(pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
+    """Windows with zeros in place of pixels without data, so that nothing depends on their values."""
+    if pixel_mask is None:
+        return pixel_values
+    batch_size, _, height, width = pixel_values.shape
+    if pixel_mask.shape != (batch_size, height, width):
+        raise ValueError(
+            f"`pixel_mask` must have the shape (batch, height, width) {(batch_size, height, width)} of "
+            f"`pixel_values`, got {tuple(pixel_mask.shape)}."
+        )
+    return pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
+
+
+def valid_positions(pixel_mask: torch.Tensor | None, patch_size: int) -> torch.Tensor | None:
+    """
+    Positions (B, P) with at least one valid pixel. In a window without any all count as valid: they hold zeros, and
+    attention and pooling need something to average.
+    """
+    if pixel_mask is None:
+        return None
+    patches = pixel_mask.bool().unflatten(1, (-1, patch_size)).unflatten(3, (-1, patch_size))
+    position_mask = patches.any(dim=4).any(dim=2).flatten(1)
+    return position_mask | ~position_mask.any(dim=1, keepdim=True)
+
+
+def expand_over_blocks(position_mask: torch.Tensor | None, num_blocks: int) -> torch.Tensor | None:
+    """(B, P) to (B, N, P)."""
+    return None if position_mask is None else position_mask.unsqueeze(1).expand(-1, num_blocks, -1)
+
+
+def gather_tokens(hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The tokens (B, n, D) of (B, T, D) at the places (B, n)."""
+    return hidden_states.gather(1, index.unsqueeze(2).expand(-1, -1, hidden_states.shape[2]))
+
+
+def mean_over_positions(hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean (B, D) of (B, P, D) over the valid positions."""
+    if position_mask is None:
+        return hidden_states.mean(dim=1)
+    weights = position_mask.to(hidden_states.dtype).unsqueeze(-1)
+    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+class HSSTHiddenTokens(nn.Module):
+    """
+    Puts encoded visible tokens `(batch_size, visible_tokens, hidden_size)` at their places among all tokens
+    `(batch_size, tokens, decoder_hidden_size)`, a mask token at all others, and says where each lies.
+    """
+
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.config = config
+        decoder_config = cast(HSSTConfig, HSSTDecoderConfig(config))
+        self.projection = nn.Linear(config.hidden_size, decoder_config.hidden_size)
+        self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))
+        self.position_embeddings = HSSTPositionEmbeddings(decoder_config)
+
+    def forward(self, hidden_states: torch.Tensor, index: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
+        hidden_states = self.projection(hidden_states)
+        num_tokens = self.config.num_blocks * grid_size[0] * grid_size[1]
+        tokens = self.mask_token.to(hidden_states.dtype).expand(hidden_states.shape[0], num_tokens, -1)
+        tokens = tokens.scatter(1, index.unsqueeze(2).expand_as(hidden_states), hidden_states)
+        return tokens + self.position_embeddings(grid_size).flatten(1, 2).to(hidden_states.dtype)
+
+
+class HSSTPixelDecoder(nn.Module):
+    """
+    Maps tokens `(batch_size, tokens, width)` to the values of their bands and pixels `(batch_size, num_blocks,
+    num_positions, values)`: one linear layer for each spectral block or one for all, after `num_decoder_layers` pairs
+    of a spatial and a spectral layer.
+    """
+
+    def __init__(self, config: HSSTConfig):
+        super().__init__()
+        self.config = config
+        num_values = config.band_patch_size * config.patch_size**2
+        # CODEPATH: the published checkpoint decodes blockwise; False is the paper's shared decoder
+        num_projections = config.num_blocks if config.blockwise_decoder else 1
+        # CODEPATH: a decoder of visible tokens may be narrower than the encoder
+        layer_config = cast(HSSTConfig, HSSTDecoderConfig(config)) if config.visible_only else config
+        self.layers = nn.ModuleList(
+            [HSSTLayer(layer_config, axis) for _ in range(config.decoder_depth) for axis in ("spatial", "spectral")]
+        )
+        self.weight = nn.Parameter(torch.empty(num_projections, num_values, layer_config.hidden_size))
+        self.bias = nn.Parameter(torch.empty(num_projections, num_values))
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        num_blocks = self.config.num_blocks
+        for layer in self.layers:
+            mask = attention_mask if layer.axis == "spatial" else None
+            hidden_states = layer(hidden_states, mask, num_blocks=num_blocks)
+        return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
+
+
+@auto_docstring(
+    custom_intro="""
+    Output of masked image modelling.
+    """
+)
+@dataclass
+class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
+    r"""
+    loss (`torch.FloatTensor` of shape `(1,)`):
+        Mean absolute error over the valid values of the masked tokens.
+    reconstruction (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+        The decoder's values of all tokens, masked or not.
+    bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`):
+        The mask that was used, given or drawn.
+    """
+
+    bool_masked_pos: torch.Tensor | None = None
+
+
+@auto_docstring(
+    custom_intro="""
+    HSST with a decoder on top for masked image modelling. As published, in the manner of
+    [SimMIM](https://huggingface.co/papers/2111.09886): all tokens, masked or not, pass the encoder, and the decoder is
+    linear. With `visible_only`, in the manner of [MAE](https://huggingface.co/papers/2111.06377): only visible tokens
+    pass the encoder, and layers of the decoder fill the others in.
+    """
+)
+class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
+    def __init__(self, config: HSSTConfig):
+        super().__init__(config)
+        # CODEPATH: where only visible tokens are encoded the mask token belongs to the decoder
+        self.hsst = HSSTModel(config, use_mask_token=not config.visible_only)
+        # Embeddings are dropped in fine-tuning only, as published
+        self.hsst.embeddings.dropout = nn.Identity()
+        # CODEPATH: published models encode all tokens; visible_only is the fast way
+        self.hidden_tokens = HSSTHiddenTokens(config) if config.visible_only else None
+        self.decoder = HSSTPixelDecoder(config)
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        mask_type: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> HSSTForMaskedImageModelingOutput:
+        r"""
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
+            Tokens to hide and to score (1), in block-major order. Drawn by the configuration where absent.
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where a pixel is valid, 0 where it has no data; pixels without data are never scored.
+        mask_type (`str`, *optional*):
+            Kind of mask that is drawn, or that `bool_masked_pos` is of, where it is not `config.mask_type`. With
+            `visible_only`, `"even"`, `"tube"` and `"grid"` are faster than `"unit"`, which fits any mask.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling
+
+        >>> model = HSSTForMaskedImageModeling(HSSTConfig())
+        >>> outputs = model(torch.randn(2, 200, 8, 8))
+        >>> list(outputs.reconstruction.shape)
+        [2, 200, 8, 8]
+        ```"""
+        patch_size, num_blocks = self.config.patch_size, self.config.num_blocks
+        grid_size = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+        mask_type = self.config.mask_type if mask_type is None else mask_type
+        if bool_masked_pos is None:
+            bool_masked_pos = draw_mask(
+                pixel_values.shape[0],
+                num_blocks,
+                grid_size,
+                mask_type=mask_type,
+                mask_ratio=self.config.mask_ratio,
+                mask_patch_size=self.config.mask_patch_size,
+                device=pixel_values.device,
+            )
+        pixel_values = hide_nodata(pixel_values, pixel_mask)
+        visible_tokens = None
+        # CODEPATH: published models encode all tokens; visible_only is the fast way
+        if self.hidden_tokens is not None:
+            visible_tokens = self.visible_tokens(bool_masked_pos, grid_size, mask_type)
+        outputs: BaseModelOutputWithPooling = self.hsst(
+            pixel_values,
+            pixel_mask,
+            bool_masked_pos if visible_tokens is None else None,
+            interpolate_pos_encoding,
+            visible_tokens,
+            **kwargs,
+        )
+        hidden_states: torch.Tensor = outputs.last_hidden_state
+        if self.hidden_tokens is not None and visible_tokens is not None:
+            hidden_states = self.hidden_tokens(hidden_states, visible_tokens.last_index, grid_size)
+        attention_mask = None
+        if self.decoder.layers:
+            position_mask = valid_positions(pixel_mask, patch_size)
+            attention_mask = self.hsst.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
+        predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
+
+        targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
+        scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
+        # Half precision cannot even count the values of a batch
+        dtype = torch.promote_types(predictions.dtype, torch.float32)
+        scored = scored.to(dtype).expand_as(targets)
+        loss = ((predictions.to(dtype) - targets.to(dtype)).abs() * scored).sum() / scored.sum().clamp(min=1.0)
+
+        return HSSTForMaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=tokens_to_pixels(predictions, self.config.num_channels, grid_size, patch_size),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            bool_masked_pos=bool_masked_pos,
+        )
+
+    def visible_tokens(
+        self, bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], mask_type: str
+    ) -> VisibleTokens:
+        """The visible tokens of masks of a type, of the configuration's ratio where their number depends on it."""
+        config = self.config
+        num_positions = grid_size[0] * grid_size[1]
+        mask = HSSTEmbeddings.check_mask(bool_masked_pos, bool_masked_pos.shape[0], config.num_blocks, num_positions)
+        visible = ~mask.unflatten(1, (config.num_blocks, -1))
+        if mask_type not in COUNTED_MASK_TYPES:
+            return VisibleTokens.of(visible, None, in_grid=False)
+        num_blocks, per_block = counts = visible_counts(
+            config.num_blocks,
+            grid_size,
+            mask_type=mask_type,
+            mask_ratio=config.mask_ratio,
+            mask_patch_size=config.mask_patch_size,
+        )
+        # A look at the values would wait for a GPU, or break a graph
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            in_blocks, at_positions = visible.sum(dim=2), visible.sum(dim=1)
+            if mask_type == "even":
+                fits = (in_blocks == per_block).all() and (at_positions == num_blocks).all()
+            else:
+                fits = (in_blocks.bool().sum(dim=1) == num_blocks).all()
+                fits = fits and (at_positions.bool().sum(dim=1) == per_block).all()
+                fits = fits and (visible.sum(dim=(1, 2)) == num_blocks * per_block).all()
+            if not fits:
+                raise ValueError(
+                    f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {per_block} "
+                    f"positions of each window visible, as masks of type {mask_type!r} and `mask_ratio` "
+                    f"{config.mask_ratio} do; got others, which `mask_type='unit'` admits."
+                )
+        return VisibleTokens.of(visible, counts, in_grid=mask_type != "even")
+
+    def valid_values(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
+        """True (B, N, P, V) at values that are neither nodata nor padding of the last block."""
+        pixel_mask = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
+        valid = pixel_mask.bool().unsqueeze(1).expand_as(pixel_values)
+        return pixels_to_tokens(valid, self.config.band_patch_size, self.config.patch_size)
+
+
+class HSSTClassificationHead(nn.Module):
+    """
+    The classifiers of the published model: `"mean"` and `"concat"` give a class to each pixel of each position,
+    `"center"` one to the window from its flattened positions.
+    """
+
+    def __init__(self, config: HSSTConfig, num_outputs: int):
+        super().__init__()
+        self.config = config
+        # CODEPATH: mean and center are published, concat is the paper's variant
+        width = config.hidden_size * (config.num_blocks if config.head_type == "concat" else 1)
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        # CODEPATH: center is the published head of 7x7 windows; the others see one position at a time
+        in_features = width * (config.num_positions if config.head_type == "center" else 1)
+        self.classifier = nn.Linear(in_features, num_outputs)
+
+    def features(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T, D) with their blocks averaged or concatenated (B, P, features), after a LayerNorm."""
+        hidden_states = hidden_states.unflatten(1, (self.config.num_blocks, -1))
+        # CODEPATH: mean and center are published, concat is the paper's variant
+        if self.config.head_type == "concat":
+            return self.layernorm(hidden_states.transpose(1, 2).flatten(2))
+        return self.layernorm(hidden_states.mean(dim=1))
+
+
+@auto_docstring(
+    custom_intro="""
+    HSST with a classifier for whole windows, e.g. for the land cover of a window, or of its centre pixel with
+    `head_type="center"` (the published pixel-wise variant).
+    """
+)
+class HSSTForImageClassification(HSSTPreTrainedModel):
+    def __init__(self, config: HSSTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.hsst = HSSTModel(config)
+        self.head = HSSTClassificationHead(config, config.num_labels)
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+            Class of each window, or of its centre pixel, from 0; windows of class
+            `config.semantic_loss_ignore_index` are left out of the loss.
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where a pixel is valid, 0 where it has no data.
+        """
+        outputs: BaseModelOutputWithPooling = self.hsst(
+            pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+        )
+        features = self.head.features(outputs.last_hidden_state)
+        position_mask = valid_positions(pixel_mask, self.config.patch_size)
+        # CODEPATH: center is published for single pixels; mean and concat label whole windows
+        if self.config.head_type == "center":
+            if features.shape[1] != self.config.num_positions:
+                raise ValueError(
+                    f"The head of type 'center' sees all {self.config.num_positions} positions of a window at once; "
+                    f"other windows than those of `image_size` {self.config.image_size} do not fit, got "
+                    f"{pixel_values.shape[-2]}x{pixel_values.shape[-1]} pixels."
+                )
+            if position_mask is not None:
+                features = features * position_mask.to(features.dtype).unsqueeze(-1)
+            features = features.flatten(1)
+        else:
+            features = mean_over_positions(features, position_mask)
+        logits = self.head.classifier(features)
+
+        loss = None
+        if labels is not None:
+            if self.num_labels > 1 and not labels.is_floating_point():
+                loss = labelled_cross_entropy(logits, labels, self.config.semantic_loss_ignore_index)
+            else:
+                loss = self.loss_function(labels, logits, self.config, **kwargs)
+
+        return ImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    HSST with a classifier for every pixel of a window, the published model for land-cover maps.
+    """
+)
+class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
+    def __init__(self, config: HSSTConfig):
+        super().__init__(config)
+        if config.head_type == "center":
+            raise ValueError(
+                "A head of type 'center' classifies the centre pixel only: use HSSTForImageClassification, or set "
+                "`head_type` to 'mean' or 'concat' to classify every pixel."
+            )
+        self.num_labels = config.num_labels
+        self.hsst = HSSTModel(config)
+        self.head = HSSTClassificationHead(config, config.num_labels * config.patch_size**2)
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SemanticSegmenterOutput:
+        r"""
+        labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
+            Class of each pixel, from 0; pixels of class `config.semantic_loss_ignore_index` and pixels without data
+            are left out of the loss.
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where a pixel is valid, 0 where it has no data.
+        """
+        outputs: BaseModelOutputWithPooling = self.hsst(
+            pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+        )
+        patch_size = self.config.patch_size
+        logits = self.head.classifier(self.head.features(outputs.last_hidden_state))  # (B, P, row * column * class)
+        rows, columns = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+        logits = logits.view(-1, rows, columns, patch_size, patch_size, self.num_labels)
+        logits = logits.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.num_labels, rows * patch_size, columns * patch_size)
+
+        loss = None
+        if labels is not None:
+            ignore_index = self.config.semantic_loss_ignore_index
+            if pixel_mask is not None:
+                labels = labels.masked_fill(~pixel_mask.bool(), ignore_index)
+            loss = labelled_cross_entropy(logits, labels, ignore_index)
+
+        return SemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """Mean cross-entropy over the labelled pixels or windows; 0 in a batch without any, as few labels bring about."""
+    labels = labels.to(logits.device).long()
+    loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
+    return loss / (labels != ignore_index).sum().clamp(min=1)
+
+
+@auto_docstring(
+    custom_intro="""
+    HSST backbone: feature maps `(batch_size, hidden_size, rows, columns)`, the mean over the spectral blocks, for any
+    dense head.
+    """
+)
+class HSSTBackbone(BackboneMixin, HSSTPreTrainedModel):
+    def __init__(self, config: HSSTConfig):
+        super().__init__(config)
+        self.hsst = HSSTModel(config)
+        self.num_features = [config.hidden_size for _ in range(config.num_hidden_layers + 1)]
+        # Initialize weights and apply final processing
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        r"""
+        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where a pixel is valid, 0 where it has no data.
+        """
+        kwargs["output_hidden_states"] = True
+        outputs: BaseModelOutputWithPooling = self.hsst(
+            pixel_values, pixel_mask, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+        )
+        rows = pixel_values.shape[-2] // self.config.patch_size
+        feature_maps = tuple(
+            hidden_states.unflatten(1, (self.config.num_blocks, rows, -1)).mean(dim=1).permute(0, 3, 1, 2).contiguous()
+            for stage, hidden_states in zip(self.stage_names, outputs.hidden_states, strict=True)
+            if stage in self.out_features
+        )
+        return BackboneOutput(
+            feature_maps=feature_maps,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "HSSTBackbone",
+    "HSSTForImageClassification",
+    "HSSTForMaskedImageModeling",
+    "HSSTForSemanticSegmentation",
+    "HSSTModel",
+    "HSSTPreTrainedModel",
+]

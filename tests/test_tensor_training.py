@@ -5,12 +5,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_products import write_small_product
 
+from datasets_loading.tiles import read_tile_set
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from pretraining_hsst.tile_tensors import (
     TileTensors,
@@ -248,3 +251,38 @@ def test_script_says_what_is_wrong(tmp_path):
         done = command("run_mim_tensors.py", *arguments, *usual)
         assert done.returncode == 2 and message in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_tiles_are_exported_as_they_are_stored(tmp_path):
+    write_small_product(tmp_path / "products")
+    path = tmp_path / "tiles.safetensors"
+    done = command("export_tiles.py", "--data_dir", tmp_path / "products", "--tile_size", 50, "--output", path)
+    assert done.returncode == 0, done.stderr
+    tensors = TileTensors.read(path)
+    product_tiles = read_tile_set(tmp_path / "products", 50, progress=False)
+    bands = np.flatnonzero(product_tiles.valid_bands)
+    assert len(bands) == 11 and tensors.tiles.shape == (len(product_tiles), 11, 50, 50)
+    np.testing.assert_allclose(tensors.wavelengths, product_tiles.wavelengths[bands])
+    for number in range(len(product_tiles)):
+        np.testing.assert_array_equal(tensors.tiles[number].numpy(), np.asarray(product_tiles[number])[bands])
+    few = command(
+        "export_tiles.py", "--data_dir", tmp_path / "products", "--tile_size", 50, "--max_tiles", 2, "--output", path
+    )
+    assert few.returncode == 0 and len(TileTensors.read(path).tiles) == 2
+    empty = command("export_tiles.py", "--data_dir", tmp_path / "nothing", "--output", tmp_path / "none.safetensors")
+    assert empty.returncode == 2 and empty.stderr.count("\n") == 1 and not (tmp_path / "none.safetensors").exists()
+
+
+def test_images_are_cut_into_squares_without_leaving_anything_out():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from export_tiles import squares_of
+    finally:
+        sys.path.pop(0)
+    tiles = SimpleNamespace(shapes=np.array([[5, 4], [8, 8]]), names=["a", "b"])
+    squares = squares_of(tiles, 4)
+    assert squares[:2] == [(0, 0, 0), (0, 1, 0)] and len(squares) == 2 + 4
+    with pytest.raises(
+        ValueError, match="--tile_size: expected at most the size of every image, got 6 and 5x4 pixels in a"
+    ):
+        squares_of(tiles, 6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import transformers
 from accelerate.state import AcceleratorState
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -29,6 +30,7 @@ def run_script(monkeypatch, capfd):
     def run(name, *arguments):
         # Settings of an earlier run in this process would bind the next one
         AcceleratorState._reset_state(reset_partial_state=True)
+        transformers.utils.logging.enable_progress_bar()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.syspath_prepend(str(SCRIPTS))
         capfd.readouterr()

@@ -129,8 +129,8 @@ def test_every_band_lies_in_one_region():
 class Perfect(HSSTForMaskedImageModeling):
     """Knows what it cannot see, but for an offset."""
 
-    def forward(self, pixel_values, bool_masked_pos=None, pixel_mask=None):
-        outputs = super().forward(pixel_values, bool_masked_pos, pixel_mask)
+    def forward(self, pixel_values, bool_masked_pos=None, pixel_mask=None, mask_type=None):
+        outputs = super().forward(pixel_values, bool_masked_pos, pixel_mask, mask_type=mask_type)
         outputs.reconstruction = pixel_values + 0.25
         return outputs
 

@@ -8,7 +8,6 @@ for each way.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import platform
@@ -410,9 +409,3 @@ def _windows_per_second(tiles: CorpusTiles, seconds: float, window_size: int = 8
         if (elapsed := time.perf_counter() - started) > seconds:
             break
     return num_windows / elapsed
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(result, indent=2) + "\n")

@@ -6,6 +6,7 @@ same turns. Arithmetic is counted analytically, always that of the published for
 all products once in the forward and twice in the backward pass), so that doing with less of it counts as speed.
 """
 
+import json
 import multiprocessing
 import platform
 import re
@@ -26,6 +27,7 @@ from evaluation_hsst.plain_reference import plain_reference
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, draw_mask
 from modeling_hsst.configuration_hsst import HSSTDecoderConfig
 from modeling_hsst.masking_hsst import COUNTED_MASK_TYPES, visible_counts
+from pretraining_hsst.training import compile_layers
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -40,12 +42,14 @@ class Variant:
         plain: the plain reference in place of the model of this package.
         precision: `"float32"`, `"tf32"` (CUDA only) or `"bfloat16"`: autocast in training, all in it in inference.
         attention: attention implementation of transformers (`"sdpa"` folds projections on processors).
-        compiled: mode of `torch.compile`, or None for eager.
+        compiled: `"layers"` where each layer is compiled on its own, a mode of `torch.compile` where the whole model
+            is, or None for eager.
         dropout: of attention weights and layers.
         visible_only: only visible tokens are encoded (training).
         decoder_hidden_size: width of the decoder then.
         decoder_num_attention_heads: heads of the decoder then.
         checkpointing: activations of a layer are computed again in the backward pass rather than kept.
+        batch_factor: batches are so many times as large as those of others.
         baseline: name of the variant that this one's ratio is taken to.
     """
 
@@ -59,6 +63,7 @@ class Variant:
     decoder_hidden_size: int | None = None
     decoder_num_attention_heads: int | None = None
     checkpointing: bool = False
+    batch_factor: int = 1
     baseline: str = "plain"
 
 
@@ -74,17 +79,27 @@ def training_variants(device_type: str) -> list[Variant]:
     ]
     narrow: dict[str, Any] = {"decoder_hidden_size": 48, "decoder_num_attention_heads": 4}
     if device_type == "cuda":
-        compiled: dict[str, Any] = {"precision": "bfloat16", "compiled": "default"}
+        fast: dict[str, Any] = {"precision": "bfloat16", "batch_factor": 4}
+        layers: dict[str, Any] = {**fast, "compiled": "layers"}
         return [
             *variants,
             Variant("tf32", precision="tf32"),
-            Variant("bfloat16", precision="bfloat16"),
-            Variant("tf32, compiled", precision="tf32", compiled="default"),
-            Variant("bfloat16, compiled", **compiled),
-            Variant("bfloat16, compiled, dropout 0.1", dropout=0.1, baseline="plain, dropout 0.1", **compiled),
-            Variant("bfloat16, compiled, graphs", precision="bfloat16", compiled="reduce-overhead"),
-            Variant("bfloat16, compiled, visible only", visible_only=True, **compiled),
-            Variant("bfloat16, compiled, visible only, narrow decoder", visible_only=True, **narrow, **compiled),
+            Variant("tf32, compiled layers", precision="tf32", compiled="layers"),
+            Variant("bfloat16", **fast),
+            Variant("bfloat16, eager attention", attention="eager", precision="bfloat16"),
+            Variant("bfloat16, compiled layers", **layers),
+            Variant("bfloat16, compiled layers, dropout 0.1", dropout=0.1, baseline="plain, dropout 0.1", **layers),
+            Variant("bfloat16, compiled", compiled="default", **fast),
+            Variant("bfloat16, compiled, graphs", compiled="reduce-overhead", **fast),
+            Variant("bfloat16, compiled layers, visible only", visible_only=True, **layers),
+            Variant("bfloat16, compiled layers, visible only, narrow decoder", visible_only=True, **narrow, **layers),
+            Variant(
+                "bfloat16, compiled, visible only, narrow decoder",
+                visible_only=True,
+                compiled="default",
+                **narrow,
+                **fast,
+            ),
         ]
     return [
         *variants,
@@ -104,10 +119,13 @@ def inference_variants(device_type: str) -> list[Variant]:
         Variant("bfloat16", precision="bfloat16"),
     ]
     if device_type == "cuda":
+        fast: dict[str, Any] = {"precision": "bfloat16", "batch_factor": 4}
+        variants[-1] = Variant("bfloat16", **fast)
         variants += [
-            Variant("tf32, compiled", precision="tf32", compiled="default"),
-            Variant("bfloat16, compiled", precision="bfloat16", compiled="default"),
-            Variant("bfloat16, compiled, graphs", precision="bfloat16", compiled="reduce-overhead"),
+            Variant("tf32, compiled layers", precision="tf32", compiled="layers"),
+            Variant("bfloat16, compiled layers", compiled="layers", **fast),
+            Variant("bfloat16, compiled", compiled="default", **fast),
+            Variant("bfloat16, compiled, graphs", compiled="reduce-overhead", **fast),
         ]
     return variants
 
@@ -188,7 +206,9 @@ def make_model(variant: Variant, settings: dict[str, Any], kind: str, device: to
     model = nn.Module.to(model, device).train(kind == "masked")
     if kind == "segmentation" and variant.precision == "bfloat16":
         model = model.to(torch.bfloat16)
-    if variant.compiled is not None:
+    if variant.compiled == "layers":
+        compile_layers(model)
+    elif variant.compiled is not None:
         mode = None if variant.compiled == "default" else variant.compiled
         model.compile(mode=mode, fullgraph=True, dynamic=False)
     return model
@@ -206,7 +226,8 @@ class TrainingStep:
         self.variant, self.device = variant, device
         self.model = make_model(variant, settings, "masked", device)
         config: HSSTConfig = self.model.config  # type: ignore[assignment]
-        self.flops = 3 * batch_size * forward_flops(config, "masked")
+        self.batch_size = batch_size * variant.batch_factor
+        self.flops = 3 * self.batch_size * forward_flops(config, "masked")
         generator = torch.Generator().manual_seed(0)
         height, width = config.window_size
         self.pixel_values = torch.randn(batch_size, config.num_channels, height, width, generator=generator).to(device)
@@ -219,6 +240,9 @@ class TrainingStep:
             mask_patch_size=config.mask_patch_size,
             generator=generator,
         ).to(device)
+        # The same windows again, for the losses of all variants to be comparable
+        self.pixel_values = self.pixel_values.repeat(variant.batch_factor, 1, 1, 1)
+        self.mask = self.mask.repeat(variant.batch_factor, 1)
         fused = None if variant.plain else True
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused)
 
@@ -258,12 +282,14 @@ class InferenceStep:
         self.variant, self.device = variant, device
         self.model = make_model(variant, settings | {"num_labels": 8}, "segmentation", device).eval()
         config: HSSTConfig = self.model.config  # type: ignore[assignment]
-        self.flops = batch_size * forward_flops(config, "segmentation")
+        self.batch_size = batch_size * variant.batch_factor
+        self.flops = self.batch_size * forward_flops(config, "segmentation")
         height, width = config.window_size
         generator = torch.Generator().manual_seed(0)
         self.pixel_values = torch.randn(batch_size, config.num_channels, height, width, generator=generator).to(device)
         if variant.precision == "bfloat16":
             self.pixel_values = self.pixel_values.to(torch.bfloat16)
+        self.pixel_values = self.pixel_values.repeat(variant.batch_factor, 1, 1, 1)
 
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:
@@ -294,6 +320,35 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
     return lambda: torch.mm(left, left, out=result), 2.0 * side**3
 
 
+def copy_rate(device: torch.device) -> float:
+    """Gigabytes per second that a device moves from its memory to its memory, those read and those written counted."""
+    source = torch.empty(2**32, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * source.numel() / seconds(lambda: target.copy_(source), device, 10) / 1e9
+
+
+def kernel_table(step: Callable[[], object], longest: int = 20) -> list[dict[str, Any]]:
+    """The kernels that take longest in one step on a GPU: their names, how often they run, seconds, share of all."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event for event in recorded.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    total = sum(kernel.self_device_time_total for kernel in kernels)
+    kernels.sort(key=lambda kernel: -kernel.self_device_time_total)
+    return [
+        {
+            "kernel": kernel.key[:120],
+            "calls": kernel.count,
+            "seconds": kernel.self_device_time_total / 1e6,
+            "share": kernel.self_device_time_total / max(total, 1e-9),
+        }
+        for kernel in kernels[:longest]
+    ]
+
+
 def measure(
     part: str,
     settings: dict[str, Any],
@@ -303,6 +358,7 @@ def measure(
     turns: int = 5,
     variants: list[Variant] | None = None,
     with_memory: bool = True,
+    with_kernels: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """
@@ -316,6 +372,7 @@ def measure(
         turns: how often each variant is measured.
         variants: which; by default all that the device can do.
         with_memory: also measure the peak memory of each variant, in a process of its own.
+        with_kernels: also list the kernels that take longest, on a GPU.
         progress: show a progress bar.
 
     Returns:
@@ -325,6 +382,9 @@ def measure(
     if variants is None:
         variants = (training_variants if part == "train" else inference_variants)(device.type)
     repeats = {variant.name: 1 for variant in variants}
+    # Every variant compiles the same code once more
+    if hasattr(torch._dynamo.config, "recompile_limit"):
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     steps: dict[str, Any] = {}
     results: dict[str, torch.Tensor] = {}
     for variant in tqdm(variants, desc="preparing", disable=not progress):
@@ -332,6 +392,8 @@ def measure(
         torch.manual_seed(0)
         step = steps[variant.name] = step_class(variant, settings, batch_size, device)
         results[variant.name] = step().float().cpu()
+        if part != "train":
+            results[variant.name] = results[variant.name][:batch_size]
         for _ in range(3 if device.type == "cuda" else 0):
             step()
         if device.type == "cuda":
@@ -362,8 +424,8 @@ def measure(
             "variant": asdict(variant),
             "seconds": time_of_step,
             "turns": times[variant.name],
-            "windows_per_second": batch_size / time_of_step,
-            "tokens_per_second": batch_size * tokens / time_of_step,
+            "windows_per_second": step.batch_size / time_of_step,
+            "tokens_per_second": step.batch_size * tokens / time_of_step,
             "gigaflops_per_second": step.flops / time_of_step / 1e9,
             "share_of_matrix_rate": step.flops / time_of_step / 1e9 / matrix_rates[variant.precision],
             "agreement": agreement(part, results[variant.name], results.get("plain")),
@@ -371,11 +433,17 @@ def measure(
         if variant.baseline in medians:
             # Turn by turn: what slows a turn down slows both down
             pairs = zip(times[variant.baseline], times[variant.name], strict=True)
-            row["ratio"] = statistics.median(theirs / ours for theirs, ours in pairs)
+            windows = step.batch_size / steps[variant.baseline].batch_size
+            row["ratio"] = statistics.median(windows * theirs / ours for theirs, ours in pairs)
         if part == "train":
             names = stages[variant.name][0]
             row["stages"] = {name: statistics.median(turn[name] for turn in stages[variant.name]) for name in names}
+        if with_kernels and device.type == "cuda":
+            set_tf32(variant)
+            row["kernels"] = kernel_table(step)
         rows.append(row)
+    set_tf32(Variant(""))
+    copied = copy_rate(device) if device.type == "cuda" else None
     del steps, step
     if with_memory:
         for row in tqdm(rows, desc="memory", disable=not progress):
@@ -387,6 +455,7 @@ def measure(
         "turns": turns,
         "machine": describe(device),
         "matrix_gigaflops_per_second": matrix_rates,
+        "copy_gigabytes_per_second": copied,
         "flops_per_window": forward_flops(HSSTConfig(**settings), "masked" if part == "train" else "segmentation")
         * (3 if part == "train" else 1),
         "rows": rows,
@@ -474,7 +543,7 @@ def _measure_memory(
         before = _status_bytes("VmRSS")
         step()
         peak = _status_bytes("VmHWM")
-    sender.send((peak - before) / batch_size / 1e6)
+    sender.send((peak - before) / step.batch_size / 1e6)
 
 
 def _status_bytes(name: str) -> int:
@@ -513,3 +582,11 @@ def plot_speed(path: Path, result: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     return path
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result as JSON, under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(path)

@@ -87,7 +87,7 @@ class TileTensors:
     @property
     def sha256(self) -> str:
         """Checksum of the stored numbers."""
-        return hashlib.sha256(self.tiles.contiguous().numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.tiles.cpu().contiguous().numpy().data).hexdigest()
 
     def with_bands(self, wavelengths: Sequence[float]) -> TileTensors:
         """The same tiles with the bands of a model only, found by wavelength.
@@ -104,6 +104,11 @@ class TileTensors:
 
     def to(self, device: torch.device | str) -> TileTensors:
         return TileTensors(self.tiles.to(device), self.wavelengths, self.scale, self.nodata, self.name, self.weight)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every pixel of every tile holds data."""
+        return not any(bool((part == self.nodata).any()) for part in self.tiles.split(16))
 
     def chunks(self, size: int = 16) -> Iterator[torch.Tensor]:
         """Tiles in pieces, as reflectance, float32 (tiles, bands, pixels), NaN without data."""
@@ -125,9 +130,10 @@ def band_statistics(sources: Sequence[TileTensors], clip_range: Sequence[float])
     for source in sources:
         sums = torch.zeros(3, len(first), dtype=torch.float64)
         for reflectance in source.chunks():
-            values = reflectance.clamp(*clip_range).double().cpu().transpose(1, 2).flatten(0, 1)
+            values = reflectance.clamp(*clip_range).double().transpose(1, 2).flatten(0, 1)
             values = values[~values.isnan().any(dim=1)]
-            sums += torch.stack([values.sum(0), values.square().sum(0), torch.full_like(first, len(values))])
+            sums[:2] += torch.stack([values.sum(0), values.square().sum(0)]).cpu()
+            sums[2] += len(values)
         if sums[2, 0] == 0:
             raise ValueError(f"{source.name}: expected pixels with data in all bands of the model, got none")
         share = source.weight / total_weight

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst.modeling_hsst import HSSTLayer
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
 from pretraining_hsst.tile_tensors import TileTensors, draw_windows
 
@@ -41,7 +42,7 @@ class PretrainingSettings:
         mask_types: kinds of masks, of which each step takes one at random.
         gain: standard deviation of the logarithm of a factor on the reflectance of each window: other illumination.
         precision: "float32" or "bfloat16" (autocast).
-        compile: whether the model is compiled.
+        compile: whether the layers are compiled.
         seed: of weights, windows and masks.
     """
 
@@ -99,6 +100,18 @@ def realised_mask_ratio(config: HSSTConfig, mask_types: Sequence[str]) -> float:
     return float(torch.stack(shares).mean())
 
 
+def compile_layers(model: torch.nn.Module) -> None:
+    """
+    Compiles each layer on its own: layers of a kind share what is compiled, so that masks of several kinds take
+    seconds, not minutes, to get ready.
+    """
+    # Encoder and decoder, space and spectrum, each kind of mask, training and validation
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    for layer in model.modules():
+        if isinstance(layer, HSSTLayer):
+            layer.compile(fullgraph=True, dynamic=False)
+
+
 class Pretraining:
     """A run: model, optimiser, and how far it has come."""
 
@@ -124,9 +137,9 @@ class Pretraining:
             for decayed, weight_decay in ((True, settings.weight_decay), (False, 0.0))
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True, betas=(0.9, 0.95))
-        self.forward: Callable[..., Any] = model
+        self.are_whole = all(source.is_whole for source in self.sources)
         if settings.compile:
-            self.forward = torch.compile(model, fullgraph=True, dynamic=False)
+            compile_layers(model)
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
         """Windows, their valid pixels, masks, and the kind of the masks, of one step."""
@@ -151,10 +164,11 @@ class Pretraining:
         # Dropout, where there is any
         dropout_seed = generator_of(self.settings.seed, self.completed_steps, 1)
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=dropout_seed)))
-        # Windows of whole swaths need no mask, and no attention mask then
-        pixel_mask = None if self.device.type == "cpu" and bool(valid.all()) else valid
+        # Windows of whole swaths need no mask, and no attention mask then. A look at them would wait for a GPU
+        is_whole = self.are_whole if self.device.type != "cpu" else bool(valid.all())
+        pixel_mask = None if is_whole else valid
         with self.autocast():
-            loss = self.forward(values, bool_masked_pos=mask, pixel_mask=pixel_mask, mask_type=kind).loss
+            loss = self.model(values, bool_masked_pos=mask, pixel_mask=pixel_mask, mask_type=kind).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         for group in self.optimizer.param_groups:

@@ -21,16 +21,19 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from command_line import one_line_errors
 
-from datasets_loading.data_speed import measure_data_share, measure_reading, plot_reading, write_result
-from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
+from evaluation_hsst.speed import write_result
+
+if TYPE_CHECKING:
+    from datasets_loading.enmap_corpus import CorpusTiles
 
 BATCH_SIZE = 16
+GPU_BATCH_SIZE = 256
+"""The plain form in float32 takes more than 100 MB for a window."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
             "--output_dir", type=Path, required=True, help=f"folder for {part}_speed_DEVICE.json and .png"
         )
         model.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
-        model.add_argument("--batch_size", type=int, help="windows in a batch (CPU 16, GPU 1024)")
+        model.add_argument("--batch_size", type=int, help="windows in a batch (CPU 16, GPU 256)")
         model.add_argument("--turns", type=int, default=5, help="times each variant is measured (5)")
         model.add_argument("--num_threads", type=int, help="of the CPU (all cores)")
         model.add_argument("--variants", help="names of those to measure, separated by ; (all)")
@@ -56,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
             "--config_overrides", help="settings other than the published ones, e.g. num_spatial_layers=2"
         )
         model.add_argument("--no_memory", action="store_true", help="do not measure peak memory")
+        model.add_argument("--kernels", action="store_true", help="list the kernels that take longest (GPU)")
         model.set_defaults(run=benchmark_model)
     curves = parts.add_parser("curves", help="losses in every precision")
     curves.add_argument("--train_dir", type=Path, required=True, help="folder of products, tiles or shards")
@@ -105,7 +109,13 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+# What reads files is imported where it is needed: the model's speed can be measured with torch and transformers alone
+
+
 def benchmark_data(arguments: argparse.Namespace) -> None:
+    from datasets_loading.data_speed import measure_reading, plot_reading
+    from datasets_loading.enmap_corpus import read_corpus
+
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".speed-", dir=arguments.output_dir) as workplace:
         result = measure_reading(arguments.data_dir, workplace, num_tiles=arguments.num_tiles, turns=arguments.turns)
@@ -158,11 +168,12 @@ def benchmark_model(arguments: argparse.Namespace) -> None:
     result = measure(
         arguments.part,
         parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
-        arguments.batch_size or (1024 if device.type == "cuda" else 16),
+        arguments.batch_size or (GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE),
         device,
         turns=arguments.turns,
         variants=variants,
         with_memory=not arguments.no_memory,
+        with_kernels=arguments.kernels,
     )
     result["command"] = shlex.join(["python", *sys.argv])
     for row in result["rows"]:
@@ -264,6 +275,9 @@ def benchmark_scene(arguments: argparse.Namespace) -> None:
 def data_beside_training(tiles: CorpusTiles, workplace: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """What getting a batch costs beside a training step of the published configuration, on the CPU."""
     # Here, for reading processes import this file too, and transformers takes seconds
+    import numpy as np
+
+    from datasets_loading.data_speed import measure_data_share
     from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 
     config = HSSTConfig(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)

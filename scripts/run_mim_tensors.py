@@ -106,8 +106,10 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError("--config_overrides: expected a configuration with `wavelengths`, to find the bands by")
     for kind in {*mask_types, *validation_mask_types}:
         masks_of(config, kind, 1, generator_of(0))  # raises where the kind does not fit the window
-    sources = [read_weighted(text).with_bands(config.wavelengths) for text in arguments.tiles]
-    validation = [TileTensors.read(name).with_bands(config.wavelengths) for name in arguments.validation_tiles]
+    sources = [read_weighted(text).with_bands(config.wavelengths).to(device) for text in arguments.tiles]
+    validation = [
+        TileTensors.read(name).with_bands(config.wavelengths).to(device) for name in arguments.validation_tiles
+    ]
     for source in (*sources, *validation):
         if min(source.tiles.shape[2:]) < max(config.window_size):
             raise ValueError(
@@ -145,8 +147,8 @@ def train(arguments: argparse.Namespace) -> None:
     )
     description = describe(settings, config, sources)
     results = pretrain(
-        Pretraining(model, processor, [source.to(device) for source in sources], settings, device),
-        validation=[source.to(device) for source in validation],
+        Pretraining(model, processor, sources, settings, device),
+        validation=validation,
         validation_mask_types=validation_mask_types,
         output_dir=arguments.output_dir,
         description={

@@ -50,6 +50,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
 from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
+from .short_attention_hsst import chunked, short_attention, short_attention_axis
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
@@ -377,6 +378,12 @@ class HSSTAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states, self.qkv_proj, self.o_proj):
             return self.folded(hidden_states, attention_mask), None
+        dropout = self.attention_dropout if self.training else 0.0
+        axis = short_attention_axis(
+            self.config, hidden_states, attention_mask, dropout, kwargs.get("output_attentions")
+        )
+        if axis is not None:
+            return self.short(hidden_states, axis), None
         input_shape = hidden_states.shape  # (windows, sequences, length, width)
 
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
@@ -386,19 +393,27 @@ class HSSTAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        attention_interface = chunked(attention_interface, self.config, len(query_states))
         attn_output, attn_weights = attention_interface(
             self,
             query_states,
             key_states,
             value_states,
             attention_mask,
-            dropout=0.0 if not self.training else self.attention_dropout,
+            dropout=dropout,
             scaling=self.scaling,
             **kwargs,
         )
 
         attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
+
+    def short(self, hidden_states: torch.Tensor, axis: int) -> torch.Tensor:
+        """Attention as `short_attention` computes it, on the tokens that the sequences are a view of."""
+        tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
+        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis)
+        attn_output = self.o_proj(context)
+        return attn_output if axis == 2 else attn_output.transpose(1, 2)
 
     def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Attention as `folded_attention` computes it."""

@@ -151,35 +151,47 @@ def turned(windows: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.where(turns // 4 == 1, windows.transpose(-1, -2), windows)
 
 
-def draw_windows(
+@dataclass(frozen=True)
+class WindowPlaces:
+    """Where windows of one source lie, int64 (windows,) on the CPU each: tile, first row and column, and turn."""
+
+    tile: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    turns: torch.Tensor
+
+
+def draw_places(
     sources: Sequence[TileTensors], count: int, side: int, generator: torch.Generator
-) -> tuple[torch.Tensor, list[int]]:
+) -> list[WindowPlaces]:
     """
-    Random windows, turned and flipped at random, on the tiles' device.
+    Random places of windows, turned and flipped at random, for each source.
 
     Args:
         sources: where windows come from, as often as their weights say.
         count: number of windows.
         side: of a window in pixels.
         generator: on the CPU, so that every device draws the same windows.
-
-    Returns:
-        int16 (count, bands, side, side), ordered by source, and how many come from each source.
     """
     weights = torch.tensor([source.weight for source in sources], dtype=torch.float64)
     chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
     numbers = torch.bincount(chosen, minlength=len(sources)).tolist()
-    parts = []
+    places = []
     for source, number in zip(sources, numbers, strict=True):
         num_tiles, _, rows, columns = source.tiles.shape
-        tile = torch.randint(num_tiles, (number,), generator=generator)
-        row = torch.randint(rows - side + 1, (number,), generator=generator)
-        column = torch.randint(columns - side + 1, (number,), generator=generator)
-        turns = torch.randint(8, (number,), generator=generator)
+        highest = (num_tiles, rows - side + 1, columns - side + 1, 8)
+        places.append(WindowPlaces(*(torch.randint(end, (number,), generator=generator) for end in highest)))
+    return places
+
+
+def cut_windows(sources: Sequence[TileTensors], places: Sequence[WindowPlaces], side: int) -> torch.Tensor:
+    """The windows of places in their sources, int16 (count, bands, side, side), on the tiles' device."""
+    parts = []
+    for source, place in zip(sources, places, strict=True):
         cut = slice_windows if source.tiles.device.type == "cpu" else gather_windows
-        windows = cut(source.tiles, tile, row, column, side)
-        parts.append(turned(windows, turns.to(windows.device)))
-    return torch.cat(parts), numbers
+        windows = cut(source.tiles, place.tile, place.row, place.column, side)
+        parts.append(turned(windows, place.turns.to(windows.device, non_blocking=True)))
+    return torch.cat(parts)
 
 
 def slice_windows(

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.modeling_hsst import HSSTLayer
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
-from pretraining_hsst.tile_tensors import TileTensors, draw_windows
+from pretraining_hsst.tile_tensors import TileTensors, WindowPlaces, cut_windows, draw_places
 
 STATE_NAME = "training_state.pt"
 VALIDATION_SEED = 2**40
@@ -112,6 +113,17 @@ def compile_layers(model: torch.nn.Module) -> None:
             layer.compile(fullgraph=True, dynamic=False)
 
 
+@dataclass(frozen=True)
+class DrawnStep:
+    """What is drawn for a step, on the CPU: kind of the masks, places of the windows, their gain, and the masks."""
+
+    step: int
+    kind: str
+    places: list[WindowPlaces]
+    gain: torch.Tensor | None
+    mask: torch.Tensor
+
+
 class Pretraining:
     """A run: model, optimiser, and how far it has come."""
 
@@ -137,26 +149,43 @@ class Pretraining:
             for decayed, weight_decay in ((True, settings.weight_decay), (False, 0.0))
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True, betas=(0.9, 0.95))
+        self.drawer = ThreadPoolExecutor(1)
+        self.next_draw: Future[DrawnStep] | None = None
         self.are_whole = all(source.is_whole for source in self.sources)
         if settings.compile:
             compile_layers(model)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
-        """Windows, their valid pixels, masks, and the kind of the masks, of one step."""
+    def draw(self, step: int) -> DrawnStep:
+        """All that is random in the windows and masks of one step."""
         settings = self.settings
         generator = generator_of(settings.seed, step)
         kind = settings.mask_types[int(torch.randint(len(settings.mask_types), (1,), generator=generator))]
-        side = self.config.window_size[0]
-        windows, numbers = draw_windows(self.sources, settings.batch_size, side, generator)
+        places = draw_places(self.sources, settings.batch_size, self.config.window_size[0], generator)
+        gain = None
+        if settings.gain:
+            gain = torch.exp(settings.gain * torch.randn(settings.batch_size, 1, 1, 1, generator=generator))
+        mask = masks_of(self.config, kind, settings.batch_size, generator)
+        # A copy of other memory would wait until the GPU has done what it was given
+        mask = mask.pin_memory() if self.device.type == "cuda" else mask
+        return DrawnStep(step, kind, places, gain, mask)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str]:
+        """Windows, their valid pixels, masks, and the kind of the masks, of one step."""
+        drawn = self.draw(step) if self.next_draw is None else self.next_draw.result()
+        if drawn.step != step:
+            drawn = self.draw(step)
+        if self.device.type != "cpu":
+            # While the device works on this step
+            self.next_draw = self.drawer.submit(self.draw, step + 1)
+        windows = cut_windows(self.sources, drawn.places, self.config.window_size[0])
+        numbers = [len(place.tile) for place in drawn.places]
         self.windows_by_source = [total + n for total, n in zip(self.windows_by_source, numbers, strict=True)]
         scale = self.sources[0].scale
-        if settings.gain:
-            gain = torch.exp(settings.gain * torch.randn(len(windows), 1, 1, 1, generator=generator))
+        if drawn.gain is not None:
             empty = windows == self.processor.nodata
-            windows = (windows * gain.to(self.device)).masked_fill(empty, self.processor.nodata)
+            windows = (windows * drawn.gain.to(self.device)).masked_fill(empty, self.processor.nodata)
         values, valid = self.processor.standardize(windows, scale=scale)
-        mask = masks_of(self.config, kind, len(windows), generator).to(self.device, non_blocking=True)
-        return values, valid, mask, kind
+        return values, valid, drawn.mask.to(self.device, non_blocking=True), drawn.kind
 
     def step(self) -> torch.Tensor:
         """One optimisation step; its loss, on the device."""
@@ -198,10 +227,11 @@ class Pretraining:
                 for start in range(0, windows_each, batch_size):
                     generator = generator_of(VALIDATION_SEED, number, start)
                     count = min(batch_size, windows_each - start)
-                    windows, _ = draw_windows([source], count, side, generator)
+                    windows = cut_windows([source], draw_places([source], count, side, generator), side)
                     values, valid = self.processor.standardize(windows, scale=source.scale)
                     mask = masks_of(self.config, kind, count, generator).to(self.device)
-                    with self.autocast():
+                    # Batches of other sizes, too few to compile anything for
+                    with self.autocast(), torch.compiler.set_stance("force_eager"):
                         outputs = self.model(values, mask, valid, mask_type=kind)
                     reconstruction = outputs.reconstruction.float()
                     sums += absolute_error_sums(

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import save_file
 from small_products import write_small_product
 
+from datasets_loading.simulation import simulate_scene
 from datasets_loading.tiles import read_tile_set
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from pretraining_hsst.tile_tensors import (
     TileTensors,
     band_statistics,
-    draw_windows,
+    cut_windows,
+    draw_places,
     gather_windows,
     slice_windows,
     turned,
@@ -116,14 +118,15 @@ def test_windows_come_from_everywhere():
     tiles.tiles[:] = torch.arange(2 * 36).view(2, 1, 6, 6)
     other = tiles_of(1, name="other", weight=3.0)
     other.tiles[:] = -1
-    windows, numbers = draw_windows([tiles, other], 6000, 4, generator_of(0))
+    places = draw_places([tiles, other], 6000, 4, generator_of(0))
+    windows, numbers = cut_windows([tiles, other], places, 4), [len(place.tile) for place in places]
     assert windows.shape == (6000, 20, 4, 4) and sum(numbers) == 6000
     assert 1350 < numbers[0] < 1650 and (windows[numbers[0] :] == -1).all()
     drawn = windows[: numbers[0], 0]
     assert len(drawn.unique()) == 72
     # Two tiles, three offsets each way, and eight turns of each
     assert len({tuple(window.flatten().tolist()) for window in drawn}) == 2 * 9 * 8
-    again, _ = draw_windows([tiles, other], 6000, 4, generator_of(0))
+    again = cut_windows([tiles, other], draw_places([tiles, other], 6000, 4, generator_of(0)), 4)
     assert torch.equal(again, windows)
 
 
@@ -286,3 +289,35 @@ def test_images_are_cut_into_squares_without_leaving_anything_out():
         ValueError, match="--tile_size: expected at most the size of every image, got 6 and 5x4 pixels in a"
     ):
         squares_of(tiles, 6)
+
+
+def test_tiles_are_simulated_as_products_are(tmp_path):
+    output = tmp_path / "simulated.safetensors"
+    command = [sys.executable, str(ROOT / "scripts" / "simulate_tiles.py"), "--output", str(output)]
+    options = ["--num_scenes", "2", "--size", "48", "--tile_size", "16", "--seed", "5", "--num_processes", "1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tiles = TileTensors.read(output)
+    scenes = [simulate_scene(48, 48, seed=seed, swath=False) for seed in (5, 6)]
+    bands = [band for band in range(224) if band not in scenes[0].empty_bands]
+    assert tiles.wavelengths == [scenes[0].sensor.wavelengths[band] for band in bands] and tiles.is_whole
+    squares = {
+        scene.cube[bands, row : row + 16, column : column + 16].tobytes(): scene.quality["cloud"][
+            row : row + 16, column : column + 16
+        ].mean()
+        for scene in scenes
+        for row in (0, 16, 32)
+        for column in (0, 16, 32)
+    }
+    found = [tile.numpy().tobytes() for tile in tiles.tiles]
+    assert found == [square for square, cloud in squares.items() if cloud <= 0.1] and found
+
+
+def test_simulating_tiles_says_what_is_wrong(tmp_path):
+    output = tmp_path / "simulated.safetensors"
+    command = [sys.executable, str(ROOT / "scripts" / "simulate_tiles.py"), "--output", str(output)]
+    done = subprocess.run([*command, "--size", "32"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith(
+        "error: --tile_size: expected at most the 32 pixels of --size, got 64\n"
+    )
+    assert not output.exists()

@@ -49,6 +49,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
+from .fused_layer_hsst import fused_layer, fuses_layer
 from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
 from .short_attention_hsst import chunked, short_attention, short_attention_axis
 
@@ -470,8 +471,11 @@ class HSSTLayer(GradientCheckpointingLayer):
         num_blocks: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
+        tokens = hidden_states.unflatten(1, (num_blocks, -1))  # (B, N, P, D)
+        if fuses_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
+            return fused_layer(self, tokens).flatten(1, 2)
         residual = hidden_states
-        hidden_states = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
+        hidden_states = self.layernorm_before(tokens)
         if self.axis == "spatial":
             hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
         else:

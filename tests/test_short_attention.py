@@ -45,7 +45,7 @@ SHAPES = [
     (1, 2, 64, 2, 64, 2),
     (1, 64, 3, 1, 64, 1),
 ]
-LONG_SHAPES = [(1, 2, 100, 2, 16, 2), (1, 128, 2, 1, 64, 1), (1, 1, 65, 1, 128, 2)]
+LONG_SHAPES = [(1, 2, 100, 2, 16, 2), (1, 128, 2, 1, 64, 1), (1, 1, 64, 1, 128, 2)]
 
 
 @pytest.fixture
@@ -159,8 +159,11 @@ def test_what_fits():
         for dtype in (torch.float32, torch.bfloat16):
             if fits_tile(length, 64, dtype):
                 assert tile_shape(length, dtype)[0] >= length
-    assert fits_tile(128, 128, torch.bfloat16) and fits_tile(64, 64, torch.float32)
-    assert not fits_tile(129, 64, torch.bfloat16) and not fits_tile(65, 64, torch.float32)
+    assert (
+        fits_tile(128, 64, torch.bfloat16) and fits_tile(64, 128, torch.bfloat16) and fits_tile(64, 64, torch.float32)
+    )
+    assert not fits_tile(129, 16, torch.bfloat16) and not fits_tile(65, 128, torch.bfloat16)
+    assert not fits_tile(20, 128, torch.float32) and not fits_tile(65, 64, torch.float32)
     assert not fits_tile(20, 48, torch.float16) and not fits_tile(20, 64, torch.float64)
 
 

@@ -24,7 +24,8 @@ try:
     import triton
     import triton.language as tl
 
-    HAS_TRITON = True
+    # Tried on GPUs of Nvidia only, whose shared memory is larger
+    HAS_TRITON = torch.version.hip is None
 except ImportError:  # comes with PyTorch for GPUs only
     HAS_TRITON = False
 
@@ -147,6 +148,10 @@ if HAS_TRITON:
         tl.store(qkv_gradient + place + inner_width, key_gradient.to(value.dtype), mask=mask)
 
 
+else:
+    tile_tokens = None
+
+
 def short_attention_axis(
     config: PreTrainedConfig,
     hidden_states: torch.Tensor,
@@ -169,6 +174,8 @@ def replaces_sdpa(config: PreTrainedConfig, hidden_states: torch.Tensor) -> bool
         HAS_TRITON
         and config._attn_implementation == "sdpa"
         and hidden_states.device.type == "cuda"
+        # The operators look for themselves, and a compiler may not follow
+        and (torch.compiler.is_compiling() or kernels_run_on(hidden_states))
         # Graphs that go elsewhere know nothing of this operator
         and not torch.jit.is_tracing()
         and not torch.compiler.is_exporting()
@@ -203,9 +210,12 @@ def chunked(attention_interface: Callable, config: PreTrainedConfig, num_sequenc
 
 def fits_tile(length: int, head_dim: int, dtype: torch.dtype) -> bool:
     """Whether a tile holds whole sequences."""
-    # Larger tiles of float32 do not fit the registers
-    longest, widest = (64, 64) if dtype == torch.float32 else (128, 128)
-    return dtype in DTYPES and head_dim in HEAD_DIMS and 1 <= length <= longest and head_dim <= widest
+    if dtype not in DTYPES or head_dim not in HEAD_DIMS or not 1 <= length <= 128:
+        return False
+    # More takes more registers or shared memory than there is
+    if dtype == torch.float32:
+        return length <= 64 and head_dim <= 64
+    return length <= 64 or head_dim <= 64
 
 
 def tile_shape(length: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -282,13 +292,21 @@ _short_attention.register_autograd(_backward, setup_context=_setup_context)
 
 
 def runs_kernels(qkv: torch.Tensor, num_heads: int, axis: int) -> bool:
-    """Whether kernels can be run: on GPUs since Ampere, or in the interpreter of Triton."""
-    if not HAS_TRITON or not qkv.numel() or not fits_tile(qkv.shape[axis], qkv.shape[3] // (3 * num_heads), qkv.dtype):
+    """Whether there is a kernel for a projection, and something to run it on."""
+    head_dim = qkv.shape[3] // (3 * num_heads)
+    return qkv.numel() > 0 and fits_tile(qkv.shape[axis], head_dim, qkv.dtype) and kernels_run_on(qkv)
+
+
+def kernels_run_on(tokens: torch.Tensor) -> bool:
+    """Whether kernels run where tokens lie: on GPUs since Ampere, or in the interpreter of Triton."""
+    if not HAS_TRITON:
         return False
     if not isinstance(forward_kernel, triton.JITFunction):
         # The interpreter multiplies the bits of bfloat16
-        return qkv.dtype != torch.bfloat16
-    return qkv.is_cuda and (torch.version.hip is not None or torch.cuda.get_device_capability(qkv.device) >= (8, 0))
+        return tokens.dtype != torch.bfloat16
+    if not tokens.is_cuda:
+        return False
+    return torch.cuda.get_device_capability(tokens.device) >= (8, 0)
 
 
 def launch_forward(

@@ -1,0 +1,377 @@
+"""A whole transformer layer in one kernel, for predictions on GPUs.
+
+Tokens of width 96 are small, and what a layer makes of them in between (8 heads of queries, keys and values, of 64
+values each) is 16 times as large: written and read again, it takes most of the time. Here a tile of whole sequences is
+read once, passes LayerNorms, attention and MLP in registers, and is written once; weights come from the cache. The
+projections are folded (see `attention_hsst`), so that the normalised tokens themselves are keys and values of all
+heads, and nothing but their tile is shared between the threads that work on it.
+
+Shape comments use
+
+    B windows     N blocks     P positions     D width (`hidden_size`)     H heads     I `intermediate_size`
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from .attention_hsst import fold_projections, folding_pays
+from .short_attention_hsst import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # comes with PyTorch for GPUs only
+    pass
+
+# Tokens worked on together: rows of the matrix instructions of a group of 4 warps
+ROWS = 64
+NUM_WARPS = 4
+# Weights of the next head are read while those of one are used
+NUM_STAGES = 2
+LOG2_E = 1.4426950408889634
+# Operators of PyTorch share one table of names: copies of this file, which checkpoints carry, each need their own
+NAMESPACE = re.sub(r"\W", "_", __name__)
+
+if HAS_TRITON:
+    # Annotations in quotes: Triton would look for their names in its own language
+
+    @triton.jit
+    def normalize(
+        main: "Any",
+        rest: "Any",
+        weight: "Any",
+        bias: "Any",
+        eps: "Any",
+        MAIN: tl.constexpr,
+        REST: tl.constexpr,
+    ) -> "Any":
+        """LayerNorm of rows in two parts (ROWS, MAIN) and (ROWS, REST), in float32."""
+        in_main = tl.arange(0, MAIN)
+        in_rest = MAIN + tl.arange(0, REST)
+        mean = (tl.sum(main, axis=1) + tl.sum(rest, axis=1)) / (MAIN + REST)
+        main = main - mean[:, None]
+        rest = rest - mean[:, None]
+        variance = (tl.sum(main * main, axis=1) + tl.sum(rest * rest, axis=1)) / (MAIN + REST)
+        factor = (1.0 / tl.sqrt(variance + eps))[:, None]
+        main = main * factor * tl.load(weight + in_main).to(tl.float32)[None, :]
+        rest = rest * factor * tl.load(weight + in_rest).to(tl.float32)[None, :]
+        main += tl.load(bias + in_main).to(tl.float32)[None, :]
+        rest += tl.load(bias + in_rest).to(tl.float32)[None, :]
+        return main, rest
+
+    @triton.jit
+    def layer_kernel(
+        tokens: "Any",
+        output: "Any",
+        before_weight: "Any",
+        before_bias: "Any",
+        query_key: "Any",
+        value_output: "Any",
+        attention_bias: "Any",
+        after_weight: "Any",
+        after_bias: "Any",
+        fc1_weight: "Any",
+        fc1_bias: "Any",
+        fc2_weight: "Any",
+        fc2_bias: "Any",
+        num_sequences: "Any",
+        before_eps: "Any",
+        after_eps: "Any",
+        LENGTH: tl.constexpr,
+        INNER: tl.constexpr,
+        HEADS: tl.constexpr,
+        MAIN: tl.constexpr,
+        REST: tl.constexpr,
+        MIDDLE: tl.constexpr,
+        ROWS: tl.constexpr,
+        STAGES: tl.constexpr,
+    ) -> None:
+        # Tiles have powers of two as sides: the width is the sum of two of them
+        width: tl.constexpr = MAIN + REST
+        token, is_token = tile_tokens(tl.program_id(0), num_sequences, LENGTH, INNER, ROWS)
+        mask = is_token[:, None]
+        in_main = tl.arange(0, MAIN)
+        in_rest = MAIN + tl.arange(0, REST)
+        place_main = token[:, None] * width + in_main[None, :]
+        place_rest = token[:, None] * width + in_rest[None, :]
+        main = tl.load(tokens + place_main, mask=mask, other=0.0).to(tl.float32)
+        rest = tl.load(tokens + place_rest, mask=mask, other=0.0).to(tl.float32)
+        main, rest = normalize(main, rest, before_weight, before_bias, before_eps, MAIN, REST)
+        dtype = query_key.dtype.element_ty
+        main = main.to(dtype)
+        rest = rest.to(dtype)
+
+        sequence = tl.arange(0, ROWS) // LENGTH
+        sum_main = tl.zeros((ROWS, MAIN), dtype=tl.float32)
+        sum_rest = tl.zeros((ROWS, REST), dtype=tl.float32)
+        # Weights lie as (out, in)
+        main_main = in_main[:, None] * width + in_main[None, :]
+        main_rest = in_main[:, None] * width + in_rest[None, :]
+        rest_main = in_rest[:, None] * width + in_main[None, :]
+        rest_rest = in_rest[:, None] * width + in_rest[None, :]
+        row_step: tl.constexpr = (HEADS - 1) * width
+        for head in tl.range(0, HEADS, num_stages=STAGES):
+            head_weight = query_key + head * (width * width)
+            query_main = tl.dot(main, tl.trans(tl.load(head_weight + main_main)))
+            query_main = tl.dot(rest, tl.trans(tl.load(head_weight + main_rest)), query_main)
+            query_rest = tl.dot(main, tl.trans(tl.load(head_weight + rest_main)))
+            query_rest = tl.dot(rest, tl.trans(tl.load(head_weight + rest_rest)), query_rest)
+            scores = tl.dot(query_main.to(dtype), tl.trans(main))
+            scores = tl.dot(query_rest.to(dtype), tl.trans(rest), scores)
+            if LENGTH < ROWS:
+                scores = tl.where(sequence[:, None] == sequence[None, :], scores, float("-inf"))
+            # The weights of queries hold the factor that makes this a power of 2
+            weights = tl.exp2(scores - tl.max(scores, axis=1)[:, None])
+            weights = (weights / tl.sum(weights, axis=1)[:, None]).to(dtype)
+            context_main = tl.dot(weights, main).to(dtype)
+            context_rest = tl.dot(weights, rest).to(dtype)
+            head_weight = value_output + head * width
+            row_main = in_main[:, None] * row_step
+            row_rest = in_rest[:, None] * row_step
+            sum_main = tl.dot(context_main, tl.trans(tl.load(head_weight + row_main + main_main)), sum_main)
+            sum_main = tl.dot(context_rest, tl.trans(tl.load(head_weight + row_main + main_rest)), sum_main)
+            sum_rest = tl.dot(context_main, tl.trans(tl.load(head_weight + row_rest + rest_main)), sum_rest)
+            sum_rest = tl.dot(context_rest, tl.trans(tl.load(head_weight + row_rest + rest_rest)), sum_rest)
+
+        # Read again, from a cache, rather than kept in registers
+        sum_main += tl.load(tokens + place_main, mask=mask, other=0.0).to(tl.float32)
+        sum_rest += tl.load(tokens + place_rest, mask=mask, other=0.0).to(tl.float32)
+        sum_main += tl.load(attention_bias + in_main).to(tl.float32)[None, :]
+        sum_rest += tl.load(attention_bias + in_rest).to(tl.float32)[None, :]
+
+        main, rest = normalize(sum_main, sum_rest, after_weight, after_bias, after_eps, MAIN, REST)
+        middle = tl.arange(0, MIDDLE)
+        middle_main = middle[:, None] * width + in_main[None, :]
+        middle_rest = middle[:, None] * width + in_rest[None, :]
+        hidden = tl.dot(main.to(dtype), tl.trans(tl.load(fc1_weight + middle_main)))
+        hidden = tl.dot(rest.to(dtype), tl.trans(tl.load(fc1_weight + middle_rest)), hidden)
+        hidden += tl.load(fc1_bias + middle).to(tl.float32)[None, :]
+        hidden = (0.5 * hidden * (1.0 + tl.math.erf(hidden * 0.7071067811865476))).to(dtype)
+        main_middle = in_main[:, None] * MIDDLE + middle[None, :]
+        rest_middle = in_rest[:, None] * MIDDLE + middle[None, :]
+        sum_main = tl.dot(hidden, tl.trans(tl.load(fc2_weight + main_middle)), sum_main)
+        sum_rest = tl.dot(hidden, tl.trans(tl.load(fc2_weight + rest_middle)), sum_rest)
+        sum_main += tl.load(fc2_bias + in_main).to(tl.float32)[None, :]
+        sum_rest += tl.load(fc2_bias + in_rest).to(tl.float32)[None, :]
+        tl.store(output + place_main, sum_main.to(output.dtype.element_ty), mask=mask)
+        tl.store(output + place_rest, sum_rest.to(output.dtype.element_ty), mask=mask)
+
+
+def fuses_layer(
+    layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool | None
+) -> bool:
+    """
+    Whether `fused_layer` computes an `HSSTLayer` of tokens (B, N, P, D): for predictions in half precision on a GPU,
+    as long as only plain modules work on them, since adapters, hooks and quantisation work on calls of these.
+    """
+    attention, mlp = layer.attention, layer.mlp
+    config, width = attention.config, tokens.shape[3]
+    sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
+    if (
+        torch.is_grad_enabled()
+        or attention_mask is not None
+        or output_attentions
+        or not replaces_sdpa(config, sequences)
+        or sequences.shape[2] > ROWS
+        or config.hidden_act != "gelu"
+        or attention.qkv_proj.bias is not None
+        or (layer.training and (layer.dropout.p or attention.attention_dropout))
+        or split_width(width) is None
+        or config.intermediate_size not in (16, 32, 64, 128)
+        or not folding_pays(sequences.shape[2], width, config.head_dim)
+    ):
+        return False
+    dtype = products_dtype(tokens)
+    weights_dtype = attention.qkv_proj.weight.dtype
+    if dtype not in (torch.bfloat16, torch.float16) or tokens.dtype not in (dtype, torch.float32):
+        return False
+    if not torch.is_autocast_enabled(tokens.device.type) and weights_dtype != dtype:
+        return False
+    return (
+        all(_is_plain(module, nn.Linear) for module in (attention.qkv_proj, attention.o_proj, mlp.fc1, mlp.fc2))
+        and all(_is_plain(module, nn.LayerNorm) for module in (layer.layernorm_before, layer.layernorm_after))
+        and all(
+            _is_plain(module, type(module))
+            for module in (attention, mlp, mlp.activation_fn, mlp.dropout, layer.dropout)
+        )
+    )
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module does nothing but what its class says."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    # Recorders of attention weights, which transformers leaves in place, have nothing to record here
+    hooks = [hook for hook in hooks if getattr(hook, "__name__", "") != "output_capturing_hook"]
+    # Hooks of accelerate stand in for `forward`
+    return type(module) is kind and not hooks and not hasattr(module, "_hf_hook")
+
+
+def products_dtype(tokens: torch.Tensor) -> torch.dtype:
+    """The precision of matrix products of tokens."""
+    kind = tokens.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+
+
+def split_width(width: int) -> tuple[int, int] | None:
+    """Two powers of 2, from 16 on, that make up a width of at most 128; None where there are none."""
+    for main in (16, 32, 64):
+        rest = width - main
+        if 16 <= rest <= main and rest & (rest - 1) == 0:
+            return main, rest
+    return None
+
+
+def fused_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """
+    What an `HSSTLayer` makes of tokens.
+
+    Args:
+        layer: where `fuses_layer` says so.
+        tokens: (B, N, P, D), in float32 or in the half precision of the products.
+
+    Returns:
+        (B, N, P, D), in the precision of `tokens`. Sums, LayerNorms and softmax are taken in float32.
+    """
+    attention, mlp = layer.attention, layer.mlp
+    return _fused_layer(
+        tokens,
+        layer.layernorm_before.weight,
+        layer.layernorm_before.bias,
+        attention.qkv_proj.weight,
+        attention.o_proj.weight,
+        attention.o_proj.bias,
+        layer.layernorm_after.weight,
+        layer.layernorm_after.bias,
+        mlp.fc1.weight,
+        mlp.fc1.bias,
+        mlp.fc2.weight,
+        mlp.fc2.bias,
+        attention.num_attention_heads,
+        attention.scaling,
+        layer.layernorm_before.eps,
+        layer.layernorm_after.eps,
+        2 if layer.axis == "spatial" else 1,
+        products_dtype(tokens),
+    )
+
+
+@torch.library.custom_op(f"{NAMESPACE}::fused_layer", mutates_args=())
+def _fused_layer(
+    tokens: torch.Tensor,
+    before_weight: torch.Tensor,
+    before_bias: torch.Tensor,
+    qkv_weight: torch.Tensor,
+    output_weight: torch.Tensor,
+    output_bias: torch.Tensor,
+    after_weight: torch.Tensor,
+    after_bias: torch.Tensor,
+    fc1_weight: torch.Tensor,
+    fc1_bias: torch.Tensor,
+    fc2_weight: torch.Tensor,
+    fc2_bias: torch.Tensor,
+    num_heads: int,
+    scaling: float,
+    before_eps: float,
+    after_eps: float,
+    axis: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    before = before_weight, before_bias, before_eps
+    after = after_weight, after_bias, after_eps
+    attention = qkv_weight, output_weight, output_bias
+    mlp = fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    # Precisions are chosen here
+    with torch.autocast(tokens.device.type, enabled=False):
+        compute = launch_layer if tokens.numel() and kernels_run_on(tokens.new_empty(0, dtype=dtype)) else plain_layer
+        return compute(tokens.contiguous(), before, attention, after, mlp, num_heads, scaling, axis, dtype)
+
+
+@_fused_layer.register_fake
+def _(tokens: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    return tokens.new_empty(tokens.shape)
+
+
+def launch_layer(
+    tokens: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor, float],
+    attention: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    after: tuple[torch.Tensor, torch.Tensor, float],
+    mlp: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    num_heads: int,
+    scaling: float,
+    axis: int,
+    dtype: torch.dtype,
+    **launch_options: int,
+) -> torch.Tensor:
+    """A layer in its kernel: LayerNorms (weight, bias, epsilon), attention (qkv, output, bias), MLP."""
+    qkv_weight, output_weight, output_bias = attention
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias = mlp
+    # Products of weights in float32, rounded once
+    query_key, value_output = fold_projections(qkv_weight.float(), output_weight.float(), num_heads, scaling * LOG2_E)
+    num_sequences = tokens.shape[:3].numel() // tokens.shape[axis]
+    num_tiles = -(-num_sequences // (ROWS // tokens.shape[axis]))
+    widths = split_width(tokens.shape[3])
+    assert widths is not None
+    options = {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES} | launch_options
+    output = torch.empty_like(tokens)
+    # Triton launches on the current GPU
+    with torch.cuda.device_of(tokens):
+        layer_kernel[(num_tiles,)](
+            tokens,
+            output,
+            before[0].contiguous(),
+            before[1].contiguous(),
+            query_key.to(dtype).contiguous(),
+            value_output.to(dtype).contiguous(),
+            output_bias.contiguous(),
+            after[0].contiguous(),
+            after[1].contiguous(),
+            fc1_weight.to(dtype).contiguous(),
+            fc1_bias.contiguous(),
+            fc2_weight.to(dtype).contiguous(),
+            fc2_bias.contiguous(),
+            num_sequences,
+            before[2],
+            after[2],
+            LENGTH=tokens.shape[axis],
+            INNER=tokens.shape[2] if axis == 1 else 1,
+            HEADS=num_heads,
+            MAIN=widths[0],
+            REST=widths[1],
+            MIDDLE=fc1_weight.shape[0],
+            ROWS=ROWS,
+            STAGES=options["num_stages"],
+            **options,
+        )
+    return output
+
+
+def plain_layer(
+    tokens: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor, float],
+    attention: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    after: tuple[torch.Tensor, torch.Tensor, float],
+    mlp: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    num_heads: int,
+    scaling: float,
+    axis: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """What the kernel computes, in operators of PyTorch."""
+
+    def normalized(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+        return nn.functional.layer_norm(values, values.shape[-1:], weight.float(), bias.float(), eps).to(dtype)
+
+    def linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return nn.functional.linear(values, weight.to(dtype), None if bias is None else bias.to(dtype))
+
+    qkv_weight, output_weight, output_bias = attention
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias = mlp
+    values = tokens.float()
+    context = plain_forward(linear(normalized(values, *before), qkv_weight), num_heads, scaling, axis)
+    values = values + linear(context, output_weight, output_bias).float()
+    hidden = nn.functional.gelu(linear(normalized(values, *after), fc1_weight, fc1_bias))
+    return (values + linear(hidden, fc2_weight, fc2_bias).float()).to(tokens.dtype)

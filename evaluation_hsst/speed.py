@@ -7,6 +7,7 @@ all products once in the forward and twice in the backward pass), so that doing 
 """
 
 import json
+import logging
 import multiprocessing
 import platform
 import re
@@ -28,6 +29,8 @@ from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanti
 from modeling_hsst.configuration_hsst import HSSTDecoderConfig
 from modeling_hsst.masking_hsst import COUNTED_MASK_TYPES, visible_counts
 from pretraining_hsst.training import compile_layers
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
@@ -371,7 +374,7 @@ def measure(
         device: where.
         turns: how often each variant is measured.
         variants: which; by default all that the device can do.
-        with_memory: also measure the peak memory of each variant, in a process of its own.
+        with_memory: also measure the peak memory of each variant, on a processor in a process of its own.
         with_kernels: also list the kernels that take longest, on a GPU.
         progress: show a progress bar.
 
@@ -385,13 +388,25 @@ def measure(
     # Every variant compiles the same code once more
     if hasattr(torch._dynamo.config, "recompile_limit"):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    failures: dict[str, str] = {}
+    variants = list(variants)
     steps: dict[str, Any] = {}
     results: dict[str, torch.Tensor] = {}
-    for variant in tqdm(variants, desc="preparing", disable=not progress):
+    for variant in tqdm(list(variants), desc="preparing", disable=not progress):
         set_tf32(variant)
         torch.manual_seed(0)
-        step = steps[variant.name] = step_class(variant, settings, batch_size, device)
-        results[variant.name] = step().float().cpu()
+        try:
+            step = step_class(variant, settings, batch_size, device)
+            results[variant.name] = step().float().cpu()
+        except RuntimeError as error:
+            # One that a machine cannot compile, or has no memory for, shall not cost what the others show
+            if variant.plain:
+                raise
+            failures[variant.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            logger.warning("%s: %s", variant.name, failures[variant.name])
+            variants.remove(variant)
+            continue
+        steps[variant.name] = step
         if part != "train":
             results[variant.name] = results[variant.name][:batch_size]
         for _ in range(3 if device.type == "cuda" else 0):
@@ -438,6 +453,9 @@ def measure(
         if part == "train":
             names = stages[variant.name][0]
             row["stages"] = {name: statistics.median(turn[name] for turn in stages[variant.name]) for name in names}
+        if with_memory and device.type == "cuda":
+            set_tf32(variant)
+            row["megabytes_per_window"] = gpu_memory(step, device) / step.batch_size / 1e6
         if with_kernels and device.type == "cuda":
             set_tf32(variant)
             row["kernels"] = kernel_table(step)
@@ -445,7 +463,7 @@ def measure(
     set_tf32(Variant(""))
     copied = copy_rate(device) if device.type == "cuda" else None
     del steps, step
-    if with_memory:
+    if with_memory and device.type != "cuda":
         for row in tqdm(rows, desc="memory", disable=not progress):
             row["megabytes_per_window"] = peak_memory(part, Variant(**row["variant"]), settings, batch_size, device)
     return {
@@ -456,6 +474,7 @@ def measure(
         "machine": describe(device),
         "matrix_gigaflops_per_second": matrix_rates,
         "copy_gigabytes_per_second": copied,
+        "failures": failures,
         "flops_per_window": forward_flops(HSSTConfig(**settings), "masked" if part == "train" else "segmentation")
         * (3 if part == "train" else 1),
         "rows": rows,
@@ -495,6 +514,16 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+def gpu_memory(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a step takes beyond what was taken before it, on a GPU."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
 def peak_memory(
     part: str, variant: Variant, settings: dict[str, Any], batch_size: int, device: torch.device
 ) -> float | None:
@@ -502,7 +531,7 @@ def peak_memory(
     Memory that a step takes beyond the model, in MB (10^6 bytes) for each window, in a process of its own; None where
     it cannot be read.
     """
-    if device.type != "cuda" and not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return None
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -524,25 +553,14 @@ def _measure_memory(
     torch.set_num_threads(threads)
     torch_device = torch.device(device)
     step_class = TrainingStep if part == "train" else InferenceStep
-    set_tf32(variant)
-    if torch_device.type == "cuda":
-        step = step_class(variant, settings, batch_size, torch_device)
-        step()
-        torch.cuda.synchronize(torch_device)
-        before = torch.cuda.memory_allocated(torch_device)
-        torch.cuda.reset_peak_memory_stats(torch_device)
-        step()
-        torch.cuda.synchronize(torch_device)
-        peak = torch.cuda.max_memory_allocated(torch_device)
-    else:
-        # One window first: libraries, optimizer states and buffers of the matrix products stay
-        step_class(variant, settings, 1, torch_device)()
-        step = step_class(variant, settings, batch_size, torch_device)
-        # The mark of the highest memory so far, set back to what is taken now
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status_bytes("VmRSS")
-        step()
-        peak = _status_bytes("VmHWM")
+    # One window first: libraries, optimizer states and buffers of the matrix products stay
+    step_class(variant, settings, 1, torch_device)()
+    step = step_class(variant, settings, batch_size, torch_device)
+    # The mark of the highest memory so far, set back to what is taken now
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
+    step()
+    peak = _status_bytes("VmHWM")
     sender.send((peak - before) / step.batch_size / 1e6)
 
 

@@ -179,9 +179,28 @@ class HSSTPatchEmbeddings(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
 
     def forward(self, token_values: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.layernorm_before(token_values)
+        hidden_states = normalize_values(self.layernorm_before, token_values)
         hidden_states = blockwise_linear(hidden_states, self.weight, self.bias)
         return self.layernorm_after(hidden_states)
+
+
+def normalize_values(layernorm: nn.Module, token_values: torch.Tensor) -> torch.Tensor:
+    """
+    A LayerNorm of the few values of a token. PyTorch's kernel gives each token a block of threads on GPUs, most of
+    which have nothing to do: it takes as long as several layers of the model.
+    """
+    if (
+        type(layernorm) is not nn.LayerNorm
+        or token_values.device.type != "cuda"
+        or torch.compiler.is_compiling()
+        or token_values.shape[-1] > 32
+    ):
+        return layernorm(token_values)
+    values = token_values.to(torch.promote_types(token_values.dtype, torch.float32))
+    values = values - values.mean(dim=-1, keepdim=True)
+    values = values * (values.square().mean(dim=-1, keepdim=True) + layernorm.eps).rsqrt()
+    values = values * layernorm.weight + layernorm.bias
+    return values if torch.is_autocast_enabled("cuda") else values.to(token_values.dtype)
 
 
 def blockwise_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

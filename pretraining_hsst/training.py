@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
-from modeling_hsst.modeling_hsst import HSSTLayer
+from modeling_hsst.modeling_hsst import HSSTLayer, HSSTPatchEmbeddings
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
 from pretraining_hsst.tile_tensors import TileTensors, WindowPlaces, cut_windows, draw_places
 
@@ -103,13 +103,13 @@ def realised_mask_ratio(config: HSSTConfig, mask_types: Sequence[str]) -> float:
 
 def compile_layers(model: torch.nn.Module) -> None:
     """
-    Compiles each layer on its own: layers of a kind share what is compiled, so that masks of several kinds take
-    seconds, not minutes, to get ready.
+    Compiles embeddings and each layer on their own: layers of a kind share what is compiled, so that masks of several
+    kinds take seconds, not minutes, to get ready.
     """
     # Encoder and decoder, space and spectrum, each kind of mask, training and validation
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     for layer in model.modules():
-        if isinstance(layer, HSSTLayer):
+        if isinstance(layer, (HSSTLayer, HSSTPatchEmbeddings)):
             layer.compile(fullgraph=True, dynamic=False)
 
 
@@ -312,6 +312,7 @@ def pretrain(
     validation_steps: int,
     save_steps: int,
     resume: bool = False,
+    max_seconds: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """
@@ -326,6 +327,8 @@ def pretrain(
         validation_steps: steps between two validations.
         save_steps: steps between two saves.
         resume: go on from the state in `output_dir`, where there is one.
+        max_seconds: shorten the run so that it ends after about so many seconds of training, its learning rate having
+            fallen to nothing; it is then the run that fewer steps would have been.
         progress: show a progress bar.
 
     Returns:
@@ -391,6 +394,12 @@ def pretrain(
     while run.completed_steps < settings.steps:
         started = time.perf_counter()
         losses.append(run.step())
+        is_late = max_seconds is not None and run.seconds > (1 - settings.decay_share) * max_seconds
+        if is_late and run.completed_steps < settings.decay_start:
+            steps = round(run.completed_steps / max(1 - settings.decay_share, 1e-9))
+            run.settings = settings = replace(settings, steps=steps)
+            description = {**description, "settings": asdict(settings)}
+            bar.total = steps
         if run.completed_steps % 20 == 0:
             bar.set_postfix(loss=f"{losses[-1].item():.4f}")
         run.seconds += time.perf_counter() - started

@@ -44,6 +44,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--validation_mask_types", default="unit,tube,grid", help="(unit,tube,grid)")
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument(
+        "--max_seconds", type=float, help="shorten the run to about so many seconds of training, in good order"
+    )
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--warmup_steps", type=int, default=200)
@@ -66,6 +69,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed"):
         if getattr(arguments, name) is not None and not getattr(arguments, name) >= 0:
             parser.error(f"--{name}: expected at least 0, got {getattr(arguments, name)}")
+    if arguments.max_seconds is not None and not arguments.max_seconds > 0:
+        parser.error(f"--max_seconds: expected more than 0, got {arguments.max_seconds}")
     if not 0 <= arguments.decay_share <= 1:
         parser.error(f"--decay_share: expected a share from 0 to 1, got {arguments.decay_share}")
     for flag in ("mask_types", "validation_mask_types"):
@@ -106,7 +111,7 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError("--config_overrides: expected a configuration with `wavelengths`, to find the bands by")
     for kind in {*mask_types, *validation_mask_types}:
         masks_of(config, kind, 1, generator_of(0))  # raises where the kind does not fit the window
-    sources = [read_weighted(text).with_bands(config.wavelengths).to(device) for text in arguments.tiles]
+    sources = [read_weighted(text).with_bands(config.wavelengths) for text in arguments.tiles]
     validation = [
         TileTensors.read(name).with_bands(config.wavelengths).to(device) for name in arguments.validation_tiles
     ]
@@ -121,17 +126,6 @@ def train(arguments: argparse.Namespace) -> None:
                 f"{source.name}: expected the scale {sources[0].scale} and nodata value {sources[0].nodata} of the "
                 f"first tiles, got {source.scale} and {source.nodata}"
             )
-    if arguments.model_name_or_path:
-        processor = HSSTImageProcessor.from_pretrained(arguments.model_name_or_path)
-    else:
-        mean, deviation = band_statistics(sources, HSSTImageProcessor.clip_range)
-        processor = HSSTImageProcessor(
-            image_mean=mean,
-            image_std=deviation,
-            wavelengths=config.wavelengths,
-            scale=sources[0].scale,
-            nodata=sources[0].nodata,
-        )
     settings = PretrainingSettings(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
@@ -146,6 +140,18 @@ def train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     description = describe(settings, config, sources)
+    sources = [source.to(device) for source in sources]
+    if arguments.model_name_or_path:
+        processor = HSSTImageProcessor.from_pretrained(arguments.model_name_or_path)
+    else:
+        mean, deviation = band_statistics(sources, HSSTImageProcessor.clip_range)
+        processor = HSSTImageProcessor(
+            image_mean=mean,
+            image_std=deviation,
+            wavelengths=config.wavelengths,
+            scale=sources[0].scale,
+            nodata=sources[0].nodata,
+        )
     results = pretrain(
         Pretraining(model, processor, sources, settings, device),
         validation=validation,
@@ -158,6 +164,7 @@ def train(arguments: argparse.Namespace) -> None:
         validation_steps=arguments.validation_steps,
         save_steps=arguments.save_steps,
         resume=arguments.resume,
+        max_seconds=arguments.max_seconds,
     )
     print(f"{results['windows_seen']:,} windows in {results['seconds']:,.0f} s: {arguments.output_dir}")
 

@@ -232,6 +232,22 @@ def test_runs_may_be_prolonged_until_their_rate_falls(tmp_path):
         pretrain(late, **(options | {"resume": True}))
 
 
+def test_runs_end_in_time(tmp_path):
+    run, options = run_of(tmp_path / "late", steps=1000)
+    # Each step seems to take a second: after six of them, a quarter of the time is left
+    real_step = run.step
+
+    def slow_step():
+        run.seconds += 1.0
+        return real_step()
+
+    run.step = slow_step
+    results = pretrain(run, **(options | {"max_seconds": 7.9}))
+    assert results["steps"] == results["run"]["steps"] == 8 == results["settings"]["steps"]
+    planned, options = run_of(tmp_path / "planned", steps=8)
+    assert pretrain(planned, **options)["history"][-1]["validation"] == results["history"][-1]["validation"]
+
+
 def command(script, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)],

@@ -176,9 +176,10 @@ def replaces_sdpa(config: PreTrainedConfig, hidden_states: torch.Tensor) -> bool
         and hidden_states.device.type == "cuda"
         # The operators look for themselves, and a compiler may not follow
         and (torch.compiler.is_compiling() or kernels_run_on(hidden_states))
-        # Graphs that go elsewhere know nothing of this operator
+        # Graphs that go elsewhere know nothing of this operator. The compiler of PyTorch 2.11 takes `is_exporting()`
+        # to be always true, but not the flag behind it
         and not torch.jit.is_tracing()
-        and not torch.compiler.is_exporting()
+        and not getattr(torch.compiler, "_is_exporting_flag", False)
         and fits_tile(hidden_states.shape[2], config.head_dim, hidden_states.dtype)
     )
 

@@ -317,8 +317,17 @@ MODELS: dict[str, ModelEntry] = {
     "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
     "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
     "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
+    "linear-probe-pixels": ModelEntry(
+        "features",
+        "linear probe, HSST features of single pixels",
+        needs_checkpoint=True,
+        options=SINGLE_PIXELS["options"],
+    ),
 }
 """Every model by its name."""
+
+CLASSIFIERS_OF_FEATURES = {"knn-features": "knn", "linear-probe-pixels": "linear-probe"}
+"""Models that are known by another name to `fit_pixel_classifier`."""
 
 
 @dataclass(frozen=True)
@@ -455,7 +464,7 @@ def run_model(
         chosen: dict[str, Any] = {}
         parameters: int | None = count_parameters(network)
     else:
-        classifier_name = "knn" if name == "knn-features" else name
+        classifier_name = CLASSIFIERS_OF_FEATURES.get(name, name)
         features: Callable[[AreaTensors, np.ndarray], np.ndarray] = lambda area, pixels: area.spectra(pixels)
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None

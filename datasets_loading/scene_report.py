@@ -362,7 +362,7 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     largest = shown[0]["share"]
     lines = max(len(shown) + (1 if rest else 0), 9)
     axis.set_xlim(0, 1)
-    axis.set_ylim(lines + 0.9, -0.35)
+    axis.set_ylim(lines + (1.3 if absent else 0.9), -0.35)
     for line, row in enumerate(shown):
         axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
         axis.text(0, line + 0.3, row["name"], fontsize=10, color=TEXT_COLOUR, va="center")
@@ -372,10 +372,10 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
         share = sum(row["share"] for row in rest)
         axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOUR)
     mapped = summary.num_mapped / summary.num_pixels
-    note = f"{mapped:.1%} of the raster mapped"
+    axis.text(0, lines + 0.7, f"{mapped:.1%} of the raster mapped", fontsize=8.5, color=FAINT_COLOUR, va="center")
     if absent:
-        note += shortened(f"; not found: {', '.join(absent)}", 46)
-    axis.text(0, lines + 0.75, note, fontsize=8.5, color=FAINT_COLOUR, va="center")
+        note = shortened(f"not found: {', '.join(absent)}", 56)
+        axis.text(0, lines + 1.1, note, fontsize=8.5, color=FAINT_COLOUR, va="center")
 
 
 def scale_bar_length(width_in_metres: float) -> float:

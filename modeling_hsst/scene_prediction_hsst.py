@@ -686,7 +686,10 @@ class ScenePredictor:
         components: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
         """Probabilities and features of windows (batch, classes + features, height, width), float32."""
-        inputs = {"pixel_values": values.to(self.model.dtype), "pixel_mask": pixel_mask}
+        inputs = {"pixel_values": values.to(self.model.dtype)}
+        # The fast forms of attention know no mask, and most batches have nothing to hide
+        if not pixel_mask.all():
+            inputs["pixel_mask"] = pixel_mask
         if components is None:
             logits = self.model(**inputs).logits
         else:

@@ -20,7 +20,9 @@ from evaluation_hsst.label_efficiency import label_efficiency_table
 from evaluation_hsst.model_cards import validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
+from evaluation_hsst.speed import layer_traffic
 from evaluation_hsst.training_sources import sources_table
+from modeling_hsst import HSSTConfig
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -121,22 +123,106 @@ def speed_rows(figures: dict[str, Any]) -> list[str]:
             f"{row['gigaflops_per_second']:,.0f}",
             f"{row['share_of_matrix_rate']:.0%}",
         ]
-        if training:
+        if training and row["variant"].get("batch_factor") is not None:
+            windows = figures["batch_size"] * row["variant"]["batch_factor"]
+            forward, backward = (1e6 * row["stages"][stage] / windows for stage in ("forward", "backward"))
+            cells.append(f"{forward:.0f} / {backward:.0f} µs a window")
+        elif training:
             cells.append(f"{row['stages']['forward']:.2f} s / {row['stages']['backward']:.2f} s")
         else:
             cells += [f"{row['agreement']['relative_difference']:.2g}", f"{row['agreement']['same_class']:.2%}"]
         if has_memory:
-            cells.append(f"{row['megabytes_per_window']:.0f} MB")
+            memory = row["megabytes_per_window"]
+            cells.append(f"{memory:.0f} MB" if memory >= 2 else f"{memory:.1f} MB")
         rows.append(f"| {' | '.join(cells)} |")
     machine = figures["machine"]
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in figures["matrix_gigaflops_per_second"].items())
+    copied = figures.get("copy_gigabytes_per_second")
+    larger = any(row["variant"].get("batch_factor", 1) > 1 for row in figures["rows"])
     rows += [
         "",
         f"{machine['device']}, {machine['threads']} threads ({machine['capability']}), torch {machine['torch']}; "
-        f"batches of {figures['batch_size']} windows, {figures['turns']} turns; matrix products: {rates} GFLOP/s. "
-        f"`{figures['command']}`",
+        f"batches of {figures['batch_size']} windows{', of bfloat16 four times as many' if larger else ''}, "
+        f"{figures['turns']} turns; matrix products: {rates} GFLOP/s"
+        f"{f'; copies: {copied:,.0f} GB/s, read and written' if copied else ''}. `{figures['command']}`",
     ]
     return rows
+
+
+def rows_by_name(name: str) -> dict[str, dict[str, Any]]:
+    return {row["variant"]["name"]: row for row in result(name)["rows"]}
+
+
+def gpu_floors() -> str:
+    """How far the fastest forms are from the arithmetic and from the memory traffic that they cannot do without."""
+    config = HSSTConfig()
+    tokens = config.num_blocks * config.num_positions
+    layers = config.num_hidden_layers
+    fused = 4 * config.hidden_size
+    rows = [
+        "| a window of the published model | arithmetic | memory | the larger of them | measured | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, name, traffic in (
+        ("training, bfloat16, compiled layers", "train", sum(layer_traffic(config))),
+        ("inference, bfloat16, compiled layers", "inference", fused),
+    ):
+        figures = result(f"{name}_speed_cuda")
+        row = rows_by_name(f"{name}_speed_cuda")["bfloat16, compiled layers"]
+        arithmetic = 1e6 * figures["flops_per_window"] / figures["matrix_gigaflops_per_second"]["bfloat16"] / 1e9
+        memory = 1e6 * traffic * tokens * layers / figures["copy_gigabytes_per_second"] / 1e9
+        measured = 1e6 / row["windows_per_second"]
+        floor = max(arithmetic, memory)
+        rows.append(
+            f"| {title} | {figures['flops_per_window'] / 1e9:.1f} GFLOP, {arithmetic:.1f} µs | "
+            f"{traffic * tokens * layers / 1e6:,.0f} MB, {memory:.1f} µs | {1e6 / floor:,.0f} windows/s | "
+            f"{measured:.1f} µs | {floor / measured:.0%} |"
+        )
+    return "\n".join(rows)
+
+
+def gpu_kernels() -> str:
+    """Where the time of a training step goes on a GPU, and what the attention kernels move."""
+    figures = result("train_speed_cuda")
+    row = rows_by_name("train_speed_cuda")["bfloat16, compiled layers"]
+    config = HSSTConfig()
+    windows = figures["batch_size"] * row["variant"]["batch_factor"]
+    values = windows * config.num_blocks * config.num_positions * config.num_attention_heads * config.head_dim
+    moved = {"forward_kernel": 4, "backward_kernel": 7}  # times the width of all heads
+    rows = ["| kernel | runs | share of the time | moved |", "|---|---|---|---|"]
+    for kernel in row["kernels"][:10]:
+        name = kernel["kernel"]
+        rate = ""
+        if name in moved:
+            rate = f"{2 * moved[name] * values * kernel['calls'] / kernel['seconds'] / 1e9:,.0f} GB/s"
+            name = f"attention, {name.removesuffix('_kernel')}"
+        else:
+            name = f"`{name[:60]}`"
+        rows.append(f"| {name} | {kernel['calls']} | {kernel['share']:.1%} | {rate} |")
+    return "\n".join(rows)
+
+
+def gpu_versions() -> str:
+    """What each step of the work brought on a GPU."""
+    first, last = rows_by_name("train_speed_cuda_first"), rows_by_name("train_speed_cuda")
+    first_inference, last_inference = rows_by_name("inference_speed_cuda_first"), rows_by_name("inference_speed_cuda")
+
+    def rate(row: dict[str, Any]) -> str:
+        return f"{row['windows_per_second']:,.0f} windows/s"
+
+    compiled = "bfloat16, compiled layers"
+    rows = [
+        ("training, float32", "plain form", rate(last["plain"])),
+        ("", "this package, the attention kernel", rate(last["float32"])),
+        ("training, bfloat16", "eager, the attention kernel", rate(first["bfloat16"])),
+        ("", "compiled layers, PyTorch's attention", rate(first[compiled])),
+        ("", "compiled layers, the attention kernel, values of tokens normalised apart", rate(last[compiled])),
+        ("inference, bfloat16", "compiled layers, PyTorch's attention", rate(first_inference[compiled])),
+        ("", "eager, the layer kernel", rate(first_inference["bfloat16"])),
+        ("", "the same, values of tokens normalised apart", rate(last_inference["bfloat16"])),
+        ("", "compiled embeddings, the layer kernel", rate(last_inference[compiled])),
+    ]
+    return "\n".join(["| | version | outcome |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def speed(name: str) -> Callable[[], str]:
@@ -178,9 +264,35 @@ def speed_goals() -> str:
             "a third",
             f"{kept:.2f}; {checkpointed:.2f} with gradient checkpointing",
         ),
-        ("training, H200, bfloat16, compiled", "10x over float32 eager, 15,000 windows/s", "unmeasured"),
-        ("training, H200, visible only", "25x, 40,000 windows/s", "unmeasured"),
-        ("inference, H200", "15x, 50,000 windows/s", "unmeasured"),
+    ]
+    gpu, gpu_inference = rows_by_name("train_speed_cuda"), rows_by_name("inference_speed_cuda")
+
+    def on_gpu(row: dict[str, Any]) -> str:
+        return f"{row['ratio']:.1f}x, {row['windows_per_second']:,.0f} windows/s"
+
+    compiled = gpu["bfloat16, compiled layers"]
+    narrow = gpu["bfloat16, compiled layers, visible only, narrow decoder"]
+    over_own = compiled["windows_per_second"] / gpu["float32"]["windows_per_second"]
+    rows += [
+        (
+            "training, H200, bfloat16, compiled",
+            "10x over float32 eager, 15,000 windows/s and 30 % of the matrix rate",
+            f"{on_gpu(compiled)}, {compiled['share_of_matrix_rate']:.0%} of the matrix rate "
+            f"({over_own:.1f}x over this package in float32)",
+        ),
+        (
+            "training, H200, visible only",
+            "25x, 40,000 windows/s",
+            f"{on_gpu(gpu['bfloat16, compiled layers, visible only'])}; with a narrow decoder {on_gpu(narrow)}",
+        ),
+        ("inference, H200", "15x, 50,000 windows/s", on_gpu(gpu_inference["bfloat16, compiled layers"])),
+        (
+            "memory of a window in training, H200",
+            "a third",
+            f"{compiled['megabytes_per_window'] / gpu['plain']['megabytes_per_window']:.2f}; "
+            f"{narrow['megabytes_per_window'] / gpu['plain']['megabytes_per_window']:.2f} visible only, narrow "
+            "decoder",
+        ),
     ]
     return "\n".join(["| | goal | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
@@ -340,6 +452,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "data_speed": data_speed,
     "training_speed_cpu": speed("train_speed_cpu"),
     "inference_speed_cpu": speed("inference_speed_cpu"),
+    "training_speed_cuda": speed("train_speed_cuda"),
+    "inference_speed_cuda": speed("inference_speed_cuda"),
+    "gpu_floors": gpu_floors,
+    "gpu_kernels": gpu_kernels,
+    "gpu_versions": gpu_versions,
     "speed_goals": speed_goals,
     "loss_curves": loss_curves,
     "scene_agreement": scene_agreement,

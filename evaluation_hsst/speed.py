@@ -591,24 +591,25 @@ def plot_speed(path: Path, result: dict[str, Any]) -> Path:
 
     rows = result["rows"]
     rates = [row["windows_per_second"] for row in rows]
-    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 0.42 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     colours = ["0.6" if row["variant"]["plain"] else "tab:blue" for row in rows]
     axes.barh(range(len(rows)), rates, color=colours, height=0.7)
     for number, row in enumerate(rows):
         ratio = f"{row['ratio']:.1f}x, " if "ratio" in row and not row["variant"]["plain"] else ""
-        text = f" {rates[number]:,.1f} ({ratio}{row['share_of_matrix_rate']:.0%} of matrix rate)"
+        rate = f"{rates[number]:,.0f}" if rates[number] >= 1000 else f"{rates[number]:,.1f}"
+        text = f" {rate} ({ratio}{row['share_of_matrix_rate']:.0%} of matrix rate)"
         axes.text(rates[number], number, text, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row["variant"]["name"] for row in rows])
     axes.invert_yaxis()
-    axes.margins(x=0.45)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.65 * max(rates))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("windows per second (8x8 pixels, 200 bands)" if not result["settings"] else "windows per second")
     what = "Masked pre-training" if result["part"] == "train" else "Land-cover inference"
     machine = result["machine"]
-    axes.set_title(
-        f"{what}, batches of {result['batch_size']}: {machine['device']}, {machine['threads']} threads", fontsize=10
-    )
+    factors = {row["variant"].get("batch_factor", 1) for row in rows}
+    batches = " or ".join(f"{result['batch_size'] * factor:,}" for factor in sorted(factors))
+    axes.set_title(f"{what}, batches of {batches}: {machine['device']}, {machine['threads']} threads", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None})

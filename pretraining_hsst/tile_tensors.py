@@ -118,6 +118,22 @@ class TileTensors:
             yield reflectance.masked_fill(empty, torch.nan)
 
 
+def read_weighted(text: str, argument: str) -> TileTensors:
+    """Tiles of `FILE` or `FILE=WEIGHT`.
+
+    Raises:
+        ValueError: the weight is none, or the file; the message names the argument.
+    """
+    name, separator, weight = text.partition("=")
+    try:
+        value = float(weight) if separator else 1.0
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f"{argument}: expected FILE or FILE=WEIGHT with a weight above 0, got {text}")
+    return TileTensors.read(name, value)
+
+
 def band_statistics(sources: Sequence[TileTensors], clip_range: Sequence[float]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the reflectance of each band over pixels with data, by the sources' weights.
 

@@ -13,7 +13,7 @@ holds `reconstruction.json`, the table `reconstruction.md`, and `reconstruction_
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -37,13 +37,19 @@ from evaluation_hsst.reconstruction_tables import (
 from evaluation_hsst.reports import write_json, write_whole
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.configuration_hsst import MASK_TYPES
+from pretraining_hsst.tile_tensors import read_weighted
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a pre-trained model")
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tiles or products to score")
-    parser.add_argument("--training_tiles", type=Path, help="folder of tiles, products or shards of the training")
+    parser.add_argument(
+        "--training_tiles",
+        nargs="+",
+        metavar="PATH",
+        help="the training's folder of tiles, products or shards, or its safetensors files as FILE or FILE=WEIGHT",
+    )
     parser.add_argument(
         "--block",
         action="append",
@@ -101,6 +107,39 @@ def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:
     return found
 
 
+def training_spectra(
+    arguments: argparse.Namespace, processor: HSSTImageProcessor
+) -> Iterator[torch.Tensor] | list[torch.Tensor]:
+    """Standardised spectra (pixels, bands) of training tiles; safetensors files in the proportion of their weights."""
+    paths = arguments.training_tiles
+    if not any(is_tensor_file(path) for path in paths):
+        if len(paths) > 1:
+            raise ValueError(f"--training_tiles: expected one folder, or safetensors files, got {len(paths)} folders")
+        training = read_folder(Path(paths[0]), arguments.tile_size)
+        return standardised_spectra(training, processor, paths[0], spread(len(training), arguments.max_training_tiles))
+    folders = [path for path in paths if not is_tensor_file(path)]
+    if folders:
+        raise ValueError(f"--training_tiles: expected safetensors files only beside one, got {folders[0]}")
+    sources = []
+    for path in paths:
+        tensors = read_weighted(path, "--training_tiles").with_bands(processor.wavelengths or [])
+        numbers = spread(len(tensors.tiles), arguments.max_training_tiles)
+        values, valid = processor.standardize(tensors.tiles[numbers], scale=tensors.scale, nodata=tensors.nodata)
+        sources.append((values.permute(0, 2, 3, 1)[valid], tensors.weight))
+    # As many pixels of each as its share of the training's windows allows
+    total = min(len(spectra) / weight for spectra, weight in sources)
+    return [spectra[spread(len(spectra), round(total * weight))] for spectra, weight in sources]
+
+
+def is_tensor_file(path: str) -> bool:
+    return path.partition("=")[0].endswith(".safetensors")
+
+
+def spread(length: int, most: int) -> list[int]:
+    """Up to so many numbers below a length, spread evenly."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)).tolist()
+
+
 def make_gaussians(
     arguments: argparse.Namespace, tiles: Tiles, processor: HSSTImageProcessor
 ) -> dict[str, list[GaussianSpectrum]]:
@@ -108,10 +147,7 @@ def make_gaussians(
     gaussians: dict[str, list[GaussianSpectrum]] = {}
     num_bands = len(processor.wavelengths or [])
     if arguments.training_tiles is not None:
-        training = read_folder(arguments.training_tiles, arguments.tile_size)
-        count = min(len(training), arguments.max_training_tiles)
-        numbers = np.unique(np.linspace(0, len(training) - 1, count).astype(int)).tolist()
-        spectra = standardised_spectra(training, processor, str(arguments.training_tiles), numbers)
+        spectra = training_spectra(arguments, processor)
         gaussians["the model's training tiles"] = [GaussianSpectrum.estimate(spectra, num_bands)] * len(tiles)
     if arguments.block:
         blocks = blocks_of_tiles(tiles.names, arguments.block)

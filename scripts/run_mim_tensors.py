@@ -21,7 +21,7 @@ from command_line import one_line_errors
 from evaluation_hsst.model_sources import parse_overrides
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.masking_hsst import MASK_TYPES
-from pretraining_hsst.tile_tensors import TileTensors, band_statistics
+from pretraining_hsst.tile_tensors import TileTensors, band_statistics, read_weighted
 from pretraining_hsst.training import Pretraining, PretrainingSettings, describe, generator_of, masks_of, pretrain
 
 
@@ -80,18 +80,6 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def read_weighted(text: str) -> TileTensors:
-    """Tiles of FILE or FILE=WEIGHT."""
-    name, separator, weight = text.partition("=")
-    try:
-        value = float(weight) if separator else 1.0
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise ValueError(f"--tiles: expected FILE or FILE=WEIGHT with a weight above 0, got {text}")
-    return TileTensors.read(name, value)
-
-
 def train(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if arguments.num_threads is not None:
@@ -111,7 +99,7 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError("--config_overrides: expected a configuration with `wavelengths`, to find the bands by")
     for kind in {*mask_types, *validation_mask_types}:
         masks_of(config, kind, 1, generator_of(0))  # raises where the kind does not fit the window
-    sources = [read_weighted(text).with_bands(config.wavelengths) for text in arguments.tiles]
+    sources = [read_weighted(text, "--tiles").with_bands(config.wavelengths) for text in arguments.tiles]
     validation = [
         TileTensors.read(name).with_bands(config.wavelengths).to(device) for name in arguments.validation_tiles
     ]

@@ -22,6 +22,7 @@ from evaluation_hsst.reconstruction_tables import (
     region_of_bands,
 )
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from pretraining_hsst.tile_tensors import TileTensors
 
 WAVELENGTHS = np.array([450.0, 500.0, 560.0, 620.0, 690.0, 720.0, 760.0, 900.0, 1200.0, 1600.0, 2100.0, 2300.0])
 NUM_BANDS = len(WAVELENGTHS)
@@ -235,9 +236,26 @@ def test_command(tmp_path, arguments, run_script):
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
+def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, arguments, run_script):
+    for name, count in (("many", 4), ("few", 2)):  # 1024 and 512 pixels
+        tiles = torch.from_numpy(np.stack(tile_set(count).tiles))
+        TileTensors(tiles, list(WAVELENGTHS), 10000.0, -32768, name).save(tmp_path / f"{name}.safetensors")
+    result = run_script(
+        "evaluate_reconstruction.py", *arguments, "--mask_types", "unit",
+        "--training_tiles", f"{tmp_path}/many.safetensors=0.25", f"{tmp_path}/few.safetensors=0.75",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    # All of the few, and a third as many of the others
+    assert figures["gaussian_pixels"] == {"the model's training tiles": [512 + 171]}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        (["--training_tiles", "tiles.safetensors=0"], ["--training_tiles", "a weight above 0"]),
+        (["--training_tiles", "one", "two"], ["--training_tiles", "got 2 folders"]),
+        (["--training_tiles", "tiles.safetensors", "two"], ["--training_tiles", "got two"]),
         (["--block", "west=tile_0"], ["--block", "at least 2"]),
         (["--block", "west=tile_0", "--block", "east=tile_[23]"], ["--block", "0 for tile_1"]),
         (["--block", "west=tile_*", "--block", "east=tile_[23]"], ["--block", "2 for tile_2"]),

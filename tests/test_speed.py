@@ -133,3 +133,20 @@ def test_curves_chart(tmp_path):
     losses = {"plain": [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], "bfloat16": [1.0, 0.91, 0.8, 0.7, 0.6, 0.5]}
     result = {"losses": losses, "batch_size": 4, "machine": {"device": "some machine"}}
     assert plot_curves(tmp_path / "curves.png", result).read_bytes().startswith(b"\x89PNG")
+
+
+def test_larger_batches_hold_the_same_windows():
+    variants = [Variant("plain", plain=True), Variant("large", batch_factor=3)]
+    for part in ("train", "inference"):
+        result = measure(part, SMALL, 2, torch.device("cpu"), turns=1, variants=variants, with_memory=False)
+        small, large = result["rows"]
+        assert large["agreement"]["difference"] < 1e-5
+        assert large["windows_per_second"] == pytest.approx(6 / large["seconds"])
+        assert large["ratio"] == pytest.approx(3 * small["seconds"] / large["seconds"])
+
+
+def test_variants_that_fail_are_left_out():
+    variants = [Variant("plain", plain=True), Variant("broken", attention="eager", compiled="no such mode")]
+    result = measure("inference", SMALL, 1, torch.device("cpu"), turns=1, variants=variants, with_memory=False)
+    assert [row["variant"]["name"] for row in result["rows"]] == ["plain"]
+    assert list(result["failures"]) == ["broken"]

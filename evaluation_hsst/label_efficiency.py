@@ -481,8 +481,17 @@ def summarise(
     directions: Sequence[str],
     class_names: Sequence[str],
     description: Mapping[str, Any] | None = None,
+    untrained: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the rows say, as JSON can hold it.
+
+    Args:
+        rows: of `run_experiment`.
+        directions: names of the directions that are pooled.
+        class_names: of the labels.
+        description: of the experiment.
+        untrained: classes that lack training pixels in a direction in which they are tested (`untrained_classes`): the
+            average accuracy is also taken without them.
 
     Returns:
         results: for each budget and model the seeds, labels, and mean, standard deviation and 95 %
@@ -526,6 +535,9 @@ def summarise(
                     "parameters": scores[0]["parameters"],
                     "train_seconds": float(np.mean([score["train_seconds"] for score in scores])),
                     **{name: described([score[name] for score in scores]) for name in SCORES},
+                    "average_accuracy_trained": described(
+                        [average_without(score["accuracy_per_class"], class_names, untrained) for score in scores]
+                    ),
                     "accuracy_per_class": {
                         name: described(values) for name, values in zip(class_names, accuracies, strict=True)
                     },
@@ -541,6 +553,7 @@ def summarise(
         )
     return {
         "class_names": list(class_names),
+        "untrained_classes": list(untrained),
         "directions": list(directions),
         "runs": len(rows),
         "results": results,
@@ -548,6 +561,27 @@ def summarise(
         "comparisons_to_scratch": comparisons_to_scratch,
         "experiment": dict(description or {}),
     }
+
+
+def untrained_classes(directions: Mapping[str, LabelledData]) -> list[str]:
+    """Classes that are tested in a direction in which they have no training pixel: there, none can be right."""
+    found = []
+    for data in directions.values():
+        trained, tested = data.class_counts("train"), data.class_counts("test")
+        found += [name for name, a, b in zip(data.class_names, trained, tested, strict=True) if b and not a]
+    return list(dict.fromkeys(found))
+
+
+def average_without(
+    accuracies: Sequence[float | None], class_names: Sequence[str], left_out: Sequence[str]
+) -> float | None:
+    """Mean accuracy of the classes that occur, without some; None where no class is left."""
+    kept = [
+        accuracy
+        for accuracy, name in zip(accuracies, class_names, strict=True)
+        if accuracy is not None and name not in left_out
+    ]
+    return float(np.mean(kept)) if kept else None
 
 
 def _mean_shares(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[float] | None]:
@@ -666,7 +700,10 @@ def percent(described: Mapping[str, Any] | None) -> str:
 
 def label_efficiency_table(summary: Mapping[str, Any]) -> str:
     """Markdown of `label_efficiency.json`: percent, mean over seeds with its 95 % interval, the best in bold."""
-    scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy", "macro_f1": "macro F1"}
+    scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy"}
+    if summary.get("untrained_classes"):
+        scores["average_accuracy_trained"] = f"average accuracy without {', '.join(summary['untrained_classes'])}"
+    scores["macro_f1"] = "macro F1"
     rows = [f"| labels | model | {' | '.join(scores.values())} |", "|---|---|" + "---|" * len(scores)]
     for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
         entries = [entry for entry in summary["results"] if entry["budget"] == budget]
@@ -691,14 +728,20 @@ def write_report_page(
 ) -> Path:
     """Writes one HTML file with figure, scores, comparisons, confusion matrices, maps and accuracies of classes; it
     needs no other file."""
-    columns = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou")
+    titles = {
+        name: SCORES[name]
+        for name in ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou")
+    }
+    untrained = summary["untrained_classes"]
+    if untrained:
+        titles["average_accuracy_trained"] = f"average accuracy without {', '.join(untrained)}"
     rows = []
     for entry in summary["results"]:
         cells = [entry["budget_title"], entry["title"], f"{entry['labels']:,.0f}", str(len(entry["seeds"]))]
-        cells += [percent(entry[name]) for name in columns]
+        cells += [percent(entry[name]) for name in titles]
         cells += ["–" if entry["parameters"] is None else f"{entry['parameters']:,}", f"{entry['train_seconds']:,.0f}"]
         rows.append(cells)
-    header = ["labels", "model", "number", "seeds", *(SCORES[name] for name in columns), "parameters", "seconds"]
+    header = ["labels", "model", "number", "seeds", *titles.values(), "parameters", "seconds"]
     classes = [
         [
             entry["budget_title"],
@@ -709,7 +752,7 @@ def write_report_page(
     ]
     body = f"""<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is
 the test area once; predictions of all directions are pooled. Percent, mean over seeds with its 95&nbsp;% interval
-(Student's t).</p>
+(Student's t).{_told_untrained(untrained)}</p>
 {picture(figure, "Scores over the number of training labels")}
 <h2>Scores</h2>{table(header, rows)}
 <h2>Against the best baseline, seed by seed</h2>
@@ -730,6 +773,15 @@ baseline by overall accuracy. Classes that do not occur in the test area have an
     body += f"""<h2>Accuracy of each class</h2>{table(["labels", "model", *summary["class_names"]], classes)}
 <h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>"""
     return write_page(path, "Land cover from few labels", body)
+
+
+def _told_untrained(untrained: Sequence[str]) -> str:
+    if not untrained:
+        return ""
+    names = html.escape(", ".join(untrained))
+    return (
+        f" In one direction or more there is no training pixel of {names}: none of its test pixels can be right there."
+    )
 
 
 def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:

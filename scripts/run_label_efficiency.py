@@ -53,6 +53,7 @@ from evaluation_hsst.label_efficiency import (
     plan_runs,
     run_experiment,
     summarise,
+    untrained_classes,
     write_reports,
 )
 from evaluation_hsst.recipes import RECIPES, recipe_defaults
@@ -221,7 +222,13 @@ def main() -> None:
         runs = plan_runs(models, list(dict.fromkeys(budgets)), setup.seeds, list(setup.directions))
         experiment = Experiment(setup.directions, setup.options, setup.settings, setup.description)
         rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
-        summary = summarise(rows, list(setup.directions), experiment.class_names, setup.description)
+        summary = summarise(
+            rows,
+            list(setup.directions),
+            experiment.class_names,
+            setup.description,
+            untrained_classes(setup.directions),
+        )
         maps = draw_maps(experiment, summary, setup.seeds[0], arguments.output_dir) if arguments.maps else []
         for path in [*write_reports(summary, arguments.output_dir, maps), *maps]:
             print(path)

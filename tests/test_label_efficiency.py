@@ -25,6 +25,7 @@ from evaluation_hsst.label_efficiency import (
     described,
     draw_maps,
     interval,
+    label_efficiency_table,
     percent,
     plan_runs,
     pooled_scores,
@@ -32,6 +33,7 @@ from evaluation_hsst.label_efficiency import (
     run_experiment,
     run_of,
     summarise,
+    untrained_classes,
     write_reports,
 )
 
@@ -288,6 +290,23 @@ def test_reports_show_every_model_and_budget(tmp_path) -> None:
     # the figure, and confusion matrices of each budget
     assert text.count("data:image/png;base64,") == 3 and "<folder>" not in text
     assert "from scratch, seed by seed" not in text
+
+
+def test_classes_without_training_pixels_are_named_and_left_out_of_an_average(tmp_path) -> None:
+    rows = [made_up_row("svm", "5", seed, "a", [[8, 2, 0], [4, 6, 0], [5, 5, 0]]) for seed in range(3)]
+    summary = summarise(rows, ["a"], ["one", "two", "water"], untrained=["water"])
+    (entry,) = summary["results"]
+    assert entry["average_accuracy"]["mean"] == pytest.approx(1.4 / 3)
+    assert entry["average_accuracy_trained"]["mean"] == pytest.approx(0.7)
+    assert "average accuracy without water" in label_efficiency_table(summary)
+    _, _, page = write_reports(summary, tmp_path)
+    assert "no training pixel of water" in page.read_text()
+    whole = experiment()
+    assert untrained_classes(whole.directions) == []
+    name, data = next(iter(whole.directions.items()))
+    labels = {scene: np.where(values == 0, 255, values).astype(np.uint8) for scene, values in data.labels.items()}
+    tested = {key: np.where(data.split.mask(key, "test"), data.labels[key], labels[key]) for key in labels}
+    assert untrained_classes({name: data.with_labels(tested)}) == [data.class_names[0]]
 
 
 def test_maps_are_drawn_once_for_the_first_model_and_the_best_baseline(tmp_path, monkeypatch) -> None:

@@ -704,7 +704,7 @@ def label_efficiency_table(summary: Mapping[str, Any]) -> str:
     if summary.get("untrained_classes"):
         scores["average_accuracy_trained"] = f"average accuracy without {', '.join(summary['untrained_classes'])}"
     scores["macro_f1"] = "macro F1"
-    rows = [f"| labels | model | {' | '.join(scores.values())} |", "|---|---|" + "---|" * len(scores)]
+    rows = [f"| labels | model | seeds | {' | '.join(scores.values())} |", "|---|---|---|" + "---|" * len(scores)]
     for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
         entries = [entry for entry in summary["results"] if entry["budget"] == budget]
         for entry in entries:
@@ -718,7 +718,8 @@ def label_efficiency_table(summary: Mapping[str, Any]) -> str:
                     text += f" ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
                 cells.append(text)
             rows.append(
-                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {' | '.join(cells)} |"
+                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {len(entry['seeds'])} | "
+                f"{' | '.join(cells)} |"
             )
     return "\n".join(rows)
 

@@ -10,6 +10,7 @@ from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 
 from evaluation_hsst.label_efficiency import label_efficiency_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
+from evaluation_hsst.sensor_comparison import sensor_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 
@@ -78,7 +79,8 @@ def test_the_land_cover_model_is_ready_for_scenes():
 
 def test_holds_what_a_repository_needs_and_nothing_else():
     extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
-    extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png", "label_efficiency.json"}
+    extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png"}
+    extra |= {"label_efficiency.json", "sensors.json"}
     assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()}
 
 
@@ -101,6 +103,7 @@ def test_card_says_what_the_result_file_says():
     assert reconstruction_table(real) in card
     land_cover = json.loads((FOLDER / "label_efficiency.json").read_text())
     assert label_efficiency_table(land_cover) in card
+    assert sensor_table(json.loads((FOLDER / "sensors.json").read_text())) in card
 
 
 def test_the_card_is_built_by_its_script(tmp_path, run_script):
@@ -110,7 +113,7 @@ def test_the_card_is_built_by_its_script(tmp_path, run_script):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"):
         (model / name).write_bytes((FOLDER / name).read_bytes())
     (model / "figures" / "step_1.png").write_bytes((FOLDER / "reconstruction.png").read_bytes())
-    evaluations = ("--reconstruction", FOLDER, "--label_efficiency", FOLDER)
+    evaluations = ("--reconstruction", FOLDER, "--label_efficiency", FOLDER, "--sensors", FOLDER)
     sources = ("--sources", "simulated", "neon", "--final")
     result = run_script("build_model_card.py", "--model", model, *evaluations, *sources, "--output", tmp_path / "card")
     assert result.returncode == 0, result.stderr
@@ -143,3 +146,8 @@ def test_docs_and_card_tell_the_same_land_cover():
 def test_tables_are_up_to_date(run_script):
     result = run_script("update_tables.py", "--check")
     assert result.returncode == 0, result.stderr
+
+
+def test_docs_and_card_tell_the_same_of_other_sensors():
+    there = json.loads((ROOT / "docs" / "results" / "sensors.json").read_text())
+    assert there == json.loads((FOLDER / "sensors.json").read_text())

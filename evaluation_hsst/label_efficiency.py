@@ -501,7 +501,7 @@ def summarise(
         comparisons: for each budget and score, the first model against the best of those without pre-training: mean
             difference, its interval, and in how many seeds it is better. The best is chosen by its mean over the same
             seeds, which favours it.
-        comparisons_to_scratch: the same against `hsst-scratch`, where it is among the other models.
+        comparisons_to_scratch: the same of each model that is there from scratch, too.
     """
     pooled = pooled_scores(rows, directions)
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -547,10 +547,11 @@ def summarise(
         main, *others = models
         baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
         comparisons += _compare(by_model, main, baselines, budget)
-        # The model that only lacks the pre-trained weights of the first one
-        comparisons_to_scratch += _compare(
-            by_model, main, [name for name in others if name == f"{main}-scratch"], budget
-        )
+        # Models beside those that only lack their pre-trained weights
+        for model in models:
+            comparisons_to_scratch += _compare(
+                by_model, model, [name for name in models if name == f"{model}-scratch"], budget
+            )
     return {
         "class_names": list(class_names),
         "untrained_classes": list(untrained),
@@ -593,7 +594,12 @@ def _mean_shares(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[float
 def _compare(
     by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], main: str, baselines: Sequence[str], budget: str
 ) -> list[dict[str, Any]]:
-    """A model against the best of the baselines, over the seeds that all of them have."""
+    """
+    A model against the best of the baselines, over the seeds that all of them have; baselines with less than half as
+    many as others are left out, which would leave few seeds to all.
+    """
+    shared = {name: len(by_model[main].keys() & by_model[name].keys()) for name in baselines}
+    baselines = [name for name in baselines if 2 * shared[name] >= max(shared.values())]
     seeds = [seed for seed in by_model[main] if all(seed in by_model[name] for name in baselines)]
     if not seeds or not baselines:
         return []

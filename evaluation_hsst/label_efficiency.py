@@ -680,9 +680,10 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
     axes[0].set_xlabel("training labels")
     axes[1].set_xlabel("training labels")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
-    seeds = max(len(entry["seeds"]) for entry in results)
-    noun = "seed" if seeds == 1 else "seeds"
-    intervals = "; bands: 95 % interval" if seeds > 2 else ""
+    numbers = sorted({len(entry["seeds"]) for entry in results})
+    seeds = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    noun = "seed" if numbers[-1] == 1 else "seeds"
+    intervals = "; bands: 95 % interval" if numbers[-1] > 2 else ""
     figure.suptitle(
         f"Land cover from few labels, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12
     )

@@ -335,7 +335,7 @@ def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> No
     lines = tables["label_efficiency"]().splitlines()
     assert len(lines) == 4
     mean = 100 * summary["results"][0]["overall_accuracy"]["mean"]
-    assert lines[2].startswith(f"| 5 per class (10) | HSST, pre-trained | **{mean:.1f}** (")
+    assert lines[2].startswith(f"| 5 per class (10) | HSST, pre-trained | 3 | **{mean:.1f}** (")
     assert "**" not in lines[3]
 
 

@@ -100,13 +100,13 @@ def test_what_was_not_measured_is_a_limit_and_not_a_result():
 
 def test_every_result_that_is_given_has_its_table():
     described = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    entry = {"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST"}
+    entry = {"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST", "seeds": [0, 1, 2]}
     entry |= dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), described)
     ways = {way: [entry] for way in WAYS}
     sensor = {"title": "48 bands", "is_reflectance": True, "filled_bands": 3, "ways": ways}
     sensor["differences"] = {way: {"5": described} for way in WAYS}
     text = card(label_efficiency={"results": [entry], "directions": ["a to b"]}, sensors={"sensors": [sensor]})
-    assert "| 5 per class (30) | HSST | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
+    assert "| 5 per class (30) | HSST | 3 | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
     assert "| 48 bands | 5 per class (30) | **50.0** (40.0–60.0) | **50.0** (40.0–60.0) * |" in text
     assert "few labels was not measured" not in text and "other sensors was not measured" not in text
 

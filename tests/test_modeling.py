@@ -427,3 +427,7 @@ def test_values_of_tokens_are_normalised_as_layernorm_does():
     result = normalize_values(layernorm, values.as_subclass(OnGPU)).as_subclass(torch.Tensor)
     torch.testing.assert_close(result, layernorm(values))
     assert normalize_values(torch.nn.Identity(), values) is values
+    seen = []
+    layernorm.register_forward_hook(lambda *arguments: seen.append(arguments))
+    normalize_values(layernorm, values.as_subclass(OnGPU))
+    assert len(seen) == 1

@@ -191,16 +191,16 @@ def fuses_layer(
     if not torch.is_autocast_enabled(tokens.device.type) and weights_dtype != dtype:
         return False
     return (
-        all(_is_plain(module, nn.Linear) for module in (attention.qkv_proj, attention.o_proj, mlp.fc1, mlp.fc2))
-        and all(_is_plain(module, nn.LayerNorm) for module in (layer.layernorm_before, layer.layernorm_after))
+        all(is_plain(module, nn.Linear) for module in (attention.qkv_proj, attention.o_proj, mlp.fc1, mlp.fc2))
+        and all(is_plain(module, nn.LayerNorm) for module in (layer.layernorm_before, layer.layernorm_after))
         and all(
-            _is_plain(module, type(module))
+            is_plain(module, type(module))
             for module in (attention, mlp, mlp.activation_fn, mlp.dropout, layer.dropout)
         )
     )
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling a module does nothing but what its class says."""
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     # Recorders of attention weights, which transformers leaves in place, have nothing to record here

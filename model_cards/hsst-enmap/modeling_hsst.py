@@ -49,7 +49,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
-from .fused_layer_hsst import fused_layer, fuses_layer
+from .fused_layer_hsst import fused_layer, fuses_layer, is_plain
 from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
 from .short_attention_hsst import chunked, short_attention, short_attention_axis
 
@@ -190,10 +190,12 @@ def normalize_values(layernorm: nn.Module, token_values: torch.Tensor) -> torch.
     which have nothing to do: it takes as long as several layers of the model.
     """
     if (
-        type(layernorm) is not nn.LayerNorm
+        not isinstance(layernorm, nn.LayerNorm)
         or token_values.device.type != "cuda"
         or torch.compiler.is_compiling()
         or token_values.shape[-1] > 32
+        # Hooks, and weights that lie elsewhere until a hook fetches them, are left to the module
+        or not is_plain(layernorm, nn.LayerNorm)
     ):
         return layernorm(token_values)
     values = token_values.to(torch.promote_types(token_values.dtype, torch.float32))

@@ -156,7 +156,8 @@ Mean absolute error of the hidden values of the validation tiles, in standard de
 """,
     ]
     parts += evaluation_sections(evaluations)
-    parts += [limits_section(settings, evaluations), CITATION]
+    # Runs on tile tensors are given their validation tiles, others set some of the training's apart
+    parts += [limits_section(settings, evaluations, has_own_validation="windows_by_source" in results), CITATION]
     return "\n".join(parts)
 
 
@@ -381,12 +382,14 @@ architecture from scratch, the image resampled to this model's bands, and this m
     return parts
 
 
-def limits_section(settings: CardSettings, evaluations: Evaluations) -> str:
-    """What the numbers do not say, as far as they were measured."""
-    sentences = [
-        "Validation tiles are cut from the same scenes as the training tiles: their errors say nothing about other "
-        "places, seasons or sensors."
-    ]
+def limits_section(settings: CardSettings, evaluations: Evaluations, has_own_validation: bool = False) -> str:
+    """What the numbers do not say, as far as they were measured; validation tiles may be of other scenes, or not."""
+    sentences = []
+    if not has_own_validation:
+        sentences.append(
+            "Validation tiles are cut from the same scenes as the training tiles: their errors say nothing of other "
+            "places, seasons or sensors."
+        )
     if evaluations.reconstruction is None:
         sentences.append("Reconstruction of real tiles was not measured.")
     else:

@@ -99,6 +99,7 @@ def test_card_says_what_the_result_file_says():
         assert number in card
     assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card
     assert "placeholder" not in card and "neon" in card
+    assert "from the same scenes as the training tiles" not in card  # they were files of their own
     real = json.loads((FOLDER / "reconstruction.json").read_text())
     assert reconstruction_table(real) in card
     land_cover = json.loads((FOLDER / "label_efficiency.json").read_text())

@@ -68,6 +68,7 @@ def test_a_source_that_was_used_is_named_and_attributed():
 def test_a_placeholder_says_so_and_a_resumed_run_too():
     assert "A placeholder" in card(is_final=False) and "A placeholder" not in card()
     assert "| validation tiles | 0.250 | not measured |" in card()
+    assert "from the same scenes as the training tiles" in card()
 
 
 def test_errors_of_several_kinds_of_masks_are_told_before_and_after():

@@ -1,0 +1,91 @@
+"""A whole transformer layer, a few sequences at a time, for predictions on processors that work from their caches.
+
+Attention is folded (see `attention_hsst`). What lies between the tokens that go into a layer and those that come out
+of it (normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a
+layer reads each token once and writes it once.
+
+Shape comments use
+
+    B windows     N blocks     P positions     S sequences     L tokens in a sequence     D width (`hidden_size`)
+"""
+
+from typing import Any
+
+import torch
+
+from .attention_hsst import (
+    attention_weights,
+    by_query,
+    folds_projections,
+    is_strewn,
+    keys_come_first,
+    pieces,
+)
+from .fused_layer_hsst import has_plain_modules, only_predicts, products_dtype
+
+
+def folds_layer(
+    layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool | None
+) -> bool:
+    """
+    Whether `folded_layer` computes an `HSSTLayer` of tokens (B, N, P, D): for predictions on a processor, where
+    attention is folded, as long as only plain modules work on them.
+    """
+    attention = layer.attention
+    sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
+    return (
+        only_predicts(layer, attention_mask, output_attentions)
+        and folds_projections(attention.config, sequences, attention.qkv_proj, attention.o_proj)
+        and (
+            torch.is_autocast_enabled("cpu")
+            or all(parameter.dtype == tokens.dtype for parameter in layer.parameters())
+        )
+        and has_plain_modules(layer)
+    )
+
+
+def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """
+    What an `HSSTLayer` makes of tokens.
+
+    Args:
+        layer: where `folds_layer` says so.
+        tokens: (B, N, P, D).
+
+    Returns:
+        (B, N, P, D), in the precision of `tokens`, or of the products where that is higher.
+    """
+    dtype = products_dtype(tokens)
+    with torch.autocast("cpu", enabled=False):
+        query_key, value_output = layer.attention.folded_projections(dtype)
+        sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
+        shape = sequences.shape
+        if not is_strewn(sequences):
+            # One long row of sequences, so that windows of few tokens are worked on together
+            sequences = sequences.reshape(1, -1, *shape[2:])
+        output = torch.empty_like(sequences, dtype=torch.promote_types(tokens.dtype, dtype))
+        for window, part in pieces(sequences, dtype):
+            output[window, part] = _of_some(layer, sequences[window, part].contiguous(), query_key, value_output)
+    output = output.view(shape)
+    return output if layer.axis == "spatial" else output.transpose(1, 2)
+
+
+def _of_some(layer: Any, tokens: torch.Tensor, query_key: torch.Tensor, value_output: torch.Tensor) -> torch.Tensor:
+    """What a layer makes of sequences (S, L, D)."""
+    mlp, dtype = layer.mlp, query_key.dtype
+    keys_first = keys_come_first(tokens.shape[1], dtype)
+    normalised = layer.layernorm_before(tokens).to(dtype)
+    _, weights = attention_weights(normalised, query_key, keys_first)
+    context = torch.bmm(by_query(weights, keys_first), normalised).view(-1, value_output.shape[1])  # (S * L, H * D)
+    flat = tokens.view(-1, tokens.shape[2]) + layer.attention.o_proj.bias
+    flat = _add_product(flat, context, value_output.t())
+
+    hidden = layer.layernorm_after(flat).to(dtype)
+    hidden = torch.addmm(mlp.fc1.bias.to(dtype), hidden, mlp.fc1.weight.to(dtype).t())
+    flat = _add_product(flat.add_(mlp.fc2.bias), mlp.activation_fn(hidden), mlp.fc2.weight.to(dtype).t())
+    return flat.view(tokens.shape)
+
+
+def _add_product(values: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """A matrix product added to values, which may be of higher precision, in their place."""
+    return values.addmm_(left, right) if values.dtype == left.dtype else values.add_(torch.mm(left, right))

@@ -28,11 +28,6 @@ TOKEN_BYTES_AT_ONCE = 5120
 REGISTER_BYTES = 64
 
 
-def tokens_at_once(dtype: torch.dtype) -> int:
-    """Number of tokens that are worked on together."""
-    return TOKEN_BYTES_AT_ONCE // dtype.itemsize
-
-
 def keys_come_first(length: int, dtype: torch.dtype) -> bool:
     """Whether scores among `length` tokens are kept as (keys, queries), for the sake of their softmax."""
     return length % (REGISTER_BYTES // dtype.itemsize) != 0
@@ -125,31 +120,22 @@ def folded_attention(
     Returns:
         (W, S, L, D), with the strides of `sequences`.
     """
-    num_windows, num_sequences, length, width = sequences.shape
     if not torch.is_grad_enabled():
         # A parameter would have everything kept for a backward pass that never comes
         bias = bias.detach()
-    if attention_mask is None and is_strewn(sequences):
-        # Sequences that are strewn over their window are gathered a few at a time, in the cache
-        return _FoldedAttention.apply(sequences, query_key, value_output, bias, None, dropout)
-    # One long row of sequences, so that windows of few tokens are worked on together
-    row = sequences.reshape(1, num_windows * num_sequences, length, width)
-    return _FoldedAttention.apply(row, query_key, value_output, bias, attention_mask, dropout).view(sequences.shape)
+    return _FoldedAttention.apply(sequences, query_key, value_output, bias, attention_mask, dropout)
 
 
-def is_strewn(sequences: torch.Tensor) -> bool:
-    """Whether sequences (W, S, L, D) are better gathered some at a time, in the cache, than all at once."""
-    few = 640  # below, many windows are worked on together
-    return not sequences.is_contiguous() and sequences.shape[1] * sequences.shape[2] >= few
-
-
-def pieces(sequences: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice]]:
-    """Where in (W, S, L, D) the sequences lie that are worked on together in `dtype`."""
+def pieces(sequences: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, slice]]:
+    """
+    Where in (W, S, L, D) the sequences lie that are worked on together in `dtype`: several windows, or a part of one.
+    """
     num_windows, num_sequences, length, _ = sequences.shape
-    step = max(1, tokens_at_once(dtype) // length)
-    for window in range(num_windows):
-        for start in range(0, num_sequences, step):
-            yield window, slice(start, start + step)
+    together = max(1, TOKEN_BYTES_AT_ONCE // dtype.itemsize // length)
+    step = max(1, together // num_sequences)
+    for window in range(0, num_windows, step):
+        for start in range(0, num_sequences, together):
+            yield slice(window, window + step), slice(start, start + together)
 
 
 def attention_weights(
@@ -197,9 +183,11 @@ class _FoldedAttention(torch.autograd.Function):
         needs_backward = any(ctx.needs_input_grad)
         kept_for_backward: list[torch.Tensor | None] = []
         factor = 1.0
-        for window, part in pieces(sequences, sequences.dtype):
-            tokens = sequences[window, part].contiguous()  # (sequences of the piece, L, D)
-            hidden = None if attention_mask is None else ~attention_mask[part]
+        if attention_mask is not None:
+            attention_mask = attention_mask.view(*sequences.shape[:2], 1, length, length)
+        for piece in pieces(sequences, sequences.dtype):
+            tokens = sequences[piece].reshape(-1, length, width).contiguous()  # (sequences of the piece, L, D)
+            hidden = None if attention_mask is None else ~attention_mask[piece].flatten(0, 1)
             queries, weights = attention_weights(tokens, query_key, keys_first, hidden)
             dropped, kept = weights, None
             if dropout:
@@ -209,8 +197,8 @@ class _FoldedAttention(torch.autograd.Function):
                 -1, value_output.shape[1]
             )  # (tokens, H * D)
             # What is dropped is made up for in the smaller matrix
-            piece = torch.addmm(bias, context, value_output.t(), alpha=factor)
-            output[window, part] = piece.view_as(tokens)
+            attended = torch.addmm(bias, context, value_output.t(), alpha=factor)
+            output[piece] = attended.view_as(output[piece])
             if needs_backward:
                 kept_for_backward += [queries, weights, kept]
         ctx.save_for_backward(sequences, query_key, value_output, *kept_for_backward)
@@ -228,11 +216,11 @@ class _FoldedAttention(torch.autograd.Function):
         sums_dtype = torch.promote_types(sequences.dtype, torch.float32)
         query_key_gradient = torch.zeros_like(query_key, dtype=sums_dtype)
         value_output_gradient = torch.zeros_like(value_output, dtype=sums_dtype)
-        for number, (window, part) in enumerate(pieces(sequences, sequences.dtype)):
+        for number, piece in enumerate(pieces(sequences, sequences.dtype)):
             queries, weights, kept = kept_for_backward[3 * number : 3 * number + 3]
-            tokens = sequences[window, part].contiguous()
+            tokens = sequences[piece].reshape(-1, length, width).contiguous()
             flat_tokens = tokens.view(-1, width)
-            flat_gradient = output_gradient[window, part].reshape(-1, width)
+            flat_gradient = output_gradient[piece].reshape(-1, width)
             if ctx.factor != 1.0:
                 flat_gradient = flat_gradient * ctx.factor
             dropped = weights if kept is None else weights * kept
@@ -249,7 +237,7 @@ class _FoldedAttention(torch.autograd.Function):
             tokens_gradient = torch.bmm(by_query(dropped, not keys_first), context_gradient)  # the tokens as values
             tokens_gradient.baddbmm_(by_query(scores_gradient, not keys_first), queries)  # as keys
             tokens_gradient.view(-1, width).addmm_(queries_gradient, query_key)  # as queries
-            gradient[window, part] = tokens_gradient
+            gradient[piece] = tokens_gradient.view_as(gradient[piece])
         bias_gradient = output_gradient.sum(dim=(0, 1, 2), dtype=sums_dtype)
         return (
             gradient,

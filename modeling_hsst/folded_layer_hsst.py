@@ -17,7 +17,6 @@ from .attention_hsst import (
     attention_weights,
     by_query,
     folds_projections,
-    is_strewn,
     keys_come_first,
     pieces,
 )
@@ -59,14 +58,10 @@ def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", enabled=False):
         query_key, value_output = layer.attention.folded_projections(dtype)
         sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
-        shape = sequences.shape
-        if not is_strewn(sequences):
-            # One long row of sequences, so that windows of few tokens are worked on together
-            sequences = sequences.reshape(1, -1, *shape[2:])
         output = torch.empty_like(sequences, dtype=torch.promote_types(tokens.dtype, dtype))
-        for window, part in pieces(sequences, dtype):
-            output[window, part] = _of_some(layer, sequences[window, part].contiguous(), query_key, value_output)
-    output = output.view(shape)
+        for piece in pieces(sequences, dtype):
+            some = sequences[piece].reshape(-1, *sequences.shape[2:]).contiguous()
+            output[piece] = _of_some(layer, some, query_key, value_output).view_as(output[piece])
     return output if layer.axis == "spatial" else output.transpose(1, 2)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from modeling_hsst import HSSTConfig, HSSTModel, folded_layer_hsst
 from modeling_hsst import modeling_hsst as modeling
-from modeling_hsst.attention_hsst import is_strewn, pieces
+from modeling_hsst.attention_hsst import pieces
 from modeling_hsst.folded_layer_hsst import folded_layer, folds_layer
 from modeling_hsst.modeling_hsst import HSSTLayer
 
@@ -47,11 +47,15 @@ def test_same_as_the_layer(shape, axis):
     assert torch.equal(tokens, before)
 
 
-def test_shapes_cover_both_ways():
-    """Sequences in a row, and sequences that are gathered window by window; several pieces of either."""
-    strewn = [torch.zeros(*shape, 24).transpose(1, 2) for shape in SHAPES]
-    assert {is_strewn(sequences) for sequences in strewn} == {False, True}
-    assert len(list(pieces(torch.zeros(2, 20, 64, 24), torch.float64))) > 2
+def test_pieces_cover_each_sequence_once():
+    sizes = set()
+    for shape in [(*shape, 24) for shape in SHAPES] + [(2, 20, 25, 24), (1, 300, 8, 24), (3, 2, 2000, 24)]:
+        for sequences in (torch.zeros(shape), torch.zeros(shape).transpose(1, 2)):
+            for piece in pieces(sequences, torch.float64):
+                sequences[piece] += 1
+                sizes.add((sequences[piece].shape[0] > 1, sequences[piece].shape[1] < sequences.shape[1]))
+            assert torch.equal(sequences, torch.ones_like(sequences))
+    assert sizes == {(True, False), (False, False), (False, True)}  # several windows, one, a part of one
 
 
 @pytest.mark.parametrize("axis", ["spatial", "spectral"])

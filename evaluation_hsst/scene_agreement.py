@@ -1,4 +1,4 @@
-"""Whether the map of a scene is what its windows say: single windows beside it, and the same scene cut elsewhere."""
+"""Whether the map of a scene is what its windows say: beside single windows, another cut, and half precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def measure_agreement(
 
     Returns:
         Ready for JSON: `single_windows`, the map of windows side by side beside the model called for one window at a
-        time; `shifted`, for some strides and shifts, the map beside that of the same scene cut so many pixels later.
+        time; `shifted`, for some strides and shifts, the map beside that of the same scene cut so many pixels later;
+        `half_precision`, the map of windows side by side beside that of the same model in bfloat16.
 
     Raises:
         ValueError: the head is not one for every pixel, or there is no room for four windows beside each other.
@@ -51,6 +52,7 @@ def measure_agreement(
             compare_shifted(scene, with_stride(predictor, stride), side, shift)
             for stride, shift in ((half, half), (half, quarter), (window, half))
         ],
+        "half_precision": compare_half_precision(crop_middle(scene, side), with_stride(predictor, window)),
     }
 
 
@@ -113,6 +115,14 @@ def compare_shifted(
         "everywhere": agreement(first, second, mapped),
         "inside": agreement(first, second, mapped & inside),
     }
+
+
+def compare_half_precision(scene: CroppedScene, predictor: ScenePredictor) -> dict[str, Any]:
+    """The map of a scene beside that of the same model in bfloat16."""
+    rounded = copy.copy(predictor)
+    rounded.model = copy.deepcopy(predictor.model).to(torch.bfloat16)
+    first, second = predict_whole(scene, predictor), predict_whole(scene, rounded)
+    return {"precision": "bfloat16", **agreement(first, second, np.isfinite(first[0]) & np.isfinite(second[0]))}
 
 
 def agreement(first: np.ndarray, second: np.ndarray, compared: np.ndarray) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
     python scripts/check_scene_maps.py SCENE --model outputs/finetuned --output outputs/scene_agreement.json
 
-Maps the middle of a scene with windows side by side, beside the model called for one window at a time; and, with the
-windows of predict_scene.py and without overlap, the same pixels cut so that all windows lie elsewhere.
+Maps the middle of a scene with windows side by side, beside the model called for one window at a time and beside the
+same model in bfloat16; and, with the windows of predict_scene.py and without overlap, the same pixels cut so that all
+windows lie elsewhere.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def main() -> None:
             f"stride {row['stride']}, shifted by {row['shift']}: same class at {row['everywhere']['same_class']:.2%}, "
             f"{row['inside']['same_class']:.2%} a window away from the edges"
         )
+    half = result["half_precision"]
+    print(f"in {half['precision']}: same class at {half['same_class']:.3%} of {half['pixels']:,} pixels")
     print(arguments.output)
 
 

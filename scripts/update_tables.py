@@ -238,7 +238,7 @@ def speed_goals() -> str:
         share = f", {row['share_of_matrix_rate']:.0%} of the matrix rate" if with_share else ""
         return f"{row['ratio']:.1f}x{share}"
 
-    half = inference["bfloat16"]
+    half, on_scene = inference["bfloat16"], result("scene_agreement")["half_precision"]
     memory = training["plain"]["megabytes_per_window"]
     kept, checkpointed = (
         training[name]["megabytes_per_window"] / memory for name in ("float32", "float32, gradient checkpointing")
@@ -257,7 +257,7 @@ def speed_goals() -> str:
             "inference, CPU, bfloat16",
             "8x, logits within 2 % of the largest, same class on 99.5 % of pixels",
             f"{reached(half)}, {half['agreement']['relative_difference']:.1%}, {half['agreement']['same_class']:.1%} "
-            "(random weights)",
+            f"(random weights; {on_scene['same_class']:.1%} of a scene with trained ones)",
         ),
         (
             "memory of a window in training, to the plain reference",
@@ -389,6 +389,8 @@ def scene_agreement() -> str:
         beside = f"the scene cut {shifted['shift']} rows and columns later"
         for name, place in (("everywhere", "everywhere"), ("inside", "a window or more from the edges")):
             rows.append(row(f"stride {shifted['stride']}", beside, place, told=shifted[name]))
+    half = figures["half_precision"]
+    rows.append(row(f"stride {side}", f"the same model in {half['precision']}", "everywhere", told=half))
     height, width = figures["window"]
     rows += [
         "",

@@ -52,6 +52,8 @@ def test_map_is_what_single_windows_say_and_shifts_change_what_is_blended_otherw
     assert grid["everywhere"]["largest_difference"] > 1e-3 and grid["everywhere"]["pixels"] == 44**2
     assert 0 < quarter["inside"]["mean_difference"] < unblended["inside"]["mean_difference"]
     assert unblended["inside"]["pixels"] == 28**2
+    half = result["half_precision"]
+    assert half["pixels"] == 48**2 and half["same_class"] > 0.9 and 1e-6 < half["largest_difference"] < 0.2
 
 
 def test_a_model_that_looks_at_its_place_in_the_batch_is_found_out(product, model):
@@ -92,6 +94,7 @@ def test_command(run_script, product, model, tmp_path):
     given = (SCRIPT, product, "--model", tmp_path / "model", "--output", tmp_path / "out.json")
     result = run_script(*given, "--crop", 40)
     assert result.returncode == 0, result.stderr
+    assert "in bfloat16: same class at" in result.stdout
     assert "25 windows by themselves" in result.stdout and "stride 8, shifted by 4" in result.stdout
     assert json.loads((tmp_path / "out.json").read_text())["single_windows"]["same_class"] == 1
     assert_one_clear_line(run_script(*given[:-1], tmp_path / "out.txt"), "--output", "out.txt")

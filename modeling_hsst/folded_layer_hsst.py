@@ -19,8 +19,9 @@ from .attention_hsst import (
     folds_projections,
     keys_come_first,
     pieces,
+    products_dtype,
 )
-from .fused_layer_hsst import has_plain_modules, only_predicts, products_dtype
+from .fused_layer_hsst import has_plain_modules, only_predicts
 
 
 def folds_layer(

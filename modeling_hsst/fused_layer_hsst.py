@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention_hsst import fold_projections, folding_pays
+from .attention_hsst import fold_projections, folding_pays, products_dtype
 from .short_attention_hsst import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
 
 try:
@@ -221,12 +221,6 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     hooks = [hook for hook in hooks if getattr(hook, "__name__", "") != "output_capturing_hook"]
     # Hooks of accelerate stand in for `forward`
     return type(module) is kind and not hooks and not hasattr(module, "_hf_hook")
-
-
-def products_dtype(tokens: torch.Tensor) -> torch.dtype:
-    """The precision of matrix products of tokens."""
-    kind = tokens.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
 
 
 def split_width(width: int) -> tuple[int, int] | None:

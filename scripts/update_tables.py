@@ -16,6 +16,7 @@ from typing import Any
 
 from command_line import one_line_errors
 
+from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
 from evaluation_hsst.label_efficiency import label_efficiency_table
 from evaluation_hsst.model_cards import validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
@@ -446,6 +447,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,
     "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
+    "ablation_ladder": lambda: text_table(*ladder_rows(result("ablation"))),
+    "ablation_masks": lambda: text_table(*mask_rows(result("ablation"))),
     "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),

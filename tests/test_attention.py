@@ -9,6 +9,7 @@ from modeling_hsst.attention_hsst import (
     _FoldedAttention,
     draw_kept,
     folded_attention,
+    folding_is_faster,
     folding_pays,
     folds_projections,
 )
@@ -192,6 +193,9 @@ def test_only_plain_projections_are_folded():
 def test_folding_where_it_pays():
     assert folding_pays(64, 96, 64) and folding_pays(20, 96, 64)  # the published heads
     assert not folding_pays(64, 96, 16) and not folding_pays(1000, 96, 64)
+    # In half precision with more multiplications, too, as long as sequences are short
+    assert folding_is_faster(20, 48, 16, torch.bfloat16) and not folding_is_faster(20, 48, 16, torch.float32)
+    assert not folding_is_faster(20, 48, 8, torch.bfloat16) and not folding_is_faster(1000, 96, 64, torch.bfloat16)
     attention = make_attention()
     tokens = torch.zeros(1, 2, 5, 12)
     assert folds_projections(attention.config, tokens)

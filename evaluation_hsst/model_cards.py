@@ -99,6 +99,8 @@ def pretrained_card(
         evaluations: further results.
     """
     mask_types = ", ".join(results["run"].get("mask_types") or [config.mask_type])
+    runs = training_runs(results)
+    steps = " + ".join(f"{run['steps']:,}" for run in runs)
     parts = [
         metadata(settings, "image-feature-extraction", [*settings.tags, "masked-image-modeling"]),
         f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}{ABOUT}",
@@ -139,9 +141,9 @@ processor does not find by wavelength: adapt the model to another sensor, or res
 | | |
 |---|---|
 | tiles | {results["training_tiles"]:,} to train, {results["validation_tiles"]:,} to validate |
-| windows seen | {results["windows_seen"]:,} in {results["steps"]:,} steps |
-| seed | {results["run"]["seed"]} |
-| versions | {versions(results)} |
+| windows seen | {sum(run["windows_seen"] for run in runs):,} in {steps} steps |
+| seed | {", then ".join(str(run["run"]["seed"]) for run in runs)} |
+| versions | {", then ".join(dict.fromkeys(versions(run) for run in runs))} |
 
 `all_results.json` holds every setting of the training.
 """,
@@ -161,13 +163,19 @@ Mean absolute error of the hidden values of the validation tiles, in standard de
     return "\n".join(parts)
 
 
+def training_runs(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The runs that weights come from, earliest first: each went on from the one before."""
+    return [*training_runs(results["earlier"]), results] if "earlier" in results else [results]
+
+
 def validation_table(results: Mapping[str, Any]) -> str:
     """Errors of the validation tiles before and after pre-training, as Markdown: of run_mim.py with one kind of mask,
     of run_mim_tensors.py with several, for each file of tiles."""
     columns = ("", "this model", "before training", "mean of the band", "mean of the window's visible tokens")
     header = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
     if "history" in results:
-        first, last = results["history"][0]["validation"], results["history"][-1]["validation"]
+        first = training_runs(results)[0]["history"][0]["validation"]
+        last = results["history"][-1]["validation"]
         rows: list[tuple[Any, ...]] = [
             (
                 "{}, {} masks".format(*name.replace(".safetensors", "").rsplit("/", 1)),

@@ -8,11 +8,13 @@ Masked pre-training of HSST on tiles in safetensors files: for machines with tor
 Where the package is not installed, `PYTHONPATH=.` in its folder serves. One device, without a launcher; masks of
 several kinds in turn (--mask_types). A run that was interrupted goes on with --resume, exactly, and may then be given
 another number of --steps as long as its learning rate has not begun to fall. The output folder holds the model, its
-processor and `all_results.json` with the whole history.
+processor and `all_results.json` with the whole history, that of the checkpoint it goes on from included.
 """
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -148,6 +150,7 @@ def train(arguments: argparse.Namespace) -> None:
         description={
             **description,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            **earlier_run(arguments.model_name_or_path),
         },
         validation_steps=arguments.validation_steps,
         save_steps=arguments.save_steps,
@@ -155,6 +158,14 @@ def train(arguments: argparse.Namespace) -> None:
         max_seconds=arguments.max_seconds,
     )
     print(f"{results['windows_seen']:,} windows in {results['seconds']:,.0f} s: {arguments.output_dir}")
+
+
+def earlier_run(checkpoint: str | None) -> dict[str, Any]:
+    """What is told of the training of a checkpoint, where that is in its folder, as `earlier`."""
+    path = Path(checkpoint or "") / "all_results.json"
+    if not checkpoint or not path.is_file():
+        return {}
+    return {"earlier": json.loads(path.read_text(encoding="utf-8"))}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from command_line import one_line_errors
 
 from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
 from evaluation_hsst.label_efficiency import label_efficiency_table
-from evaluation_hsst.model_cards import validation_table
+from evaluation_hsst.model_cards import training_runs, validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
 from evaluation_hsst.speed import layer_traffic
@@ -310,26 +310,29 @@ def loss_curves() -> str:
 
 def pretraining_hsst_enmap() -> str:
     """How the weights of hsst-enmap were trained: data, settings, and errors of tiles left out."""
-    run = result("pretraining_hsst_enmap")
-    settings = run["settings"]
-    rows = ["| tiles | share of the windows | windows seen | SHA-256 of the numbers |", "|---|---|---|---|"]
-    total = sum(source["weight"] for source in run["data"])
-    for source in run["data"]:
-        count, bands, height, width = source["tiles"]
-        kind = f"{count:,} of {height} x {width} pixels, {bands} bands"
-        rows.append(
-            f"| {source['name']}: {kind} | {source['weight'] / total:.0%} | "
-            f"{run['windows_by_source'][source['name']]:,} | `{source['sha256'][:16]}…` |"
+    results = result("pretraining_hsst_enmap")
+    parts = []
+    for run in training_runs(results):
+        settings = run["settings"]
+        rows = ["| tiles | share of the windows | windows seen | SHA-256 of the numbers |", "|---|---|---|---|"]
+        total = sum(source["weight"] for source in run["data"])
+        for source in run["data"]:
+            count, bands, height, width = source["tiles"]
+            kind = f"{count:,} of {height} x {width} pixels, {bands} bands"
+            rows.append(
+                f"| {source['name']}: {kind} | {source['weight'] / total:.0%} | "
+                f"{run['windows_by_source'][source['name']]:,} | `{source['sha256'][:16]}…` |"
+            )
+        told = (
+            f"{run['steps']:,} steps of {settings['batch_size']} windows, {run['windows_seen']:,} in all, in "
+            f"{run['seconds'] / 60:,.0f} minutes; learning rate {settings['learning_rate']:g}, masks "
+            f"{', '.join(settings['mask_types'])} ({run['realised_mask_ratio']:.0%} of the tokens), "
+            f"{settings['precision']}, seed {settings['seed']}, torch {run['versions']['torch']}, transformers "
+            f"{run['versions']['transformers']}; "
+            f"{run['parameters']:,} parameters, {run['encoder_parameters']:,} of them in the encoder."
         )
-    told = (
-        f"{run['steps']:,} steps of {settings['batch_size']} windows, {run['windows_seen']:,} in all, in "
-        f"{run['seconds'] / 60:,.0f} minutes; learning rate {settings['learning_rate']:g}, masks "
-        f"{', '.join(settings['mask_types'])} ({run['realised_mask_ratio']:.0%} of the tokens), "
-        f"{settings['precision']}, seed {settings['seed']}, torch {run['versions']['torch']}, transformers "
-        f"{run['versions']['transformers']}; "
-        f"{run['parameters']:,} parameters, {run['encoder_parameters']:,} of them in the encoder."
-    )
-    return "\n".join([*rows, "", told, "", validation_table(run)])
+        parts += ["\n".join(rows), told]
+    return "\n\n".join([*parts, validation_table(results)])
 
 
 def comparison_rows(name: str) -> str:

@@ -89,12 +89,16 @@ def test_card_says_what_the_result_file_says():
     results = json.loads((FOLDER / "all_results.json").read_text())
     model = HSSTForMaskedImageModeling.from_pretrained(FOLDER)
     assert results["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    before, after = results["history"][0]["validation"], results["history"][-1]["validation"]
+    runs = [results]
+    while "earlier" in runs[0]:
+        runs.insert(0, runs[0]["earlier"])
+    steps = " + ".join(f"{run['steps']:,}" for run in runs)
+    before, after = runs[0]["history"][0]["validation"], results["history"][-1]["validation"]
     assert len(after) == 6
     for number in (
         *(f"| {values['error']:.3f} | {before[name]['error']:.3f} |" for name, values in after.items()),
         f"| parameters | {results['parameters']:,} |",
-        f"{results['windows_seen']:,} in {results['steps']:,} steps",
+        f"{sum(run['windows_seen'] for run in runs):,} in {steps} steps",
     ):
         assert number in card
     assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card

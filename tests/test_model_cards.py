@@ -85,6 +85,19 @@ def test_errors_of_several_kinds_of_masks_are_told_before_and_after():
     table = validation_table({"history": history})
     assert "| real, unit masks | 0.200 | 0.700 | 0.900 | 0.500 |" in table
     assert "| real, tube masks | 0.300 | 0.800 | 0.900 | 0.500 |" in table
+    # A run that went on from another begins where that one began
+    later = [{"step": 4, "validation": {name: errors(0.1) for name in history[0]["validation"]}}]
+    table = validation_table({"history": later, "earlier": {"history": history}})
+    assert "| real, unit masks | 0.100 | 0.700 | 0.900 | 0.500 |" in table
+
+
+def test_runs_that_went_on_from_others_are_told_together():
+    later = RESULTS | {"earlier": RESULTS | {"run": {"seed": 1}, "windows_seen": 1000, "steps": 20}}
+    later["versions"] = {"torch": "10.0"}
+    text = pretrained_card(HSSTConfig(), later, CardSettings("hsg-aiml/hsst-test", ["simulated"]))
+    assert "| windows seen | 1,640 in 20 + 10 steps |" in text
+    assert "| seed | 1, then 3 |" in text and "| versions | torch 9.9, then torch 10.0 |" in text
+    assert "| windows seen | 640 in 10 steps |" in card() and "| versions | torch 9.9 |" in card()
 
 
 def test_what_was_not_measured_is_a_limit_and_not_a_result():

@@ -257,6 +257,25 @@ def command(script, *arguments):
     )
 
 
+def test_script_goes_on_from_a_checkpoint_and_tells_of_both_runs(tmp_path):
+    tiles = tiles_of()
+    tiles.save(tmp_path / "tiles.safetensors")
+    small_model().save_pretrained(tmp_path / "first")
+    processor_of(tiles).save_pretrained(tmp_path / "first")
+    path = tmp_path / "tiles.safetensors"
+    usual = ["--tiles", path, "--validation_tiles", path, "--batch_size", 4, "--validation_steps", 2]
+    for start, end, steps in (("first", "second", 2), ("second", "third", 3)):
+        places = ["--model_name_or_path", tmp_path / start, "--output_dir", tmp_path / end]
+        done = command("run_mim_tensors.py", *usual, *places, "--steps", steps, "--device", "cpu")
+        assert done.returncode == 0, done.stderr
+    second, third = (json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("second", "third"))
+    assert "earlier" not in second and third["earlier"] == second
+    assert (second["steps"], third["steps"]) == (2, 3)
+    # It began with the weights that the other ended with
+    ended, began = second["history"][-1]["validation"], third["history"][0]["validation"]
+    assert ended == began
+
+
 def test_script_says_what_is_wrong(tmp_path):
     tiles_of().save(tmp_path / "tiles.safetensors")
     usual = ["--validation_tiles", tmp_path / "tiles.safetensors", "--steps", 2, "--output_dir", tmp_path / "out"]

@@ -62,26 +62,35 @@ def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
         output = torch.empty_like(sequences, dtype=torch.promote_types(tokens.dtype, dtype))
         for piece in pieces(sequences, dtype):
             some = sequences[piece].reshape(-1, *sequences.shape[2:]).contiguous()
-            output[piece] = _of_some(layer, some, query_key, value_output).view_as(output[piece])
+            place = output[piece]
+            # Where tokens lie in a row, they are computed in their place
+            row = place if place.is_contiguous() else torch.empty_like(some, dtype=output.dtype)
+            _of_some(layer, some, query_key, value_output, row.view(-1, some.shape[2]))
+            if row is not place:
+                place.copy_(row.view_as(place))
     return output if layer.axis == "spatial" else output.transpose(1, 2)
 
 
-def _of_some(layer: Any, tokens: torch.Tensor, query_key: torch.Tensor, value_output: torch.Tensor) -> torch.Tensor:
-    """What a layer makes of sequences (S, L, D)."""
+def _of_some(
+    layer: Any, tokens: torch.Tensor, query_key: torch.Tensor, value_output: torch.Tensor, output: torch.Tensor
+) -> None:
+    """Writes what a layer makes of sequences (S, L, D) to `output` (S * L, D)."""
     mlp, dtype = layer.mlp, query_key.dtype
     keys_first = keys_come_first(tokens.shape[1], dtype)
     normalised = layer.layernorm_before(tokens).to(dtype)
     _, weights = attention_weights(normalised, query_key, keys_first)
     context = torch.bmm(by_query(weights, keys_first), normalised).view(-1, value_output.shape[1])  # (S * L, H * D)
-    flat = tokens.view(-1, tokens.shape[2]) + layer.attention.o_proj.bias
-    flat = _add_product(flat, context, value_output.t())
+    torch.add(tokens.view(-1, tokens.shape[2]), layer.attention.o_proj.bias, out=output)
+    _add_product(output, context, value_output.t())
 
-    hidden = layer.layernorm_after(flat).to(dtype)
+    hidden = layer.layernorm_after(output).to(dtype)
     hidden = torch.addmm(mlp.fc1.bias.to(dtype), hidden, mlp.fc1.weight.to(dtype).t())
-    flat = _add_product(flat.add_(mlp.fc2.bias), mlp.activation_fn(hidden), mlp.fc2.weight.to(dtype).t())
-    return flat.view(tokens.shape)
+    _add_product(output.add_(mlp.fc2.bias), mlp.activation_fn(hidden), mlp.fc2.weight.to(dtype).t())
 
 
-def _add_product(values: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """A matrix product added to values, which may be of higher precision, in their place."""
-    return values.addmm_(left, right) if values.dtype == left.dtype else values.add_(torch.mm(left, right))
+def _add_product(values: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Adds a matrix product to values, which may be of higher precision."""
+    if values.dtype == left.dtype:
+        values.addmm_(left, right)
+    else:
+        values.add_(torch.mm(left, right))

@@ -204,7 +204,7 @@ class _FoldedAttention(torch.autograd.Function):
         kept_for_backward: list[torch.Tensor | None] = []
         factor = 1.0
         if attention_mask is not None:
-            attention_mask = attention_mask.view(*sequences.shape[:2], 1, length, length)
+            attention_mask = attention_mask.unflatten(0, sequences.shape[:2])
         for piece in pieces(sequences, sequences.dtype):
             tokens = sequences[piece].reshape(-1, length, width).contiguous()  # (sequences of the piece, L, D)
             hidden = None if attention_mask is None else ~attention_mask[piece].flatten(0, 1)
@@ -213,9 +213,8 @@ class _FoldedAttention(torch.autograd.Function):
             if dropout:
                 kept, factor = draw_kept(weights, dropout)
                 dropped = weights * kept
-            context = torch.bmm(by_query(dropped, keys_first), tokens).view(
-                -1, value_output.shape[1]
-            )  # (tokens, H * D)
+            # (tokens, H * D)
+            context = torch.bmm(by_query(dropped, keys_first), tokens).view(-1, value_output.shape[1])
             # What is dropped is made up for in the smaller matrix
             attended = torch.addmm(bias, context, value_output.t(), alpha=factor)
             output[piece] = attended.view_as(output[piece])

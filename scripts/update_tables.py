@@ -298,6 +298,19 @@ def speed_goals() -> str:
     return "\n".join(["| | goal | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def training_speed_cpu_spread() -> str:
+    """Ratios to the plain form in two runs of one machine."""
+    runs = [rows_by_name(name) for name in ("train_speed_cpu", "train_speed_cpu_slow_memory")]
+    rows = ["| | above | another run, in slower memory |", "|---|---|---|"]
+    plain = (f"{run['plain']['windows_per_second']:.1f} windows/s" for run in runs)
+    rows.append(f"| plain | {' | '.join(plain)} |")
+    for name in runs[0]:
+        if name.startswith(("float32", "bfloat16")):
+            ratios = (f"{run[name]['ratio']:.2f}x" for run in runs)
+            rows.append(f"| {name} | {' | '.join(ratios)} |")
+    return "\n".join(rows)
+
+
 def loss_curves() -> str:
     """Means over the last fifty steps of the same training in every precision."""
     figures = result("loss_curves")
@@ -459,6 +472,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "realism": realism,
     "data_speed": data_speed,
     "training_speed_cpu": speed("train_speed_cpu"),
+    "training_speed_cpu_spread": training_speed_cpu_spread,
     "inference_speed_cpu": speed("inference_speed_cpu"),
     "training_speed_cuda": speed("train_speed_cuda"),
     "inference_speed_cuda": speed("inference_speed_cuda"),

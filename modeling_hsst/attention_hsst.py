@@ -64,11 +64,12 @@ def folds_projections(config: PreTrainedConfig, hidden_states: torch.Tensor, *pr
     projections can be: adapters, hooks, pruning, quantisation and offloading work on calls of them, which folding
     leaves out.
     """
+    length, width = hidden_states.shape[2:]
     return (
         config._attn_implementation == "sdpa"
         and hidden_states.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and folding_is_faster(*hidden_states.shape[2:], config.head_dim, products_dtype(hidden_states))
+        and folding_is_faster(length, width, config.head_dim, products_dtype(hidden_states))
         and all(_is_plain(projection) for projection in projections)
     )
 

@@ -595,8 +595,9 @@ def _compare(
     by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], main: str, baselines: Sequence[str], budget: str
 ) -> list[dict[str, Any]]:
     """
-    A model against the best of the baselines, over the seeds that all of them have; baselines with less than half as
-    many as others are left out, which would leave few seeds to all.
+    A model against the best of the baselines, over the seeds that both have. Which one is the best is decided over the
+    seeds that all of them have; baselines with less than half as many as others are left out, which would leave few
+    seeds to all.
     """
     shared = {name: len(by_model[main].keys() & by_model[name].keys()) for name in baselines}
     baselines = [name for name in baselines if 2 * shared[name] >= max(shared.values())]
@@ -607,7 +608,8 @@ def _compare(
     for score in COMPARED_SCORES:
         means = {name: np.mean([by_model[name][seed][score] for seed in seeds]) for name in baselines}
         best = max(means, key=lambda name: means[name])
-        difference = paired_difference(by_model[main], by_model[best], score, seeds)
+        of_both = [seed for seed in by_model[main] if seed in by_model[best]]
+        difference = paired_difference(by_model[main], by_model[best], score, of_both)
         compared.append({"budget": budget, "score": score, "model": main, "baseline": best, **difference})
     return compared
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from small_benchmarks import write_raster
 
 from datasets_loading.labelled_data import LabelledData, Scene
@@ -71,7 +72,9 @@ def write_small_checkpoint(folder: Path, window_size: int = 5, **changes: Any) -
     config = HSSTConfig(
         **{**TINY, "num_channels": len(bands), "wavelengths": list(bands), "image_size": window_size, **changes}
     )
-    HSSTForMaskedImageModeling(config).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        HSSTForMaskedImageModeling(config).save_pretrained(folder)
     HSSTImageProcessor(
         wavelengths=list(bands), image_mean=[0.15] * len(bands), image_std=[0.1] * len(bands)
     ).save_pretrained(folder)

@@ -18,9 +18,11 @@ from datasets_loading.land_cover_metric import land_cover_scores
 from evaluation_hsst import label_efficiency
 from evaluation_hsst.baselines import ModelOptions
 from evaluation_hsst.label_efficiency import (
+    COMPARED_SCORES,
     Budget,
     Experiment,
     Run,
+    _compare,
     append_row,
     described,
     draw_maps,
@@ -467,3 +469,20 @@ def test_workers_end_with_a_killed_command(tmp_path) -> None:
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_models_are_compared_over_the_seeds_that_both_have():
+    """Which baseline is the best is a matter of the seeds that all have; how much better, of those of the two."""
+
+    def scores(*values):
+        return {seed: dict.fromkeys(COMPARED_SCORES, value) for seed, value in enumerate(values)}
+
+    by_model = {"main": scores(0.5, 0.5, 0.9, 0.9), "often": scores(0.4, 0.4, 0.3, 0.1), "seldom": scores(0.3, 0.3)}
+    compared = _compare(by_model, "main", ["often", "seldom"], "5")
+    assert {(entry["baseline"], entry["seeds"], entry["better_in"]) for entry in compared} == {("often", 4, 4)}
+    assert compared[0]["difference"]["mean"] == pytest.approx(0.4)
+    by_model["seldom"] = scores(0.6, 0.6)
+    compared = _compare(by_model, "main", ["often", "seldom"], "5")
+    assert {(entry["baseline"], entry["seeds"], entry["better_in"]) for entry in compared} == {("seldom", 2, 0)}
+    by_model["seldom"] = scores(0.6)
+    assert _compare(by_model, "main", ["often", "seldom"], "5")[0]["baseline"] == "often"

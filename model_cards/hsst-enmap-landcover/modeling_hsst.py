@@ -47,8 +47,9 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections
+from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections, products_dtype
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
+from .folded_layer_hsst import folded_layer, folds_layer
 from .fused_layer_hsst import fused_layer, fuses_layer, is_plain
 from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
 from .short_attention_hsst import chunked, short_attention, short_attention_axis
@@ -439,22 +440,24 @@ class HSSTAttention(nn.Module):
 
     def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Attention as `folded_attention` computes it."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
+        dtype = products_dtype(hidden_states)
         with torch.autocast("cpu", enabled=False):
-            qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
-            # Products of weights in at least float32, rounded once
-            full = torch.promote_types(qkv_weight.dtype, torch.float32)
-            query_key, value_output = fold_projections(
-                qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
-            )
             return folded_attention(
                 hidden_states.to(dtype),
-                query_key.to(dtype),
-                value_output.to(dtype),
+                *self.folded_projections(dtype),
                 self.o_proj.bias.to(dtype),
                 attention_mask,
                 dropout=self.attention_dropout if self.training else 0.0,
             )
+
+    def folded_projections(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `fold_projections` makes of the weights: products in at least float32, rounded once."""
+        qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
+        full = torch.promote_types(qkv_weight.dtype, torch.float32)
+        query_key, value_output = fold_projections(
+            qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
+        )
+        return query_key.to(dtype), value_output.to(dtype)
 
 
 class HSSTMLP(nn.Module):
@@ -495,6 +498,8 @@ class HSSTLayer(GradientCheckpointingLayer):
         tokens = hidden_states.unflatten(1, (num_blocks, -1))  # (B, N, P, D)
         if fuses_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
             return fused_layer(self, tokens).flatten(1, 2)
+        if folds_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
+            return folded_layer(self, tokens).flatten(1, 2)
         residual = hidden_states
         hidden_states = self.layernorm_before(tokens)
         if self.axis == "spatial":

@@ -21,14 +21,41 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedConfig
 
-# Tokens worked on at once: queries, scores and contexts of so many fit the caches of two cores (measured: 320 to 1280
-# differ by less than a tenth)
-TOKENS_AT_ONCE = 640
+# Tokens worked on at once, in bytes of a value of each: queries, scores and contexts of 1,280 tokens in float32, or
+# 2,560 in half precision, fit the caches of two cores (measured: half or twice as many differ by a tenth)
+TOKEN_BYTES_AT_ONCE = 5120
+# Widest registers of processors: softmax along rows that do not fill them goes value by value in PyTorch
+REGISTER_BYTES = 64
+
+
+def keys_come_first(length: int, dtype: torch.dtype) -> bool:
+    """Whether scores among `length` tokens are kept as (keys, queries), for the sake of their softmax."""
+    return length % (REGISTER_BYTES // dtype.itemsize) != 0
 
 
 def folding_pays(length: int, width: int, head_dim: int) -> bool:
     """Whether folded attention takes fewer multiplications than its usual form, for each token and head."""
-    return 2 * width * (width + length) <= 2 * head_dim * (2 * width + length)
+    return folding_ratio(length, width, head_dim) <= 1
+
+
+def folding_ratio(length: int, width: int, head_dim: int) -> float:
+    """Multiplications of folded attention to those of its usual form."""
+    return width * (width + length) / (head_dim * (2 * width + length))
+
+
+def folding_is_faster(length: int, width: int, head_dim: int, dtype: torch.dtype) -> bool:
+    """
+    Whether folded attention takes less time on a processor: with fewer multiplications, or with up to twice as many
+    among short sequences in half precision, which PyTorch's own attention takes up to ten times as long for.
+    """
+    allowed = 2 if dtype.itemsize < 4 and length <= 128 else 1
+    return folding_ratio(length, width, head_dim) <= allowed
+
+
+def products_dtype(tokens: torch.Tensor) -> torch.dtype:
+    """The precision of matrix products of tokens."""
+    kind = tokens.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
 
 
 def folds_projections(config: PreTrainedConfig, hidden_states: torch.Tensor, *projections: nn.Module) -> bool:
@@ -37,11 +64,12 @@ def folds_projections(config: PreTrainedConfig, hidden_states: torch.Tensor, *pr
     projections can be: adapters, hooks, pruning, quantisation and offloading work on calls of them, which folding
     leaves out.
     """
+    length, width = hidden_states.shape[2:]
     return (
         config._attn_implementation == "sdpa"
         and hidden_states.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and folding_pays(hidden_states.shape[2], hidden_states.shape[3], config.head_dim)
+        and folding_is_faster(length, width, config.head_dim, products_dtype(hidden_states))
         and all(_is_plain(projection) for projection in projections)
     )
 
@@ -113,26 +141,50 @@ def folded_attention(
     Returns:
         (W, S, L, D), with the strides of `sequences`.
     """
-    num_windows, num_sequences, length, width = sequences.shape
     if not torch.is_grad_enabled():
         # A parameter would have everything kept for a backward pass that never comes
         bias = bias.detach()
-    is_strewn = not sequences.is_contiguous() and num_sequences * length >= TOKENS_AT_ONCE
-    if is_strewn and attention_mask is None:
-        # Sequences that are strewn over their window are gathered a few at a time, in the cache
-        return _FoldedAttention.apply(sequences, query_key, value_output, bias, None, dropout)
-    # One long row of sequences, so that windows of few tokens are worked on together
-    row = sequences.reshape(1, num_windows * num_sequences, length, width)
-    return _FoldedAttention.apply(row, query_key, value_output, bias, attention_mask, dropout).view(sequences.shape)
+    return _FoldedAttention.apply(sequences, query_key, value_output, bias, attention_mask, dropout)
 
 
-def _pieces(sequences: torch.Tensor) -> Iterator[tuple[int, slice]]:
-    """Where in (W, S, L, D) the sequences lie that are worked on together."""
+def pieces(sequences: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, slice]]:
+    """
+    Where in (W, S, L, D) the sequences lie that are worked on together in `dtype`: several windows, or a part of one.
+    """
     num_windows, num_sequences, length, _ = sequences.shape
-    step = max(1, TOKENS_AT_ONCE // length)
-    for window in range(num_windows):
-        for start in range(0, num_sequences, step):
-            yield window, slice(start, start + step)
+    together = max(1, TOKEN_BYTES_AT_ONCE // dtype.itemsize // length)
+    step = max(1, together // num_sequences)
+    for window in range(0, num_windows, step):
+        for start in range(0, num_sequences, together):
+            yield slice(window, window + step), slice(start, start + together)
+
+
+def attention_weights(
+    tokens: torch.Tensor, query_key: torch.Tensor, keys_first: bool, hidden: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Queries (S, L * H, D) and attention weights of tokens (S, L, D): (S, L * H, L), or (S, L, L * H) with keys first;
+    none for keys that are `hidden` (S, 1, L, L) from a query.
+    """
+    num_sequences, length, width = tokens.shape
+    queries = torch.mm(tokens.view(-1, width), query_key.t()).view(num_sequences, -1, width)
+    scores = products_with_keys(queries, tokens, keys_first)
+    if hidden is not None:
+        if keys_first:
+            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
+        else:
+            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
+    return queries, torch.softmax(scores, dim=1 if keys_first else 2)
+
+
+def products_with_keys(rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool) -> torch.Tensor:
+    """Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D): (S, L * H, L), or keys first."""
+    return torch.bmm(tokens, rows.transpose(1, 2)) if keys_first else torch.bmm(rows, tokens.transpose(1, 2))
+
+
+def by_query(weights: torch.Tensor, keys_first: bool) -> torch.Tensor:
+    """A view of weights as (S, L * H, L)."""
+    return weights.transpose(1, 2) if keys_first else weights
 
 
 class _FoldedAttention(torch.autograd.Function):
@@ -147,26 +199,26 @@ class _FoldedAttention(torch.autograd.Function):
         dropout: float,
     ) -> torch.Tensor:
         length, width = sequences.shape[2:]
+        keys_first = keys_come_first(length, sequences.dtype)
         output = torch.empty_like(sequences)
         needs_backward = any(ctx.needs_input_grad)
         kept_for_backward: list[torch.Tensor | None] = []
         factor = 1.0
-        for window, part in _pieces(sequences):
-            tokens = sequences[window, part].contiguous()  # (sequences of the piece, L, D)
-            queries = torch.mm(tokens.view(-1, width), query_key.t()).view(len(tokens), -1, width)  # (, L * H, D)
-            scores = torch.bmm(queries, tokens.transpose(1, 2))  # (, L * H, L)
-            if attention_mask is not None:
-                hidden = ~attention_mask[part].transpose(1, 2)  # (, L, 1, L)
-                scores.view(len(tokens), length, -1, length).masked_fill_(hidden, float("-inf"))
-            weights = torch.softmax(scores, dim=-1)
+        if attention_mask is not None:
+            attention_mask = attention_mask.unflatten(0, sequences.shape[:2])
+        for piece in pieces(sequences, sequences.dtype):
+            tokens = sequences[piece].reshape(-1, length, width).contiguous()  # (sequences of the piece, L, D)
+            hidden = None if attention_mask is None else ~attention_mask[piece].flatten(0, 1)
+            queries, weights = attention_weights(tokens, query_key, keys_first, hidden)
             dropped, kept = weights, None
             if dropout:
                 kept, factor = draw_kept(weights, dropout)
                 dropped = weights * kept
-            context = torch.bmm(dropped, tokens).view(-1, value_output.shape[1])  # (tokens, H * D)
+            # (tokens, H * D)
+            context = torch.bmm(by_query(dropped, keys_first), tokens).view(-1, value_output.shape[1])
             # What is dropped is made up for in the smaller matrix
-            piece = torch.addmm(bias, context, value_output.t(), alpha=factor)
-            output[window, part] = piece.view_as(tokens)
+            attended = torch.addmm(bias, context, value_output.t(), alpha=factor)
+            output[piece] = attended.view_as(output[piece])
             if needs_backward:
                 kept_for_backward += [queries, weights, kept]
         ctx.save_for_backward(sequences, query_key, value_output, *kept_for_backward)
@@ -177,33 +229,35 @@ class _FoldedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         sequences, query_key, value_output, *kept_for_backward = ctx.saved_tensors
-        width = sequences.shape[3]
+        length, width = sequences.shape[2:]
+        keys_first = keys_come_first(length, sequences.dtype)
         gradient = torch.empty_like(sequences)
         # Sums over many pieces: not in half precision
         sums_dtype = torch.promote_types(sequences.dtype, torch.float32)
         query_key_gradient = torch.zeros_like(query_key, dtype=sums_dtype)
         value_output_gradient = torch.zeros_like(value_output, dtype=sums_dtype)
-        for number, (window, part) in enumerate(_pieces(sequences)):
+        for number, piece in enumerate(pieces(sequences, sequences.dtype)):
             queries, weights, kept = kept_for_backward[3 * number : 3 * number + 3]
-            tokens = sequences[window, part].contiguous()
+            tokens = sequences[piece].reshape(-1, length, width).contiguous()
             flat_tokens = tokens.view(-1, width)
-            flat_gradient = output_gradient[window, part].reshape(-1, width)
+            flat_gradient = output_gradient[piece].reshape(-1, width)
             if ctx.factor != 1.0:
                 flat_gradient = flat_gradient * ctx.factor
             dropped = weights if kept is None else weights * kept
-            context = torch.bmm(dropped, tokens).view(-1, value_output.shape[1])
+            context = torch.bmm(by_query(dropped, keys_first), tokens).view(-1, value_output.shape[1])
             _add_product(value_output_gradient, flat_gradient.t(), context)
             context_gradient = torch.mm(flat_gradient, value_output).view_as(queries)
-            weights_gradient = torch.bmm(context_gradient, tokens.transpose(1, 2))
+            weights_gradient = products_with_keys(context_gradient, tokens, keys_first)
             if kept is not None:
                 weights_gradient *= kept
-            scores_gradient = torch.ops.aten._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
-            queries_gradient = torch.bmm(scores_gradient, tokens).view(flat_tokens.shape[0], -1)
+            keys = 1 if keys_first else 2
+            scores_gradient = torch.ops.aten._softmax_backward_data(weights_gradient, weights, keys, weights.dtype)
+            queries_gradient = torch.bmm(by_query(scores_gradient, keys_first), tokens).view(flat_tokens.shape[0], -1)
             _add_product(query_key_gradient, queries_gradient.t(), flat_tokens)
-            tokens_gradient = torch.bmm(dropped.transpose(1, 2), context_gradient)  # the tokens as values
-            tokens_gradient.baddbmm_(scores_gradient.transpose(1, 2), queries)  # as keys
+            tokens_gradient = torch.bmm(by_query(dropped, not keys_first), context_gradient)  # the tokens as values
+            tokens_gradient.baddbmm_(by_query(scores_gradient, not keys_first), queries)  # as keys
             tokens_gradient.view(-1, width).addmm_(queries_gradient, query_key)  # as queries
-            gradient[window, part] = tokens_gradient
+            gradient[piece] = tokens_gradient.view_as(gradient[piece])
         bias_gradient = output_gradient.sum(dim=(0, 1, 2), dtype=sums_dtype)
         return (
             gradient,

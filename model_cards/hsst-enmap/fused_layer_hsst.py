@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention_hsst import fold_projections, folding_pays
+from .attention_hsst import fold_projections, folding_pays, products_dtype
 from .short_attention_hsst import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
 
 try:
@@ -167,18 +167,14 @@ def fuses_layer(
     Whether `fused_layer` computes an `HSSTLayer` of tokens (B, N, P, D): for predictions in half precision on a GPU,
     as long as only plain modules work on them, since adapters, hooks and quantisation work on calls of these.
     """
-    attention, mlp = layer.attention, layer.mlp
+    attention = layer.attention
     config, width = attention.config, tokens.shape[3]
     sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
     if (
-        torch.is_grad_enabled()
-        or attention_mask is not None
-        or output_attentions
+        not only_predicts(layer, attention_mask, output_attentions)
         or not replaces_sdpa(config, sequences)
         or sequences.shape[2] > ROWS
         or config.hidden_act != "gelu"
-        or attention.qkv_proj.bias is not None
-        or (layer.training and (layer.dropout.p or attention.attention_dropout))
         or split_width(width) is None
         or config.intermediate_size not in (16, 32, 64, 128)
         or not folding_pays(sequences.shape[2], width, config.head_dim)
@@ -190,6 +186,24 @@ def fuses_layer(
         return False
     if not torch.is_autocast_enabled(tokens.device.type) and weights_dtype != dtype:
         return False
+    return has_plain_modules(layer)
+
+
+def only_predicts(layer: Any, attention_mask: torch.Tensor | None, output_attentions: bool | None) -> bool:
+    """Whether nothing is wanted of an `HSSTLayer` but its tokens: no gradients, masks, weights or dropout."""
+    attention = layer.attention
+    return not (
+        torch.is_grad_enabled()
+        or attention_mask is not None
+        or output_attentions
+        or attention.qkv_proj.bias is not None
+        or (layer.training and (layer.dropout.p or attention.attention_dropout))
+    )
+
+
+def has_plain_modules(layer: Any) -> bool:
+    """Whether calling the modules within an `HSSTLayer` does nothing but what their classes say."""
+    attention, mlp = layer.attention, layer.mlp
     return (
         all(is_plain(module, nn.Linear) for module in (attention.qkv_proj, attention.o_proj, mlp.fc1, mlp.fc2))
         and all(is_plain(module, nn.LayerNorm) for module in (layer.layernorm_before, layer.layernorm_after))
@@ -207,12 +221,6 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     hooks = [hook for hook in hooks if getattr(hook, "__name__", "") != "output_capturing_hook"]
     # Hooks of accelerate stand in for `forward`
     return type(module) is kind and not hooks and not hasattr(module, "_hf_hook")
-
-
-def products_dtype(tokens: torch.Tensor) -> torch.dtype:
-    """The precision of matrix products of tokens."""
-    kind = tokens.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
 
 
 def split_width(width: int) -> tuple[int, int] | None:

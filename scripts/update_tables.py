@@ -17,7 +17,7 @@ from typing import Any
 from command_line import one_line_errors
 
 from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
-from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.label_efficiency import label_efficiency_table, percent
 from evaluation_hsst.model_cards import training_runs, validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
@@ -369,6 +369,21 @@ def comparison_rows(name: str) -> str:
     return "\n".join(rows)
 
 
+def augmentation() -> str:
+    """Models trained with one augmentation beside the same without, seed by seed."""
+    figures = result("augmentation")
+    rows = [
+        "| augmentation | model | seeds | average accuracy without | with | points | overall accuracy, points |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in figures["runs"]:
+        average, overall = run["average_accuracy"], run["overall_accuracy"]
+        cells = [f"`{run['augmentation']}`", run["model"], str(run["seeds"])]
+        cells += [percent(average[name]) for name in ("without", "with", "difference")]
+        rows.append(f"| {' | '.join([*cells, percent(overall['difference'])])} |")
+    return "\n".join(rows)
+
+
 def experiment_visible_only_scale() -> str:
     """Checkpoints by the size of their tokens, and what land cover makes of them."""
     figures = result("experiment_visible_only_scale")
@@ -467,6 +482,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation_masks": lambda: text_table(*mask_rows(result("ablation"))),
     "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
+    "augmentation": augmentation,
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,

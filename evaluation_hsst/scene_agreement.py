@@ -39,20 +39,20 @@ def measure_agreement(
     side = min(*crop_middle(scene, crop).shape) // window * window
     if side < 4 * window:
         raise ValueError(f"expected at least {4 * window} pixels, four windows of the model, in a row, got {side}")
+    middle, side_by_side = crop_middle(scene, side), with_stride(predictor, window)
+    mapped = predict_whole(middle, side_by_side)
     half, quarter = max(window // 2, 1), max(window // 4, 1)
     return {
         "scene": scene.name,
         "side": side,
         "window": list(predictor.window),
         "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
-        "single_windows": compare_single_windows(
-            crop_middle(scene, side), with_stride(predictor, window), num_windows
-        ),
+        "single_windows": compare_single_windows(middle, side_by_side, mapped, num_windows),
         "shifted": [
             compare_shifted(scene, with_stride(predictor, stride), side, shift)
             for stride, shift in ((half, half), (half, quarter), (window, half))
         ],
-        "half_precision": compare_half_precision(crop_middle(scene, side), with_stride(predictor, window)),
+        "half_precision": compare_half_precision(middle, side_by_side, mapped),
     }
 
 
@@ -83,9 +83,10 @@ def predict_window(scene: CroppedScene, predictor: ScenePredictor, rows: slice, 
     return logits.float().softmax(dim=1)[0].cpu().numpy()
 
 
-def compare_single_windows(scene: CroppedScene, predictor: ScenePredictor, num_windows: int) -> dict[str, Any]:
+def compare_single_windows(
+    scene: CroppedScene, predictor: ScenePredictor, mapped: np.ndarray, num_windows: int
+) -> dict[str, Any]:
     """The map of windows side by side, beside the model called for one window at a time."""
-    mapped = predict_whole(scene, predictor)
     height, width = predictor.window
     starts = [(row, column) for row in range(0, scene.shape[0], height) for column in range(0, scene.shape[1], width)]
     chosen = np.unique(np.linspace(0, len(starts) - 1, num_windows).astype(int))
@@ -117,12 +118,12 @@ def compare_shifted(
     }
 
 
-def compare_half_precision(scene: CroppedScene, predictor: ScenePredictor) -> dict[str, Any]:
+def compare_half_precision(scene: CroppedScene, predictor: ScenePredictor, mapped: np.ndarray) -> dict[str, Any]:
     """The map of a scene beside that of the same model in bfloat16."""
     rounded = copy.copy(predictor)
     rounded.model = copy.deepcopy(predictor.model).to(torch.bfloat16)
-    first, second = predict_whole(scene, predictor), predict_whole(scene, rounded)
-    return {"precision": "bfloat16", **agreement(first, second, np.isfinite(first[0]) & np.isfinite(second[0]))}
+    other = predict_whole(scene, rounded)
+    return {"precision": "bfloat16", **agreement(mapped, other, np.isfinite(mapped[0]) & np.isfinite(other[0]))}
 
 
 def agreement(first: np.ndarray, second: np.ndarray, compared: np.ndarray) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling
 from modeling_hsst.attention_hsst import (
     HSSTDropout,
-    _FoldedAttention,
     draw_kept,
+    dropout_factor,
     folded_attention,
     folding_is_faster,
     folding_pays,
@@ -99,11 +99,11 @@ def test_dropout_of_weights_is_unbiased_and_its_gradient_right():
 
 def test_share_of_dropped_values():
     for dropout in (0.0, 0.1, 0.5, 1.0):
-        kept, factor = draw_kept(torch.empty(1001, 1003), dropout)
+        kept, factor = draw_kept(torch.empty(1001, 1003), dropout), dropout_factor(dropout)
         assert abs(kept.double().mean().item() - (1 - dropout)) < 2e-3
         assert abs(factor * (1 - dropout) - 1) < 1e-4 or dropout == 1.0
     # Sixteen bits a value, and no two values from the same bits
-    kept, _ = draw_kept(torch.empty(4, 250_000), 0.5)
+    kept = draw_kept(torch.empty(4, 250_000), 0.5)
     both = (kept[:, None] & kept[None]).double().mean(-1)
     assert (both - (0.25 + 0.25 * torch.eye(4))).abs().max() < 5e-3
 
@@ -141,23 +141,17 @@ def test_autocast():
         assert (value.float() - wanted).abs().max() < 0.05 * wanted.abs().max()
 
 
-def test_nothing_is_kept_without_gradients(monkeypatch):
-    kept = []
-    forward = _FoldedAttention.forward
-
-    def spy(ctx, *arguments):
-        output = forward(ctx, *arguments)
-        kept.append(any(ctx.needs_input_grad))
-        return output
-
-    monkeypatch.setattr(_FoldedAttention, "forward", staticmethod(spy))
-    attention, sequences = make_attention(), torch.randn(1, 2, 5, 12, dtype=torch.float64)
+def test_sequences_alone_are_kept_for_the_backward_pass():
+    attention, sequences = make_attention(), torch.randn(2, 20, 64, 12, dtype=torch.float64)
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.setdefault(tensor.data_ptr(), tensor.numel()) and tensor, lambda tensor: tensor
+    ):
+        attention(sequences.requires_grad_())
+    parameters = sum(parameter.numel() for parameter in attention.parameters())
+    assert sequences.numel() <= sum(saved.values()) <= sequences.numel() + 4 * parameters
     with torch.no_grad():
-        attention(sequences)
-    with torch.inference_mode():
-        attention(sequences)
-    attention(sequences)
-    assert kept == [False, False, True]
+        assert attention(sequences)[0].grad_fn is None
 
 
 def test_only_plain_projections_are_folded():
@@ -182,6 +176,10 @@ def test_only_plain_projections_are_folded():
         handle = getattr(attention, name).register_forward_hook(lambda *_, calls=calls: calls.append(1))
         torch.testing.assert_close(attention(sequences)[0], plain)
         assert calls == [1]
+        handle.remove()
+        handle = getattr(attention, name).register_full_backward_hook(lambda *_, calls=calls: calls.append(2))
+        attention(sequences.clone().requires_grad_())[0].sum().backward()
+        assert calls == [1, 2]
         handle.remove()
         setattr(attention, name, Adapter(getattr(attention, name)))
         adapted, _ = attention(sequences)

@@ -1,11 +1,11 @@
-"""Layers worked through a few sequences at a time compute what layers compute, where only tokens are wanted."""
+"""Layers worked through a few sequences at a time compute what layers compute, forwards and backwards."""
 
 import pytest
 import torch
 
 from modeling_hsst import HSSTConfig, HSSTModel, folded_layer_hsst
 from modeling_hsst import modeling_hsst as modeling
-from modeling_hsst.attention_hsst import pieces
+from modeling_hsst.cached_products_hsst import GradientSum, multiply, pieces
 from modeling_hsst.folded_layer_hsst import folded_layer, folds_layer
 from modeling_hsst.modeling_hsst import HSSTLayer
 
@@ -74,36 +74,174 @@ def test_half_precision(dtype, axis):
         assert (output.float() - exact).abs().max() < 0.03 * exact.abs().max()
 
 
+def output_and_gradients(compute, layer, tokens):
+    tokens = tokens.detach().requires_grad_()
+    output = compute(layer, tokens)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad((output * weights.to(output.dtype)).sum(), [tokens, *layer.parameters()])
+    names = ["output", "tokens", *(name for name, _ in layer.named_parameters())]
+    return dict(zip(names, [output.detach(), *gradients], strict=True))
+
+
+@pytest.mark.parametrize("hidden_act", ["gelu", "relu", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("axis", ["spatial", "spectral"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_are_those_of_the_layer(shape, axis, hidden_act):
+    layer = make_layer(axis, hidden_act=hidden_act)
+    tokens = torch.randn(*shape, 24, dtype=torch.float64)
+    assert folds_layer(layer, tokens, None, None)
+    expected = output_and_gradients(unfolded, layer, tokens)
+    for name, value in output_and_gradients(folded_layer, layer, tokens).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    """Threads with products of their own, where tokens can be shared out evenly."""
+    usual = torch.get_num_threads()
+    layer, tokens = make_layer(), torch.randn(2, 5, 7, 24, dtype=torch.float64)
+    expected = output_and_gradients(unfolded, layer, tokens)
+    try:
+        torch.set_num_threads(threads)
+        left, right = torch.randn(12, 5), torch.randn(5, 6)
+        product, total = torch.empty(12, 6), GradientSum(torch.empty(5, 6))
+        multiply(left, right, product)
+        torch.testing.assert_close(product, left @ right)
+        multiply(left, right, product, add=True)
+        torch.testing.assert_close(product, 2 * left @ right)
+        for rows in (12, 7):
+            total.add_product(left[:rows], product[:rows])
+        torch.testing.assert_close(total(), left.t() @ product + left[:7].t() @ product[:7])
+        for name, value in output_and_gradients(folded_layer, layer, tokens).items():
+            torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_dropout():
+    settings = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2}
+    small = {"hidden_size": 6, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 5}
+    layer = make_layer(**settings, **small).train()
+    tokens = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert folds_layer(layer, tokens, None, None)
+    parameters = tuple(layer.parameters())
+
+    def dropped(tokens, *_):
+        torch.manual_seed(3)
+        return folded_layer(layer, tokens)
+
+    assert torch.autograd.gradcheck(dropped, (tokens, *parameters))
+    with torch.no_grad():
+        assert not torch.equal(folded_layer(layer, tokens), folded_layer(layer, tokens))
+        several = torch.stack([folded_layer(layer, tokens) for _ in range(3000)]).mean(0)
+        usual = torch.stack([unfolded(layer, tokens) for _ in range(3000)]).mean(0)
+        plain = folded_layer(layer.eval(), tokens)
+        # The MLP makes another mean of dropped tokens: the same as that of the usual form
+        assert (several - usual).abs().max() < 0.05 * (plain - tokens).abs().max()
+
+
+@pytest.mark.parametrize("name", ["attention", "hidden"])
+def test_each_dropout(name):
+    """Dropout in one place leaves the others as they are."""
+    setting = {"attention": "attention_probs_dropout_prob", "hidden": "hidden_dropout_prob"}[name]
+    layer = make_layer(**{setting: 0.999}).train()
+    tokens = torch.randn(1, 2, 5, 24, dtype=torch.float64)
+    with torch.no_grad():
+        output = folded_layer(layer, tokens)
+        layer.eval()
+        if name == "hidden":
+            # Nearly nothing is added to the tokens
+            assert (output == tokens).double().mean() > 0.98
+        else:
+            layer.attention.o_proj.weight.zero_()
+            close = torch.isclose(output, folded_layer(layer, tokens)).all(-1)
+            assert close.double().mean() > 0.5
+
+
+@pytest.mark.parametrize("axis", ["spatial", "spectral"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_in_half_precision(dtype, axis):
+    layer = make_layer(axis, torch.float32)
+    tokens = torch.randn(2, 20, 49, 24)
+    exact = output_and_gradients(unfolded, layer, tokens)
+
+    def errors(compute, layer, tokens):
+        values = output_and_gradients(compute, layer, tokens)
+        dtypes = {name: value.dtype for name, value in values.items()}
+        return dtypes, {name: (value.float() - exact[name]).norm().item() for name, value in values.items()}
+
+    for layer_dtype, tokens_dtype in ((torch.float32, torch.float32), (torch.float32, dtype), (dtype, dtype)):
+        layer, tokens = layer.to(layer_dtype), tokens.to(tokens_dtype)
+        with torch.autocast("cpu", dtype=dtype, enabled=layer_dtype != dtype):
+            (dtypes, folded), (usual_dtypes, usual) = (
+                errors(compute, layer, tokens) for compute in (folded_layer, unfolded)
+            )
+        assert dtypes == usual_dtypes
+        for name, error in folded.items():
+            assert error < 1.5 * usual[name] + 1e-3 * exact[name].norm(), name
+
+
+def test_little_is_kept_for_the_backward_pass():
+    layer, tokens = make_layer(), torch.randn(2, 20, 64, 24, dtype=torch.float64)
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: saved.setdefault(tensor.data_ptr(), tensor.numel()) and tensor, lambda tensor: tensor
+    ):
+        folded_layer(layer, tokens.requires_grad_())
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    assert 2 * tokens.numel() <= sum(saved.values()) <= 2 * tokens.numel() + 4 * parameters
+    with torch.no_grad():
+        assert folded_layer(layer, tokens).grad_fn is None
+
+
+def test_backward_pass_may_be_repeated_and_others_may_come_between():
+    layer, tokens = make_layer(), torch.randn(2, 2, 3, 4, 24, dtype=torch.float64, requires_grad=True)
+    outputs = [folded_layer(layer, some) for some in tokens]
+    first = torch.autograd.grad(outputs[0].square().sum(), tokens, retain_graph=True)[0]
+    torch.autograd.grad(outputs[1].square().sum(), tokens)
+    assert torch.equal(torch.autograd.grad(outputs[0].square().sum(), tokens)[0], first)
+
+
+def test_frozen_weights():
+    layer, tokens = make_layer(), torch.randn(2, 3, 4, 24, dtype=torch.float64)
+    expected = output_and_gradients(folded_layer, layer, tokens)
+    layer.requires_grad_(False)
+    assert folded_layer(layer, tokens).grad_fn is None
+    layer.mlp.fc1.weight.requires_grad_()
+    weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (folded_layer(layer, tokens) * weights).sum().backward()
+    torch.testing.assert_close(layer.mlp.fc1.weight.grad, expected["mlp.fc1.weight"])
+    assert [name for name, weight in layer.named_parameters() if weight.grad is not None] == ["mlp.fc1.weight"]
+
+
 def test_where_layers_are_folded():
     layer, tokens = make_layer(), torch.zeros(2, 3, 4, 24, dtype=torch.float64)
-    assert not folds_layer(layer, tokens, None, None)  # gradients
-    with torch.no_grad():
-        assert folds_layer(layer, tokens, None, None)
-        assert not folds_layer(layer, tokens, torch.ones(6, 1, 4, 4, dtype=torch.bool), None)
-        assert not folds_layer(layer, tokens, None, True)
-        assert not folds_layer(layer, tokens.float(), None, None)  # an error in the usual form too
-        assert not folds_layer(make_layer(qkv_bias=True), tokens, None, None)
-        assert not folds_layer(make_layer(head_dim=2), tokens, None, None)  # folding does not pay
-        assert not folds_layer(make_layer(hidden_dropout_prob=0.1).train(), tokens, None, None)
-        assert not folds_layer(make_layer(attention_probs_dropout_prob=0.1).train(), tokens, None, None)
-        assert folds_layer(make_layer(hidden_dropout_prob=0.1), tokens, None, None)
-        assert folds_layer(make_layer(hidden_act="relu"), tokens, None, None)
-        layer.attention.config._attn_implementation = "eager"
-        assert not folds_layer(layer, tokens, None, None)
+    assert folds_layer(layer, tokens, None, None)
+    assert not folds_layer(layer, tokens, torch.ones(6, 1, 4, 4, dtype=torch.bool), None)
+    assert not folds_layer(layer, tokens, None, True)
+    assert not folds_layer(layer, tokens.float(), None, None)  # an error in the usual form too
+    assert not folds_layer(make_layer(qkv_bias=True), tokens, None, None)
+    assert not folds_layer(make_layer(head_dim=2), tokens, None, None)  # folding does not pay
+    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    assert folds_layer(make_layer(**dropout).train(), tokens, None, None)
+    assert folds_layer(make_layer(hidden_act="relu"), tokens, None, None)
+    assert not folds_layer(make_layer(hidden_act="xielu"), tokens, None, None)  # an activation that learns
+    layer.attention.config._attn_implementation = "eager"
+    assert not folds_layer(layer, tokens, None, None)
 
 
-def test_only_plain_modules_are_folded():
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_only_plain_modules_are_folded(kind):
     tokens = torch.zeros(2, 3, 4, 24, dtype=torch.float64)
-    with torch.no_grad():
-        for name in [name for name, _ in make_layer().named_modules() if name]:
-            layer = make_layer()
-            handle = layer.get_submodule(name).register_forward_hook(lambda *_: None)
+    for name in [name for name, _ in make_layer().named_modules() if name]:
+        layer = make_layer()
+        handle = getattr(layer.get_submodule(name), f"register_{kind}")(lambda *_: None)
+        assert not folds_layer(layer, tokens, None, None), name
+        handle.remove()
+        assert folds_layer(layer, tokens, None, None), name
+        layer.get_submodule(name).__class__ = type("Adapter", (type(layer.get_submodule(name)),), {})
+        if list(layer.get_submodule(name).parameters(recurse=False)):
             assert not folds_layer(layer, tokens, None, None), name
-            handle.remove()
-            assert folds_layer(layer, tokens, None, None), name
-            layer.get_submodule(name).__class__ = type("Adapter", (type(layer.get_submodule(name)),), {})
-            if list(layer.get_submodule(name).parameters(recurse=False)):
-                assert not folds_layer(layer, tokens, None, None), name
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -123,6 +261,37 @@ def test_model(mode, monkeypatch):
     assert folded == [1, 1]
     for value, wanted in zip(outputs.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-5)
-    model.set_attn_implementation("sdpa")
-    model(pixel_values).last_hidden_state.sum().backward()
-    assert folded == [1, 1] and all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_training_of_a_model(reentrant):
+    torch.manual_seed(0)
+    config = HSSTConfig(num_channels=40, image_size=7, num_spatial_layers=1, num_spectral_layers=1)
+    model = HSSTModel(config).train()
+    if reentrant is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    pixel_values = torch.randn(2, 40, 7, 7)
+    gradients = []
+    for implementation in ("sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        outputs = model(pixel_values)
+        assert ("_FoldedLayer" in names_of_graph(outputs.last_hidden_state)) == (
+            implementation == "sdpa" and not reentrant
+        )
+        outputs.last_hidden_state.square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def names_of_graph(tensor):
+    """Names of the functions that a tensor is computed with."""
+    names, functions = "", [tensor.grad_fn]
+    while functions:
+        function = functions.pop()
+        names += function.name() + " "
+        functions += [following for following, _ in function.next_functions if following is not None]
+        if len(names) > 10_000:
+            break
+    return names

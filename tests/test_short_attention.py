@@ -239,6 +239,7 @@ def test_many_sequences_are_split(nodata, monkeypatch):
     """CUDA launches no more than 65535 sequences at once."""
     torch.manual_seed(0)
     model = HSSTModel(small_config())
+    monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_layer", lambda *_: False)
     monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_projections", lambda *_: False)
     pixel_values = torch.randn(3, 30, 6, 6)
     pixel_mask = torch.rand(3, 6, 6) > 0.3 if nodata else None
@@ -284,6 +285,7 @@ def test_pretraining_agrees_with_eager(mask_type, dtype, compiled, monkeypatch, 
     pixel_values = torch.randn(3, 200, 8, 8).to(DEVICE)
     if DEVICE == "cpu":
         monkeypatch.setattr(short_attention_hsst, "replaces_sdpa", lambda config, _: is_sdpa(config))
+        monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_layer", lambda *_: False)
         monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_projections", lambda *_: False)
     in_kernels = []
     # In the interpreter it would take minutes

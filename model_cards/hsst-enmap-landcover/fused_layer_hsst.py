@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention_hsst import fold_projections, folding_pays, products_dtype
+from .attention_hsst import fold_projections, folding_pays, is_plain, products_dtype
 from .short_attention_hsst import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
 
 try:
@@ -189,16 +189,15 @@ def fuses_layer(
     return has_plain_modules(layer)
 
 
+def wants_only_tokens(layer: Any, attention_mask: torch.Tensor | None, output_attentions: bool | None) -> bool:
+    """Whether nothing is wanted of an `HSSTLayer` but its tokens: no attention masks or weights."""
+    return attention_mask is None and not output_attentions and layer.attention.qkv_proj.bias is None
+
+
 def only_predicts(layer: Any, attention_mask: torch.Tensor | None, output_attentions: bool | None) -> bool:
-    """Whether nothing is wanted of an `HSSTLayer` but its tokens: no gradients, masks, weights or dropout."""
-    attention = layer.attention
-    return not (
-        torch.is_grad_enabled()
-        or attention_mask is not None
-        or output_attentions
-        or attention.qkv_proj.bias is not None
-        or (layer.training and (layer.dropout.p or attention.attention_dropout))
-    )
+    """The same, and no gradients or dropout either."""
+    drops = layer.training and (layer.dropout.p or layer.attention.attention_dropout)
+    return not torch.is_grad_enabled() and not drops and wants_only_tokens(layer, attention_mask, output_attentions)
 
 
 def has_plain_modules(layer: Any) -> bool:
@@ -212,15 +211,6 @@ def has_plain_modules(layer: Any) -> bool:
             for module in (attention, mlp, mlp.activation_fn, mlp.dropout, layer.dropout)
         )
     )
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a module does nothing but what its class says."""
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    # Recorders of attention weights, which transformers leaves in place, have nothing to record here
-    hooks = [hook for hook in hooks if getattr(hook, "__name__", "") != "output_capturing_hook"]
-    # Hooks of accelerate stand in for `forward`
-    return type(module) is kind and not hooks and not hasattr(module, "_hf_hook")
 
 
 def split_width(width: int) -> tuple[int, int] | None:

@@ -47,10 +47,17 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_hsst import HSSTDropout, fold_projections, folded_attention, folds_projections, products_dtype
+from .attention_hsst import (
+    HSSTDropout,
+    fold_projections,
+    folded_attention,
+    folds_projections,
+    is_plain,
+    products_dtype,
+)
 from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
 from .folded_layer_hsst import folded_layer, folds_layer
-from .fused_layer_hsst import fused_layer, fuses_layer, is_plain
+from .fused_layer_hsst import fused_layer, fuses_layer
 from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
 from .short_attention_hsst import chunked, short_attention, short_attention_axis
 

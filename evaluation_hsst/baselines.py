@@ -449,6 +449,9 @@ def run_model(
         network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
         if settings.head_start == "probe":
             start_from_probe(network, training, settings)
+        elif settings.head_start == "checkpoint":
+            assert options.checkpoint is not None  # check_model looks
+            start_from_head(network, options.checkpoint, settings)
         has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
         tuned = fine_tune(
             network,
@@ -537,11 +540,7 @@ def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSe
     Raises:
         ValueError: the network is not one of HSST, or its classifier does not see single pixels.
     """
-    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
-        raise ValueError(
-            "head_start: expected HSST for the task dense with patches of one pixel to start from a probe, got "
-            f"{type(network).__name__}, {settings.task}"
-        )
+    _check_head(network, settings)
     pixels = training.labelled_pixels()
     features = head_features(network, training, pixels, settings)
     fitted = fit_pixel_classifier(
@@ -568,6 +567,51 @@ def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSe
         present = torch.from_numpy(regression.classes_.astype(np.int64))
         classifier.weight[present] = torch.from_numpy(coefficients).to(classifier.weight)
         classifier.bias[present] = torch.from_numpy(intercepts).to(classifier.bias)
+
+
+@torch.no_grad()
+def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings) -> None:
+    """
+    Sets the classifier of a network to that of a checkpoint, class by class under their names.
+
+    Raises:
+        ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has
+            no such classifier or does not know a class.
+    """
+    _check_head(network, settings)
+    with reading(checkpoint):
+        loaded: Any = HSSTForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
+    pretrained, info = loaded
+    state, own = pretrained.head.state_dict(), network.head.state_dict()
+    if any(str(key).startswith("head.") for key in info["missing_keys"]):
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of pixels (--head_start checkpoint), got a model without"
+        )
+    if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of {own['classifier.weight'].shape[1]} features of single pixels "
+            f"(--head_start checkpoint), got one of {state['classifier.weight'].shape[1]}"
+        )
+    known = {name: number for number, name in pretrained.config.id2label.items()}
+    names = [network.config.id2label[number] for number in range(network.config.num_labels)]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint), got none for "
+            f"{', '.join(unknown)}"
+        )
+    rows = [known[name] for name in names]
+    network.head.load_state_dict(
+        {name: value[rows] if name.startswith("classifier.") else value for name, value in state.items()}
+    )
+
+
+def _check_head(network: Any, settings: FineTuningSettings) -> None:
+    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
+        raise ValueError(
+            "head_start: expected HSST for the task dense with patches of one pixel to start from a probe or a "
+            f"checkpoint's head, got {type(network).__name__}, {settings.task}"
+        )
 
 
 @torch.no_grad()
@@ -604,6 +648,8 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
     if entry.kind == "network" and settings.head_start == "probe":
         raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
+    if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):
+        raise ValueError(f"--head_start checkpoint: expected HSST from a checkpoint, got {name}")
     if entry.kind == "network" and settings.layer_decay != 1:
         raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
 

@@ -35,7 +35,7 @@ TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
 CLASS_WEIGHTS = ("none", "balanced")
 PRECISIONS = ("float32", "bfloat16")
-HEAD_STARTS = ("random", "probe")
+HEAD_STARTS = ("random", "probe", "checkpoint")
 LARGEST_WEIGHT = 1e6
 """Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
 
@@ -49,7 +49,8 @@ class FineTuningSettings:
 
     Attributes:
         task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
-        max_steps: optimisation steps.
+        max_steps: optimisation steps; 0 leaves the network as it is (which makes sense for one that knows the classes:
+            `head_start="checkpoint"`).
         num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
             which then are the least; None makes `max_steps`.
         batch_size: windows in a step.
@@ -61,8 +62,9 @@ class FineTuningSettings:
         max_grad_norm: gradients are clipped to this norm.
         freeze_encoder: train the classifier only.
         head_start: "probe" starts the classifier as a logistic regression on features of the encoder as it is, so
-            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054); "random" as
-            usual (HSST with the task "dense" and patches of one pixel only).
+            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054);
+            "checkpoint" as that of a checkpoint which knows the classes; "random" as usual. All but the last are for
+            HSST with the task "dense" and patches of one pixel.
         class_weights: "balanced" weighs classes by the inverse of their training pixels.
         early_stopping_patience: evaluations on the validation area without a better average accuracy before training
             stops, and the best weights are taken; None trains to the end. The test area is never looked at.
@@ -115,8 +117,8 @@ class FineTuningSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        ones = "max_steps num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
-        zeros = "learning_rate head_learning_rate weight_decay max_grad_norm gain mixing seed"
+        ones = "num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
+        zeros = "max_steps learning_rate head_learning_rate weight_decay max_grad_norm gain mixing seed"
         for minimum, names in ((1, ones), (0, zeros)):
             for name in names.split():
                 value = getattr(self, name)
@@ -415,6 +417,10 @@ def fine_tune(
         ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
             diverged.
     """
+    if settings.max_steps == 0 and settings.num_epochs is None:
+        accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+        model.to(accelerator or torch.device("cpu")).eval()
+        return FineTuned(0, 0.0, math.nan)
     counts = np.bincount(training.classes(training.labelled_pixels()), minlength=len(training.data.class_names))
     if (counts > 0).sum() < 2:
         raise ValueError(f"expected training labels of at least 2 classes, got {int((counts > 0).sum())}")

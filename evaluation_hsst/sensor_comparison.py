@@ -16,11 +16,12 @@ import matplotlib
 import numpy as np
 
 from datasets_loading.labelled_data import LabelledData, Scene
+from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.resampling import spectral_weights, uncovered_bands
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation import simulate_scene
 from datasets_loading.splits import split_by_blocks
-from evaluation_hsst.baselines import ModelOptions, load_processor, starting_point
+from evaluation_hsst.baselines import ModelOptions, load_processor, run_model, settings_for, starting_point
 from evaluation_hsst.label_efficiency import (
     Experiment,
     interval,
@@ -213,7 +214,8 @@ def compare_ways(
         processes: runs at the same time.
 
     Returns:
-        What the rows say, as JSON can hold it.
+        What the rows say, as JSON can hold it; under "unlabelled", how good the resampled and the adapted way are
+        without a label of the sensor, where the settings have `head_start="checkpoint"`.
 
     Raises:
         ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
@@ -222,7 +224,9 @@ def compare_ways(
     statistics = None if sensor_data.is_reflectance else "training"
     adapting = replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
     start = starting_point(sensor_data.data, adapting)
+    knows_classes = settings.get("head_start") == "checkpoint"
     ways: dict[str, Any] = {}
+    unlabelled: dict[str, Any] = {}
     pooled: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
     for way in WAYS:
         model = "hsst-scratch" if way == SCRATCH else "hsst"
@@ -230,13 +234,18 @@ def compare_ways(
         experiment = Experiment(
             {DIRECTION: data},
             replace(adapting, statistics="training" if way == SCRATCH else statistics),
-            settings,
+            {name: value for name, value in settings.items() if way != SCRATCH or name != "head_start"},
             {**description, "sensor": sensor_data.title, "way": way},
         )
         runs = plan_runs([model], budgets, seeds, [DIRECTION])
         rows = run_experiment(experiment, runs, Path(folder) / way, processes=processes)
         entries = summarise(rows, [DIRECTION], data.class_names)["results"]
         ways[way] = [{name: entry[name] for name in KEPT} for entry in entries]
+        if knows_classes and way != SCRATCH:
+            untrained = replace(settings_for(model, settings), max_steps=0, num_epochs=None)
+            outcome = run_model(model, data, untrained, experiment.options, labelled_only=True)
+            scores = land_cover_scores(outcome.confusion)
+            unlabelled[way] = {name: scores[name] for name in ("overall_accuracy", "average_accuracy")}
         pooled[way] = {
             (budget, seed): scores for (_, budget, seed), scores in pooled_scores(rows, [DIRECTION]).items()
         }
@@ -250,6 +259,7 @@ def compare_ways(
         "is_reflectance": sensor_data.is_reflectance,
         "adaptation": "bands taken as they are" if start.adaptation is None else str(start.adaptation),
         "ways": ways,
+        "unlabelled": unlabelled,
         "differences": {other: _differences(pooled, other) for other in (SCRATCH, RESAMPLED)},
     }
 
@@ -287,18 +297,26 @@ def sensor_table(result: Mapping[str, Any]) -> str:
     ]
     for sensor in result["sensors"]:
         title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
+        filled = " *" if sensor["filled_bands"] else ""
+        if sensor.get("unlabelled"):
+            scores = {way: values["overall_accuracy"] for way, values in sensor["unlabelled"].items()}
+            best = max(scores.values())
+            cells = {way: f"{100 * score:.1f}" for way, score in scores.items()}
+            cells = {way: f"**{cell}**" if scores[way] == best else cell for way, cell in cells.items()}
+            difference = f"{100 * (scores[ADAPTED] - scores[RESAMPLED]):.1f}"
+            rows.append(f"| {title} | none | – | {cells[RESAMPLED]}{filled} | {cells[ADAPTED]} | – | {difference} |")
         for number, entry in enumerate(sensor["ways"][ADAPTED]):
             of_ways = {way: sensor["ways"][way][number]["overall_accuracy"] for way in WAYS}
             best = max(scores["mean"] for scores in of_ways.values())
-            cells = []
+            texts = []
             for way, scores in of_ways.items():
                 text = percent(scores)
                 if scores["mean"] == best:
                     mean, *between = text.split(" ", 1)
                     text = " ".join([f"**{mean}**", *between])
-                cells.append(text + (" *" if way == RESAMPLED and sensor["filled_bands"] else ""))
-            cells += [percent(sensor["differences"][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
-            rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(cells)} |")
+                texts.append(text + (filled if way == RESAMPLED else ""))
+            texts += [percent(sensor["differences"][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
+            rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(texts)} |")
     if any(sensor["filled_bands"] for sensor in result["sensors"]):
         rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
     return "\n".join(rows)
@@ -318,6 +336,9 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
             if all(score["low"] is not None for score in scores):
                 lows, highs = [score["low"] for score in scores], [score["high"] for score in scores]
                 axis.fill_between(labels, lows, highs, color=WAY_COLOURS[way], alpha=0.15, lw=0)
+            if way in sensor.get("unlabelled", {}):
+                score = sensor["unlabelled"][way]["overall_accuracy"]
+                axis.axhline(score, color=WAY_COLOURS[way], linestyle=":", lw=1.5, label=f"{title}, no labels")
         ticks = {entry["labels"]: entry["budget_title"] for entry in sensor["ways"][ADAPTED]}
         axis.set_xscale("log")
         axis.set_xticks(list(ticks), [f"{title}\n({labels:,.0f})" for labels, title in ticks.items()], fontsize=8)

@@ -117,7 +117,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         training.add_argument(f"--{name}", type=kind, help=f"{text}{default}")
     training.add_argument("--task", choices=TASKS, help="label every pixel of a window (dense), or its centre")
     training.add_argument("--class_weights", choices=CLASS_WEIGHTS, help="weigh classes by their pixels, inversely")
-    training.add_argument("--head_start", choices=HEAD_STARTS, help="start the classifier as a linear probe (random)")
+    training.add_argument(
+        "--head_start",
+        choices=HEAD_STARTS,
+        help="start the classifier as a linear probe, or the checkpoint's (random)",
+    )
     training.add_argument("--precision", choices=PRECISIONS, help="of networks (float32)")
     for name, text in (
         ("freeze_encoder", "train the classifier only"),

@@ -584,9 +584,7 @@ def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings)
     pretrained, info = loaded
     state, own = pretrained.head.state_dict(), network.head.state_dict()
     if any(str(key).startswith("head.") for key in info["missing_keys"]):
-        raise ValueError(
-            f"{checkpoint}: expected a classifier of pixels (--head_start checkpoint), got a model without"
-        )
+        raise ValueError(f"{checkpoint}: expected a classifier of pixels (--head_start checkpoint), got none")
     if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
         raise ValueError(
             f"{checkpoint}: expected a classifier of {own['classifier.weight'].shape[1]} features of single pixels "

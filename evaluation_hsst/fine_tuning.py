@@ -49,8 +49,7 @@ class FineTuningSettings:
 
     Attributes:
         task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
-        max_steps: optimisation steps; 0 leaves the network as it is (which makes sense for one that knows the classes:
-            `head_start="checkpoint"`).
+        max_steps: optimisation steps; 0 leaves a network with the classifier of a checkpoint as it is.
         num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
             which then are the least; None makes `max_steps`.
         batch_size: windows in a step.
@@ -124,6 +123,8 @@ class FineTuningSettings:
                 value = getattr(self, name)
                 if value is not None and not value >= minimum:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+        if self.max_steps < 1 and self.head_start != "checkpoint":
+            raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and up to 1, got {self.layer_decay}")
         for name in ("band_dropout", "warmup_share"):

@@ -11,7 +11,7 @@ from small_benchmarks import write_raster
 
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.splits import Area, split_by_areas
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 
 CLASS_NAMES = ("meadow", "water", "rock")
 WAVELENGTHS = tuple(float(wavelength) for wavelength in np.linspace(450, 2400, 12).round(1))
@@ -67,14 +67,23 @@ def write_small_scene(folder: Path, **changes: Any) -> Path:
 
 
 def write_small_checkpoint(folder: Path, window_size: int = 5, **changes: Any) -> Path:
-    """A pre-trained model, of random weights, with its processor."""
+    """A pre-trained model, of random weights, with its processor; with `class_names` one that classifies pixels."""
     bands = changes.pop("wavelengths", WAVELENGTHS)
+    class_names = changes.pop("class_names", None)
     config = HSSTConfig(
         **{**TINY, "num_channels": len(bands), "wavelengths": list(bands), "image_size": window_size, **changes}
     )
+    if class_names is not None:
+        config.id2label = dict(enumerate(class_names))
+        config.label2id = {name: number for number, name in enumerate(class_names)}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        HSSTForMaskedImageModeling(config).save_pretrained(folder)
+        if class_names is None:
+            HSSTForMaskedImageModeling(config).save_pretrained(folder)
+        else:
+            model = HSSTForSemanticSegmentation(config)
+            torch.nn.init.normal_(model.head.classifier.weight)
+            model.save_pretrained(folder)
     HSSTImageProcessor(
         wavelengths=list(bands), image_mean=[0.15] * len(bands), image_std=[0.1] * len(bands)
     ).save_pretrained(folder)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_land_cover import TINY, small_data, write_small_checkpoint
+from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint
 
 from evaluation_hsst import baselines
 from evaluation_hsst.baselines import (
@@ -19,6 +19,7 @@ from evaluation_hsst.baselines import (
 )
 from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings
 from evaluation_hsst.pixel_classifiers import fit_pixel_classifier, fold_groups, frozen_features
+from modeling_hsst import HSSTForSemanticSegmentation, HSSTImageProcessor
 
 BANDS = list(range(12))
 SETTINGS = FineTuningSettings(max_steps=2, batch_size=4, stride=5, use_cpu=True)
@@ -78,6 +79,48 @@ def test_a_probe_start_is_better_than_a_random_one(data) -> None:
         outcome = run_model("hsst-scratch", data, replace(settings, head_start=start), ModelOptions(None, TINY, 5))
         right[start] = np.trace(outcome.confusion) / outcome.confusion.sum()
     assert right["probe"] > right["random"] + 0.2
+
+
+def test_a_head_that_starts_as_that_of_a_checkpoint(data, tmp_path) -> None:
+    """Classes are found by their names, whatever their numbers, and nothing need be trained."""
+    names = ("rock", "sand", *CLASS_NAMES[:2])
+    folder = write_small_checkpoint(tmp_path, class_names=names)
+    settings = replace(SETTINGS, head_start="checkpoint", max_steps=0)
+    outcome = run_model("hsst", data, settings, ModelOptions(str(folder)))
+    assert outcome.training.steps == 0
+    pretrained = HSSTForSemanticSegmentation.from_pretrained(folder).eval()
+    assert torch.equal(outcome.model.head.classifier.weight, pretrained.head.classifier.weight[[2, 3, 0]])
+    test = AreaTensors.of(data, "test", HSSTImageProcessor.from_pretrained(folder), BANDS, 5)
+    windows = test.windows(test.own_pixels()[:50] - (0, 2, 2), "dense")
+    with torch.no_grad():
+        expected = pretrained(windows["pixel_values"], pixel_mask=windows["pixel_mask"]).logits
+        logits = outcome.model(windows["pixel_values"], pixel_mask=windows["pixel_mask"]).logits
+    torch.testing.assert_close(logits, expected[:, [2, 3, 0]])
+    started, usual = (
+        run_model(
+            "hsst",
+            data,
+            replace(settings, max_steps=1, learning_rate=1e-9, head_start=start),
+            ModelOptions(str(folder)),
+        )
+        for start in ("checkpoint", "random")
+    )
+    np.testing.assert_array_equal(started.confusion, outcome.confusion)
+    assert (usual.confusion != outcome.confusion).any()
+
+
+def test_heads_that_no_checkpoint_has_are_refused(data, checkpoint, tmp_path) -> None:
+    settings = replace(SETTINGS, head_start="checkpoint")
+    with pytest.raises(ValueError, match="expected a classifier of pixels .+, got none"):
+        run_model("hsst", data, settings, ModelOptions(checkpoint))
+    folder = str(write_small_checkpoint(tmp_path / "other", class_names=("meadow", "water", "stone")))
+    with pytest.raises(ValueError, match="expected a classifier of the classes of the data .+, got none for rock"):
+        run_model("hsst", data, settings, ModelOptions(folder))
+    with pytest.raises(ValueError, match="expected a classifier of 36 features .+, got one of 12"):
+        run_model("hsst", data, settings, ModelOptions(folder, head_type="concat"))
+    for name in ("hsst-scratch", "vit"):
+        with pytest.raises(ValueError, match=f"--head_start checkpoint: expected HSST from a checkpoint, got {name}"):
+            run_model(name, data, settings, ModelOptions(None, TINY, 5))
 
 
 def test_features_of_an_area_are_computed_once(data, area, checkpoint, monkeypatch) -> None:

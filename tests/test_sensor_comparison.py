@@ -1,14 +1,16 @@
 """Sensors made from one scene, images with a checkpoint's bands, and the three ways beside each other."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import assert_one_clear_line
-from small_land_cover import small_data, write_small_checkpoint, write_small_scene
+from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, write_small_scene
 
+from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
-from evaluation_hsst.baselines import ModelOptions
+from evaluation_hsst.baselines import ModelOptions, run_model, settings_for
 from evaluation_hsst.sensor_comparison import (
     ADAPTED,
     FINE_RANGE,
@@ -18,6 +20,7 @@ from evaluation_hsst.sensor_comparison import (
     SensorData,
     compare_ways,
     make_sensor,
+    plot_sensors,
     resampled_to_checkpoint,
     seen_by,
     sensor_table,
@@ -159,6 +162,24 @@ def test_table(compared):
     mean = 100 * compared[1]["ways"][ADAPTED][0]["overall_accuracy"]["mean"]
     assert f"{mean:.1f}" in lines[2]
     assert lines[-1].startswith("\\* Bands of the model")
+
+
+def test_without_labels(tmp_path, shifted):
+    """A model that knows the classes is compared before it has seen a label of the sensor."""
+    checkpoint = str(write_small_checkpoint(tmp_path / "model", class_names=CLASS_NAMES))
+    result = compare(
+        tmp_path / "out", checkpoint, shifted, settings=SETTINGS | {"head_start": "checkpoint"}, budgets=["2"]
+    )
+    assert list(result["unlabelled"]) == [RESAMPLED, ADAPTED]
+    options = ModelOptions(checkpoint, adapt_bands=True)
+    settings = replace(settings_for("hsst", SETTINGS), head_start="checkpoint", max_steps=0)
+    scores = land_cover_scores(run_model("hsst", shifted.data, settings, options).confusion)
+    assert result["unlabelled"][ADAPTED]["overall_accuracy"] == scores["overall_accuracy"]
+    lines = sensor_table({"sensors": [result]}).splitlines()
+    assert lines[2].startswith("| 10 bands | none | – |") and lines[3].startswith("| 10 bands | 2 per class (6) |")
+    assert f"{100 * scores['overall_accuracy']:.1f}" in lines[2]
+    path = plot_sensors(tmp_path / "sensors.png", {"sensors": [result]})
+    assert path.stat().st_size > 10_000
 
 
 def test_command(tmp_path, run_script, checkpoint):

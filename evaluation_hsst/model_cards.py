@@ -196,7 +196,11 @@ def validation_table(results: Mapping[str, Any]) -> str:
 
 
 def land_cover_card(
-    config: HSSTConfig, results: Mapping[str, Any], settings: CardSettings, processor_scale: float = 10000.0
+    config: HSSTConfig,
+    results: Mapping[str, Any],
+    settings: CardSettings,
+    evaluations: Evaluations = Evaluations(),
+    processor_scale: float = 10000.0,
 ) -> str:
     """The card of a model that was fine-tuned for land cover.
 
@@ -204,6 +208,7 @@ def land_cover_card(
         config: its configuration.
         results: `all_results.json` of its fine-tuning.
         settings: names and sources, of the pre-training as well.
+        evaluations: on other sensors; others are of pre-trained models.
         processor_scale: stored number of a reflectance of 1.
     """
     dense = config.head_type != "center"
@@ -255,7 +260,7 @@ windows of {"x".join(map(str, config.window_size))} pixels.
 ## Intended use
 A first map of a scene of EnMAP surface reflectance, and a start for fine-tuning on labels of one's own. Its labels
 are simulated: check it against labels of the place before anything is decided by a map. Not for other sensors as it
-is, not for radiance, and not for classes that are not among its own.
+is (adapt it: `modeling_hsst.load_for_wavelengths`), not for radiance, and not for classes that are not among its own.
 """,
         model_section(config, results["parameters"])
         + f"| head | {'a class for each pixel of a window' if dense else 'a class for the centre pixel'} |\n",
@@ -289,6 +294,7 @@ On the test area, which was neither trained on nor used to choose anything:
 ![Test area in true colour, reference and prediction]({MAP_FIGURE})
 ![Confusion matrix]({CONFUSION_FIGURE})
 """,
+        *([] if evaluations.sensors is None else [sensors_section(evaluations.sensors)]),
         """\
 ## Limits
 Trained and tested on simulated scenes: the numbers above say how well it tells simulated classes apart, and nothing
@@ -378,16 +384,25 @@ another ({directions}).
 """
         )
     if evaluations.sensors is not None:
-        parts.append(
-            f"""\
+        parts.append(sensors_section(evaluations.sensors))
+    return parts
+
+
+def sensors_section(sensors: Mapping[str, Any]) -> str:
+    """What a model is worth on other sensors."""
+    knows_classes = any(sensor.get("unlabelled") for sensor in sensors["sensors"])
+    start = (
+        "The last two start with this model's classifier, and are compared without labels of the sensor, too.\n"
+        if knows_classes
+        else ""
+    )
+    return f"""\
 ## Other sensors
 Overall accuracy in percent, mean over seeds with its 95 % interval, on blocks apart from those trained on: the same
 architecture from scratch, the image resampled to this model's bands, and this model adapted to the sensor.
-
-{sensor_table(evaluations.sensors)}
+{start}
+{sensor_table(sensors)}
 """
-        )
-    return parts
 
 
 def limits_section(settings: CardSettings, evaluations: Evaluations, has_own_validation: bool = False) -> str:

@@ -99,8 +99,9 @@ def main() -> None:
             raise ValueError(f"--model {arguments.model}: expected one of {', '.join(classes)}, got {architecture}")
         is_pretrained = architecture == "HSSTForMaskedImageModeling"
         given = {name: folder for name in EVALUATIONS if (folder := getattr(arguments, name)) is not None}
-        if given and not is_pretrained:
-            raise ValueError(f"--{next(iter(given))}: expected a pre-trained model, got one fine-tuned for land cover")
+        of_pretrained = [name for name in given if name != "sensors"]
+        if of_pretrained and not is_pretrained:
+            raise ValueError(f"--{of_pretrained[0]}: expected a pre-trained model, got one fine-tuned for land cover")
         evaluations = {name: read_results(folder, *EVALUATIONS[name]) for name, folder in given.items()}
         with reading(str(arguments.model)):
             model = classes[architecture].from_pretrained(arguments.model)
@@ -120,7 +121,7 @@ def main() -> None:
         else:
             names = (MAP_FIGURE, CONFUSION_FIGURE)
             figures = {name: figure(arguments.model, name, "run_classification.py") for name in names}
-            card = land_cover_card(model.config, results, settings, processor.scale)
+            card = land_cover_card(model.config, results, settings, Evaluations(**evaluations), processor.scale)
         export_for_hub(model, processor, arguments.output)
         for name, path in figures.items():
             if path.resolve() != (arguments.output / name).resolve():

@@ -156,3 +156,5 @@ def test_tables_are_up_to_date(run_script):
 def test_docs_and_card_tell_the_same_of_other_sensors():
     there = json.loads((ROOT / "docs" / "results" / "sensors.json").read_text())
     assert there == json.loads((FOLDER / "sensors.json").read_text())
+    of_land_cover = json.loads((ROOT / "docs" / "results" / "sensors_landcover.json").read_text())
+    assert of_land_cover == json.loads((LAND_COVER / "sensors.json").read_text())

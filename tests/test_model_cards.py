@@ -22,7 +22,7 @@ from evaluation_hsst.model_cards import (
     without_folders,
 )
 from evaluation_hsst.publication import check_model_folder
-from evaluation_hsst.sensor_comparison import WAYS
+from evaluation_hsst.sensor_comparison import ADAPTED, RESAMPLED, WAYS
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 RESULTS = {
@@ -112,17 +112,23 @@ def test_what_was_not_measured_is_a_limit_and_not_a_result():
     assert "tuned on the real tiles of Potsdam" in text
 
 
+DESCRIBED = {"mean": 0.5, "low": 0.4, "high": 0.6}
+ENTRY = {
+    **{"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST", "seeds": [0, 1, 2]},
+    **dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), DESCRIBED),
+}
+SENSOR = {
+    **{"title": "48 bands", "is_reflectance": True, "filled_bands": 3, "ways": {way: [ENTRY] for way in WAYS}},
+    "differences": {way: {"5": DESCRIBED} for way in WAYS},
+}
+
+
 def test_every_result_that_is_given_has_its_table():
-    described = {"mean": 0.5, "low": 0.4, "high": 0.6}
-    entry = {"budget": "5", "budget_title": "5 per class", "labels": 30, "title": "HSST", "seeds": [0, 1, 2]}
-    entry |= dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), described)
-    ways = {way: [entry] for way in WAYS}
-    sensor = {"title": "48 bands", "is_reflectance": True, "filled_bands": 3, "ways": ways}
-    sensor["differences"] = {way: {"5": described} for way in WAYS}
-    text = card(label_efficiency={"results": [entry], "directions": ["a to b"]}, sensors={"sensors": [sensor]})
+    text = card(label_efficiency={"results": [ENTRY], "directions": ["a to b"]}, sensors={"sensors": [SENSOR]})
     assert "| 5 per class (30) | HSST | 3 | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
     assert "| 48 bands | 5 per class (30) | **50.0** (40.0–60.0) | **50.0** (40.0–60.0) * |" in text
     assert "few labels was not measured" not in text and "other sensors was not measured" not in text
+    assert "without labels" not in text
 
 
 def test_a_model_that_is_better_everywhere_is_not_said_to_be_worse():
@@ -211,6 +217,22 @@ def test_a_land_cover_model_becomes_a_folder_that_is_ready(land_cover, quick_che
         assert row in text
     model = HSSTForSemanticSegmentation.from_pretrained(land_cover)
     assert tuple(model.config.id2label.values()) == CLASS_NAMES
+
+
+def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, run_script, quick_check):
+    sensor = SENSOR | {"unlabelled": {way: {"overall_accuracy": 0.25} for way in (RESAMPLED, ADAPTED)}}
+    (tmp_path / "sensors").mkdir()
+    (tmp_path / "sensors" / "sensors.json").write_text(json.dumps({"sensors": [sensor]}))
+    arguments = ["build_model_card.py", "--model", fine_tuned / "run", "--output", tmp_path / "card", "--final"]
+    result = run_script(*arguments, "--sensors", tmp_path / "sensors")
+    assert result.returncode == 0, result.stderr
+    quick_check(tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "| 48 bands | none | – | **25.0** * | **25.0** | – | 0.0 |" in text
+    assert "without labels of the sensor" in text
+    assert "## Other sensors" not in (land_cover / "README.md").read_text()
+    result = run_script(*arguments, "--reconstruction", tmp_path / "sensors")
+    assert_one_clear_line(result, "--reconstruction", "pre-trained model", "land cover")
 
 
 def test_a_land_cover_folder_maps_a_scene(land_cover, fine_tuned, tmp_path, run_script):

@@ -275,7 +275,8 @@ class WavelengthAdapter:
         self.band_patch_size = band_patch_size or self._choose_band_patch_size()
         self.blocks = _blocks(len(centres), self.band_patch_size)
         self.means = self._means(self.blocks, centres)
-        # Each new block is a mean of the two trained ones between whose mean wavelengths its own lies
+        self.nearest_blocks = (self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1)
+        # For positions and the decoder: the two trained blocks between whose means a new one lies, and their shares
         self.block_weights = resampling_weights(
             self.trained_means, band_spacing(self.trained_means), self.means, torch.zeros_like(self.means)
         )
@@ -322,7 +323,7 @@ class WavelengthAdapter:
             band_patch_size=self.band_patch_size,
             num_blocks=len(self.blocks),
             num_padded_bands=self.band_patch_size * len(self.blocks) - len(self.centres),
-            source_blocks=tuple((self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1).tolist()),
+            source_blocks=tuple(self.nearest_blocks.tolist()),
             interpolated_bands=tuple(self.centres[distances > SAME_BAND_NANOMETRES].tolist()),
             uncovered_bands=tuple(self.centres[distances > reach].tolist()),
             unused_blocks=tuple(unused),
@@ -393,19 +394,20 @@ class WavelengthAdapter:
             resampling = _resample_places(self.band_patch_size, self.config.band_patch_size)
             new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, resampling), bias
         else:
-            new_bias = self.between_blocks(bias)
+            # A mean of two blocks would be a token of a kind that no layer was trained on
+            new_bias = bias[self.nearest_blocks]
             new_weight = torch.zeros(len(self.blocks), weight.shape[1], self.band_patch_size, bands.shape[3]).double()
-            for new, target, source, share in self._block_pairs():
+            for new, source_index in enumerate(self.nearest_blocks.tolist()):
+                target, source = self.blocks[new], self.trained_blocks[source_index]
                 resampling = resampling_weights(
                     self.centres[target],
                     self.widths[target],
                     self.trained_centres[source],
                     self.trained_widths[source],
                 )
-                source_index = source.start // self.config.band_patch_size
                 source_bands = bands[source_index, :, : len(resampling)]
                 carried = torch.einsum("wbp,bk->wkp", source_bands, resampling)
-                new_weight[new, :, : carried.shape[1]] += share * carried
+                new_weight[new, :, : carried.shape[1]] = carried
         num_values = new_weight.shape[2] * new_weight.shape[3]
         values = (
             new_weight.flatten(2),

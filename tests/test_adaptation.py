@@ -163,6 +163,20 @@ def test_whole_blocks_keep_their_embeddings():
     assert torch.equal(got, expected)
 
 
+def test_blocks_between_two_take_the_nearest_one():
+    """Whatever the share of the other: tokens of two kinds are not mixed."""
+    model = tiny(normalize_token_values=False)
+    spacing = WAVELENGTHS[1] - WAVELENGTHS[0]
+    moved = [wavelength + 1.6 * spacing for wavelength in WAVELENGTHS]  # 0.4 of a block
+    adapted, report = adapt_to_wavelengths(model, moved, band_patch_size=4, return_report=True)
+    embeddings, trained = adapted.embeddings.patch_embeddings, model.embeddings.patch_embeddings
+    assert report.source_blocks[:6] == tuple(range(6))
+    torch.testing.assert_close(embeddings.bias, trained.bias[list(report.source_blocks)])
+    # A spectrum that is level within each block gives what it gives in the trained blocks
+    sums = [layer.weight.sum(dim=2) for layer in (embeddings, trained)]
+    torch.testing.assert_close(sums[0], sums[1][list(report.source_blocks)], atol=1e-5, rtol=1e-5)
+
+
 def test_a_padded_block_is_carried_over_as_it_is():
     model = tiny(band_patch_size=5)  # the last of its 10 blocks has 3 bands
     adapted, report = adapt_to_wavelengths(model, WAVELENGTHS[40:], return_report=True)

@@ -18,8 +18,8 @@ A linear embedding is a sum over the values of its bands. Where a spectrum is sm
 weighted mean of those of the new bands around it, and putting this into the sum gives the weights of the new bands:
 what the model makes of a spectrum stays the same, however densely it is sampled. A new block takes the embedding of
 the trained one that is nearest by mean wavelength: a mean of two would give tokens that no layer was trained on, and
-most maps of other sensors were worse with it. A decoder gives the values of the trained bands, from which those of the new
-bands are interpolated.
+most maps of other sensors were worse with it. A decoder gives the values of the trained bands, from which those of the
+new bands are interpolated.
 """
 
 import copy

@@ -5,7 +5,7 @@ The published attention has 8 heads of 64 on tokens of width 96. The scores of a
 products of weights made beforehand the tokens themselves are keys and values of all heads. That is less arithmetic
 (6 % less among 64 tokens, 18 % among 20), needs no transposed copies, and the heads of a sequence become one matrix
 product. It is worked through a few sequences at a time, so that what is computed stays in the cache. The backward pass
-computes it again there, which takes no longer than to write it for a whole batch and read it, and far less memory.
+computes it again there, which takes about as long as to write and read it for a whole batch, and far less memory.
 Sums are taken in another order than in the unfolded form, and differ by rounding. Second derivatives and `torch.func`
 need `attn_implementation="eager"`.
 
@@ -321,7 +321,7 @@ class _FoldedAttention(torch.autograd.Function):
                 query_key,
                 value_output,
                 attend(tokens, query_key, scratch, hidden=hidden, kept=kept, wants_gradients=True),
-                output_gradient[piece].reshape(-1, sequences.shape[3]),
+                output_gradient[piece].reshape(-1, sequences.shape[3]).contiguous(),
                 key_query_sum,
                 value_output_sum,
                 scratch,

@@ -3,8 +3,9 @@
 Attention is folded (see `attention_hsst`). What lies between the tokens that go into a layer and those that come out
 of it (normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a
 layer reads each token once and writes it once. For a backward pass the tokens between attention and MLP are kept, and
-what dropout kept. The rest is computed again there, in the cache, which takes no longer than to write and read it for
-a whole batch, and a fraction of the memory. Second derivatives and `torch.func` need `attn_implementation="eager"`.
+what dropout kept. The rest is computed again there, in the cache, which takes about as long as to write and read it
+for a whole batch, and a fraction of the memory. Second derivatives and `torch.func` need
+`attn_implementation="eager"`.
 
 Shape comments use
 

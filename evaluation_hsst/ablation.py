@@ -216,6 +216,8 @@ class Ablation:
             learned = {"position_embedding_type": "learned"}
             one_block = {
                 "band_patch_size": self.config.num_channels,
+                "block_bands": None,
+                "block_centers": None,
                 "spectral_positions": None,
                 "num_spatial_layers": self.config.num_hidden_layers,
                 "num_spectral_layers": 0,

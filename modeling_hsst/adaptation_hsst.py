@@ -16,10 +16,13 @@ A model for one sensor made into one for another: embeddings, decoder and positi
 
 A linear embedding is a sum over the values of its bands. Where a spectrum is smooth, the value of a trained band is a
 weighted mean of those of the new bands around it, and putting this into the sum gives the weights of the new bands:
-what the model makes of a spectrum stays the same, however densely it is sampled. A new block takes the embedding of
-the trained one that is nearest by mean wavelength: a mean of two would give tokens that no layer was trained on, and
-most maps of other sensors were worse with it. A decoder gives the values of the trained bands, from which those of the
-new bands are interpolated.
+what the model makes of a spectrum stays the same, however densely it is sampled. A decoder gives the values of the
+trained bands, from which those of the new bands are interpolated.
+
+The blocks stay those of the trained model as far as the sensor covers them: each is given the bands around its trained
+ones, be they few or many, so that its tokens mean what they meant in training, and a sensor that covers everything
+gives what an image resampled to the trained bands would give. Blocks of the same number of bands, on request, cover
+other parts of the spectrum; they take the embedding of the trained block that is nearest by mean wavelength.
 """
 
 import copy
@@ -53,15 +56,17 @@ class AdaptationReport:
     What became of a model's weights in `adapt_to_wavelengths`. `str(report)` is one line.
 
     Attributes:
-        band_patch_size (`int`): bands of a block of the adapted model.
+        band_patch_size (`int`): places for bands in a block of the adapted model; where a block has fewer bands, some
+            fill several places.
         num_blocks (`int`): its blocks.
         num_padded_bands (`int`): zeros that fill its last block.
-        source_blocks (`tuple[int, ...]`): for each block the trained block whose mean wavelength is nearest.
+        source_blocks (`tuple[int, ...]`): for each block the trained block that it was, or whose mean wavelength is
+            nearest.
         interpolated_bands (`tuple[float, ...]`): band centres in nm that are no band of the trained model.
         uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
             beyond the trained range, or in a gap of it.
         unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
-            no new band lies in.
+            the sensor covers less than half of.
         exact_positions (`bool`): whether positions were computed (`"wavelength"`) rather than interpolated.
     """
 
@@ -80,7 +85,7 @@ class AdaptationReport:
         return not (self.uncovered_bands or self.unused_blocks or self.num_padded_bands) and self.exact_positions
 
     def __str__(self) -> str:
-        parts = [f"{self.num_blocks} blocks of {self.band_patch_size} bands"]
+        parts = [f"{self.num_blocks} blocks of up to {self.band_patch_size} bands"]
         if self.num_padded_bands:
             parts.append(f"the last one padded with {self.num_padded_bands}")
         parts.append(f"{len(self.interpolated_bands)} bands interpolated")
@@ -90,7 +95,7 @@ class AdaptationReport:
             parts.append(f"{len(self.uncovered_bands)} bands that the model was not trained near ({named}{more} nm)")
         if self.unused_blocks:
             named = ", ".join(f"{first:.0f}-{last:.0f}" for first, last in self.unused_blocks)
-            parts.append(f"{len(self.unused_blocks)} trained blocks without a band of the sensor ({named} nm)")
+            parts.append(f"{len(self.unused_blocks)} trained blocks that the sensor does not cover ({named} nm)")
         if not self.exact_positions:
             parts.append("positions interpolated between trained ones")
         return "; ".join(parts)
@@ -107,17 +112,20 @@ def adapt_to_wavelengths(
     """
     Makes a model for another sensor out of a trained one, before any training.
 
-    Blocks are formed over the new bands, of as many bands as make them cover about what the trained blocks cover:
-    embeddings standardise each token, so that a block must see the same part of a spectrum to see the same in it.
-    Weights of embedding and decoder are carried over by wavelength (see the module's first lines), positions are
-    computed anew, everything else is copied. The model given is left as it is.
+    Each trained block of which the sensor covers half or more stays a block, of the new bands in and around it
+    (`config.block_bands`); bands that lie far from every trained one form blocks of their own. Weights of embedding
+    and decoder are carried over by wavelength (see the module's first lines), a block keeps its position, everything
+    else is copied. The model given is left as it is.
+
+    Models whose blocks share one embedding or one decoder get blocks of the same number of bands instead, of as many
+    as make them cover about what the trained blocks cover.
 
     Args:
         model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
         wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
         fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
             wide as it is far from the next one.
-        band_patch_size (`int`, *optional*): bands of a block, where it is not to be chosen as described.
+        band_patch_size (`int`, *optional*): bands of a block, for blocks of consecutive bands, as many in each.
         return_report (`bool`, *optional*, defaults to `False`): whether to return a report as well. Otherwise it is
             logged in one line, as a warning where something could not be carried over.
 
@@ -150,6 +158,8 @@ def adapt_to_wavelengths(
         wavelengths=adapter.centres.tolist(),
         num_channels=len(adapter.centres),
         band_patch_size=adapter.band_patch_size,
+        block_bands=adapter.block_bands,
+        block_centers=adapter.block_centers,
         spectral_positions=adapter.between_blocks(torch.tensor(config.spectral_positions).double()).tolist(),
     )
     new_config = type(config).from_dict(values)
@@ -272,29 +282,88 @@ class WavelengthAdapter:
                 f"`band_patch_size` must lie between 1 and the {len(centres)} bands of the sensor, got "
                 f"{band_patch_size}."
             )
-        self.trained_blocks = _blocks(len(self.trained_centres), config.band_patch_size)
-        self.trained_means = self._means(self.trained_blocks, self.trained_centres)
-        self.band_patch_size = band_patch_size or self._choose_band_patch_size()
-        self.blocks = _blocks(len(centres), self.band_patch_size)
-        self.means = self._means(self.blocks, centres)
-        self.nearest_blocks = (self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1)
+        self.trained_blocks = _blocks(config, len(self.trained_centres))
+        self.trained_means = torch.tensor(config.block_wavelengths, dtype=torch.float64)
+        # Values at the trained bands from those at the new ones
+        self.resampling = resampling_weights(centres, widths, self.trained_centres, self.trained_widths)
+        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
+        # A band is near another within the width of either
+        self.near = distances <= torch.maximum(self.widths[:, None], self.trained_widths[None, :])
+        self.nearest_bands = distances.argmin(dim=1)
+        shares_weights = not (config.blockwise_patch_embedding and config.blockwise_decoder)
+        # CODEPATH: blocks that share weights cannot differ in what their places mean
+        if band_patch_size is not None or shares_weights:
+            self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
+        else:
+            self._keep_trained_blocks()
+
+    @staticmethod
+    def _means(blocks: list[list[int]], centres: torch.Tensor) -> torch.Tensor:
+        return torch.stack([centres[bands].mean() for bands in blocks])
+
+    def _form_even_blocks(self, band_patch_size: int) -> None:
+        """Blocks of consecutive bands, each the block of the trained one whose mean wavelength is nearest."""
+        self.band_patch_size = band_patch_size
+        self.blocks = _even_blocks(len(self.centres), band_patch_size)
+        self.block_bands: list[list[int]] | None = None
+        self.block_centers: list[float] | None = None
+        self.means = self._means(self.blocks, self.centres)
+        self.source_blocks = (self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1)
         # For positions and the decoder: the two trained blocks between whose means a new one lies, and their shares
         self.block_weights = resampling_weights(
             self.trained_means, band_spacing(self.trained_means), self.means, torch.zeros_like(self.means)
         )
+        self.kept = [False] * len(self.blocks)
 
-    @staticmethod
-    def _means(blocks: list[slice], centres: torch.Tensor) -> torch.Tensor:
-        return torch.stack([centres[bands].mean() for bands in blocks])
+    def _keep_trained_blocks(self) -> None:
+        """The trained blocks that the sensor covers, each of the bands that give the values of its trained ones."""
+        covered = self.near.any(dim=0)
+        kept = [index for index, bands in enumerate(self.trained_blocks) if covered[bands].double().mean() >= 0.5]
+        block_of_band = {band: index for index, bands in enumerate(self.trained_blocks) for band in bands}
+        found = {
+            index: set(self.resampling[self.trained_blocks[index]].sum(dim=0).nonzero().flatten().tolist())
+            for index in kept
+        }
+        far = []
+        for band in sorted(set(range(len(self.centres))).difference(*found.values())):
+            nearest = int(self.nearest_bands[band])
+            block = block_of_band.get(nearest)
+            bands = None if block not in found else self.trained_blocks[block]
+            distance = (self.centres[band] - self.trained_centres[nearest]).abs()
+            # Within reach of a block a band can add to it in training; its weights are zeros until then
+            if bands is not None and distance <= self.trained_centres[bands[-1]] - self.trained_centres[bands[0]]:
+                found[block].add(band)
+            else:
+                far.append(band)
+        self.band_patch_size = max((len(bands) for bands in found.values()), default=self.config.band_patch_size)
+        blocks = [(float(self.trained_means[index]), index, sorted(bands), True) for index, bands in found.items()]
+        for run in _runs(far):
+            for place in range(0, len(run), self.band_patch_size):
+                bands = run[place : place + self.band_patch_size]
+                mean = float(self.centres[bands].mean())
+                blocks.append((mean, int((self.trained_means - mean).abs().argmin()), bands, False))
+        blocks.sort()
+        means, sources, self.blocks, self.kept = map(list, zip(*blocks, strict=True))
+        self.means = torch.tensor(means, dtype=torch.float64)
+        self.source_blocks = torch.tensor(sources)
+        self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
+        self.block_bands = [_spread(bands, self.band_patch_size) for bands in self.blocks]
+        self.block_centers = self.means.tolist()
+        even = _even_blocks(len(self.centres), self.band_patch_size)
+        # The configuration need not say what it takes for granted
+        if self.blocks == even and (self.is_subset or self.block_bands == even):
+            self.block_bands = None
+            if (self.means - self._means(self.blocks, self.centres)).abs().max() <= SAME_BAND_NANOMETRES:
+                self.block_centers = None
 
     def _choose_band_patch_size(self) -> int:
         """The number of bands with which blocks cover most nearly what the nearest trained blocks cover."""
-        trained_spans = torch.stack([self.trained_widths[bands].sum() for bands in self.trained_blocks])
+        trained_spans = torch.stack([self.trained_widths[list(set(bands))].sum() for bands in self.trained_blocks])
         # Not the widths of the bands, which may overlap
         spacing = band_spacing(self.centres)
 
         def cost(size: int) -> float:
-            blocks = _blocks(len(self.centres), size)
+            blocks = _even_blocks(len(self.centres), size)
             differences = []
             for bands in blocks:
                 nearest = int((self.trained_means - self.centres[bands].mean()).abs().argmin())
@@ -308,28 +377,23 @@ class WavelengthAdapter:
 
     def report(self) -> AdaptationReport:
         """What can be carried over and what cannot."""
-        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs().min(dim=1).values
-        edges = [(self.trained_centres[bands][0], self.trained_centres[bands][-1]) for bands in self.trained_blocks]
-        unused = [
-            (float(first), float(last))
-            for bands, (first, last) in zip(self.trained_blocks, edges, strict=True)
-            if not (
-                (self.centres >= first - self.trained_widths[bands][0])
-                & (self.centres <= last + self.trained_widths[bands][-1])
-            ).any()
-        ]
-        # A new band is near a trained one within its own width or that one's
-        nearest = (self.centres[:, None] - self.trained_centres[None, :]).abs().argmin(dim=1)
-        reach = torch.maximum(self.widths, self.trained_widths[nearest])
+        nearest = self.trained_centres[self.nearest_bands]
+        covered = self.near.any(dim=0)
+        unused = [bands for bands in self.trained_blocks if covered[bands].double().mean() < 0.5]
+        padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centres)
+        # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
+        exact = self.config.position_embedding_type == "wavelength" or self.is_subset or all(self.kept)
         return AdaptationReport(
             band_patch_size=self.band_patch_size,
             num_blocks=len(self.blocks),
-            num_padded_bands=self.band_patch_size * len(self.blocks) - len(self.centres),
-            source_blocks=tuple(self.nearest_blocks.tolist()),
-            interpolated_bands=tuple(self.centres[distances > SAME_BAND_NANOMETRES].tolist()),
-            uncovered_bands=tuple(self.centres[distances > reach].tolist()),
-            unused_blocks=tuple(unused),
-            exact_positions=self.config.position_embedding_type == "wavelength" or self.is_subset,
+            num_padded_bands=padded,
+            source_blocks=tuple(self.source_blocks.tolist()),
+            interpolated_bands=tuple(self.centres[(self.centres - nearest).abs() > SAME_BAND_NANOMETRES].tolist()),
+            uncovered_bands=tuple(self.centres[~self.near.any(dim=1)].tolist()),
+            unused_blocks=tuple(
+                (float(self.trained_centres[bands[0]]), float(self.trained_centres[bands[-1]])) for bands in unused
+            ),
+            exact_positions=exact,
         )
 
     @property
@@ -339,7 +403,7 @@ class WavelengthAdapter:
             any(self._same_bands(new, trained) for trained in self.trained_blocks) for new in self.blocks
         )
 
-    def _same_bands(self, new: slice, trained: slice) -> bool:
+    def _same_bands(self, new: list[int], trained: list[int]) -> bool:
         first, second = self.centres[new], self.trained_centres[trained]
         return len(first) == len(second) and bool(((first - second).abs() <= SAME_BAND_NANOMETRES).all())
 
@@ -385,8 +449,7 @@ class WavelengthAdapter:
             adapted = self._embeddings(prefix, trained | as_they_are)
             return {name: value for name, value in adapted.items() if name in trained}
         if self.is_subset and trained[names[0]].shape[0] > 1:
-            chosen = self.block_weights.argmax(dim=1)
-            return {name: trained[name].detach().cpu()[chosen] for name in names[:2]}
+            return {name: trained[name].detach().cpu()[self.source_blocks] for name in names[:2]}
         if self.is_subset:
             return {}
         weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
@@ -397,18 +460,11 @@ class WavelengthAdapter:
             new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, resampling), bias
         else:
             # A mean of two blocks would be a token of a kind that no layer was trained on
-            new_bias = bias[self.nearest_blocks]
+            new_bias = bias[self.source_blocks]
             new_weight = torch.zeros(len(self.blocks), weight.shape[1], self.band_patch_size, bands.shape[3]).double()
-            for new, source_index in enumerate(self.nearest_blocks.tolist()):
-                target, source = self.blocks[new], self.trained_blocks[source_index]
-                resampling = resampling_weights(
-                    self.centres[target],
-                    self.widths[target],
-                    self.trained_centres[source],
-                    self.trained_widths[source],
-                )
-                source_bands = bands[source_index, :, : len(resampling)]
-                carried = torch.einsum("wbp,bk->wkp", source_bands, resampling)
+            for new, source in enumerate(self.source_blocks.tolist()):
+                resampling = self._embedded_bands(new, self.trained_blocks[source])
+                carried = torch.einsum("wbp,bk->wkp", bands[source, :, : len(resampling)], resampling)
                 new_weight[new, :, : carried.shape[1]] = carried
         num_values = new_weight.shape[2] * new_weight.shape[3]
         values = (
@@ -419,30 +475,44 @@ class WavelengthAdapter:
         )
         return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
 
+    def _embedded_bands(self, new: int, source: list[int]) -> torch.Tensor:
+        """Weights (trained bands, places) that give the values of a trained block from those of a new one."""
+        bands = self.blocks[new]
+        if self.kept[new]:
+            resampling = self.resampling[source][:, bands]
+        else:
+            # Level beyond the bands of the block
+            resampling = resampling_weights(
+                self.centres[bands], self.widths[bands], self.trained_centres[source], self.trained_widths[source]
+            )
+        if self.block_bands is None:
+            return resampling
+        # A band in several places counts as one
+        places = torch.tensor(self.block_bands[new])
+        shares = torch.bincount(places, minlength=len(self.centres))[places].double()
+        columns = torch.tensor([bands.index(band) for band in places.tolist()])
+        return resampling[:, columns] / shares
+
     def _decoder(self, values: torch.Tensor) -> torch.Tensor:
         """A decoder's weight (blocks, values, width) or bias (blocks, values)."""
         bands = values.unflatten(1, (self.config.band_patch_size, -1))  # (blocks, band, pixel, ...)
         if self.is_subset:
-            return values if len(values) == 1 else values[self.block_weights.argmax(dim=1)]
+            return values if len(values) == 1 else values[self.source_blocks]
         if len(values) == 1:
             resampling = _resample_places(self.config.band_patch_size, self.band_patch_size)
             return torch.tensordot(resampling, bands[0], dims=1).flatten(0, 1)[None]
         adapted = torch.zeros(len(self.blocks), self.band_patch_size, *bands.shape[2:], dtype=values.dtype)
-        for new, target, source, share in self._block_pairs():
+        for new, trained in self.block_weights.nonzero().tolist():
+            target = self.blocks[new] if self.block_bands is None else self.block_bands[new]
+            source, places = torch.tensor(self.trained_blocks[trained]).unique(return_inverse=True)
             resampling = resampling_weights(
                 self.trained_centres[source], self.trained_widths[source], self.centres[target], self.widths[target]
             )
-            source_index = source.start // self.config.band_patch_size
-            carried = torch.tensordot(resampling, bands[source_index, : resampling.shape[1]], dims=1)
-            adapted[new, : len(carried)] += share * carried
+            # A band in several places has the mean of their values
+            resampling = resampling[:, places] / torch.bincount(places)[places]
+            carried = torch.tensordot(resampling, bands[trained, : resampling.shape[1]], dims=1)
+            adapted[new, : len(carried)] += self.block_weights[new, trained] * carried
         return adapted.flatten(1, 2)
-
-    def _block_pairs(self) -> list[tuple[int, slice, slice, float]]:
-        """Each new block and its bands, with the bands of every trained block it is a mean of, and the share."""
-        return [
-            (new, self.blocks[new], self.trained_blocks[trained], float(self.block_weights[new, trained]))
-            for new, trained in self.block_weights.nonzero().tolist()
-        ]
 
     def _concat_head(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A classifier of concatenated blocks, which is a sum over blocks as an embedding is one over bands."""
@@ -453,6 +523,8 @@ class WavelengthAdapter:
         resampling = resampling_weights(
             self.means, band_spacing(self.means), self.trained_means, band_spacing(self.trained_means)
         )
+        if any(self.kept):
+            resampling = self.block_weights.T * torch.tensor(self.kept)
         # A sensor without SWIR has nothing to say in place of SWIR blocks
         distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
         resampling[distances > band_spacing(self.trained_means)] = 0.0
@@ -462,12 +534,34 @@ class WavelengthAdapter:
         return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
 
 
-def _blocks(num_bands: int, band_patch_size: int) -> list[slice]:
-    """The bands of each block, padding left out."""
+def _blocks(config: Any, num_bands: int) -> list[list[int]]:
+    """The bands of each block of a configuration, padding left out."""
+    if config.block_bands is not None:
+        return [list(bands) for bands in config.block_bands]
+    return _even_blocks(num_bands, config.band_patch_size)
+
+
+def _even_blocks(num_bands: int, band_patch_size: int) -> list[list[int]]:
+    """Blocks of consecutive bands, the last one of those that are left."""
     return [
-        slice(index * band_patch_size, min((index + 1) * band_patch_size, num_bands))
+        list(range(index * band_patch_size, min((index + 1) * band_patch_size, num_bands)))
         for index in range(ceil(num_bands / band_patch_size))
     ]
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Ascending numbers, parted where one or more are missing."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if not runs or number != runs[-1][-1] + 1:
+            runs.append([])
+        runs[-1].append(number)
+    return runs
+
+
+def _spread(bands: list[int], places: int) -> list[int]:
+    """Bands over at least as many places, each over about as many as the others."""
+    return [bands[place * len(bands) // places] for place in range(places)]
 
 
 def _resample_places(num_values: int, num_targets: int) -> torch.Tensor:

@@ -3,15 +3,27 @@
 import torch
 
 from .configuration_hsst import HSSTConfig
-from .modeling_hsst import pixels_to_tokens, tokens_to_pixels
+from .modeling_hsst import (
+    bands_to_blocks,
+    block_band_index,
+    blocks_to_bands,
+    pixels_to_tokens,
+    tokens_to_pixels,
+)
 
 
 def hidden_values(bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, config: HSSTConfig) -> torch.Tensor:
-    """True (batch, bands, height, width) at the values that a mask (batch, tokens) hides."""
-    tokens = pixels_to_tokens(pixel_values, config.band_patch_size, config.patch_size)
+    """
+    True (batch, bands, height, width) at the values that a mask (batch, tokens) hides: in every block that holds them.
+    """
+    band_index = block_band_index(config)
+    band_index = None if band_index is None else band_index.to(pixel_values.device)
+    in_blocks = bands_to_blocks(pixel_values, band_index)
+    tokens = pixels_to_tokens(in_blocks, config.band_patch_size, config.patch_size)
     mask = bool_masked_pos.bool().reshape(*tokens.shape[:3], 1).expand_as(tokens)
     grid_size = pixel_values.shape[-2] // config.patch_size, pixel_values.shape[-1] // config.patch_size
-    return tokens_to_pixels(mask, config.num_channels, grid_size, config.patch_size)
+    visible = ~tokens_to_pixels(mask, in_blocks.shape[1], grid_size, config.patch_size)
+    return blocks_to_bands(visible.float(), band_index, config.num_channels) == 0
 
 
 def visible_band_mean(pixel_values: torch.Tensor, hidden: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:

@@ -212,7 +212,8 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
         wavelengths = tiles.wavelengths
         settings["wavelengths"] = None if wavelengths is None else wavelengths[tiles.valid_bands].tolist()
     if not source or arguments.bands == "valid":
-        settings["spectral_positions"] = None  # they follow from the bands
+        # They follow from the bands
+        settings |= {"block_bands": None, "block_centers": None, "spectral_positions": None}
     own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return HSSTConfig(**{name: settings[name] for name in own_settings})
 

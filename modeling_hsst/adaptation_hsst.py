@@ -62,9 +62,11 @@ class AdaptationReport:
         num_padded_bands (`int`): zeros that fill its last block.
         source_blocks (`tuple[int, ...]`): for each block the trained block that it was, or whose mean wavelength is
             nearest.
-        interpolated_bands (`tuple[float, ...]`): band centres in nm that are no band of the trained model.
+        interpolated_bands (`tuple[float, ...]`): band centres in nm that blocks hold and that are no band of the
+            trained model.
         uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
-            beyond the trained range, or in a gap of it.
+            beyond the trained range, or in a gap of it. They begin with weights of zero where a block is near.
+        left_out_bands (`tuple[float, ...]`): those of them that no block holds, so that the model does not see them.
         unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
             the sensor covers less than half of.
         exact_positions (`bool`): whether positions were computed (`"wavelength"`) rather than interpolated.
@@ -76,6 +78,7 @@ class AdaptationReport:
     source_blocks: tuple[int, ...]
     interpolated_bands: tuple[float, ...]
     uncovered_bands: tuple[float, ...]
+    left_out_bands: tuple[float, ...]
     unused_blocks: tuple[tuple[float, float], ...]
     exact_positions: bool
 
@@ -92,7 +95,10 @@ class AdaptationReport:
         if self.uncovered_bands:
             named = ", ".join(f"{wavelength:.0f}" for wavelength in self.uncovered_bands[:5])
             more = ", ..." if len(self.uncovered_bands) > 5 else ""
-            parts.append(f"{len(self.uncovered_bands)} bands that the model was not trained near ({named}{more} nm)")
+            left_out = f", {len(self.left_out_bands)} of them left out" if self.left_out_bands else ""
+            parts.append(
+                f"{len(self.uncovered_bands)} bands that the model was not trained near{left_out} ({named}{more} nm)"
+            )
         if self.unused_blocks:
             named = ", ".join(f"{first:.0f}-{last:.0f}" for first, last in self.unused_blocks)
             parts.append(f"{len(self.unused_blocks)} trained blocks that the sensor does not cover ({named} nm)")
@@ -113,19 +119,20 @@ def adapt_to_wavelengths(
     Makes a model for another sensor out of a trained one, before any training.
 
     Each trained block of which the sensor covers half or more stays a block, of the new bands in and around it
-    (`config.block_bands`); bands that lie far from every trained one form blocks of their own. Weights of embedding
-    and decoder are carried over by wavelength (see the module's first lines), a block keeps its position, everything
-    else is copied. The model given is left as it is.
+    (`config.block_bands`); bands that lie farther from every trained one than a block is wide are left out. Weights of
+    embedding and decoder are carried over by wavelength (see the module's first lines), a block keeps its position,
+    everything else is copied. The model given is left as it is.
 
     Models whose blocks share one embedding or one decoder get blocks of the same number of bands instead, of as many
-    as make them cover about what the trained blocks cover.
+    as make them cover about what the trained blocks cover, and so do sensors that cover less than half of each block.
 
     Args:
         model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
         wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
         fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
             wide as it is far from the next one.
-        band_patch_size (`int`, *optional*): bands of a block, for blocks of consecutive bands, as many in each.
+        band_patch_size (`int`, *optional*): bands of a block, for blocks of all bands of the sensor in their order, as
+            many in each.
         return_report (`bool`, *optional*, defaults to `False`): whether to return a report as well. Otherwise it is
             logged in one line, as a warning where something could not be carried over.
 
@@ -287,15 +294,24 @@ class WavelengthAdapter:
         # Values at the trained bands from those at the new ones
         self.resampling = resampling_weights(centres, widths, self.trained_centres, self.trained_widths)
         distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
+        # Nothing was learned of bands that the trained model left out, and they stay out
+        unseen = sorted(set(range(len(self.trained_centres))).difference(*self.trained_blocks))
+        self.stays_out = (distances[:, unseen] <= SAME_BAND_NANOMETRES).any(dim=1)
+        distances[:, unseen] = torch.inf
         # A band is near another within the width of either
         self.near = distances <= torch.maximum(self.widths[:, None], self.trained_widths[None, :])
         self.nearest_bands = distances.argmin(dim=1)
+        covered = self.near.any(dim=0)
+        self.covered_blocks = [
+            index for index, bands in enumerate(self.trained_blocks) if covered[bands].double().mean() >= 0.5
+        ]
         shares_weights = not (config.blockwise_patch_embedding and config.blockwise_decoder)
         # CODEPATH: blocks that share weights cannot differ in what their places mean
-        if band_patch_size is not None or shares_weights:
-            self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
-        else:
+        self.keeps_blocks = band_patch_size is None and not shares_weights and len(self.covered_blocks) > 0
+        if self.keeps_blocks:
             self._keep_trained_blocks()
+        else:
+            self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
 
     @staticmethod
     def _means(blocks: list[list[int]], centres: torch.Tensor) -> torch.Tensor:
@@ -313,40 +329,27 @@ class WavelengthAdapter:
         self.block_weights = resampling_weights(
             self.trained_means, band_spacing(self.trained_means), self.means, torch.zeros_like(self.means)
         )
-        self.kept = [False] * len(self.blocks)
 
     def _keep_trained_blocks(self) -> None:
         """The trained blocks that the sensor covers, each of the bands that give the values of its trained ones."""
-        covered = self.near.any(dim=0)
-        kept = [index for index, bands in enumerate(self.trained_blocks) if covered[bands].double().mean() >= 0.5]
         block_of_band = {band: index for index, bands in enumerate(self.trained_blocks) for band in bands}
         found = {
             index: set(self.resampling[self.trained_blocks[index]].sum(dim=0).nonzero().flatten().tolist())
-            for index in kept
+            for index in self.covered_blocks
         }
-        far = []
         for band in sorted(set(range(len(self.centres))).difference(*found.values())):
             nearest = int(self.nearest_bands[band])
-            block = block_of_band.get(nearest)
-            bands = None if block not in found else self.trained_blocks[block]
+            block = block_of_band[nearest]
+            inside = self.trained_centres[self.trained_blocks[block]]
+            # Beside a block a band can add to it in training; its weights are zeros until then
             distance = (self.centres[band] - self.trained_centres[nearest]).abs()
-            # Within reach of a block a band can add to it in training; its weights are zeros until then
-            if bands is not None and distance <= self.trained_centres[bands[-1]] - self.trained_centres[bands[0]]:
+            if block in found and distance <= inside[-1] - inside[0] and not self.stays_out[band]:
                 found[block].add(band)
-            else:
-                far.append(band)
-        self.band_patch_size = max((len(bands) for bands in found.values()), default=self.config.band_patch_size)
-        blocks = [(float(self.trained_means[index]), index, sorted(bands), True) for index, bands in found.items()]
-        for run in _runs(far):
-            for place in range(0, len(run), self.band_patch_size):
-                bands = run[place : place + self.band_patch_size]
-                mean = float(self.centres[bands].mean())
-                blocks.append((mean, int((self.trained_means - mean).abs().argmin()), bands, False))
-        blocks.sort()
-        means, sources, self.blocks, self.kept = map(list, zip(*blocks, strict=True))
-        self.means = torch.tensor(means, dtype=torch.float64)
-        self.source_blocks = torch.tensor(sources)
+        self.source_blocks = torch.tensor(self.covered_blocks)
+        self.blocks = [sorted(found[index]) for index in self.covered_blocks]
+        self.means = self.trained_means[self.source_blocks]
         self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
+        self.band_patch_size = max(len(bands) for bands in self.blocks)
         self.block_bands = [_spread(bands, self.band_patch_size) for bands in self.blocks]
         self.block_centers = self.means.tolist()
         even = _even_blocks(len(self.centres), self.band_patch_size)
@@ -377,19 +380,22 @@ class WavelengthAdapter:
 
     def report(self) -> AdaptationReport:
         """What can be carried over and what cannot."""
-        nearest = self.trained_centres[self.nearest_bands]
-        covered = self.near.any(dim=0)
-        unused = [bands for bands in self.trained_blocks if covered[bands].double().mean() < 0.5]
+        nearest, covered = self.trained_centres[self.nearest_bands], self.covered_blocks
+        interpolated = (self.centres - nearest).abs() > SAME_BAND_NANOMETRES
+        left_out = sorted(set(range(len(self.centres))).difference(*self.blocks))
+        interpolated[left_out] = False
+        unused = [self.trained_blocks[index] for index in set(range(len(self.trained_blocks))) - set(covered)]
         padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centres)
         # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
-        exact = self.config.position_embedding_type == "wavelength" or self.is_subset or all(self.kept)
+        exact = self.config.position_embedding_type == "wavelength" or self.is_subset or self.keeps_blocks
         return AdaptationReport(
             band_patch_size=self.band_patch_size,
             num_blocks=len(self.blocks),
             num_padded_bands=padded,
             source_blocks=tuple(self.source_blocks.tolist()),
-            interpolated_bands=tuple(self.centres[(self.centres - nearest).abs() > SAME_BAND_NANOMETRES].tolist()),
+            interpolated_bands=tuple(self.centres[interpolated].tolist()),
             uncovered_bands=tuple(self.centres[~self.near.any(dim=1)].tolist()),
+            left_out_bands=tuple(self.centres[left_out].tolist()),
             unused_blocks=tuple(
                 (float(self.trained_centres[bands[0]]), float(self.trained_centres[bands[-1]])) for bands in unused
             ),
@@ -478,7 +484,7 @@ class WavelengthAdapter:
     def _embedded_bands(self, new: int, source: list[int]) -> torch.Tensor:
         """Weights (trained bands, places) that give the values of a trained block from those of a new one."""
         bands = self.blocks[new]
-        if self.kept[new]:
+        if self.keeps_blocks:
             resampling = self.resampling[source][:, bands]
         else:
             # Level beyond the bands of the block
@@ -523,8 +529,8 @@ class WavelengthAdapter:
         resampling = resampling_weights(
             self.means, band_spacing(self.means), self.trained_means, band_spacing(self.trained_means)
         )
-        if any(self.kept):
-            resampling = self.block_weights.T * torch.tensor(self.kept)
+        if self.keeps_blocks:
+            resampling = self.block_weights.T
         # A sensor without SWIR has nothing to say in place of SWIR blocks
         distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
         resampling[distances > band_spacing(self.trained_means)] = 0.0
@@ -547,16 +553,6 @@ def _even_blocks(num_bands: int, band_patch_size: int) -> list[list[int]]:
         list(range(index * band_patch_size, min((index + 1) * band_patch_size, num_bands)))
         for index in range(ceil(num_bands / band_patch_size))
     ]
-
-
-def _runs(numbers: list[int]) -> list[list[int]]:
-    """Ascending numbers, parted where one or more are missing."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if not runs or number != runs[-1][-1] + 1:
-            runs.append([])
-        runs[-1].append(number)
-    return runs
 
 
 def _spread(bands: list[int], places: int) -> list[int]:

@@ -20,6 +20,7 @@ from modeling_hsst import (
     adapt_to_wavelengths,
     load_for_wavelengths,
 )
+from modeling_hsst.adaptation_hsst import WavelengthAdapter, check_bands
 
 # 24 bands, 10 nm apart but for a gap, in blocks of 4; then as many SWIR bands, 20 nm apart
 WAVELENGTHS = [500.0 + 10 * band for band in range(12)] + [700.0 + 10 * band for band in range(12)]
@@ -193,7 +194,7 @@ def test_what_cannot_be_carried_over_is_reported(caplog):
     wavelengths = [460.0, 470.0, *WAVELENGTHS[:12], 650.0, 660.0, *WAVELENGTHS[12:24]]
     adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
     assert report.uncovered_bands == (460.0, 470.0, 650.0, 660.0)
-    assert report.interpolated_bands == (460.0, 470.0, 650.0, 660.0)
+    assert (report.interpolated_bands, report.left_out_bands) == ((470.0,), (460.0, 650.0, 660.0))
     assert report.unused_blocks == tuple((1500.0 + 80 * block, 1560.0 + 80 * block) for block in range(6))
     assert "460, 470, 650, 660 nm" in str(report) and "1500-1560" in str(report) and "\n" not in str(report)
     logger = logging.getLogger("transformers")
@@ -223,8 +224,9 @@ def test_trained_positions_are_interpolated_with_a_warning(kind, caplog):
     torch.testing.assert_close(got, (trained[:, :2] + trained[:, 1:3]) / 2)
 
 
-def test_blocks_cover_what_trained_blocks_cover():
-    model = HSSTModel(HSSTConfig(position_embedding_type="wavelength", num_spatial_layers=1, num_spectral_layers=1))
+def test_blocks_that_share_an_embedding_cover_what_trained_blocks_cover():
+    settings = {"position_embedding_type": "wavelength", "num_spatial_layers": 1, "num_spectral_layers": 1}
+    model = HSSTModel(HSSTConfig(**settings, blockwise_patch_embedding=False))
 
     def size(count, first, last):
         wavelengths = torch.linspace(first, last, count).tolist()
@@ -234,6 +236,61 @@ def test_blocks_cover_what_trained_blocks_cover():
     assert 47 <= size(120, 400.0, 800.0) * 400 / 119 <= 70
     assert 40 <= size(48, 374.0, 1047.0) * 673 / 47 <= 90
     assert 8 <= size(285, 380.0, 2490.0) <= 15
+
+
+@pytest.mark.parametrize("kind", ["wavelength", "learned", "sincos"])
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_a_sensor_that_covers_all_gives_what_a_resampled_image_gives(kind, patch_size):
+    """Whatever the spectrum, and though the blocks of the sensor hold from five to fifteen bands."""
+    settings = {"position_embedding_type": kind, "patch_size": patch_size, "normalize_token_values": False}
+    model = tiny(HSSTForSemanticSegmentation, num_labels=3, head_type="concat", **settings)
+    wavelengths = [490.0 + 7.3 * band for band in range(210)]
+    adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
+    assert report.source_blocks == tuple(range(12)) and report.exact_positions and not report.unused_blocks
+    numbers = [len(set(bands)) for bands in adapted.config.block_bands]
+    assert min(numbers) < max(numbers) == report.band_patch_size
+    assert all(sorted(bands) == bands for bands in adapted.config.block_bands)
+    adapter = WavelengthAdapter(model.config, *check_bands(wavelengths, None))
+    pixel_values = torch.randn(2, 210, 4, 4)
+    resampled = torch.einsum("tb,nbhw->nthw", adapter.resampling.float(), pixel_values)
+    [expected], [got] = outputs_of(model, resampled), outputs_of(adapted, pixel_values)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bands_beside_a_block_are_in_it_and_those_far_away_left_out():
+    model = tiny(normalize_token_values=False)
+    wavelengths = [480.0, *WAVELENGTHS[:12], 630.0, *[3000.0 + 10 * band for band in range(6)]]
+    adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
+    bands = adapted.config.block_bands
+    assert [sorted(set(block)) for block in bands] == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12, 13]]
+    assert report.source_blocks == (0, 1, 2) and len(report.unused_blocks) == 9
+    assert report.uncovered_bands == report.left_out_bands == tuple(wavelengths[14:])
+    assert "6 bands that the model was not trained near, 6 of them left out (3000, " in str(report)
+    assert adapted.config.block_wavelengths == pytest.approx([515.0, 555.0, 595.0])
+    weight = adapted.embeddings.patch_embeddings.weight
+    assert not weight[0, :, 0].any() and weight[0, :, 1].any()
+    # On request all are seen
+    adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
+    assert adapted.config.block_bands is None and adapted.config.num_blocks == 5 and not report.left_out_bands
+    # A sensor within a part of a block has no block to keep
+    adapted, report = adapt_to_wavelengths(model, [521.0, 522.0, 523.0], return_report=True)
+    assert adapted.config.block_bands is None and report.source_blocks[0] == 0
+
+
+def test_a_model_adapted_twice_is_what_it_was():
+    """On smooth spectra, for blocks that both sensors cover."""
+    model = tiny(HSSTForMaskedImageModeling, mask_type="unit", normalize_token_values=False)
+    finer = [495.0 + 4.0 * band for band in range(380)]
+    once = adapt_to_wavelengths(model, finer)
+    same, report = adapt_to_wavelengths(once, finer, return_report=True)
+    assert same.config.block_bands == once.config.block_bands and not report.interpolated_bands
+    pixel_values = smooth_pixels(finer)
+    for expected, got in zip(outputs_of(once, pixel_values), outputs_of(same, pixel_values), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+    back = adapt_to_wavelengths(once, WAVELENGTHS)
+    assert back.config.num_blocks == 12
+    expected, got = (outputs_of(network, smooth_pixels(WAVELENGTHS)) for network in (model, back))
+    torch.testing.assert_close(got[0], expected[0], atol=0.02, rtol=0)
 
 
 def test_the_model_given_and_the_random_numbers_stay_as_they_are():
@@ -258,6 +315,7 @@ def test_the_model_given_and_the_random_numbers_stay_as_they_are():
 
 def test_adapted_models_train_and_save(tmp_path):
     adapted = adapt_to_wavelengths(tiny(HSSTForMaskedImageModeling), [500.0 + 7 * band for band in range(20)])
+    assert adapted.config.block_bands is not None
     adapted(torch.randn(2, 20, 4, 4)).loss.backward()
     assert adapted.hsst.embeddings.patch_embeddings.weight.grad.abs().sum() > 0
     adapted.save_pretrained(tmp_path)

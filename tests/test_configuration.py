@@ -26,6 +26,7 @@ def test_defaults_are_the_published_enmap_settings():
         {"position_embedding_type": "wavelength", "image_size": (16, 8), "patch_size": 2},
         {"num_spatial_layers": 0, "head_type": "concat", "mask_type": "grid", "num_labels": 5},
         {"out_features": ["stage2", "stage8"]},
+        {"block_bands": [[0, 0, 1], [2, 1, 0]], "band_patch_size": 3, "block_centers": [500.0, 600.0]},
     ],
 )
 def test_round_trip(tmp_path, arguments):
@@ -43,6 +44,14 @@ def test_wavelengths_belong_to_their_bands():
     assert config.block_wavelengths == [445.0, 505.0]  # the last block has two bands; padding is left out of the mean
 
 
+def test_blocks_of_any_bands():
+    settings = {"num_channels": 4, "band_patch_size": 2, "wavelengths": [400.0, 500.0, 600.0, 700.0]}
+    config = HSSTConfig(**settings, block_bands=[[0, 0], [1, 3], [2, 3]])
+    assert (config.num_blocks, config.block_wavelengths) == (3, [400.0, 600.0, 650.0])
+    assert config.spectral_positions == [0, 3, 4]
+    assert HSSTConfig(**settings, block_centers=[410.0, 690.0]).block_wavelengths == [410.0, 690.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -53,6 +62,10 @@ def test_wavelengths_belong_to_their_bands():
         ({"head_type": "max"}, "`head_type` must be one of"),
         ({"position_embedding_type": "rotary"}, "`position_embedding_type` must be one of"),
         ({"spectral_positions": [0, 1]}, "each of the 20 blocks"),
+        ({"block_centers": [500.0]}, "each of the 20 blocks, got 1"),
+        ({"block_bands": []}, "one block or more, got none"),
+        ({"block_bands": [[0, 1]]}, "`band_patch_size` 10 bands for each block, each between 0 and 199, got [0, 1]"),
+        ({"block_bands": [[0, 200]], "band_patch_size": 2}, "each between 0 and 199, got [0, 200] for block 0"),
         ({"num_spatial_layers": 0, "num_spectral_layers": 0}, "not both 0"),
         ({"position_embedding_type": "sincos", "hidden_size": 32}, "12 and its multiples do"),
         ({"position_embedding_type": "wavelength", "num_channels": 48}, "48 band centres in nm, got none"),

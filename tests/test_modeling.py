@@ -13,6 +13,7 @@ from modeling_hsst import (
     HSSTModel,
 )
 from modeling_hsst.modeling_hsst import normalize_values, pixels_to_tokens, tokens_to_pixels
+from modeling_hsst.reconstruction_hsst import hidden_values
 
 POSITION_TYPES = ["learned", "sincos", "wavelength"]
 
@@ -142,6 +143,34 @@ def test_tokens_are_block_major_with_values_in_order_band_row_column(patch_size)
     ]
     assert torch.equal(tokens[1, block, row * (6 // patch_size) + column], expected.flatten())
     assert torch.equal(tokens_to_pixels(tokens, 10, (4 // patch_size, 6 // patch_size), patch_size), pixels)
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_blocks_of_any_bands(tmp_path, patch_size):
+    """As if the bands came in the order of the blocks; what several places hold is reconstructed as their mean."""
+    torch.manual_seed(0)
+    blocks = [[0, 0, 1], [4, 2, 1]]  # band 3 is in none
+    settings = {"band_patch_size": 3, "patch_size": patch_size, "mask_type": "unit", "wavelengths": None}
+    model = HSSTForMaskedImageModeling(tiny_config(num_channels=5, block_bands=blocks, **settings)).eval()
+    in_order = HSSTForMaskedImageModeling(tiny_config(num_channels=6, **settings)).eval()
+    in_order.load_state_dict(model.state_dict())
+    model.save_pretrained(tmp_path)
+    model = HSSTForMaskedImageModeling.from_pretrained(tmp_path).eval()
+    pixel_values = torch.randn(2, 5, 8, 8)
+    mask = torch.rand(2, model.config.num_blocks * model.config.num_positions) < 0.5
+    with torch.no_grad():
+        outputs = model(pixel_values, bool_masked_pos=mask)
+        expected = in_order(pixel_values[:, [0, 0, 1, 4, 2, 1]], bool_masked_pos=mask)
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    places = expected.reconstruction
+    got = outputs.reconstruction
+    assert got.shape == pixel_values.shape and not got[:, 3].any()
+    torch.testing.assert_close(got[:, [4, 2]], places[:, [3, 4]])
+    torch.testing.assert_close(got[:, 0], (places[:, 0] + places[:, 1]) / 2)
+    torch.testing.assert_close(got[:, 1], (places[:, 2] + places[:, 5]) / 2)
+    hidden, in_places = hidden_values(mask, pixel_values, model.config), hidden_values(mask, places, in_order.config)
+    assert torch.equal(hidden[:, [0, 4, 2]], in_places[:, [0, 3, 4]])
+    assert torch.equal(hidden[:, 1], in_places[:, 2] & in_places[:, 5])
 
 
 def test_padding_of_the_last_block_is_never_scored():

@@ -65,7 +65,7 @@ class AdaptationReport:
         interpolated_bands (`tuple[float, ...]`): band centres in nm that blocks hold and that are no band of the
             trained model.
         uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
-            beyond the trained range, or in a gap of it. They begin with weights of zero where a block is near.
+            beyond the trained range, or in a gap of it.
         left_out_bands (`tuple[float, ...]`): those of them that no block holds, so that the model does not see them.
         unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
             the sensor covers less than half of.
@@ -119,9 +119,9 @@ def adapt_to_wavelengths(
     Makes a model for another sensor out of a trained one, before any training.
 
     Each trained block of which the sensor covers half or more stays a block, of the new bands in and around it
-    (`config.block_bands`); bands that lie farther from every trained one than a block is wide are left out. Weights of
-    embedding and decoder are carried over by wavelength (see the module's first lines), a block keeps its position,
-    everything else is copied. The model given is left as it is.
+    (`config.block_bands`); bands that the model was not trained near are left out. Weights of embedding and decoder
+    are carried over by wavelength (see the module's first lines), a block keeps its position, everything else is
+    copied. The model given is left as it is.
 
     Models whose blocks share one embedding or one decoder get blocks of the same number of bands instead, of as many
     as make them cover about what the trained blocks cover, and so do sensors that cover less than half of each block.
@@ -294,12 +294,13 @@ class WavelengthAdapter:
         # Values at the trained bands from those at the new ones
         self.resampling = resampling_weights(centres, widths, self.trained_centres, self.trained_widths)
         distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
-        # Nothing was learned of bands that the trained model left out, and they stay out
+        # Nothing was learned of bands that the trained model left out
         unseen = sorted(set(range(len(self.trained_centres))).difference(*self.trained_blocks))
-        self.stays_out = (distances[:, unseen] <= SAME_BAND_NANOMETRES).any(dim=1)
+        left_out = (distances[:, unseen] <= SAME_BAND_NANOMETRES).any(dim=1)
         distances[:, unseen] = torch.inf
         # A band is near another within the width of either
         self.near = distances <= torch.maximum(self.widths[:, None], self.trained_widths[None, :])
+        self.near[left_out] = False
         self.nearest_bands = distances.argmin(dim=1)
         covered = self.near.any(dim=0)
         self.covered_blocks = [
@@ -338,12 +339,9 @@ class WavelengthAdapter:
             for index in self.covered_blocks
         }
         for band in sorted(set(range(len(self.centres))).difference(*found.values())):
-            nearest = int(self.nearest_bands[band])
-            block = block_of_band[nearest]
-            inside = self.trained_centres[self.trained_blocks[block]]
-            # Beside a block a band can add to it in training; its weights are zeros until then
-            distance = (self.centres[band] - self.trained_centres[nearest]).abs()
-            if block in found and distance <= inside[-1] - inside[0] and not self.stays_out[band]:
+            block = block_of_band[int(self.nearest_bands[band])]
+            # Its weights are zeros until training
+            if block in found and self.near[band].any():
                 found[block].add(band)
         self.source_blocks = torch.tensor(self.covered_blocks)
         self.blocks = [sorted(found[index]) for index in self.covered_blocks]

@@ -29,6 +29,7 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
+from evaluation_hsst.spectral_crop import SpectralCrop
 from modeling_hsst import HSSTImageProcessor
 
 TASKS = ("dense", "center")
@@ -71,6 +72,7 @@ class FineTuningSettings:
         turns: windows are turned by quarters and flipped at random.
         gain: standard deviation of a factor on the reflectance of each pixel.
         band_dropout: share of the bands of a window that is set to their mean.
+        spectral_crop: share of the steps that see a random range of the blocks only (HSST only).
         mixing: parameter of the beta distribution by which windows, and their labels, are mixed; 0 is off.
         average_turns: predictions are averaged over the eight turns and flips of a window.
         stride: pixels between the windows of a dense prediction, whose probabilities are averaged; None is half a
@@ -99,6 +101,7 @@ class FineTuningSettings:
     turns: bool = False
     gain: float = 0.0
     band_dropout: float = 0.0
+    spectral_crop: float = 0.0
     mixing: float = 0.0
     average_turns: bool = False
     stride: int | None = None
@@ -125,6 +128,8 @@ class FineTuningSettings:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
         if self.max_steps < 1 and self.head_start != "checkpoint":
             raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
+        if not 0 <= self.spectral_crop <= 1:
+            raise ValueError(f"spectral_crop: expected a share from 0 to 1, got {self.spectral_crop}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and up to 1, got {self.layer_decay}")
         for name in ("band_dropout", "warmup_share"):
@@ -499,6 +504,8 @@ class FineTuner(Trainer):
         self.settings = settings
         self.class_weights = class_weights
         super().__init__(**kwargs)
+        model: Any = self.model
+        self.crop = SpectralCrop(model, settings.spectral_crop, settings.seed) if settings.spectral_crop else None
         # the loss is a mean over the labelled pixels of the batch, so that Trainer has nothing to divide by
         self.model_accepts_loss_kwargs = False
 
@@ -519,7 +526,13 @@ class FineTuner(Trainer):
         if self.settings.freeze_encoder:
             # an encoder that does not learn gives the same features every time: without dropout
             self.accelerator.unwrap_model(model).hsst.eval()
-        outputs = model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
+        windows = {name: inputs[name] for name in ("pixel_values", "pixel_mask")}
+        blocks = None if self.crop is None else self.crop.draw()
+        if self.crop is None or blocks is None:
+            outputs = model(**windows)
+        else:
+            with self.accelerator.autocast():
+                outputs = self.crop(blocks, **windows)
         losses, total = self._losses(outputs.logits, inputs["labels"])
         if "share" in inputs:
             share = inputs["share"].view(-1, *[1] * (losses.ndim - 1))

@@ -107,6 +107,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         ("evaluation_steps", "steps between two evaluations"),
         ("gain", "augmentation: standard deviation of a factor on each spectrum"),
         ("band_dropout", "augmentation: share of the bands of a window that is set to their mean"),
+        ("spectral_crop", "augmentation: share of the steps that see a random range of HSST's blocks only"),
         ("mixing", "augmentation: parameter of the beta distribution by which windows are mixed"),
         ("stride", "pixels between the windows of a dense prediction (half a window)"),
         ("eval_batch_size", "windows in a step of prediction"),

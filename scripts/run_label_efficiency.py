@@ -131,8 +131,9 @@ def fingerprint(labels: dict[str, np.ndarray]) -> str:
 
 
 def checkpoint_fingerprint(checkpoint: str) -> str:
-    """A checksum of the files of a checkpoint's folder; a name on the Hub stands for itself."""
-    files = sorted(Path(checkpoint).glob("*.json")) + sorted(Path(checkpoint).glob("*.safetensors"))
+    """A checksum of what makes the model of a checkpoint's folder; a name on the Hub stands for itself."""
+    names = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+    files = [file for name in names for file in sorted(Path(checkpoint).glob(name))]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())

@@ -1,0 +1,93 @@
+"""An augmentation for models that will meet other sensors: some training steps see a part of the spectrum only."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from modeling_hsst import HSSTConfig
+from modeling_hsst.modeling_hsst import bands_to_blocks
+
+SMALLEST_SHARE = 0.25
+"""Of the blocks of a model, in a crop."""
+
+
+class SpectralCrop:
+    """Runs a model on a random range of its blocks, as if it had no others.
+
+    A sensor that ends at 1,000 nm has half the blocks of EnMAP. A model that was always shown all of them has not
+    learned to do without.
+
+    Args:
+        model: an HSST model with positions of type "wavelength", blockwise embeddings and a head of type "mean", whose
+            weights do not depend on which blocks there are.
+        share: of the steps that see a part only.
+        seed: of the steps and ranges.
+
+    Raises:
+        ValueError: the model is another one.
+    """
+
+    def __init__(self, model: Any, share: float, seed: int) -> None:
+        config = getattr(model, "config", None)
+        if not isinstance(config, HSSTConfig) or not hasattr(model, "hsst"):
+            raise ValueError(f"spectral_crop: expected a model with the encoder of HSST, got {type(model).__name__}")
+        for name, wanted in (
+            ("position_embedding_type", "wavelength"),
+            ("blockwise_patch_embedding", True),
+            ("head_type", "mean"),
+        ):
+            if getattr(config, name) != wanted:
+                raise ValueError(f"spectral_crop: expected a model with {name} {wanted}, got {getattr(config, name)}")
+        self.model = model
+        self.config = config
+        self.share = share
+        self.generator = torch.Generator().manual_seed(seed)
+        self.crops: dict[tuple[int, int], nn.Module] = {}
+
+    def draw(self) -> tuple[int, int] | None:
+        """
+        First block of a step's range and the one behind its last, every length from a quarter of all blocks on alike;
+        None where the step sees all.
+        """
+        if torch.rand((), generator=self.generator) >= self.share:
+            return None
+        num_blocks = self.config.num_blocks
+        smallest = max(1, round(SMALLEST_SHARE * num_blocks))
+        length = int(torch.randint(smallest, num_blocks + 1, (1,), generator=self.generator))
+        first = int(torch.randint(0, num_blocks - length + 1, (1,), generator=self.generator))
+        return first, first + length
+
+    def crop(self, first: int, end: int) -> nn.Module:
+        """A model of some blocks, whose own weights mean nothing."""
+        if (first, end) not in self.crops:
+            config = self.config
+            changes = {
+                "num_channels": (end - first) * config.band_patch_size,
+                "wavelengths": None,
+                "block_bands": None,
+                "block_centers": (config.block_wavelengths or [])[first:end],
+                "spectral_positions": list(config.spectral_positions or [])[first:end],
+            }
+            cropped_config = HSSTConfig.from_dict(copy.deepcopy(config.to_dict()) | changes)
+            cropped_config._attn_implementation = config._attn_implementation
+            with torch.random.fork_rng(devices=[]):
+                cropped = type(self.model)(cropped_config)
+            self.crops[first, end] = cropped.to(next(self.model.parameters()).device)
+        return self.crops[first, end].train(self.model.training)
+
+    def __call__(self, blocks: tuple[int, int], pixel_values: torch.Tensor, **inputs: Any) -> Any:
+        """What the model makes of windows (batch, bands, height, width) of which it sees a range of blocks."""
+        first, end = blocks
+        size = self.config.band_patch_size
+        pixel_values = bands_to_blocks(pixel_values, self.model.hsst.embeddings.band_index)
+        pixel_values = F.pad(pixel_values, (0, 0, 0, 0, 0, self.config.num_blocks * size - pixel_values.shape[1]))
+        parameters = {
+            name: value[first:end] if name.endswith(("patch_embeddings.weight", "patch_embeddings.bias")) else value
+            for name, value in self.model.named_parameters()
+        }
+        inputs["pixel_values"] = pixel_values[:, first * size : end * size]
+        return functional_call(self.crop(first, end), parameters, (), inputs)

@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from tqdm.auto import tqdm
 
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.land_cover_metric import land_cover_scores
@@ -24,6 +25,7 @@ from datasets_loading.splits import split_by_blocks
 from evaluation_hsst.baselines import ModelOptions, load_processor, run_model, settings_for, starting_point
 from evaluation_hsst.label_efficiency import (
     Experiment,
+    described,
     interval,
     percent,
     plan_runs,
@@ -67,12 +69,15 @@ class SensorData:
         data: scenes with labels and split.
         fwhm: full width at half maximum of each band in nm, (bands,), or None.
         is_reflectance: whether the numbers are reflectance; otherwise every way standardises by its training area.
+        other_scenes: further scenes with labels and split, on which ways that know the classes are tested without a
+            label of the sensor.
     """
 
     title: str
     data: LabelledData
     fwhm: np.ndarray | None = None
     is_reflectance: bool = True
+    other_scenes: tuple[LabelledData, ...] = ()
 
 
 def make_sensor(name: str) -> Sensor:
@@ -90,37 +95,40 @@ def make_sensor(name: str) -> Sensor:
 
 
 def simulate_sensors(
-    names: Sequence[str], *, size: int, seed: int, block_size: int, window_size: int
+    names: Sequence[str], *, size: int, seed: int, block_size: int, window_size: int, num_scenes: int = 1
 ) -> list[SensorData]:
-    """The same labelled scene, seen by each sensor.
+    """The same labelled scenes, seen by each sensor.
 
-    The scene is simulated with bands of 5 nm from 400 to 2495 nm, which is what the simulator covers; beyond its ends
-    spectra are taken as constant. Half of its blocks are for training, half for test.
+    Scenes are simulated with bands of 5 nm from 400 to 2495 nm, which is what the simulator covers; beyond its ends
+    spectra are taken as constant. Half of the blocks are for training, half for test.
 
     Args:
         names: keys of `SIMULATED_SENSORS`.
-        size: side of the scene in pixels.
-        seed: of the scene; it must be none of the pre-training's.
+        size: side of a scene in pixels.
+        seed: of the first scene, the others have the next ones; they must be none of the pre-training's.
         block_size: side of the blocks of the split, in pixels.
         window_size: side of the largest window, in pixels: the buffer between blocks is its radius.
+        num_scenes: scenes; all but the first are for tests without labels.
 
     Raises:
-        ValueError: a sensor is unknown, or the scene is too small for the split.
+        ValueError: a sensor is unknown, or a scene is too small for the split.
     """
     sensors = [make_sensor(name) for name in names]
     centres = np.arange(FINE_RANGE[0], FINE_RANGE[1] + FINE_SPACING / 2, FINE_SPACING)
     fine = Sensor("fine", tuple(centres.tolist()), (FINE_SPACING,) * len(centres))
-    scene = simulate_scene(size, size, seed=seed, sensor=fine, cloud_cover=0.0, swath=False)
-    labels = {"scene": scene.labels}
-    split = split_by_blocks(labels, block_size=block_size, buffer=window_size // 2, shares=(0.5, 0.0, 0.5), seed=0)
-    made = []
-    for sensor in sensors:
-        cube = seen_by(scene.cube, centres, np.array(fine.fwhm), sensor)
-        data = LabelledData(
-            [Scene("scene", cube, scene.labels)], scene.class_names, np.array(sensor.wavelengths), split
+    made: list[list[LabelledData]] = [[] for _ in sensors]
+    for number in tqdm(range(num_scenes), desc="simulated scenes", disable=num_scenes == 1):
+        scene = simulate_scene(size, size, seed=seed + number, sensor=fine, cloud_cover=0.0, swath=False)
+        split = split_by_blocks(
+            {"scene": scene.labels}, block_size=block_size, buffer=window_size // 2, shares=(0.5, 0.0, 0.5), seed=0
         )
-        made.append(SensorData(sensor.name, data, np.array(sensor.fwhm)))
-    return made
+        for sensor, data in zip(sensors, made, strict=True):
+            seen = Scene("scene", seen_by(scene.cube, centres, np.array(fine.fwhm), sensor), scene.labels)
+            data.append(LabelledData([seen], scene.class_names, np.array(sensor.wavelengths), split))
+    return [
+        SensorData(sensor.name, data[0], np.array(sensor.fwhm), other_scenes=tuple(data[1:]))
+        for sensor, data in zip(sensors, made, strict=True)
+    ]
 
 
 def seen_by(cube: np.ndarray, wavelengths: np.ndarray, fwhm: np.ndarray, sensor: Sensor) -> np.ndarray:
@@ -215,7 +223,7 @@ def compare_ways(
 
     Returns:
         What the rows say, as JSON can hold it; under "unlabelled", how good the resampled and the adapted way are
-        without a label of the sensor, where the settings have `head_start="checkpoint"`.
+        without a label of the sensor, on all its scenes, where the settings have `head_start="checkpoint"`.
 
     Raises:
         ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
@@ -226,7 +234,7 @@ def compare_ways(
     start = starting_point(sensor_data.data, adapting)
     knows_classes = settings.get("head_start") == "checkpoint"
     ways: dict[str, Any] = {}
-    unlabelled: dict[str, Any] = {}
+    unlabelled: dict[str, list[dict[str, Any]]] = {}
     pooled: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
     for way in WAYS:
         model = "hsst-scratch" if way == SCRATCH else "hsst"
@@ -243,9 +251,12 @@ def compare_ways(
         ways[way] = [{name: entry[name] for name in KEPT} for entry in entries]
         if knows_classes and way != SCRATCH:
             untrained = replace(settings_for(model, settings), max_steps=0, num_epochs=None)
-            outcome = run_model(model, data, untrained, experiment.options, labelled_only=True)
-            scores = land_cover_scores(outcome.confusion)
-            unlabelled[way] = {name: scores[name] for name in ("overall_accuracy", "average_accuracy")}
+            unlabelled[way] = []
+            for scene in tqdm([sensor_data.data, *sensor_data.other_scenes], desc=f"{WAYS[way]}, no labels"):
+                if way == RESAMPLED:
+                    scene = resampled_to_checkpoint(replace(sensor_data, data=scene), checkpoint)[0]
+                outcome = run_model(model, scene, untrained, experiment.options, labelled_only=True)
+                unlabelled[way].append(land_cover_scores(outcome.confusion))
         pooled[way] = {
             (budget, seed): scores for (_, budget, seed), scores in pooled_scores(rows, [DIRECTION]).items()
         }
@@ -259,8 +270,24 @@ def compare_ways(
         "is_reflectance": sensor_data.is_reflectance,
         "adaptation": "bands taken as they are" if start.adaptation is None else str(start.adaptation),
         "ways": ways,
-        "unlabelled": unlabelled,
+        "unlabelled": _unlabelled(unlabelled) if unlabelled else {},
         "differences": {other: _differences(pooled, other) for other in (SCRATCH, RESAMPLED)},
+    }
+
+
+def _unlabelled(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Scores of each way without labels over the scenes, and the adapted model's less those of the other."""
+    accuracies = {way: [scene["overall_accuracy"] for scene in scenes] for way, scenes in scores.items()}
+    differences = [a - b for a, b in zip(accuracies[ADAPTED], accuracies[RESAMPLED], strict=True)]
+    return {
+        "scenes": len(differences),
+        "ways": {
+            way: {
+                name: described([scene[name] for scene in scenes]) for name in ("overall_accuracy", "average_accuracy")
+            }
+            for way, scenes in scores.items()
+        },
+        "difference": {**(described(differences) or {}), "better_in": sum(value > 0 for value in differences)},
     }
 
 
@@ -271,17 +298,17 @@ def _differences(pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: s
         key = (budget, seed)
         difference = pooled[ADAPTED][key]["overall_accuracy"] - pooled[other][key]["overall_accuracy"]
         by_budget.setdefault(budget, []).append(difference)
-    described = {}
+    found = {}
     for budget, values in by_budget.items():
         between = interval(values)
-        described[budget] = {
+        found[budget] = {
             "mean": float(np.mean(values)),
             "low": None if between is None else between[0],
             "high": None if between is None else between[1],
             "better_in": sum(value > 0 for value in values),
             "seeds": len(values),
         }
-    return described
+    return found
 
 
 def folder_name(title: str) -> str:
@@ -299,27 +326,34 @@ def sensor_table(result: Mapping[str, Any]) -> str:
         title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
         filled = " *" if sensor["filled_bands"] else ""
         if sensor.get("unlabelled"):
-            scores = {way: values["overall_accuracy"] for way, values in sensor["unlabelled"].items()}
-            best = max(scores.values())
-            cells = {way: f"{100 * score:.1f}" for way, score in scores.items()}
-            cells = {way: f"**{cell}**" if scores[way] == best else cell for way, cell in cells.items()}
-            difference = f"{100 * (scores[ADAPTED] - scores[RESAMPLED]):.1f}"
-            rows.append(f"| {title} | none | – | {cells[RESAMPLED]}{filled} | {cells[ADAPTED]} | – | {difference} |")
+            scores = {way: values["overall_accuracy"] for way, values in sensor["unlabelled"]["ways"].items()}
+            best = max(score["mean"] for score in scores.values())
+            cells = [
+                _bold_mean(percent(scores[way]), scores[way]["mean"] == best) + (filled if way == RESAMPLED else "")
+                for way in (RESAMPLED, ADAPTED)
+            ]
+            number = sensor["unlabelled"]["scenes"]
+            scenes = f" ({number} scenes)" if number > 1 else ""
+            difference = percent(sensor["unlabelled"]["difference"])
+            rows.append(f"| {title} | none{scenes} | – | {' | '.join(cells)} | – | {difference} |")
         for number, entry in enumerate(sensor["ways"][ADAPTED]):
             of_ways = {way: sensor["ways"][way][number]["overall_accuracy"] for way in WAYS}
             best = max(scores["mean"] for scores in of_ways.values())
             texts = []
             for way, scores in of_ways.items():
-                text = percent(scores)
-                if scores["mean"] == best:
-                    mean, *between = text.split(" ", 1)
-                    text = " ".join([f"**{mean}**", *between])
+                text = _bold_mean(percent(scores), scores["mean"] == best)
                 texts.append(text + (filled if way == RESAMPLED else ""))
             texts += [percent(sensor["differences"][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
             rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(texts)} |")
     if any(sensor["filled_bands"] for sensor in result["sensors"]):
         rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
     return "\n".join(rows)
+
+
+def _bold_mean(text: str, is_bold: bool) -> str:
+    """A mean with its interval, the mean in bold."""
+    mean, *between = text.split(" ", 1)
+    return " ".join([f"**{mean}**", *between]) if is_bold else text
 
 
 def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
@@ -336,8 +370,8 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
             if all(score["low"] is not None for score in scores):
                 lows, highs = [score["low"] for score in scores], [score["high"] for score in scores]
                 axis.fill_between(labels, lows, highs, color=WAY_COLOURS[way], alpha=0.15, lw=0)
-            if way in sensor.get("unlabelled", {}):
-                score = sensor["unlabelled"][way]["overall_accuracy"]
+            if way in sensor.get("unlabelled", {}).get("ways", {}):
+                score = sensor["unlabelled"]["ways"][way]["overall_accuracy"]["mean"]
                 axis.axhline(score, color=WAY_COLOURS[way], linestyle=":", lw=1.5, label=f"{title}, no labels")
         ticks = {entry["labels"]: entry["budget_title"] for entry in sensor["ways"][ADAPTED]}
         axis.set_xscale("log")

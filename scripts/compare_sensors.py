@@ -51,6 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     data.add_argument("--scene_size", type=int, default=192, help="side of the simulated scene in pixels (192)")
     data.add_argument("--scene_seed", type=int, default=900001, help="its seed, none of the pre-training's (900001)")
+    data.add_argument(
+        "--scenes", type=int, default=1, help="scenes that are mapped without labels, with --head_start checkpoint (1)"
+    )
     data.add_argument("--real", action="append", default=[], metavar="NAME=FOLDER", help="a real labelled scene")
     data.add_argument(
         "--radiance", nargs="*", default=[], metavar="NAME", help="real scenes whose numbers are no reflectance"
@@ -87,8 +90,11 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with one_line_errors("compare_sensors.py"):
-        if arguments.seeds < 1:
-            raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
+        for name in ("seeds", "scenes"):
+            if getattr(arguments, name) < 1:
+                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+        if arguments.scenes > 1 and arguments.head_start != "checkpoint":
+            raise ValueError("--scenes: expected --head_start checkpoint, without which no scene is mapped unlabelled")
         if arguments.model_name_or_path is None:
             raise ValueError("--model_name_or_path: expected a pre-trained HSST, got none")
         for name in ("adapt_bands", "config_overrides", "statistics"):
@@ -111,6 +117,7 @@ def main() -> None:
                     seed=arguments.scene_seed,
                     block_size=arguments.block_size,
                     window_size=window_size,
+                    num_scenes=arguments.scenes,
                 ),
                 *sensors,
             ]

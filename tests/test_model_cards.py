@@ -220,7 +220,9 @@ def test_a_land_cover_model_becomes_a_folder_that_is_ready(land_cover, quick_che
 
 
 def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, run_script, quick_check):
-    sensor = SENSOR | {"unlabelled": {way: {"overall_accuracy": 0.25} for way in (RESAMPLED, ADAPTED)}}
+    score = {"mean": 0.25, "low": None, "high": None}
+    ways = {way: {"overall_accuracy": score} for way in (RESAMPLED, ADAPTED)}
+    sensor = SENSOR | {"unlabelled": {"scenes": 2, "ways": ways, "difference": score | {"mean": 0.0}}}
     (tmp_path / "sensors").mkdir()
     (tmp_path / "sensors" / "sensors.json").write_text(json.dumps({"sensors": [sensor]}))
     arguments = ["build_model_card.py", "--model", fine_tuned / "run", "--output", tmp_path / "card", "--final"]
@@ -228,7 +230,7 @@ def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, r
     assert result.returncode == 0, result.stderr
     quick_check(tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
-    assert "| 48 bands | none | – | **25.0** * | **25.0** | – | 0.0 |" in text
+    assert "| 48 bands | none (2 scenes) | – | **25.0** * | **25.0** | – | 0.0 |" in text
     assert "without labels of the sensor" in text
     assert "## Other sensors" not in (land_cover / "README.md").read_text()
     result = run_script(*arguments, "--reconstruction", tmp_path / "sensors")

@@ -60,7 +60,11 @@ def test_a_sensor_sees_the_spectrum_of_the_scene():
 
 
 def test_the_same_scene_for_every_sensor():
-    first, second = simulate_sensors(list(SIMULATED_SENSORS)[:2], size=40, seed=5, block_size=8, window_size=4)
+    given = {"size": 40, "block_size": 8, "window_size": 4}
+    first, second = simulate_sensors(list(SIMULATED_SENSORS)[:2], seed=5, num_scenes=2, **given)
+    [alone] = simulate_sensors(list(SIMULATED_SENSORS)[:1], seed=6, **given)
+    assert not alone.other_scenes and len(first.other_scenes) == len(second.other_scenes) == 1
+    assert np.array_equal(alone.data.scenes[0].cube, first.other_scenes[0].scenes[0].cube)
     assert first.data.split is second.data.split
     np.testing.assert_array_equal(first.data.scenes[0].labels, second.data.scenes[0].labels)
     assert first.data.num_bands == 48 and second.data.num_bands == 120
@@ -167,17 +171,30 @@ def test_table(compared):
 def test_without_labels(tmp_path, shifted):
     """A model that knows the classes is compared before it has seen a label of the sensor."""
     checkpoint = str(write_small_checkpoint(tmp_path / "model", class_names=CLASS_NAMES))
+    # A scene whose labels are those of another class is harder
+    wrong = {name: np.where(labels < 3, (labels + 1) % 3, labels) for name, labels in shifted.data.labels.items()}
+    both = replace(shifted, other_scenes=(shifted.data.with_labels(wrong),))
     result = compare(
-        tmp_path / "out", checkpoint, shifted, settings=SETTINGS | {"head_start": "checkpoint"}, budgets=["2"]
+        tmp_path / "out", checkpoint, both, settings=SETTINGS | {"head_start": "checkpoint"}, budgets=["2"]
     )
-    assert list(result["unlabelled"]) == [RESAMPLED, ADAPTED]
+    assert list(result["unlabelled"]["ways"]) == [RESAMPLED, ADAPTED] and result["unlabelled"]["scenes"] == 2
     options = ModelOptions(checkpoint, adapt_bands=True)
     settings = replace(settings_for("hsst", SETTINGS), head_start="checkpoint", max_steps=0)
-    scores = land_cover_scores(run_model("hsst", shifted.data, settings, options).confusion)
-    assert result["unlabelled"][ADAPTED]["overall_accuracy"] == scores["overall_accuracy"]
+    scores = [
+        land_cover_scores(run_model("hsst", data, settings, options).confusion)["overall_accuracy"]
+        for data in (shifted.data, *both.other_scenes)
+    ]
+    assert scores[0] != scores[1]
+    mean = result["unlabelled"]["ways"][ADAPTED]["overall_accuracy"]["mean"]
+    assert mean == pytest.approx(sum(scores) / 2)
+    assert result["unlabelled"]["difference"]["mean"] == pytest.approx(
+        mean - result["unlabelled"]["ways"][RESAMPLED]["overall_accuracy"]["mean"]
+    )
     lines = sensor_table({"sensors": [result]}).splitlines()
-    assert lines[2].startswith("| 10 bands | none | – |") and lines[3].startswith("| 10 bands | 2 per class (6) |")
-    assert f"{100 * scores['overall_accuracy']:.1f}" in lines[2]
+    assert lines[2].startswith("| 10 bands | none (2 scenes) | – |") and lines[3].startswith(
+        "| 10 bands | 2 per class (6) |"
+    )
+    assert f"{100 * mean:.1f}" in lines[2]
     path = plot_sensors(tmp_path / "sensors.png", {"sensors": [result]})
     assert path.stat().st_size > 10_000
 
@@ -199,6 +216,8 @@ def test_command(tmp_path, run_script, checkpoint):
     [
         (["--sensors"], ["--real", "none"]),
         (["--seeds", "0"], ["--seeds"]),
+        (["--scenes", "0"], ["--scenes"]),
+        (["--scenes", "2"], ["--scenes", "--head_start checkpoint"]),
         (["--budgets", "many"], ["budgets", "many"]),
         (["--adapt_bands"], ["--adapt_bands"]),
         (["--radiance", "moon"], ["--radiance", "moon"]),

@@ -66,7 +66,8 @@ class AdaptationReport:
             trained model.
         uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
             beyond the trained range, or in a gap of it.
-        left_out_bands (`tuple[float, ...]`): those of them that no block holds, so that the model does not see them.
+        left_out_bands (`tuple[float, ...]`): those that no block holds, so that the model does not see them: of these,
+            and of trained blocks that were not kept.
         unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
             the sensor covers less than half of.
         exact_positions (`bool`): whether positions were computed (`"wavelength"`) rather than interpolated.
@@ -95,10 +96,12 @@ class AdaptationReport:
         if self.uncovered_bands:
             named = ", ".join(f"{wavelength:.0f}" for wavelength in self.uncovered_bands[:5])
             more = ", ..." if len(self.uncovered_bands) > 5 else ""
-            left_out = f", {len(self.left_out_bands)} of them left out" if self.left_out_bands else ""
+            left_out = ", left out" if self.left_out_bands == self.uncovered_bands else ""
             parts.append(
                 f"{len(self.uncovered_bands)} bands that the model was not trained near{left_out} ({named}{more} nm)"
             )
+        if self.left_out_bands and self.left_out_bands != self.uncovered_bands:
+            parts.append(f"{len(self.left_out_bands)} bands left out")
         if self.unused_blocks:
             named = ", ".join(f"{first:.0f}-{last:.0f}" for first, last in self.unused_blocks)
             parts.append(f"{len(self.unused_blocks)} trained blocks that the sensor does not cover ({named} nm)")

@@ -196,7 +196,11 @@ def test_what_cannot_be_carried_over_is_reported(caplog):
     assert report.uncovered_bands == (460.0, 470.0, 650.0, 660.0)
     assert (report.interpolated_bands, report.left_out_bands) == ((), report.uncovered_bands)
     assert report.unused_blocks == tuple((1500.0 + 80 * block, 1560.0 + 80 * block) for block in range(6))
-    assert "460, 470, 650, 660 nm" in str(report) and "1500-1560" in str(report) and "\n" not in str(report)
+    assert (
+        "near, left out (460, 470, 650, 660 nm)" in str(report)
+        and "1500-1560" in str(report)
+        and "\n" not in str(report)
+    )
     logger = logging.getLogger("transformers")
     logger.propagate = True
     logging.getLogger("modeling_hsst").propagate = True
@@ -265,13 +269,17 @@ def test_bands_that_the_model_was_not_trained_near_are_left_out():
     assert [sorted(set(block)) for block in bands] == [[1, 2, 3, 4, 5], [6, 7, 8, 9], [10, 11, 12, 13, 14]]
     assert report.source_blocks == (0, 1, 2) and len(report.unused_blocks) == 9
     assert report.uncovered_bands == report.left_out_bands == (475.0, *wavelengths[15:])
-    assert "7 bands that the model was not trained near, 7 of them left out (475, 3000, " in str(report)
+    assert "7 bands that the model was not trained near, left out (475, 3000, " in str(report)
     assert adapted.config.block_wavelengths == pytest.approx([515.0, 555.0, 595.0])
     weight = adapted.embeddings.patch_embeddings.weight
     assert not weight[0, :, 0].any() and weight[0, :, 1].any()
     # On request all are seen
     adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
     assert adapted.config.block_bands is None and adapted.config.num_blocks == 6 and not report.left_out_bands
+    # Near one band of a block that the sensor does not cover
+    report = adapt_to_wavelengths(model, [*WAVELENGTHS[:8], 613.0, 615.0], return_report=True)[1]
+    assert (report.source_blocks, report.uncovered_bands, report.left_out_bands) == ((0, 1), (), (613.0, 615.0))
+    assert "; 2 bands left out" in str(report)
     # A sensor within a part of a block has no block to keep
     adapted, report = adapt_to_wavelengths(model, [521.0, 522.0, 523.0], return_report=True)
     assert adapted.config.block_bands is None and report.source_blocks[0] == 0

@@ -276,9 +276,9 @@ def test_bands_that_the_model_was_not_trained_near_are_left_out():
     # On request all are seen
     adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
     assert adapted.config.block_bands is None and adapted.config.num_blocks == 6 and not report.left_out_bands
-    # Near one band of a block that the sensor does not cover
-    report = adapt_to_wavelengths(model, [*WAVELENGTHS[:8], 613.0, 615.0], return_report=True)[1]
-    assert (report.source_blocks, report.uncovered_bands, report.left_out_bands) == ((0, 1), (), (613.0, 615.0))
+    # Near one band each of two blocks that the sensor does not cover
+    report = adapt_to_wavelengths(model, [*WAVELENGTHS[:8], 773.0, 775.0], return_report=True)[1]
+    assert (report.source_blocks, report.uncovered_bands, report.left_out_bands) == ((0, 1), (), (773.0, 775.0))
     assert "; 2 bands left out" in str(report)
     # A sensor within a part of a block has no block to keep
     adapted, report = adapt_to_wavelengths(model, [521.0, 522.0, 523.0], return_report=True)

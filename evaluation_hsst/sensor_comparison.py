@@ -283,7 +283,9 @@ def _unlabelled(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, 
         "scenes": len(differences),
         "ways": {
             way: {
-                name: described([scene[name] for scene in scenes]) for name in ("overall_accuracy", "average_accuracy")
+                "overall_accuracy": described(accuracies[way]),
+                "average_accuracy": described([scene["average_accuracy"] for scene in scenes]),
+                "of_scenes": accuracies[way],
             }
             for way, scenes in scores.items()
         },
@@ -347,6 +349,28 @@ def sensor_table(result: Mapping[str, Any]) -> str:
             rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(texts)} |")
     if any(sensor["filled_bands"] for sensor in result["sensors"]):
         rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
+    return "\n".join(rows)
+
+
+def crop_table(without: Mapping[str, Any], cropped: Mapping[str, Any]) -> str:
+    """Markdown of two result files: overall accuracy of adapted models without labels, fine-tuned without and with
+    `spectral_crop`, in percent over the same scenes.
+
+    Raises:
+        ValueError: the files hold other sensors or scenes.
+    """
+    rows = [
+        "| sensor | scenes | all bands in each step | crops of the spectrum | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for sensors in zip(without["sensors"], cropped["sensors"], strict=True):
+        first, second = (sensor["unlabelled"]["ways"][ADAPTED] for sensor in sensors)
+        if sensors[0]["title"] != sensors[1]["title"] or without["scene_seed"] != cropped["scene_seed"]:
+            raise ValueError(f"{sensors[1]['title']}: expected the sensor and scenes of the other file")
+        pairs = zip(first["of_scenes"], second["of_scenes"], strict=True)
+        difference = described([after - before for before, after in pairs])
+        texts = [percent(scores) for scores in (first["overall_accuracy"], second["overall_accuracy"], difference)]
+        rows.append(f"| {sensors[0]['title']} | {len(first['of_scenes'])} | {' | '.join(texts)} |")
     return "\n".join(rows)
 
 

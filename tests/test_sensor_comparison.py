@@ -19,6 +19,7 @@ from evaluation_hsst.sensor_comparison import (
     SIMULATED_SENSORS,
     SensorData,
     compare_ways,
+    crop_table,
     make_sensor,
     plot_sensors,
     resampled_to_checkpoint,
@@ -197,6 +198,11 @@ def test_without_labels(tmp_path, shifted):
     assert f"{100 * mean:.1f}" in lines[2]
     path = plot_sensors(tmp_path / "sensors.png", {"sensors": [result]})
     assert path.stat().st_size > 10_000
+    results = {"sensors": [result], "scene_seed": 1}
+    row = crop_table(results, results).splitlines()[2]
+    assert row == f"| 10 bands | 2 | {100 * mean:.1f} | {100 * mean:.1f} | 0.0 |"
+    with pytest.raises(ValueError, match="10 bands: expected the sensor and scenes"):
+        crop_table(results, results | {"scene_seed": 2})
 
 
 def test_command(tmp_path, run_script, checkpoint):

@@ -62,7 +62,7 @@ class SpectralCrop:
         return first, first + length
 
     def crop(self, first: int, end: int) -> nn.Module:
-        """A model of some blocks, whose own weights mean nothing."""
+        """A model of some blocks, without weights of its own."""
         if (first, end) not in self.crops:
             config = self.config
             changes = {
@@ -76,6 +76,9 @@ class SpectralCrop:
             cropped_config._attn_implementation = config._attn_implementation
             with torch.random.fork_rng(devices=[]):
                 cropped = type(self.model)(cropped_config)
+            # There are many ranges, and the model's weights take the place of these
+            for parameter in cropped.parameters():
+                parameter.data = parameter.data.new_empty(0)
             self.crops[first, end] = cropped.to(next(self.model.parameters()).device)
         return self.crops[first, end].train(self.model.training)
 

@@ -1,5 +1,6 @@
 """All models of the comparison on one small scene: they learn, never see the test area, and are alike in size."""
 
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint
 
+from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, draw_labels
 from evaluation_hsst.baselines import (
     MODELS,
@@ -278,6 +280,33 @@ def test_augmentations_are_off_by_default_and_keep_labels_on_their_pixels(area) 
     assert mixed["share"].min() >= 0.5 and (mixed["partner_labels"] != UNLABELLED).any()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_steps_that_see_a_part_of_the_spectrum_train_the_whole_model(area, precision) -> None:
+    """With crops in every step, a model of all bands learns too."""
+    torch.manual_seed(0)
+    wavelengths = [500.0 + 20 * band for band in range(12)]
+    config = HSSTConfig(
+        **TINY | {"position_embedding_type": "wavelength"},
+        num_channels=12,
+        wavelengths=wavelengths,
+        image_size=5,
+        num_labels=3,
+    )
+    start = HSSTForSemanticSegmentation(config)
+    assert config.num_blocks > 2
+    settings = replace(FAST, max_steps=40, precision=precision, spectral_crop=1.0)
+    model = deepcopy(start)
+    tuned = fine_tune(model, area, settings)
+    before = dict(start.named_parameters())
+    changed = [not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()]
+    assert np.mean(changed) > 0.9
+    assert land_cover_scores(confusion_of(predict(model, area, settings), area))["overall_accuracy"] > 0.6
+    again = deepcopy(start)
+    assert fine_tune(again, area, settings).loss == pytest.approx(tuned.loss)
+    with pytest.raises(ValueError, match="spectral_crop: expected a model with the encoder of HSST"):
+        fine_tune(again.head.classifier, area, settings)
+
+
 def test_frozen_encoder_stays_and_rates_fall_with_depth(data, area) -> None:
     config = HSSTConfig(**TINY, num_channels=12, image_size=5, num_labels=3)
     model = HSSTForSemanticSegmentation(config)
@@ -415,7 +444,8 @@ def test_training_that_diverges_is_refused(name, max_steps, data, checkpoint) ->
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("task", "pixel"), ("max_steps", 0), ("layer_decay", 0.0), ("band_dropout", 1.0)]
+    ("setting", "value"),
+    [("task", "pixel"), ("max_steps", 0), ("layer_decay", 0.0), ("band_dropout", 1.0), ("spectral_crop", 1.5)],
 )
 def test_senseless_settings_are_refused(setting, value) -> None:
     with pytest.raises(ValueError, match=f"{setting}: expected .+, got {value!r}"):

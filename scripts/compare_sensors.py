@@ -4,9 +4,10 @@ A pre-trained model and labels of other sensors: from scratch, image resampled t
     python scripts/compare_sensors.py --model_name_or_path model_cards/hsst-enmap --budgets 5,20,100% --seeds 5 \\
         --real "Salinas-A=salinas" --radiance Salinas-A --output_dir outputs/sensors
 
-Simulated sensors see one labelled scene, which pre-training must not have seen (--scene_seed). --real adds labelled
-scenes as LabelledScene reads them (images/ and labels/, wavelengths). Every run is a row as soon as it is done; the
-same command goes on after an interruption. The output folder holds `sensors.json`, `sensors.md`, `sensors.png`.
+Simulated sensors see one labelled scene, which pre-training must not have seen (--scene_seed), and with --scenes more
+for maps without labels. --real adds labelled scenes as LabelledScene reads them (images/ and labels/, wavelengths).
+Every run is a row as soon as it is done; the same command goes on after an interruption. The output folder holds
+`sensors.json`, `sensors.md`, `sensors.png`.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
 from evaluation_hsst.label_efficiency import label_efficiency_table, percent
 from evaluation_hsst.model_cards import training_runs, validation_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
-from evaluation_hsst.sensor_comparison import sensor_table
+from evaluation_hsst.sensor_comparison import crop_table, sensor_table
 from evaluation_hsst.speed import layer_traffic
 from evaluation_hsst.training_sources import sources_table
 from modeling_hsst import HSSTConfig
@@ -475,6 +475,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reconstruction": lambda: reconstruction_table(result("reconstruction")),
     "sensors": lambda: sensor_table(result("sensors")),
     "sensors_landcover": lambda: sensor_table(result("sensors_landcover")),
+    "spectral_crop": lambda: crop_table(result("sensors_landcover_uncropped"), result("sensors_landcover")),
     "training_sources": sources_table,
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,

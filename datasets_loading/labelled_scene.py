@@ -47,6 +47,7 @@ from datasets_loading.splits import (
     Labels,
     Split,
     SplitError,
+    all_for_test,
     split_by_areas,
     split_by_blocks,
     split_by_scenes,
@@ -74,9 +75,9 @@ class LabelledSceneConfig(LabelledConfig):
         scale: stored number of a reflectance of 1, where the files do not say and it is not 10000.
         nodata: stored number of pixels without data, where the files do not say.
         image_variable, label_variable: arrays of MATLAB files that hold several.
-        split: "blocks", or for "train", "test" and perhaps "validation" a list of scenes by name, or of rectangles
-            (first row, row after the last, first column, column after the last), with the scene's name before them
-            where there are several scenes.
+        split: "blocks"; "test", where all pixels are for test; or for "train", "test" and perhaps "validation" a list
+            of scenes by name, or of rectangles (first row, row after the last, first column, column after the last),
+            with the scene's name before them where there are several scenes.
     """
 
     images: str = "images"
@@ -151,9 +152,11 @@ def make_split(config: LabelledSceneConfig, scenes: Sequence[Scene], labels: Lab
         return split_by_blocks(
             labels, block_size=config.block_size, buffer=config.buffer, shares=config.shares, seed=config.seed
         )
+    if config.split == "test":
+        return all_for_test(labels)
     if isinstance(config.split, str) or not set(config.split) <= set(SPLITS):
         given = config.split if isinstance(config.split, str) else ", ".join(config.split)
-        raise SplitError(f'expected the split "blocks", or areas of {", ".join(SPLITS)}, got {given}')
+        raise SplitError(f'expected the split "blocks" or "test", or areas of {", ".join(SPLITS)}, got {given}')
     entries = [entry for part in config.split.values() for entry in part]
     if all(isinstance(entry, str) for entry in entries):
         split = split_by_scenes(labels, config.split, buffer=config.buffer)

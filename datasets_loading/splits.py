@@ -274,6 +274,12 @@ def count_overlaps(split: Split, window_size: int) -> dict[tuple[str, str], dict
     return overlaps
 
 
+def all_for_test(labels: Labels) -> Split:
+    """Every pixel for test: for models that are not trained on any."""
+    codes = {name: np.full(values.shape, SPLITS.index("test"), dtype=np.uint8) for name, values in labels.items()}
+    return Split(codes, 0, {"kind": "all for test"})
+
+
 def check_split(split: Split, window_size: int) -> None:
     """Proves that no window centred on a training pixel touches a test or validation pixel, nor one of validation a
     test pixel.

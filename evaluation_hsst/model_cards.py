@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.other_labels import other_labels_table
 from evaluation_hsst.reconstruction_tables import MODEL, reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
 from evaluation_hsst.training_sources import TRAINING_SOURCES, sources_table
@@ -20,6 +21,7 @@ from modeling_hsst import HSSTConfig
 RECONSTRUCTION_FIGURE = "reconstruction.png"
 SPECTRA_FIGURE = "reconstruction_spectra.png"
 MAP_FIGURE = "land_cover_map.png"
+OTHER_LABELS_FIGURE = "other_labels_map.png"
 CONFUSION_FIGURE = "confusion_matrix.png"
 
 STATUS_OF_PLACEHOLDER = """\
@@ -57,11 +59,13 @@ class Evaluations:
         reconstruction: of `scripts/evaluate_reconstruction.py`.
         label_efficiency: of `scripts/run_label_efficiency.py`.
         sensors: of `scripts/compare_sensors.py`.
+        other_labels: of `scripts/evaluate_land_cover.py`, for land-cover models.
     """
 
     reconstruction: Mapping[str, Any] | None = None
     label_efficiency: Mapping[str, Any] | None = None
     sensors: Mapping[str, Any] | None = None
+    other_labels: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def land_cover_card(
         config: its configuration.
         results: `all_results.json` of its fine-tuning.
         settings: names and sources, of the pre-training as well.
-        evaluations: on other sensors; others are of pre-trained models.
+        evaluations: on other sensors and labels; others are of pre-trained models.
         processor_scale: stored number of a reflectance of 1.
     """
     dense = config.head_type != "center"
@@ -222,6 +226,13 @@ def land_cover_card(
         rows.append(f"| {number} | {name} | {counts['train'][number]:,} | {counts['test'][number]:,} | {shown} |")
     table = "\n".join(rows)
     steps = results["training"]["steps"]
+    limits = (
+        "Trained and tested on simulated scenes: the numbers above say how well it tells simulated classes apart, and "
+        "nothing\nabout real ones."
+        if evaluations.other_labels is None
+        else "Trained on simulated scenes: how well it tells simulated classes apart says little of real ones, as "
+        "labels of other\nclasses show above."
+    )
     purposes = {"train": "to train", "validation": "to validate", "test": "to test"}
     labelled = ", ".join(f"{sum(counts[split]):,} {purpose}" for split, purpose in purposes.items())
     parts = [
@@ -294,13 +305,14 @@ On the test area, which was neither trained on nor used to choose anything:
 ![Test area in true colour, reference and prediction]({MAP_FIGURE})
 ![Confusion matrix]({CONFUSION_FIGURE})
 """,
+        *([] if evaluations.other_labels is None else [other_labels_section(evaluations.other_labels)]),
         *([] if evaluations.sensors is None else [sensors_section(evaluations.sensors)]),
-        """\
+        f"""\
 ## Limits
-Trained and tested on simulated scenes: the numbers above say how well it tells simulated classes apart, and nothing
-about real ones. Simulated spectra lack effects that real scenes have, and classes of the real world have edges that
-a simulation does not draw. A pixel of 30 m holds more than one class. Clouds, shadows and haze are left out by
-`predict_scene.py` where a product marks them; elsewhere they get the class that they look like.
+{limits}
+Simulated spectra lack effects that real scenes have, and classes of the real world have edges that a simulation does
+not draw. A pixel of 30 m holds more than one class. Clouds, shadows and haze are left out by `predict_scene.py` where
+a product marks them; elsewhere they get the class that they look like.
 """,
         CITATION,
     ]
@@ -388,11 +400,25 @@ another ({directions}).
     return parts
 
 
+def other_labels_section(result: Mapping[str, Any]) -> str:
+    """What a land-cover model is worth on labels of other classes."""
+    return f"""\
+## On other labels
+{result["title"]}: labels of other classes than the model's, none of which it has seen. Each of its classes stands for
+one of theirs:
+
+{other_labels_table(result)}
+
+![The area in true colour, reference and prediction]({OTHER_LABELS_FIGURE})
+"""
+
+
 def sensors_section(sensors: Mapping[str, Any]) -> str:
     """What a model is worth on other sensors."""
     knows_classes = any(sensor.get("unlabelled") for sensor in sensors["sensors"])
     start = (
-        "The last two start with this model's classifier, and are compared without labels of the sensor, too.\n"
+        "The last two start with this model's classifier, and are compared without labels of the sensor, too, over "
+        "scenes in\nplace of seeds.\n"
         if knows_classes
         else ""
     )

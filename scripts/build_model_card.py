@@ -21,6 +21,7 @@ from command_line import one_line_errors
 from evaluation_hsst.model_cards import (
     CONFUSION_FIGURE,
     MAP_FIGURE,
+    OTHER_LABELS_FIGURE,
     RECONSTRUCTION_FIGURE,
     SPECTRA_FIGURE,
     CardSettings,
@@ -47,7 +48,10 @@ EVALUATIONS = {
     "reconstruction": ("reconstruction.json", "evaluate_reconstruction.py"),
     "label_efficiency": ("label_efficiency.json", "run_label_efficiency.py"),
     "sensors": ("sensors.json", "compare_sensors.py"),
+    "other_labels": ("other_labels.json", "evaluate_land_cover.py"),
 }
+OF_PRETRAINED = ("reconstruction", "label_efficiency")
+OF_LAND_COVER = ("other_labels",)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -99,9 +103,11 @@ def main() -> None:
             raise ValueError(f"--model {arguments.model}: expected one of {', '.join(classes)}, got {architecture}")
         is_pretrained = architecture == "HSSTForMaskedImageModeling"
         given = {name: folder for name in EVALUATIONS if (folder := getattr(arguments, name)) is not None}
-        of_pretrained = [name for name in given if name != "sensors"]
-        if of_pretrained and not is_pretrained:
-            raise ValueError(f"--{of_pretrained[0]}: expected a pre-trained model, got one fine-tuned for land cover")
+        kinds = ("a pre-trained model", "one fine-tuned for land cover")
+        for name in given:
+            if name in (OF_LAND_COVER if is_pretrained else OF_PRETRAINED):
+                wanted, got = reversed(kinds) if is_pretrained else kinds
+                raise ValueError(f"--{name}: expected {wanted}, got {got}")
         evaluations = {name: read_results(folder, *EVALUATIONS[name]) for name, folder in given.items()}
         with reading(str(arguments.model)):
             model = classes[architecture].from_pretrained(arguments.model)
@@ -121,6 +127,9 @@ def main() -> None:
         else:
             names = (MAP_FIGURE, CONFUSION_FIGURE)
             figures = {name: figure(arguments.model, name, "run_classification.py") for name in names}
+            if "other_labels" in given:
+                command = EVALUATIONS["other_labels"][1]
+                figures[OTHER_LABELS_FIGURE] = figure(given["other_labels"], OTHER_LABELS_FIGURE, command)
             card = land_cover_card(model.config, results, settings, Evaluations(**evaluations), processor.scale)
         export_for_hub(model, processor, arguments.output)
         for name, path in figures.items():
@@ -128,7 +137,11 @@ def main() -> None:
                 shutil.copyfile(path, arguments.output / name)
         # Results of an earlier card that this one does not tell
         told = {*figures, *(EVALUATIONS[name][0] for name in evaluations)}
-        for name in {SPECTRA_FIGURE, *(file_name for file_name, _ in EVALUATIONS.values())} - told:
+        for name in {
+            SPECTRA_FIGURE,
+            OTHER_LABELS_FIGURE,
+            *(file_name for file_name, _ in EVALUATIONS.values()),
+        } - told:
             (arguments.output / name).unlink(missing_ok=True)
         for name, content in evaluations.items():
             write_json(arguments.output / EVALUATIONS[name][0], content)

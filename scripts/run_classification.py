@@ -160,13 +160,15 @@ def parse_area(text: str) -> Any:
     return (*parts[:-4], *sides)
 
 
-def load_data(arguments: argparse.Namespace, window_size: int, areas: Mapping[str, Any] | None = None) -> LabelledData:
+def load_data(
+    arguments: argparse.Namespace, window_size: int, areas: Mapping[str, Any] | str | None = None
+) -> LabelledData:
     """The scenes and split that the arguments name.
 
     Args:
         arguments: of `add_data_arguments`.
         window_size: side of the largest window that will be cut, in pixels.
-        areas: areas of each split, as LabelledScene takes them, or None.
+        areas: areas of each split or "test", as LabelledScene takes them, or None.
 
     Raises:
         ValueError: files are missing or cannot be used, or the split leaks.

@@ -237,6 +237,25 @@ def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, r
     assert_one_clear_line(result, "--reconstruction", "pre-trained model", "land cover")
 
 
+def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, run_script, quick_check):
+    scene = fine_tuned / "scene"
+    arguments = ["evaluate_land_cover.py", "--data_dir", scene, "--model", fine_tuned / "run", "--title", "Some tiles"]
+    arguments += ["--merge", f"{CLASS_NAMES[0]}={CLASS_NAMES[0]},{CLASS_NAMES[1]}", "--use_cpu"]
+    arguments += ["--class_names", ",".join(CLASS_NAMES)]
+    result = run_script(*arguments, "--output_dir", tmp_path / "other")
+    assert result.returncode == 0, result.stderr
+    build = ["build_model_card.py", "--output", tmp_path / "card", "--final", "--other_labels", tmp_path / "other"]
+    result = run_script(*build, "--model", fine_tuned / "run")
+    assert result.returncode == 0, result.stderr
+    quick_check(tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "Some tiles: labels of other classes" in text and "![The area in true colour" in text
+    assert f"| {CLASS_NAMES[0]} | {CLASS_NAMES[0]}, {CLASS_NAMES[1]} |" in text
+    assert "says little of real ones" in text
+    result = run_script(*build, "--model", pretrained)
+    assert_one_clear_line(result, "--other_labels", "expected one fine-tuned for land cover", "pre-trained")
+
+
 def test_a_land_cover_folder_maps_a_scene(land_cover, fine_tuned, tmp_path, run_script):
     scene = fine_tuned / "scene" / "images" / "scene.tif"
     result = run_script("predict_scene.py", scene, "--model", land_cover, "--output", tmp_path / "map.tif")

@@ -1,0 +1,113 @@
+"""A land-cover model beside labels of other classes than its own, none of which it has seen.
+
+Each class of the model stands for one of the labels': the one of its name, or the one it is merged into. What stands
+for none is wrong wherever it is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.splits import UNLABELLED, all_for_test
+from evaluation_hsst.baselines import ModelOptions, starting_point
+from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, predict
+from modeling_hsst import HSSTForSemanticSegmentation, adapt_to_wavelengths
+
+OTHER = "other"
+"""What classes of a model are called that stand for none of the labels'."""
+
+
+def matched_classes(
+    model_classes: Sequence[str], label_classes: Sequence[str], merged: Mapping[str, Sequence[str]]
+) -> list[int]:
+    """For each class of a model the number of the label class that it stands for, `len(label_classes)` for none.
+
+    Args:
+        model_classes: names of the model's classes.
+        label_classes: names of the labels' classes.
+        merged: for names of label classes the names of the model's that stand for them; others stand for the class of
+            their own name.
+
+    Raises:
+        ValueError: a name is unknown, or stands for two classes.
+    """
+    stands_for: dict[str, str] = {}
+    for label_class, names in merged.items():
+        if label_class not in label_classes:
+            raise ValueError(f"expected a class of the labels ({', '.join(label_classes)}), got {label_class}")
+        for name in names:
+            if name not in model_classes:
+                raise ValueError(
+                    f"{label_class}: expected classes of the model ({', '.join(model_classes)}), got {name}"
+                )
+            if name in stands_for:
+                raise ValueError(
+                    f"{name}: expected one class that it stands for, got {stands_for[name]}, {label_class}"
+                )
+            stands_for[name] = label_class
+    numbers = {name: number for number, name in enumerate(label_classes)}
+    return [numbers.get(stands_for.get(name, name), len(label_classes)) for name in model_classes]
+
+
+def map_other_labels(
+    checkpoint: str,
+    data: LabelledData,
+    merged: Mapping[str, Sequence[str]],
+    settings: FineTuningSettings,
+    *,
+    adapt_bands: bool = False,
+    progress: bool = False,
+) -> tuple[np.ndarray, LabelledData, dict[str, np.ndarray]]:
+    """Maps all of some labelled scenes with a land-cover model as it is.
+
+    Args:
+        checkpoint: folder or Hub name of an HSST that labels every pixel.
+        data: scenes with labels of other classes; their split is not looked at.
+        merged: see `matched_classes`.
+        settings: how to predict.
+        adapt_bands: adapt the model to the bands of the data where these lack some of its own.
+        progress: show a progress bar.
+
+    Returns:
+        Counts by reference and prediction, int64 (classes + 1, classes + 1), the last class `OTHER`; the data with
+        that class, all in the test area; and the classes of each scene, uint8 (rows, columns), 255 = none.
+
+    Raises:
+        ValueError: classes or bands of data and model do not fit.
+    """
+    model = HSSTForSemanticSegmentation.from_pretrained(checkpoint)
+    id2label: Any = model.config.id2label
+    names = [id2label[number] for number in range(len(id2label))]
+    stands_for = matched_classes(names, data.class_names, merged)
+    if min(stands_for) == len(data.class_names):
+        raise ValueError(f"{checkpoint}: expected a class that stands for one of the labels', got {', '.join(names)}")
+    start = starting_point(data, ModelOptions(checkpoint, adapt_bands=adapt_bands))
+    assert start.processor is not None  # there is a checkpoint
+    if start.adaptation is not None and data.wavelengths is not None:
+        model = adapt_to_wavelengths(model, data.wavelengths[start.bands].tolist(), return_report=True)[0]
+    data = replace(data, class_names=(*data.class_names, OTHER), split=all_for_test(data.labels))
+    of_model = replace(data, class_names=tuple(names))
+    area = AreaTensors.of(of_model, "test", start.processor, start.bands, min(model.config.window_size))
+    table = np.full(256, UNLABELLED, np.uint8)
+    table[: len(stands_for)] = stands_for
+    maps = predict(model.eval(), area, settings, progress=progress)
+    maps = {name: table[classes] for name, classes in maps.items()}
+    return confusion_of(maps, replace(area, data=data)), data, maps
+
+
+def other_labels_table(result: Mapping[str, Any]) -> str:
+    """Markdown of a result file of `scripts/evaluate_land_cover.py`: classes, what stands for them, and accuracy."""
+    rows = ["| class | classes of the model that stand for it | pixels | accuracy |", "|---|---|---|---|"]
+    for number, name in enumerate(result["class_names"]):
+        accuracy = result["accuracy_per_class"][number]
+        if accuracy is not None:
+            stand = ", ".join(result["stand_for"].get(name, [])) or "none"
+            rows.append(f"| {name} | {stand} | {result['labelled_pixels'][number]:,} | {accuracy:.1%} |")
+    total = sum(result["labelled_pixels"])
+    rows.append(f"| all | | {total:,} | {result['overall_accuracy']:.1%}; average {result['average_accuracy']:.1%} |")
+    return "\n".join(rows)

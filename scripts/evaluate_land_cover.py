@@ -1,0 +1,99 @@
+"""
+Hold a land-cover model, as it is, against labels of other classes than its own.
+
+    python scripts/evaluate_land_cover.py --data_dir potsdam --model model_cards/hsst-enmap-landcover \\
+        --class_names "roof,pavement,low vegetation,tree,soil,water" \\
+        --merge "tree=broadleaf forest,needleleaf forest" --title "Real EnMAP tiles" --output_dir outputs/potsdam
+
+Data are images and labels as run_classification.py takes them; all of them are for test. --merge says which classes of
+the model stand for a class of the labels; others stand for the class of their own name, or for none. The output folder
+holds `other_labels.json`, `confusion_matrix.png` and `other_labels_map.png`.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import transformers
+from command_line import one_line_errors
+from run_classification import add_data_arguments, load_data
+
+from datasets_loading.land_cover_metric import land_cover_scores
+from evaluation_hsst.baselines import load_config
+from evaluation_hsst.fine_tuning import PRECISIONS, FineTuningSettings
+from evaluation_hsst.other_labels import map_other_labels, matched_classes, other_labels_table
+from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_json
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name of a land-cover model")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--title", default="Labels", help="what the figures call the data (Labels)")
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--merge",
+        action="append",
+        default=[],
+        metavar="CLASS=NAME,...",
+        help="a class of the labels, and the classes of the model that stand for it",
+    )
+    parser.add_argument("--adapt_bands", action="store_true", help="adapt the model where the data lack bands of it")
+    parser.add_argument("--stride", type=int, help="pixels between windows (half a window)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model (float32)")
+    parser.add_argument("--use_cpu", action="store_true", help="stay on the CPU")
+    return parser.parse_args()
+
+
+def parse_merges(texts: list[str]) -> dict[str, list[str]]:
+    """For each class of the labels the classes of the model that stand for it."""
+    merged: dict[str, list[str]] = {}
+    for text in texts:
+        name, separator, others = (part.strip() for part in text.partition("="))
+        names = [other.strip() for other in others.split(",") if other.strip()]
+        if not separator or not name or not names or name in merged:
+            raise ValueError(f"--merge: expected CLASS=NAME,... with classes that differ, got {text}")
+        merged[name] = names
+    return merged
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    with one_line_errors("evaluate_land_cover.py"):
+        merged = parse_merges(arguments.merge)
+        config = load_config(arguments.model)
+        settings = FineTuningSettings(
+            stride=arguments.stride, precision=arguments.precision, use_cpu=arguments.use_cpu
+        )
+        given = load_data(arguments, min(config.window_size), None if arguments.dataset else "test")
+        matrix, data, maps = map_other_labels(
+            arguments.model, given, merged, settings, adapt_bands=arguments.adapt_bands, progress=True
+        )
+        names = [config.id2label[number] for number in range(config.num_labels)]
+        stand_for: dict[str, list[str]] = {}
+        for name, number in zip(names, matched_classes(names, given.class_names, merged), strict=True):
+            stand_for.setdefault(data.class_names[number], []).append(name)
+        scores = land_cover_scores(matrix)
+        result = {
+            **scores,
+            "title": arguments.title,
+            "model": Path(arguments.model).name,
+            "class_names": list(data.class_names),
+            "stand_for": stand_for,
+            "labelled_pixels": matrix.sum(axis=1).tolist(),
+            "confusion_matrix": matrix.tolist(),
+            "stride": arguments.stride,
+            "precision": arguments.precision,
+        }
+        summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
+        title = f"{arguments.title}, none of them trained on: {summary}"
+        plot_confusion(arguments.output_dir / "confusion_matrix.png", matrix, data.class_names, title)
+        plot_land_cover_map(arguments.output_dir / "other_labels_map.png", data, maps, title)
+        path = write_json(arguments.output_dir / "other_labels.json", result)
+    print(f"{other_labels_table(result)}\n\nResults: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -644,6 +644,8 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
     if entry.kind == "network" and settings.freeze_encoder:
         raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
+    if entry.kind == "network" and settings.spectral_crop:
+        raise ValueError(f"--spectral_crop: expected a model with the encoder of HSST, got {name}")
     if entry.kind == "network" and settings.head_start == "probe":
         raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
     if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):

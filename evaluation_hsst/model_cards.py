@@ -405,7 +405,7 @@ def other_labels_section(result: Mapping[str, Any]) -> str:
     return f"""\
 ## On other labels
 {result["title"]}: labels of other classes than the model's, none of which it has seen. Each of its classes stands for
-one of theirs:
+one of theirs, or for none:
 
 {other_labels_table(result)}
 

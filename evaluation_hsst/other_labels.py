@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import UNLABELLED, all_for_test
@@ -18,7 +19,7 @@ from evaluation_hsst.baselines import ModelOptions, starting_point
 from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, predict
 from modeling_hsst import HSSTForSemanticSegmentation, adapt_to_wavelengths
 
-OTHER = "other"
+OTHER = "none of these"
 """What classes of a model are called that stand for none of the labels'."""
 
 
@@ -90,6 +91,10 @@ def map_other_labels(
     assert start.processor is not None  # there is a checkpoint
     if start.adaptation is not None and data.wavelengths is not None:
         model = adapt_to_wavelengths(model, data.wavelengths[start.bands].tolist(), return_report=True)[0]
+    if OTHER in data.class_names:
+        raise ValueError(f"expected no class of the labels with the name {OTHER!r}, got {', '.join(data.class_names)}")
+    accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    torch.nn.Module.to(model, accelerator or torch.device("cpu"))
     data = replace(data, class_names=(*data.class_names, OTHER), split=all_for_test(data.labels))
     of_model = replace(data, class_names=tuple(names))
     area = AreaTensors.of(of_model, "test", start.processor, start.bands, min(model.config.window_size))

@@ -223,7 +223,8 @@ def compare_ways(
 
     Returns:
         What the rows say, as JSON can hold it; under "unlabelled", how good the resampled and the adapted way are
-        without a label of the sensor, on all its scenes, where the settings have `head_start="checkpoint"`.
+        without a label of the sensor, on the test areas of all its scenes, where the settings have
+        `head_start="checkpoint"`.
 
     Raises:
         ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
@@ -328,6 +329,8 @@ def sensor_table(result: Mapping[str, Any]) -> str:
         title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
         filled = " *" if sensor["filled_bands"] else ""
         if sensor.get("unlabelled"):
+            if "ways" not in sensor["unlabelled"]:
+                raise ValueError(f"{sensor['title']}: expected a result of this version of compare_sensors.py")
             scores = {way: values["overall_accuracy"] for way, values in sensor["unlabelled"]["ways"].items()}
             best = max(score["mean"] for score in scores.values())
             cells = [
@@ -363,10 +366,14 @@ def crop_table(without: Mapping[str, Any], cropped: Mapping[str, Any]) -> str:
         "| sensor | scenes | all bands in each step | crops of the spectrum | difference |",
         "|---|---|---|---|---|",
     ]
+    titles = [
+        [f"{sensor['title']} ({sensor['unlabelled'].get('scenes')} scenes)" for sensor in result["sensors"]]
+        for result in (without, cropped)
+    ]
+    if titles[0] != titles[1] or without["scene_seed"] != cropped["scene_seed"]:
+        raise ValueError(f"expected the sensors and scenes of the other file, got {', '.join(titles[1])}")
     for sensors in zip(without["sensors"], cropped["sensors"], strict=True):
         first, second = (sensor["unlabelled"]["ways"][ADAPTED] for sensor in sensors)
-        if sensors[0]["title"] != sensors[1]["title"] or without["scene_seed"] != cropped["scene_seed"]:
-            raise ValueError(f"{sensors[1]['title']}: expected the sensor and scenes of the other file")
         pairs = zip(first["of_scenes"], second["of_scenes"], strict=True)
         difference = described([after - before for before, after in pairs])
         texts = [percent(scores) for scores in (first["overall_accuracy"], second["overall_accuracy"], difference)]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from modeling_hsst import HSSTConfig
+from modeling_hsst import HSSTConfig, HSSTModel
 from modeling_hsst.modeling_hsst import bands_to_blocks
 
 SMALLEST_SHARE = 0.25
@@ -33,7 +33,7 @@ class SpectralCrop:
 
     def __init__(self, model: Any, share: float, seed: int) -> None:
         config = getattr(model, "config", None)
-        if not isinstance(config, HSSTConfig) or not hasattr(model, "hsst"):
+        if not isinstance(config, HSSTConfig) or type(getattr(model, "hsst", None)) is not HSSTModel:
             raise ValueError(f"spectral_crop: expected a model with the encoder of HSST, got {type(model).__name__}")
         for name, wanted in (
             ("position_embedding_type", "wavelength"),
@@ -80,7 +80,11 @@ class SpectralCrop:
             for parameter in cropped.parameters():
                 parameter.data = parameter.data.new_empty(0)
             self.crops[first, end] = cropped.to(next(self.model.parameters()).device)
-        return self.crops[first, end].train(self.model.training)
+        cropped = self.crops[first, end]
+        # An encoder that is frozen may be in evaluation mode, and its head not
+        for name, module in cropped.named_modules():
+            module.training = self.model.get_submodule(name).training
+        return cropped
 
     def __call__(self, blocks: tuple[int, int], pixel_values: torch.Tensor, **inputs: Any) -> Any:
         """What the model makes of windows (batch, bands, height, width) of which it sees a range of blocks."""

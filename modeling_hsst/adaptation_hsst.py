@@ -17,7 +17,8 @@ A model for one sensor made into one for another: embeddings, decoder and positi
 A linear embedding is a sum over the values of its bands. Where a spectrum is smooth, the value of a trained band is a
 weighted mean of those of the new bands around it, and putting this into the sum gives the weights of the new bands:
 what the model makes of a spectrum stays the same, however densely it is sampled. A decoder gives the values of the
-trained bands, from which those of the new bands are interpolated.
+trained bands, from which those of the new bands are interpolated. Where LayerNorms standardise the values of a token
+(`normalize_token_values`), all of this holds nearly: mean and spread of a token depend on how densely it is sampled.
 
 The blocks stay those of the trained model as far as the sensor covers them: each is given the bands around its trained
 ones, be they few or many, so that its tokens mean what they meant in training, and a sensor that covers everything
@@ -46,6 +47,10 @@ ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 SAME_BAND_NANOMETRES = 0.01
 # Places within the width of a band where a spectrum is looked at to average it
 SAMPLES_PER_BAND = 16
+# A band is no wider than so many times what lies between two bands of the sensor, unless its width is given
+LARGEST_GAP = 3.0
+# A band of the trained model whose width is that of a new one, but for so much, is that band
+SAME_WIDTH_SHARE = 0.01
 # What one band of padding counts when blocks are formed, beside the logarithm of how much wider or narrower they are
 PADDING_COST = 1.0
 
@@ -133,7 +138,7 @@ def adapt_to_wavelengths(
         model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
         wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
         fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
-            wide as it is far from the next one.
+            wide as it is far from the next one, up to three times what is usual among them.
         band_patch_size (`int`, *optional*): bands of a block, for blocks of all bands of the sensor in their order, as
             many in each.
         return_report (`bool`, *optional*, defaults to `False`): whether to return a report as well. Otherwise it is
@@ -216,6 +221,8 @@ def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> t
             f"{centres[wrong[0] + 1]:g} nm (bands {wrong[0]} and {wrong[0] + 1}): sort the bands of the images alike."
         )
     widths = band_spacing(centres)
+    # A band far from all others does not see what lies between
+    widths = widths.clamp(max=LARGEST_GAP * float(widths.median()))
     if fwhm is not None:
         given = torch.tensor([float(width) for width in fwhm], dtype=torch.float64)
         if len(given) != len(centres) or not (given > 0).all():
@@ -294,9 +301,13 @@ class WavelengthAdapter:
             )
         self.trained_blocks = _blocks(config, len(self.trained_centres))
         self.trained_means = torch.tensor(config.block_wavelengths, dtype=torch.float64)
+        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
         # Values at the trained bands from those at the new ones
         self.resampling = resampling_weights(centres, widths, self.trained_centres, self.trained_widths)
-        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
+        same = distances <= SAME_BAND_NANOMETRES
+        same &= widths[:, None] >= (1 - SAME_WIDTH_SHARE) * self.trained_widths[None, :]
+        self.resampling[same.any(dim=0)] = same.double().T[same.any(dim=0)]
+        self.is_same_sensor = same.shape[0] == same.shape[1] and bool(same.diagonal().all())
         # Nothing was learned of bands that the trained model left out
         unseen = sorted(set(range(len(self.trained_centres))).difference(*self.trained_blocks))
         left_out = (distances[:, unseen] <= SAME_BAND_NANOMETRES).any(dim=1)
@@ -307,7 +318,9 @@ class WavelengthAdapter:
         self.nearest_bands = distances.argmin(dim=1)
         covered = self.near.any(dim=0)
         self.covered_blocks = [
-            index for index, bands in enumerate(self.trained_blocks) if covered[bands].double().mean() >= 0.5
+            index
+            for index, bands in enumerate(self.trained_blocks)
+            if covered[bands].double().mean() >= 0.5 and not self._is_constant(bands)
         ]
         shares_weights = not (config.blockwise_patch_embedding and config.blockwise_decoder)
         # CODEPATH: blocks that share weights cannot differ in what their places mean
@@ -317,12 +330,22 @@ class WavelengthAdapter:
         else:
             self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
 
+    def _is_constant(self, trained: list[int]) -> bool:
+        """Whether a block would be of one band, in which a LayerNorm of its values leaves nothing to tell."""
+        bands = self.resampling[trained].sum(dim=0).count_nonzero()
+        return bool(self.config.normalize_token_values and self.config.patch_size == 1 and bands < 2)
+
     @staticmethod
     def _means(blocks: list[list[int]], centres: torch.Tensor) -> torch.Tensor:
         return torch.stack([centres[bands].mean() for bands in blocks])
 
     def _form_even_blocks(self, band_patch_size: int) -> None:
         """Blocks of consecutive bands, each the block of the trained one whose mean wavelength is nearest."""
+        if (self.trained_means.diff() <= 0).any():
+            raise ValueError(
+                "Blocks of consecutive bands need a model whose own blocks ascend by wavelength; its configuration's "
+                "(`block_bands`, `block_centers`) do not."
+            )
         self.band_patch_size = band_patch_size
         self.blocks = _even_blocks(len(self.centres), band_patch_size)
         self.block_bands: list[list[int]] | None = None
@@ -343,8 +366,8 @@ class WavelengthAdapter:
         }
         for band in sorted(set(range(len(self.centres))).difference(*found.values())):
             block = block_of_band[int(self.nearest_bands[band])]
-            # Its weights are zeros until training
-            if block in found and self.near[band].any():
+            # Its weights are zeros until training, but a LayerNorm sees it at once
+            if block in found and self.near[band].any() and not self.config.normalize_token_values:
                 found[block].add(band)
         self.source_blocks = torch.tensor(self.covered_blocks)
         self.blocks = [sorted(found[index]) for index in self.covered_blocks]
@@ -352,10 +375,13 @@ class WavelengthAdapter:
         self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
         self.band_patch_size = max(len(bands) for bands in self.blocks)
         self.block_bands = [_spread(bands, self.band_patch_size) for bands in self.blocks]
+        if self.is_same_sensor and self.config.block_bands is not None:
+            self.band_patch_size = self.config.band_patch_size
+            self.block_bands = [self.trained_blocks[index] for index in self.covered_blocks]
         self.block_centers = self.means.tolist()
         even = _even_blocks(len(self.centres), self.band_patch_size)
         # The configuration need not say what it takes for granted
-        if self.blocks == even and (self.is_subset or self.block_bands == even):
+        if self.blocks == even and (self._are_trained_blocks() or self.block_bands == even):
             self.block_bands = None
             if (self.means - self._means(self.blocks, self.centres)).abs().max() <= SAME_BAND_NANOMETRES:
                 self.block_centers = None
@@ -405,7 +431,14 @@ class WavelengthAdapter:
 
     @property
     def is_subset(self) -> bool:
-        """Whether every new block is a trained block, so that there is nothing to interpolate."""
+        """Whether every new block is a trained block, place by place, so that there is nothing to interpolate."""
+        if self.is_same_sensor and self.block_bands is not None:
+            return self.block_bands == [self.trained_blocks[index] for index in self.source_blocks.tolist()]
+        in_place = self.block_bands is None or all(len(bands) == self.band_patch_size for bands in self.blocks)
+        return in_place and self._are_trained_blocks()
+
+    def _are_trained_blocks(self) -> bool:
+        """Whether every new block has the bands of a trained block, and as many places."""
         return self.band_patch_size == self.config.band_patch_size and all(
             any(self._same_bands(new, trained) for trained in self.trained_blocks) for new in self.blocks
         )
@@ -455,14 +488,15 @@ class WavelengthAdapter:
             as_they_are = {names[2]: weight.new_ones(weight.shape[2]), names[3]: weight.new_zeros(weight.shape[2])}
             adapted = self._embeddings(prefix, trained | as_they_are)
             return {name: value for name, value in adapted.items() if name in trained}
-        if self.is_subset and trained[names[0]].shape[0] > 1:
+        if self.is_subset and self.config.blockwise_patch_embedding:
             return {name: trained[name].detach().cpu()[self.source_blocks] for name in names[:2]}
         if self.is_subset:
             return {}
         weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
         bias = bias + weight @ shift
         bands = (weight * scale).unflatten(2, (self.config.band_patch_size, -1))  # (blocks, width, band, pixel)
-        if len(weight) == 1:
+        # CODEPATH: one embedding for all blocks is the paper's variant
+        if not self.config.blockwise_patch_embedding:
             resampling = _resample_places(self.band_patch_size, self.config.band_patch_size)
             new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, resampling), bias
         else:
@@ -504,8 +538,9 @@ class WavelengthAdapter:
         """A decoder's weight (blocks, values, width) or bias (blocks, values)."""
         bands = values.unflatten(1, (self.config.band_patch_size, -1))  # (blocks, band, pixel, ...)
         if self.is_subset:
-            return values if len(values) == 1 else values[self.source_blocks]
-        if len(values) == 1:
+            return values[self.source_blocks] if self.config.blockwise_decoder else values
+        # CODEPATH: one decoder for all blocks is the paper's variant
+        if not self.config.blockwise_decoder:
             resampling = _resample_places(self.config.band_patch_size, self.band_patch_size)
             return torch.tensordot(resampling, bands[0], dims=1).flatten(0, 1)[None]
         adapted = torch.zeros(len(self.blocks), self.band_patch_size, *bands.shape[2:], dtype=values.dtype)
@@ -532,9 +567,10 @@ class WavelengthAdapter:
         )
         if self.keeps_blocks:
             resampling = self.block_weights.T
-        # A sensor without SWIR has nothing to say in place of SWIR blocks
-        distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
-        resampling[distances > band_spacing(self.trained_means)] = 0.0
+        else:
+            # A sensor without SWIR has nothing to say in place of SWIR blocks
+            distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
+            resampling[distances > band_spacing(self.trained_means)] = 0.0
         new_weight = torch.einsum("cbw,bk->ckw", blocks, resampling).flatten(1)
         ones = torch.ones(new_weight.shape[1])
         values = (new_weight, bias, ones, torch.zeros_like(ones))

@@ -14,7 +14,8 @@ from .modeling_hsst import (
 
 def hidden_values(bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, config: HSSTConfig) -> torch.Tensor:
     """
-    True (batch, bands, height, width) at the values that a mask (batch, tokens) hides: in every block that holds them.
+    True (batch, bands, height, width) at the values that a mask (batch, tokens) hides: in every block that holds them,
+    and in one at least.
     """
     band_index = block_band_index(config)
     band_index = None if band_index is None else band_index.to(pixel_values.device)
@@ -22,8 +23,8 @@ def hidden_values(bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, con
     tokens = pixels_to_tokens(in_blocks, config.band_patch_size, config.patch_size)
     mask = bool_masked_pos.bool().reshape(*tokens.shape[:3], 1).expand_as(tokens)
     grid_size = pixel_values.shape[-2] // config.patch_size, pixel_values.shape[-1] // config.patch_size
-    visible = ~tokens_to_pixels(mask, in_blocks.shape[1], grid_size, config.patch_size)
-    return blocks_to_bands(visible.float(), band_index, config.num_channels) == 0
+    hidden = tokens_to_pixels(mask, in_blocks.shape[1], grid_size, config.patch_size)
+    return blocks_to_bands(hidden.float(), band_index, config.num_channels) == 1
 
 
 def visible_band_mean(pixel_values: torch.Tensor, hidden: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:

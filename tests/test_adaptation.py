@@ -285,6 +285,67 @@ def test_bands_that_the_model_was_not_trained_near_are_left_out():
     assert adapted.config.block_bands is None and report.source_blocks[0] == 0
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("size", [4, 5])
+def test_wavelengths_are_the_same_within_rounding(normalize, size):
+    """Whatever fills the last block, and whatever lies far away beside them."""
+    model = tiny(HSSTForMaskedImageModeling, mask_type="unit", normalize_token_values=normalize, band_patch_size=size)
+    rounded = [wavelength + 0.004 * (-1) ** band for band, wavelength in enumerate(WAVELENGTHS)]
+    pixel_values = torch.randn(2, len(WAVELENGTHS), 4, 4)
+    expected = outputs_of(model, pixel_values)
+    adapted, report = adapt_to_wavelengths(model, rounded, return_report=True)
+    assert (adapted.config.block_bands, report.band_patch_size) == (None, size)
+    for wanted, got in zip(expected, outputs_of(adapted, pixel_values), strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
+    adapted, report = adapt_to_wavelengths(model, [*rounded, 4000.0, 4010.0], return_report=True)
+    assert report.left_out_bands == (4000.0, 4010.0)
+    if size == 4 or not normalize:
+        more = torch.cat([pixel_values, torch.randn(2, 2, 4, 4)], dim=1)
+        tokens = [network.hsst.embeddings(values) for network, values in ((model, pixel_values), (adapted, more))]
+        torch.testing.assert_close(tokens[1], tokens[0], atol=1e-5, rtol=1e-5)
+
+
+def test_one_block_is_carried_over_by_wavelength_too():
+    model = tiny(normalize_token_values=False, num_channels=12, band_patch_size=12, wavelengths=WAVELENGTHS[:12])
+    uneven = [498.0 + 3.0 * band + 0.3 * band**1.5 for band in range(30)]
+    adapted = adapt_to_wavelengths(model, uneven)
+    tokens = [
+        network.embeddings(smooth_pixels(wavelengths))
+        for network, wavelengths in ((model, WAVELENGTHS[:12]), (adapted, uneven))
+    ]
+    # The outermost bands reach beyond the sensor's
+    torch.testing.assert_close(tokens[1], tokens[0], atol=0.01, rtol=0)
+
+
+def test_a_lone_band_does_not_cover_what_lies_between():
+    model = tiny(normalize_token_values=False)
+    report = adapt_to_wavelengths(model, [*WAVELENGTHS[:24], 1975.0], [6.0] * 25, return_report=True)[1]
+    assert report.source_blocks == (0, 1, 2, 3, 4, 5) and len(report.unused_blocks) == 6
+    assert not report.complete
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_block_of_one_band_is_not_kept_where_a_layernorm_leaves_nothing_of_it(normalize):
+    model = tiny(normalize_token_values=normalize)
+    widths = [10.0] * 8 + [60.0]
+    report = adapt_to_wavelengths(model, [*WAVELENGTHS[:8], 578.0], widths, return_report=True)[1]
+    assert report.source_blocks == ((0, 1) if normalize else (0, 1, 2))
+
+
+def test_blocks_in_any_order():
+    blocks = [[8, 9, 10, 11], [4, 5, 6, 7], [0, 1, 2, 3]]
+    settings = {"num_channels": 12, "wavelengths": WAVELENGTHS[:12], "block_bands": blocks, "num_labels": 3}
+    model = tiny(HSSTForSemanticSegmentation, head_type="concat", **settings)
+    adapted = adapt_to_wavelengths(model, WAVELENGTHS[:12])
+    pixel_values = torch.randn(2, 12, 4, 4)
+    torch.testing.assert_close(outputs_of(adapted, pixel_values), outputs_of(model, pixel_values))
+    repeated = tiny(**settings | {"block_bands": [[0, 0, 0, 1], [4, 5, 6, 7]]})
+    same = adapt_to_wavelengths(repeated, WAVELENGTHS[:12])
+    torch.testing.assert_close(outputs_of(same, pixel_values), outputs_of(repeated, pixel_values))
+    with pytest.raises(ValueError, match="ascend by wavelength"):
+        adapt_to_wavelengths(model, WAVELENGTHS[:12], band_patch_size=4)
+
+
 def test_a_model_adapted_twice_is_what_it_was():
     """On smooth spectra, for blocks that both sensors cover."""
     model = tiny(HSSTForMaskedImageModeling, mask_type="unit", normalize_token_values=False)

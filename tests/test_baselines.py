@@ -42,6 +42,7 @@ from evaluation_hsst.fine_tuning import (
     turn_window,
 )
 from evaluation_hsst.pixel_classifiers import frozen_features
+from evaluation_hsst.spectral_crop import SpectralCrop
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 NETWORKS = [name for name, entry in MODELS.items() if entry.kind in ("hsst", "network")]
@@ -281,7 +282,7 @@ def test_augmentations_are_off_by_default_and_keep_labels_on_their_pixels(area) 
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_steps_that_see_a_part_of_the_spectrum_train_the_whole_model(area, precision) -> None:
+def test_steps_that_see_a_part_of_the_spectrum_train_the_whole_model(area, precision, monkeypatch) -> None:
     """With crops in every step, a model of all bands learns too."""
     torch.manual_seed(0)
     wavelengths = [500.0 + 20 * band for band in range(12)]
@@ -296,7 +297,13 @@ def test_steps_that_see_a_part_of_the_spectrum_train_the_whole_model(area, preci
     assert config.num_blocks > 2
     settings = replace(FAST, max_steps=40, precision=precision, spectral_crop=1.0)
     model = deepcopy(start)
+    crops = []
+    usual = SpectralCrop.__call__
+    monkeypatch.setattr(
+        SpectralCrop, "__call__", lambda self, *given, **more: crops.append(given) or usual(self, *given, **more)
+    )
     tuned = fine_tune(model, area, settings)
+    assert len(crops) == 40 and len({blocks for blocks, *_ in crops}) > 2
     before = dict(start.named_parameters())
     changed = [not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters()]
     assert np.mean(changed) > 0.9

@@ -158,3 +158,10 @@ def test_docs_and_card_tell_the_same_of_other_sensors():
     assert there == json.loads((FOLDER / "sensors.json").read_text())
     of_land_cover = json.loads((ROOT / "docs" / "results" / "sensors_landcover.json").read_text())
     assert of_land_cover == json.loads((LAND_COVER / "sensors.json").read_text())
+
+
+def test_docs_and_card_tell_the_same_of_other_labels():
+    there = json.loads((ROOT / "docs" / "results" / "other_labels.json").read_text())
+    assert there == json.loads((LAND_COVER / "other_labels.json").read_text())
+    figure = ROOT / "docs" / "figures" / "other_labels_map.png"
+    assert figure.read_bytes() == (LAND_COVER / "other_labels_map.png").read_bytes()

@@ -201,7 +201,7 @@ def test_without_labels(tmp_path, shifted):
     results = {"sensors": [result], "scene_seed": 1}
     row = crop_table(results, results).splitlines()[2]
     assert row == f"| 10 bands | 2 | {100 * mean:.1f} | {100 * mean:.1f} | 0.0 |"
-    with pytest.raises(ValueError, match="10 bands: expected the sensor and scenes"):
+    with pytest.raises(ValueError, match="expected the sensors and scenes of the other file, got 10 bands"):
         crop_table(results, results | {"scene_seed": 2})
 
 

@@ -58,6 +58,17 @@ def test_blocks_of_any_bands():
     torch.testing.assert_close(SpectralCrop(model, 1.0, 0)((1, 3), pixel_values).logits, expected)
 
 
+def test_a_frozen_encoder_stays_in_evaluation_mode():
+    model = make_model(hidden_dropout_prob=0.5).train()
+    model.hsst.eval()
+    crop = SpectralCrop(model, 1.0, 0)
+    pixel_values = torch.randn(2, 23, 4, 4)
+    first, second = (crop((1, 4), pixel_values).logits for _ in range(2))
+    assert torch.equal(first, second)
+    model.train()
+    assert not torch.equal(crop((1, 4), pixel_values).logits, first)
+
+
 def test_ranges_and_their_share():
     crop = SpectralCrop(make_model(), 0.5, seed=1)
     state = torch.get_rng_state()

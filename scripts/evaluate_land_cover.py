@@ -13,6 +13,7 @@ holds `other_labels.json`, `confusion_matrix.png` and `other_labels_map.png`.
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import transformers
 from command_line import one_line_errors
@@ -71,7 +72,8 @@ def main() -> None:
         matrix, data, maps = map_other_labels(
             arguments.model, given, merged, settings, adapt_bands=arguments.adapt_bands, progress=True
         )
-        names = [config.id2label[number] for number in range(config.num_labels)]
+        id2label: Any = config.id2label
+        names = [id2label[number] for number in range(len(id2label))]
         stand_for: dict[str, list[str]] = {}
         for name, number in zip(names, matched_classes(names, given.class_names, merged), strict=True):
             stand_for.setdefault(data.class_names[number], []).append(name)

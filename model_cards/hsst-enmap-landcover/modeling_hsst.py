@@ -96,6 +96,7 @@ def tokens_to_pixels(
 
 def block_band_index(config: HSSTConfig) -> torch.Tensor | None:
     """The bands (blocks * bands of a block,) of all blocks in their order; None where they are all bands in theirs."""
+    # CODEPATH: blocks of published checkpoints are consecutive bands; those adapted to another sensor gather theirs
     return None if config.block_bands is None else torch.tensor(config.block_bands).flatten()
 
 

@@ -74,6 +74,13 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     band_patch_size (`int`, *optional*, defaults to 10):
         Number of consecutive bands in a spectral block. A token is one block at one position; where the bands do not
         fill the last block, the model pads it with zeros.
+    block_bands (`list[list[int]]`, *optional*):
+        Indices of the bands of each block, `band_patch_size` of them in every block, where blocks are not to be of
+        consecutive bands. A band may be in several blocks, several times in one, or in none: then the model does not
+        see it, and reconstructs it as 0.
+    block_centers (`list[float]`, *optional*):
+        Wavelength in nm that stands for each block in positions of type `"wavelength"`. Defaults to the mean of the
+        block's bands.
     wavelengths (`list[float]`, *optional*):
         Band centres in nm, one for each input band. Defaults to the published 200 EnMAP bands when `num_channels` is
         200, otherwise to none.
@@ -152,6 +159,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     patch_size: int = 1
     num_channels: int = 200
     band_patch_size: int = 10
+    block_bands: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
+    block_centers: list[float] | tuple[float, ...] | None = None
     wavelengths: list[float] | tuple[float, ...] | None = ENMAP_WAVELENGTHS
     position_embedding_type: str = "learned"
     spectral_positions: list[float | int] | tuple[float | int, ...] | None = None
@@ -172,6 +181,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_sizes()
+        self._check_blocks()
         # The default band centres belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
             if tuple(self.wavelengths) != ENMAP_WAVELENGTHS:
@@ -194,12 +204,12 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _default_spectral_positions(self) -> list[float | int]:
-        if self.wavelengths is None:
+        if self.block_wavelengths is None:
             return list(range(self.num_blocks))
         enmap_blocks = block_means(ENMAP_WAVELENGTHS, 10)
         return [
             min(range(len(enmap_blocks)), key=lambda index: abs(enmap_blocks[index] - wavelength))
-            for wavelength in block_means(self.wavelengths, self.band_patch_size)
+            for wavelength in self.block_wavelengths
         ]
 
     def _check_sizes(self) -> None:
@@ -227,6 +237,21 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be an activation that transformers knows, got {self.hidden_act!r}.")
+
+    def _check_blocks(self) -> None:
+        for block, bands in enumerate(self.block_bands or []):
+            if len(bands) != self.band_patch_size or not all(0 <= band < self.num_channels for band in bands):
+                raise ValueError(
+                    f"`block_bands` must hold `band_patch_size` {self.band_patch_size} bands for each block, each "
+                    f"between 0 and {self.num_channels - 1}, got {list(bands)} for block {block}."
+                )
+        if self.block_bands is not None and not self.block_bands:
+            raise ValueError("`block_bands` must hold the bands of one block or more, got none.")
+        if self.block_centers is not None and len(self.block_centers) != self.num_blocks:
+            raise ValueError(
+                f"`block_centers` must hold one wavelength (nm) for each of the {self.num_blocks} blocks, got "
+                f"{len(self.block_centers)}."
+            )
 
     def _check(self) -> None:
         for name, allowed in (
@@ -266,7 +291,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"the width into a third for the spectrum (an even number) and the rest for row and column (a "
                     f"multiple of 4); `{name}` {width} does not allow it, 12 and its multiples do."
                 )
-        if self.position_embedding_type == "wavelength" and self.wavelengths is None:
+        if self.position_embedding_type == "wavelength" and self.block_wavelengths is None:
             raise ValueError(
                 f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centres in nm, got none."
             )
@@ -308,12 +333,23 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def num_blocks(self) -> int:
         """Spectral blocks, the last one padded where the bands do not fill it."""
+        if self.block_bands is not None:
+            return len(self.block_bands)
         return ceil(self.num_channels / self.band_patch_size)
 
     @property
     def block_wavelengths(self) -> list[float] | None:
-        """Mean wavelength of each block in nm, padding left out; None where `wavelengths` are unknown."""
-        return None if self.wavelengths is None else block_means(self.wavelengths, self.band_patch_size)
+        """
+        Wavelength of each block in nm: `block_centers`, or the mean of its bands, padding left out; None where neither
+        is known.
+        """
+        if self.block_centers is not None:
+            return list(self.block_centers)
+        if self.wavelengths is None:
+            return None
+        if self.block_bands is not None:
+            return [sum(self.wavelengths[band] for band in bands) / len(bands) for bands in self.block_bands]
+        return block_means(self.wavelengths, self.band_patch_size)
 
     @property
     def num_hidden_layers(self) -> int:

@@ -94,6 +94,29 @@ def tokens_to_pixels(
     return pixels.reshape(batch_size, -1, rows * patch_size, columns * patch_size)[:, :num_bands]
 
 
+def block_band_index(config: HSSTConfig) -> torch.Tensor | None:
+    """The bands (blocks * bands of a block,) of all blocks in their order; None where they are all bands in theirs."""
+    # CODEPATH: blocks of published checkpoints are consecutive bands; those adapted to another sensor gather theirs
+    return None if config.block_bands is None else torch.tensor(config.block_bands).flatten()
+
+
+def bands_to_blocks(pixel_values: torch.Tensor, band_index: torch.Tensor | None) -> torch.Tensor:
+    """Windows (B, bands, height, width) with the bands in the order of the blocks, as `block_band_index` gives it."""
+    return pixel_values if band_index is None else pixel_values.index_select(1, band_index)
+
+
+def blocks_to_bands(pixel_values: torch.Tensor, band_index: torch.Tensor | None, num_bands: int) -> torch.Tensor:
+    """
+    The inverse of `bands_to_blocks`: where several places hold a band, their mean, and 0 where none does.
+    """
+    if band_index is None:
+        return pixel_values
+    shape = pixel_values.shape[0], num_bands, *pixel_values.shape[2:]
+    sums = pixel_values.new_zeros(shape).index_add(1, band_index, pixel_values)
+    counts = pixel_values.new_zeros(num_bands).index_add(0, band_index, pixel_values.new_ones(len(band_index)))
+    return sums / counts.clamp(min=1)[:, None, None]
+
+
 def sincos_1d(positions: torch.Tensor, width: int) -> torch.Tensor:
     """Sine and cosine of `positions` (length,) at `width / 2` frequencies from 1 to 1/10000: (length, [sin | cos])."""
     frequencies = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
@@ -301,6 +324,9 @@ class HSSTEmbeddings(nn.Module):
     def __init__(self, config: HSSTConfig, use_mask_token: bool = False):
         super().__init__()
         self.config = config
+        band_index = block_band_index(config)
+        # CODEPATH: models adapted to another sensor gather the bands of blocks that they were trained with
+        self.band_index = None if band_index is None else nn.Buffer(band_index, persistent=False)
         self.patch_embeddings = HSSTPatchEmbeddings(config)
         self.position_embeddings = HSSTPositionEmbeddings(config)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
@@ -313,8 +339,7 @@ class HSSTEmbeddings(nn.Module):
         interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
         grid_size = self.check_window(pixel_values, interpolate_pos_encoding)
-        token_values = pixels_to_tokens(pixel_values, self.config.band_patch_size, self.config.patch_size)
-        embeddings = self.patch_embeddings(token_values)
+        embeddings = self.patch_embeddings(self.token_values(pixel_values))
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError(
@@ -325,6 +350,18 @@ class HSSTEmbeddings(nn.Module):
             embeddings = torch.where(mask, self.mask_token.to(embeddings.dtype), embeddings)
         embeddings = embeddings + self.position_embeddings(grid_size).to(embeddings.dtype)
         return self.dropout(embeddings.flatten(1, 2))  # (B, T, D)
+
+    def token_values(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The values (B, N, P, V) of the tokens of windows (B, bands, height, width)."""
+        pixel_values = bands_to_blocks(pixel_values, self.band_index)
+        return pixels_to_tokens(pixel_values, self.config.band_patch_size, self.config.patch_size)
+
+    def pixel_values(self, token_values: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
+        """Windows (B, bands, height, width) from the values (B, N, P, V) of their tokens."""
+        num_bands = self.config.num_channels
+        num_places = num_bands if self.band_index is None else len(self.band_index)
+        pixel_values = tokens_to_pixels(token_values, num_places, grid_size, self.config.patch_size)
+        return blocks_to_bands(pixel_values, self.band_index, num_bands)
 
     @staticmethod
     def check_mask(
@@ -556,6 +593,9 @@ class HSSTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, HSSTEmbeddings):
             if module.mask_token is not None:
                 init.normal_(module.mask_token, mean=0.0, std=1.0)
+            band_index = block_band_index(module.config)
+            if module.band_index is not None and band_index is not None:
+                init.copy_(module.band_index, band_index)
         elif isinstance(module, HSSTHiddenTokens):
             init.normal_(module.mask_token, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, HSSTPositionEmbeddings):
@@ -876,7 +916,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
             attention_mask = self.hsst.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
         predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
 
-        targets = pixels_to_tokens(pixel_values, self.config.band_patch_size, patch_size)
+        targets = self.hsst.embeddings.token_values(pixel_values)
         scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
         # Half precision cannot even count the values of a batch
         dtype = torch.promote_types(predictions.dtype, torch.float32)
@@ -885,7 +925,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
 
         return HSSTForMaskedImageModelingOutput(
             loss=loss,
-            reconstruction=tokens_to_pixels(predictions, self.config.num_channels, grid_size, patch_size),
+            reconstruction=self.hsst.embeddings.pixel_values(predictions, grid_size),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             bool_masked_pos=bool_masked_pos,
@@ -929,7 +969,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         """True (B, N, P, V) at values that are neither nodata nor padding of the last block."""
         pixel_mask = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
         valid = pixel_mask.bool().unsqueeze(1).expand_as(pixel_values)
-        return pixels_to_tokens(valid, self.config.band_patch_size, self.config.patch_size)
+        return self.hsst.embeddings.token_values(valid)
 
 
 class HSSTClassificationHead(nn.Module):

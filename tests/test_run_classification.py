@@ -199,7 +199,7 @@ def test_checkpoint_is_adapted_to_the_bands_of_another_sensor(model, run_script,
     result = run_script(SCRIPT, *given, "--adapt_bands", "--output_dir", output)
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("Adapted")]
-    assert "to 20 bands: 7 blocks of 3 bands" in line and str(checkpoint) in line
+    assert "to 20 bands: 8 blocks of up to 4 bands" in line and str(checkpoint) in line
     results = json.loads((output / "all_results.json").read_text())
     assert line.endswith(results["adaptation"]) and results["bands"] == 20 and results["overall_accuracy"] > 0.6
     if model == "hsst":

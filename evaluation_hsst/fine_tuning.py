@@ -424,8 +424,7 @@ def fine_tune(
             diverged.
     """
     if settings.max_steps == 0 and settings.num_epochs is None:
-        accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
-        model.to(accelerator or torch.device("cpu")).eval()
+        on_device(model, settings).eval()
         return FineTuned(0, 0.0, math.nan)
     counts = np.bincount(training.classes(training.labelled_pixels()), minlength=len(training.data.class_names))
     if (counts > 0).sum() < 2:
@@ -489,6 +488,13 @@ def fine_tune(
         result.best_step, result.validation = stopping.best_step, stopping.scores
     model.eval()
     return result
+
+
+def on_device(model: nn.Module, settings: FineTuningSettings) -> nn.Module:
+    """The model on the accelerator, where there is one and the settings do not ask for the CPU."""
+    accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    # Not `.to` of the class, whose decorated signature type checkers misread
+    return nn.Module.to(model, device=accelerator or torch.device("cpu"))
 
 
 def has_diverged(model: nn.Module, loss: float) -> bool:

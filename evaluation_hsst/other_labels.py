@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import UNLABELLED, all_for_test
 from evaluation_hsst.baselines import ModelOptions, starting_point
-from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, predict
+from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, on_device, predict
 from modeling_hsst import HSSTForSemanticSegmentation, adapt_to_wavelengths
 
 OTHER = "none of these"
@@ -93,14 +92,12 @@ def map_other_labels(
         model = adapt_to_wavelengths(model, data.wavelengths[start.bands].tolist(), return_report=True)[0]
     if OTHER in data.class_names:
         raise ValueError(f"expected no class of the labels with the name {OTHER!r}, got {', '.join(data.class_names)}")
-    accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
-    torch.nn.Module.to(model, accelerator or torch.device("cpu"))
     data = replace(data, class_names=(*data.class_names, OTHER), split=all_for_test(data.labels))
     of_model = replace(data, class_names=tuple(names))
     area = AreaTensors.of(of_model, "test", start.processor, start.bands, min(model.config.window_size))
     table = np.full(256, UNLABELLED, np.uint8)
     table[: len(stands_for)] = stands_for
-    maps = predict(model.eval(), area, settings, progress=progress)
+    maps = predict(on_device(model, settings).eval(), area, settings, progress=progress)
     maps = {name: table[classes] for name, classes in maps.items()}
     return confusion_of(maps, replace(area, data=data)), data, maps
 

@@ -26,7 +26,6 @@ from evaluation_hsst.baselines import ModelOptions, load_processor, run_model, s
 from evaluation_hsst.label_efficiency import (
     Experiment,
     described,
-    interval,
     percent,
     plan_runs,
     pooled_scores,
@@ -303,11 +302,8 @@ def _differences(pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: s
         by_budget.setdefault(budget, []).append(difference)
     found = {}
     for budget, values in by_budget.items():
-        between = interval(values)
         found[budget] = {
-            "mean": float(np.mean(values)),
-            "low": None if between is None else between[0],
-            "high": None if between is None else between[1],
+            **(described(values) or {}),
             "better_in": sum(value > 0 for value in values),
             "seeds": len(values),
         }

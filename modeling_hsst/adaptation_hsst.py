@@ -375,6 +375,7 @@ class WavelengthAdapter:
         self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
         self.band_patch_size = max(len(bands) for bands in self.blocks)
         self.block_bands = [_spread(bands, self.band_patch_size) for bands in self.blocks]
+        # The same bands stay in the same places, whichever these are
         if self.is_same_sensor and self.config.block_bands is not None:
             self.band_patch_size = self.config.band_patch_size
             self.block_bands = [self.trained_blocks[index] for index in self.covered_blocks]
@@ -407,11 +408,11 @@ class WavelengthAdapter:
 
     def report(self) -> AdaptationReport:
         """What can be carried over and what cannot."""
-        nearest, covered = self.trained_centres[self.nearest_bands], self.covered_blocks
+        nearest = self.trained_centres[self.nearest_bands]
         interpolated = (self.centres - nearest).abs() > SAME_BAND_NANOMETRES
         left_out = sorted(set(range(len(self.centres))).difference(*self.blocks))
         interpolated[left_out] = False
-        unused = [self.trained_blocks[index] for index in set(range(len(self.trained_blocks))) - set(covered)]
+        unused = [bands for index, bands in enumerate(self.trained_blocks) if index not in self.covered_blocks]
         padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centres)
         # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
         exact = self.config.position_embedding_type == "wavelength" or self.is_subset or self.keeps_blocks

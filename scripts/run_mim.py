@@ -211,16 +211,20 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
         settings["num_channels"] = int(tiles.valid_bands.sum())
         wavelengths = None if tiles.wavelengths is None else tiles.wavelengths[tiles.valid_bands].tolist()
         before = settings.get("wavelengths")
-        if settings.get("block_bands") and not (
+        same = (
             before and wavelengths and len(before) == len(wavelengths) and np.allclose(before, wavelengths, atol=0.01)
-        ):
+        )
+        if settings.get("block_bands") and not same:
             raise ValueError(
                 f"--bands valid: expected the {len(before or [])} bands that the blocks of {source} are made of, got "
                 f"{settings['num_channels']} others: adapt it to them first"
             )
         settings["wavelengths"] = wavelengths
-    if not source or (arguments.bands == "valid" and not settings.get("block_bands")):
-        settings["spectral_positions"] = None  # they follow from the bands
+        if not same:
+            # They follow from the bands
+            settings |= {"block_centers": None, "spectral_positions": None}
+    if not source:
+        settings["spectral_positions"] = None
     own_settings = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
     return HSSTConfig(**{name: settings[name] for name in own_settings})
 

@@ -1,5 +1,6 @@
 """Masked pre-training as a command: trains, resumes the very same run, works in two processes, refuses bad input."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForMaskedImageModeling
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
-from modeling_hsst import HSSTConfig, HSSTImageProcessor
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, adapt_to_wavelengths
 
 NUM_BANDS = 20
 MODEL = (
@@ -487,3 +488,26 @@ def test_trains_on_shared_potsdam_tiles(tmp_path, run_script):
     assert result.returncode == 0, result.stderr
     processor = AutoImageProcessor.from_pretrained(output)
     assert processor.num_bands == 200 and processor.num_source_bands == 224
+
+
+def test_valid_bands_leave_the_blocks_of_an_adapted_checkpoint_alone(monkeypatch, tmp_path):
+    """Its weights belong to the bands of its blocks: the same ones go on, others are refused."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    make_config = runpy.run_path(str(SCRIPTS / "run_mim.py"))["make_config"]
+    settings = {"num_spatial_layers": 1, "num_spectral_layers": 1, "image_size": 4, "band_patch_size": 5}
+    trained = [500.0 + 10 * band for band in range(20)]
+    settings |= {"num_channels": 20, "wavelengths": trained, "position_embedding_type": "wavelength"}
+    model = HSSTForMaskedImageModeling(HSSTConfig(**settings, normalize_token_values=False))
+    bands = np.array([498.0 + 7.3 * band for band in range(27)])
+    adapted = adapt_to_wavelengths(model, bands.tolist())
+    adapted.save_pretrained(tmp_path)
+    names = ("config_name_or_path", "config_overrides", "image_size", "patch_size", "mask_type", "mask_ratio")
+    arguments = argparse.Namespace(
+        **dict.fromkeys((*names, "mask_patch_size")), model_name_or_path=str(tmp_path), bands="valid", dropout=0.0
+    )
+    tiles = SimpleNamespace(valid_bands=np.ones(27, dtype=bool), wavelengths=bands)
+    config = make_config(arguments, tiles)
+    assert config.block_bands == adapted.config.block_bands is not None
+    assert config.block_centers == adapted.config.block_centers
+    with pytest.raises(ValueError, match="--bands valid: expected the 27 bands that the blocks of"):
+        make_config(arguments, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 3))

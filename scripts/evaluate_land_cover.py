@@ -91,7 +91,9 @@ def main() -> None:
         }
         summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
         title = f"{arguments.title}, none of them trained on: {summary}"
-        plot_confusion(arguments.output_dir / "confusion_matrix.png", matrix, data.class_names, title)
+        plot_confusion(
+            arguments.output_dir / "confusion_matrix.png", matrix, data.class_names, f"{arguments.title}\n{summary}"
+        )
         plot_land_cover_map(arguments.output_dir / "other_labels_map.png", data, maps, title)
         path = write_json(arguments.output_dir / "other_labels.json", result)
     print(f"{other_labels_table(result)}\n\nResults: {path}")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from modeling_hsst import HSSTConfig, HSSTModel, folded_layer_hsst
+from modeling_hsst import HSSTConfig, HSSTModel, cached_products_hsst, folded_layer_hsst
 from modeling_hsst import modeling_hsst as modeling
-from modeling_hsst.cached_products_hsst import GradientSum, multiply, pieces
+from modeling_hsst.cached_products_hsst import GradientSum, has_fused_products, multiply, pieces
 from modeling_hsst.folded_layer_hsst import folded_layer, folds_layer
 from modeling_hsst.modeling_hsst import HSSTLayer
 
@@ -72,6 +72,34 @@ def test_half_precision(dtype, axis):
     assert autocast.dtype == torch.float32 and mixed.dtype == dtype and half.dtype == dtype
     for output in (autocast, mixed, half):
         assert (output.float() - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("axis", ["spatial", "spectral"])
+def test_products_that_do_what_comes_after_them(axis, monkeypatch):
+    layer, tokens = make_layer(axis, torch.float32), torch.randn(2, 20, 49, 24).bfloat16()
+    with torch.no_grad():
+        exact = unfolded(layer, tokens.float())
+        layer = layer.bfloat16()
+        fused = folded_layer(layer, tokens)
+        monkeypatch.setattr(cached_products_hsst, "has_fused_products", lambda dtype: False)
+        monkeypatch.setattr(folded_layer_hsst, "has_fused_products", lambda dtype: False)
+        parts = folded_layer(layer, tokens)
+    assert torch.equal(fused, parts) != has_fused_products(torch.bfloat16)
+    # Less is rounded on the way
+    assert (fused.float() - exact).norm() <= (parts.float() - exact).norm()
+
+
+@pytest.mark.parametrize("failing", ["missing", "wrong"])
+def test_products_are_tried_before_they_are_used(failing, monkeypatch):
+    def without(*arguments):
+        if failing == "missing":
+            raise AttributeError
+        return torch.zeros(4, 4, dtype=torch.bfloat16)
+
+    has_fused_products.cache_clear()
+    monkeypatch.setattr(cached_products_hsst, "linear_add", without)
+    assert not has_fused_products(torch.bfloat16) and not has_fused_products(torch.float32)
+    has_fused_products.cache_clear()
 
 
 def output_and_gradients(compute, layer, tokens):

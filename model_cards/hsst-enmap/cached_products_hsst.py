@@ -7,8 +7,10 @@ Shape comments use
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import torch
+from torch.nn import functional as F
 
 # Tokens that a thread works on at once, in bytes of a value of each: 1,280 tokens in float32, 2,560 in half precision.
 # What is computed of them in a layer fits the caches (measured: half as many take a tenth longer, twice as many too)
@@ -69,6 +71,45 @@ def multiply(left: torch.Tensor, right: torch.Tensor, output: torch.Tensor, add:
         output.addmm_(left, right)
     else:
         output.add_(torch.mm(left, right))
+
+
+def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """Rows (T, K) by weights (M, K) and a bias (M,), and GELU of that, in one pass where that is faster: (T, M)."""
+    if has_fused_products(rows.dtype):
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "none")
+    output = torch.addmm(bias, rows, weight.t())
+    return F.gelu(output) if gelu else output
+
+
+def linear_add(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """
+    Rows (T, K) by weights (M, K), a bias (M,) and values (T, M), summed in full precision and rounded once. Where
+    `has_fused_products` says so.
+    """
+    return torch.ops.mkldnn._linear_pointwise.binary(rows, added, weight, bias, "add")
+
+
+@cache
+def has_fused_products(dtype: torch.dtype) -> bool:
+    """
+    Whether products in `dtype` are oneDNN's, which do what comes after them before they write: in bfloat16, where they
+    are faster. They are operators that `torch.compile` makes use of and not promised by PyTorch: they are tried first.
+    """
+    if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    rows, weight, bias = (values.to(dtype) for values in (torch.eye(4), torch.arange(16.0).view(4, 4), torch.ones(4)))
+    wanted = weight.t() + bias
+    try:
+        return (
+            torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            and torch.equal(torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "none"), wanted)
+            and torch.allclose(
+                torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [], "none"), F.gelu(wanted), rtol=1e-2
+            )
+            and torch.equal(linear_add(rows, weight, bias, wanted), wanted + wanted)
+        )
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 def threads_with_products(rows: torch.Tensor) -> int:

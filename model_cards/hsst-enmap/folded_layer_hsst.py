@@ -30,7 +30,15 @@ from .attention_hsst import (
     folds_projections,
     products_dtype,
 )
-from .cached_products_hsst import GradientSum, Scratch, multiply, pieces
+from .cached_products_hsst import (
+    GradientSum,
+    Scratch,
+    has_fused_products,
+    linear,
+    linear_add,
+    multiply,
+    pieces,
+)
 from .fused_layer_hsst import has_plain_modules, wants_only_tokens
 
 # What dropout drops values of: attention weights, what attention adds to the tokens, active hidden values of the MLP,
@@ -219,15 +227,19 @@ class SomeOfALayer:
             kept["attention"] = attention.kept
         context = attention.context.view(len(between), -1)
         self.add_product(
-            before.view_as(between), context, weights.value_output.t(), weights.output_bias, "attended", kept, between
+            before.view_as(between), context, weights.value_output, weights.output_bias, "attended", kept, between
         )
 
     def add_mlp(self, between: torch.Tensor, kept: dict[str, torch.Tensor], after: torch.Tensor) -> None:
         """Writes tokens (T, D) and what the MLP makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
-        hidden = self.hidden(self.normalise_after(between)[0])
-        active = self.drop(self.settings.activation(hidden), "active", kept)
-        self.add_product(between, active, weights.second_weight.t(), weights.second_bias, "output", kept, after)
+        normalised = self.normalise_after(between)[0]
+        if isinstance(self.settings.activation, GELUActivation):
+            active = linear(normalised, weights.first_weight, weights.first_bias, gelu=True)
+        else:
+            active = self.settings.activation(self.hidden(normalised))
+        active = self.drop(active, "active", kept)
+        self.add_product(between, active, weights.second_weight, weights.second_bias, "output", kept, after)
 
     def add_mlp_backward(
         self,
@@ -310,7 +322,7 @@ class SomeOfALayer:
 
     def hidden(self, normalised: torch.Tensor) -> torch.Tensor:
         """The hidden values (T, M) of the MLP."""
-        return torch.addmm(self.weights.first_bias, normalised, self.weights.first_weight.t())
+        return linear(normalised, self.weights.first_weight, self.weights.first_bias)
 
     def drop(self, values: torch.Tensor, name: str, kept: dict[str, torch.Tensor]) -> torch.Tensor:
         """Values after dropout. What it keeps is drawn where `kept` does not say, and written there."""
@@ -324,18 +336,20 @@ class SomeOfALayer:
     def add_product(
         self,
         tokens: torch.Tensor,
-        left: torch.Tensor,
-        right: torch.Tensor,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
         bias: torch.Tensor,
         name: str,
         kept: dict[str, torch.Tensor],
         output: torch.Tensor,
     ) -> None:
-        """Writes tokens (T, D) and, after dropout, a matrix product with its bias to (T, D)."""
+        """Writes tokens (T, D) and, after dropout, rows (T, K) by weights (D, K) with a bias to (T, D)."""
         if self.settings.dropout[name]:
-            torch.add(tokens, self.drop(torch.mm(left, right) + bias, name, kept), out=output)
+            torch.add(tokens, self.drop(torch.mm(rows, weight.t()) + bias, name, kept), out=output)
+        elif output.dtype == bias.dtype == rows.dtype and has_fused_products(rows.dtype):
+            output.copy_(linear_add(rows, weight, bias, tokens))
         else:
-            multiply(left, right, torch.add(tokens, bias, out=output), add=True)
+            multiply(rows, weight.t(), torch.add(tokens, bias, out=output), add=True)
 
 
 def layer_norm(

@@ -29,6 +29,7 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
+from evaluation_hsst.correction_errors import CorrectionErrors
 from evaluation_hsst.spectral_crop import SpectralCrop
 from modeling_hsst import HSSTImageProcessor
 
@@ -71,6 +72,10 @@ class FineTuningSettings:
         evaluation_steps: steps between two evaluations on the validation area.
         turns: windows are turned by quarters and flipped at random.
         gain: standard deviation of a factor on the reflectance of each pixel.
+        path_radiance: standard deviation of a reflectance at 550 nm that is added to a window, less towards longer
+            wavelengths: light that the correction of the atmosphere missed, or took away too much.
+        calibration: standard deviation of a factor on all of a window, in all bands and slowly changing along the
+            spectrum.
         band_dropout: share of the bands of a window that is set to their mean.
         spectral_crop: share of the steps that see a random range of the blocks only (HSST only).
         mixing: parameter of the beta distribution by which windows, and their labels, are mixed; 0 is off.
@@ -100,6 +105,8 @@ class FineTuningSettings:
     evaluation_steps: int = 50
     turns: bool = False
     gain: float = 0.0
+    path_radiance: float = 0.0
+    calibration: float = 0.0
     band_dropout: float = 0.0
     spectral_crop: float = 0.0
     mixing: float = 0.0
@@ -120,7 +127,10 @@ class FineTuningSettings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         ones = "num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
-        zeros = "max_steps learning_rate head_learning_rate weight_decay max_grad_norm gain mixing seed"
+        zeros = (
+            "max_steps learning_rate head_learning_rate weight_decay max_grad_norm gain path_radiance calibration "
+            "mixing seed"
+        )
         for minimum, names in ((1, ones), (0, zeros)):
             for name in names.split():
                 value = getattr(self, name)
@@ -151,6 +161,7 @@ class AreaTensors:
         own: bool (rows, columns) of each: pixels of the split with data.
         places: number of the scene, row and column in it of the first pixel of each; may be negative.
         mean, deviation: reflectance that is 0, and a difference that is 1, in each band, float32 (bands,).
+        wavelengths: band centres in nm, float64 (bands,), or None.
     """
 
     data: LabelledData
@@ -163,6 +174,7 @@ class AreaTensors:
     places: list[tuple[int, int, int]]
     mean: torch.Tensor
     deviation: torch.Tensor
+    wavelengths: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -191,6 +203,8 @@ class AreaTensors:
         """
         code = SPLITS.index(split)
         area = cls(data, split, window_size, [], [], [], [], [], torch.zeros(len(bands)), torch.ones(len(bands)))
+        if data.wavelengths is not None:
+            area.wavelengths = data.wavelengths[list(bands)]
         for number, scene in enumerate(data.scenes):
             codes = data.split.codes[scene.name]
             rows, columns = np.nonzero(codes == code)
@@ -333,6 +347,11 @@ class WindowCollator:
         self.generator = torch.Generator().manual_seed(settings.seed)
         if settings.turns and settings.task == "center" and area.window_size % 2 == 0:
             raise ValueError(f"turns: expected windows of odd size, which have a centre, got {area.window_size}")
+        self.errors = None
+        if settings.path_radiance or settings.calibration:
+            if area.wavelengths is None:
+                raise ValueError("path_radiance, calibration: expected scenes with wavelengths, got none")
+            self.errors = CorrectionErrors(area.wavelengths.tolist(), settings.path_radiance, settings.calibration)
 
     def __call__(self, corners: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         batch = self.area.windows(torch.stack(list(corners)), self.settings.task)
@@ -346,10 +365,14 @@ class WindowCollator:
                     turned = [turn_window(window, turn) for window, turn in zip(tensor, turns, strict=True)]
                     batch[name] = torch.stack(turned)
             values = batch["pixel_values"]
+        dark = (self.area.mean / self.area.deviation)[:, None, None]
         if settings.gain:
             change = settings.gain * torch.randn((shape[0], 1, *shape[2:]), generator=generator)
-            dark = (self.area.mean / self.area.deviation)[:, None, None]
             values = values + (values + dark) * change
+        if self.errors is not None:
+            factor, added = self.errors.draw(shape[0], generator)
+            values = (values + dark) * factor[:, :, None, None] - dark
+            values = values + (added / self.area.deviation)[:, :, None, None]
         if settings.band_dropout:
             kept = torch.rand((*shape[:2], 1, 1), generator=generator) >= settings.band_dropout
             values = values * kept

@@ -7,7 +7,7 @@ All three ways have the same architecture, labels, seeds and steps.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ WAY_COLOURS = {SCRATCH: "#888888", RESAMPLED: "#1b6ca8", ADAPTED: "#d1495b"}
 DIRECTION = "blocks"
 KEPT = ("model", "budget", "budget_title", "labels", "seeds", "parameters", "overall_accuracy", "average_accuracy")
 """What a result file keeps of each way and budget."""
+
+DIFFERENCES = {
+    "overall_accuracy": ("difference", "differences"),
+    "average_accuracy": ("average_difference", "average_differences"),
+}
+"""Scores that ways are compared by; what a result file calls differences without labels, and with them."""
 
 FINE_SPACING = 5.0
 FINE_RANGE = (400.0, 2495.0)
@@ -205,6 +211,7 @@ def compare_ways(
     settings: Mapping[str, Any],
     options: ModelOptions,
     description: Mapping[str, Any],
+    checkpoint_learning_rate: float | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
     """Trains and tests all three ways on one sensor, each run a row in `folder` as soon as it is done.
@@ -218,6 +225,7 @@ def compare_ways(
         settings: given settings of fine-tuning.
         options: window size and dropout; checkpoint, statistics and adaptation are each way's own.
         description: what else decides the numbers; rows of another description are refused.
+        checkpoint_learning_rate: of the two ways that start from the checkpoint; None takes that of the settings.
         processes: runs at the same time.
 
     Returns:
@@ -233,6 +241,10 @@ def compare_ways(
     adapting = replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
     start = starting_point(sensor_data.data, adapting)
     knows_classes = settings.get("head_start") == "checkpoint"
+    from_checkpoint = dict(settings)
+    if checkpoint_learning_rate is not None:
+        from_checkpoint["learning_rate"] = checkpoint_learning_rate
+    from_scratch = {name: value for name, value in settings.items() if name != "head_start"}
     ways: dict[str, Any] = {}
     unlabelled: dict[str, list[dict[str, Any]]] = {}
     pooled: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
@@ -242,7 +254,7 @@ def compare_ways(
         experiment = Experiment(
             {DIRECTION: data},
             replace(adapting, statistics="training" if way == SCRATCH else statistics),
-            {name: value for name, value in settings.items() if way != SCRATCH or name != "head_start"},
+            from_scratch if way == SCRATCH else from_checkpoint,
             {**description, "sensor": sensor_data.title, "way": way},
         )
         runs = plan_runs([model], budgets, seeds, [DIRECTION])
@@ -271,42 +283,51 @@ def compare_ways(
         "adaptation": "bands taken as they are" if start.adaptation is None else str(start.adaptation),
         "ways": ways,
         "unlabelled": _unlabelled(unlabelled) if unlabelled else {},
-        "differences": {other: _differences(pooled, other) for other in (SCRATCH, RESAMPLED)},
+        **{
+            differences: {other: _differences(pooled, other, score) for other in (SCRATCH, RESAMPLED)}
+            for score, (_, differences) in DIFFERENCES.items()
+        },
     }
 
 
 def _unlabelled(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Scores of each way without labels over the scenes, and the adapted model's less those of the other."""
-    accuracies = {way: [scene["overall_accuracy"] for scene in scenes] for way, scenes in scores.items()}
-    differences = [a - b for a, b in zip(accuracies[ADAPTED], accuracies[RESAMPLED], strict=True)]
+    of_scenes = {
+        name: {way: [scene[name] for scene in scenes] for way, scenes in scores.items()} for name in DIFFERENCES
+    }
     return {
-        "scenes": len(differences),
+        "scenes": len(scores[ADAPTED]),
         "ways": {
             way: {
-                "overall_accuracy": described(accuracies[way]),
-                "average_accuracy": described([scene["average_accuracy"] for scene in scenes]),
-                "of_scenes": accuracies[way],
+                **{name: described(of_scenes[name][way]) for name in DIFFERENCES},
+                "of_scenes": of_scenes["overall_accuracy"][way],
+                "average_of_scenes": of_scenes["average_accuracy"][way],
             }
-            for way, scenes in scores.items()
+            for way in scores
         },
-        "difference": {**(described(differences) or {}), "better_in": sum(value > 0 for value in differences)},
+        **{
+            DIFFERENCES[name][0]: _difference(values[ADAPTED], values[RESAMPLED]) for name, values in of_scenes.items()
+        },
     }
 
 
-def _differences(pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: str) -> dict[str, dict[str, Any]]:
-    """Overall accuracy of the adapted model less that of another way, seed by seed, for each budget."""
-    by_budget: dict[str, list[float]] = {}
+def _difference(scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Scores less others, one by one."""
+    values = [a - b for a, b in zip(scores, others, strict=True)]
+    return {**(described(values) or {}), "better_in": sum(value > 0 for value in values)}
+
+
+def _differences(
+    pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: str, score: str
+) -> dict[str, dict[str, Any]]:
+    """A score of the adapted model less that of another way, seed by seed, for each budget."""
+    seeds: dict[str, list[Any]] = {}
     for budget, seed in pooled[ADAPTED]:
-        key = (budget, seed)
-        difference = pooled[ADAPTED][key]["overall_accuracy"] - pooled[other][key]["overall_accuracy"]
-        by_budget.setdefault(budget, []).append(difference)
+        seeds.setdefault(budget, []).append((budget, seed))
     found = {}
-    for budget, values in by_budget.items():
-        found[budget] = {
-            **(described(values) or {}),
-            "better_in": sum(value > 0 for value in values),
-            "seeds": len(values),
-        }
+    for budget, keys in seeds.items():
+        own, others = ([pooled[way][key][score] for key in keys] for way in (ADAPTED, other))
+        found[budget] = {**_difference(own, others), "seeds": len(keys)}
     return found
 
 
@@ -315,40 +336,56 @@ def folder_name(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def sensor_table(result: Mapping[str, Any]) -> str:
-    """Markdown of a result file of `scripts/compare_sensors.py`: overall accuracy in percent, the best way in bold."""
+def sensor_table(result: Mapping[str, Any], score: str = "overall_accuracy") -> str:
+    """Markdown of a result file of `scripts/compare_sensors.py`: a score in percent (`DIFFERENCES`), the best bold."""
     rows = [
         f"| sensor | labels | {' | '.join(WAYS.values())} | adapted – from scratch | adapted – resampled |",
         "|---|---|" + "---|" * (len(WAYS) + 2),
     ]
+    without_labels, with_labels = DIFFERENCES[score]
     for sensor in result["sensors"]:
         title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
         filled = " *" if sensor["filled_bands"] else ""
-        if sensor.get("unlabelled"):
-            if "ways" not in sensor["unlabelled"]:
-                raise ValueError(f"{sensor['title']}: expected a result of this version of compare_sensors.py")
-            scores = {way: values["overall_accuracy"] for way, values in sensor["unlabelled"]["ways"].items()}
-            best = max(score["mean"] for score in scores.values())
-            cells = [
-                _bold_mean(percent(scores[way]), scores[way]["mean"] == best) + (filled if way == RESAMPLED else "")
-                for way in (RESAMPLED, ADAPTED)
-            ]
-            number = sensor["unlabelled"]["scenes"]
-            scenes = f" ({number} scenes)" if number > 1 else ""
-            difference = percent(sensor["unlabelled"]["difference"])
-            rows.append(f"| {title} | none{scenes} | – | {' | '.join(cells)} | – | {difference} |")
+        for labels, of_ways, differences in _unlabelled_rows(sensor, score, without_labels):
+            rows.append(f"| {title} | {labels} | {_cells(of_ways, filled)} | {' | '.join(differences)} |")
         for number, entry in enumerate(sensor["ways"][ADAPTED]):
-            of_ways = {way: sensor["ways"][way][number]["overall_accuracy"] for way in WAYS}
-            best = max(scores["mean"] for scores in of_ways.values())
-            texts = []
-            for way, scores in of_ways.items():
-                text = _bold_mean(percent(scores), scores["mean"] == best)
-                texts.append(text + (filled if way == RESAMPLED else ""))
-            texts += [percent(sensor["differences"][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
-            rows.append(f"| {title} | {entry['budget_title']} ({entry['labels']:,.0f}) | {' | '.join(texts)} |")
+            of_ways = {way: sensor["ways"][way][number][score] for way in WAYS}
+            texts = [percent(sensor[with_labels][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
+            labels = f"{entry['budget_title']} ({entry['labels']:,.0f})"
+            rows.append(f"| {title} | {labels} | {_cells(of_ways, filled)} | {' | '.join(texts)} |")
     if any(sensor["filled_bands"] for sensor in result["sensors"]):
         rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
     return "\n".join(rows)
+
+
+def _unlabelled_rows(
+    sensor: Mapping[str, Any], score: str, difference: str
+) -> Iterator[tuple[str, dict[str, dict[str, Any]], list[str]]]:
+    """Of a sensor without labels, over all scenes and in the one whose labels others have: what the row is called, the
+    scores of the ways, and differences of the adapted model."""
+    unlabelled = sensor.get("unlabelled")
+    if not unlabelled:
+        return
+    of_scenes = "of_scenes" if score == "overall_accuracy" else "average_of_scenes"
+    if "ways" not in unlabelled or any(of_scenes not in values for values in unlabelled["ways"].values()):
+        raise ValueError(f"{sensor['title']}: expected a result of this version of compare_sensors.py")
+    number = unlabelled["scenes"]
+    of_ways = {way: values[score] for way, values in unlabelled["ways"].items()}
+    yield f"none ({number} scenes)" if number > 1 else "none", of_ways, ["–", percent(unlabelled[difference])]
+    if number > 1:
+        first = {way: described(values[of_scenes][:1]) or {} for way, values in unlabelled["ways"].items()}
+        own = described([first[ADAPTED]["mean"] - first[RESAMPLED]["mean"]])
+        yield "none, the scene of the labels", first, ["–", percent(own)]
+
+
+def _cells(of_ways: Mapping[str, Mapping[str, Any]], filled: str) -> str:
+    """Scores of the ways, the best mean in bold, – where a way has none."""
+    best = max(scores["mean"] for scores in of_ways.values())
+    texts = []
+    for way in WAYS:
+        text = _bold_mean(percent(of_ways[way]), of_ways[way]["mean"] == best) if way in of_ways else "–"
+        texts.append(text + (filled if way == RESAMPLED else ""))
+    return " | ".join(texts)
 
 
 def crop_table(without: Mapping[str, Any], cropped: Mapping[str, Any]) -> str:

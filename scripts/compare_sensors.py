@@ -60,6 +60,12 @@ def parse_arguments() -> argparse.Namespace:
         "--radiance", nargs="*", default=[], metavar="NAME", help="real scenes whose numbers are no reflectance"
     )
     data.add_argument("--block_size", type=int, default=24, help="side of the blocks of the splits, in pixels (24)")
+    data.add_argument(
+        "--checkpoint_learning_rate",
+        type=float,
+        help="of the two ways that start from the checkpoint (--learning_rate): a classifier that knows the classes "
+        "wants smaller steps",
+    )
     add_training_arguments(parser)
     return parser.parse_args()
 
@@ -105,6 +111,10 @@ def main() -> None:
         for budget in budgets:
             Budget.parse(budget)
         settings = given_settings(arguments)
+        learning_rate = arguments.checkpoint_learning_rate
+        rates = {} if learning_rate is None else {"checkpoint_learning_rate": learning_rate}
+        if learning_rate is not None and not learning_rate >= 0:
+            raise ValueError(f"--checkpoint_learning_rate: expected at least 0, got {learning_rate}")
         checkpoint = arguments.model_name_or_path
         options = options_of(arguments)
         window_size = choose_window_size(FineTuningSettings(**settings), options, load_config(checkpoint))
@@ -142,7 +152,9 @@ def main() -> None:
                         "split": sensor.data.split.settings,
                         "settings": settings,
                         "options": asdict(replace(options, checkpoint=None)),
+                        **rates,
                     },
+                    checkpoint_learning_rate=learning_rate,
                     processes=arguments.processes,
                 )
             )
@@ -153,6 +165,7 @@ def main() -> None:
             "scene_seed": arguments.scene_seed,
             "scene_size": arguments.scene_size,
             "settings": asdict(FineTuningSettings(**settings)),
+            **rates,
         }
         table = sensor_table(result)
         plot_sensors(arguments.output_dir / "sensors.png", result)

@@ -106,6 +106,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         ("early_stopping_patience", "evaluations without a better validation accuracy before training stops"),
         ("evaluation_steps", "steps between two evaluations"),
         ("gain", "augmentation: standard deviation of a factor on each spectrum"),
+        ("path_radiance", "augmentation: standard deviation of a reflectance at 550 nm added to a window"),
+        ("calibration", "augmentation: standard deviation of a factor on a window that changes along the spectrum"),
         ("band_dropout", "augmentation: share of the bands of a window that is set to their mean"),
         ("spectral_crop", "augmentation: share of the steps that see a random range of HSST's blocks only"),
         ("mixing", "augmentation: parameter of the beta distribution by which windows are mixed"),

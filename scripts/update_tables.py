@@ -476,6 +476,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reconstruction": lambda: reconstruction_table(result("reconstruction")),
     "sensors": lambda: sensor_table(result("sensors")),
     "sensors_landcover": lambda: sensor_table(result("sensors_landcover")),
+    "sensors_landcover_average": lambda: sensor_table(result("sensors_landcover"), "average_accuracy"),
     "spectral_crop": lambda: crop_table(result("sensors_landcover_uncropped"), result("sensors_landcover")),
     "other_labels": lambda: other_labels_table(result("other_labels")),
     "training_sources": sources_table,

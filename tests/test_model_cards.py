@@ -286,6 +286,11 @@ def test_the_land_cover_script_says_what_it_expects(tmp_path):
     for process, words in (
         (build_land_cover(tmp_path), "expected a pre-trained model and an output folder, got 1"),
         (build_land_cover(tmp_path, tmp_path / "card", LAND_COVER_SCENES="2"), "at least 3, got 2"),
+        (build_land_cover(tmp_path, tmp_path / "card", LAND_COVER_HELD_OUT="0"), "at least 1, got 0"),
+        (
+            build_land_cover(tmp_path, tmp_path / "card", LAND_COVER_HELD_OUT="4", LAND_COVER_SCENES="8"),
+            "at least 9, got 8",
+        ),
         (build_land_cover(tmp_path, tmp_path / "card"), f"{tmp_path}: expected a model with its card"),
     ):
         assert process.returncode == 2 and words in process.stderr

@@ -192,10 +192,25 @@ def test_without_labels(tmp_path, shifted):
         mean - result["unlabelled"]["ways"][RESAMPLED]["overall_accuracy"]["mean"]
     )
     lines = sensor_table({"sensors": [result]}).splitlines()
-    assert lines[2].startswith("| 10 bands | none (2 scenes) | – |") and lines[3].startswith(
-        "| 10 bands | 2 per class (6) |"
+    assert [line.split(" | ")[1] for line in lines[2:5]] == [
+        "none (2 scenes)",
+        "none, the scene of the labels",
+        "2 per class (6)",
+    ]
+    assert f"{100 * mean:.1f}" in lines[2] and f"{100 * scores[0]:.1f}" in lines[3]
+    average = sensor_table({"sensors": [result]}, "average_accuracy").splitlines()
+    assert len(average) == len(lines) and average[0] == lines[0]
+    for line, values in (
+        (average[2], result["unlabelled"]["ways"][ADAPTED]["average_accuracy"]["mean"]),
+        (average[3], result["unlabelled"]["ways"][ADAPTED]["average_of_scenes"][0]),
+        (average[4], result["ways"][SCRATCH][0]["average_accuracy"]["mean"]),
+    ):
+        assert f"{100 * values:.1f}" in line
+    differences = result["average_differences"][RESAMPLED]["2"]
+    assert differences["mean"] == pytest.approx(
+        result["ways"][ADAPTED][0]["average_accuracy"]["mean"]
+        - result["ways"][RESAMPLED][0]["average_accuracy"]["mean"]
     )
-    assert f"{100 * mean:.1f}" in lines[2]
     path = plot_sensors(tmp_path / "sensors.png", {"sensors": [result]})
     assert path.stat().st_size > 10_000
     results = {"sensors": [result], "scene_seed": 1}
@@ -203,6 +218,19 @@ def test_without_labels(tmp_path, shifted):
     assert row == f"| 10 bands | 2 | {100 * mean:.1f} | {100 * mean:.1f} | 0.0 |"
     with pytest.raises(ValueError, match="expected the sensors and scenes of the other file, got 10 bands"):
         crop_table(results, results | {"scene_seed": 2})
+
+
+def test_smaller_steps_from_the_checkpoint(tmp_path, compared, shifted):
+    """With steps of no size the ways from the checkpoint stay what they were without labels, and scratch learns."""
+    checkpoint = str(write_small_checkpoint(tmp_path / "model", class_names=CLASS_NAMES))
+    settings = SETTINGS | {"head_start": "checkpoint"}
+    result = compare(tmp_path / "out", checkpoint, shifted, settings=settings, checkpoint_learning_rate=0.0)
+    for way in (RESAMPLED, ADAPTED):
+        scores = [entry["overall_accuracy"]["mean"] for entry in result["ways"][way]]
+        unlabelled = result["unlabelled"]["ways"][way]["overall_accuracy"]["mean"]
+        assert scores == pytest.approx([unlabelled] * 2)
+    scratch = [entry["overall_accuracy"]["mean"] for entry in result["ways"][SCRATCH]]
+    assert scratch == [entry["overall_accuracy"]["mean"] for entry in compared[1]["ways"][SCRATCH]]
 
 
 def test_command(tmp_path, run_script, checkpoint):
@@ -224,6 +252,7 @@ def test_command(tmp_path, run_script, checkpoint):
         (["--seeds", "0"], ["--seeds"]),
         (["--scenes", "0"], ["--scenes"]),
         (["--scenes", "2"], ["--scenes", "--head_start checkpoint"]),
+        (["--checkpoint_learning_rate", "-1"], ["--checkpoint_learning_rate", "at least 0", "-1.0"]),
         (["--budgets", "many"], ["budgets", "many"]),
         (["--adapt_bands"], ["--adapt_bands"]),
         (["--radiance", "moon"], ["--radiance", "moon"]),

@@ -76,6 +76,8 @@ class FineTuningSettings:
             wavelengths: light that the correction of the atmosphere missed, or took away too much.
         calibration: standard deviation of a factor on all of a window, in all bands and slowly changing along the
             spectrum.
+        scene_statistics: share of the windows that are standardised by mean and deviation of all pixels of their scene
+            in the area, for models that will see scenes so; they have none of the last two augmentations.
         band_dropout: share of the bands of a window that is set to their mean.
         spectral_crop: share of the steps that see a random range of the blocks only (HSST only).
         mixing: parameter of the beta distribution by which windows, and their labels, are mixed; 0 is off.
@@ -107,6 +109,7 @@ class FineTuningSettings:
     gain: float = 0.0
     path_radiance: float = 0.0
     calibration: float = 0.0
+    scene_statistics: float = 0.0
     band_dropout: float = 0.0
     spectral_crop: float = 0.0
     mixing: float = 0.0
@@ -138,8 +141,9 @@ class FineTuningSettings:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
         if self.max_steps < 1 and self.head_start != "checkpoint":
             raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
-        if not 0 <= self.spectral_crop <= 1:
-            raise ValueError(f"spectral_crop: expected a share from 0 to 1, got {self.spectral_crop}")
+        for name in ("spectral_crop", "scene_statistics"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected a factor above 0 and up to 1, got {self.layer_decay}")
         for name in ("band_dropout", "warmup_share"):
@@ -233,6 +237,14 @@ class AreaTensors:
         if own_statistics:
             area._standardize_again()
         return area
+
+    def scene_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the standardised pixels of each tensor, float32 (tensors, bands)."""
+        means, deviations = [], []
+        for values, own in zip(self.pixel_values, self.own, strict=True):
+            means.append(values[:, own].mean(dim=1))
+            deviations.append(values[:, own].std(dim=1, unbiased=False))
+        return torch.stack(means), torch.maximum(torch.stack(deviations), SMALLEST_DEVIATION / self.deviation)
 
     def _standardize_again(self) -> None:
         spectra = torch.cat([values[:, own] for values, own in zip(self.pixel_values, self.own, strict=True)], dim=1)
@@ -352,9 +364,11 @@ class WindowCollator:
             if area.wavelengths is None:
                 raise ValueError("path_radiance, calibration: expected scenes with wavelengths, got none")
             self.errors = CorrectionErrors(area.wavelengths.tolist(), settings.path_radiance, settings.calibration)
+        self.statistics = area.scene_statistics() if settings.scene_statistics else None
 
     def __call__(self, corners: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        batch = self.area.windows(torch.stack(list(corners)), self.settings.task)
+        places = torch.stack(list(corners))
+        batch = self.area.windows(places, self.settings.task)
         settings, generator = self.settings, self.generator
         values = batch["pixel_values"]
         shape = values.shape
@@ -369,10 +383,15 @@ class WindowCollator:
         if settings.gain:
             change = settings.gain * torch.randn((shape[0], 1, *shape[2:]), generator=generator)
             values = values + (values + dark) * change
+        before = values
         if self.errors is not None:
             factor, added = self.errors.draw(shape[0], generator)
             values = (values + dark) * factor[:, :, None, None] - dark
             values = values + (added / self.area.deviation)[:, :, None, None]
+        if self.statistics is not None:
+            mean, deviation = (statistics[places[:, 0]][:, :, None, None] for statistics in self.statistics)
+            chosen = torch.rand((shape[0], 1, 1, 1), generator=generator) < settings.scene_statistics
+            values = torch.where(chosen, (before - mean) / deviation, values)
         if settings.band_dropout:
             kept = torch.rand((*shape[:2], 1, 1), generator=generator) >= settings.band_dropout
             values = values * kept

@@ -225,7 +225,9 @@ def land_cover_card(
         shown = "–" if accuracy is None else f"{accuracy:.1%}"
         rows.append(f"| {number} | {name} | {counts['train'][number]:,} | {counts['test'][number]:,} | {shown} |")
     table = "\n".join(rows)
-    steps = results["training"]["steps"]
+    runs = training_runs(results)
+    steps = " + ".join(f"{run['training']['steps']:,}" for run in runs)
+    went_on = ", of which one run went on from the other" if len(runs) > 1 else ""
     limits = (
         "Trained and tested on simulated scenes: the numbers above say how well it tells simulated classes apart, and "
         "nothing\nabout real ones."
@@ -233,8 +235,18 @@ def land_cover_card(
         else "Trained on simulated scenes: how well it tells simulated classes apart says little of real ones, as "
         "labels of other\nclasses show above."
     )
+    by_scene = (
+        ""
+        if evaluations.other_labels is None
+        else '\n`--scene_statistics` standardises a scene by mean and deviation of its own pixels: "On other labels", '
+        "below, says\nwhat that changes.\n"
+    )
     purposes = {"train": "to train", "validation": "to validate", "test": "to test"}
-    labelled = ", ".join(f"{sum(counts[split]):,} {purpose}" for split, purpose in purposes.items())
+    pixels = {split: [f"{sum(run['labelled_pixels'][split]):,}" for run in runs] for split in purposes}
+    labelled = ", ".join(
+        f"{' + '.join(pixels[split] if split == 'train' else pixels[split][-1:])} {purpose}"
+        for split, purpose in purposes.items()
+    )
     parts = [
         metadata(settings, "image-segmentation" if dense else "image-classification", [*settings.tags, "land-cover"]),
         f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}"
@@ -249,7 +261,7 @@ repository:
 ```bash
 python scripts/predict_scene.py SCENE --model {settings.repository} --output map.tif --html
 ```
-
+{by_scene}
 In Python, with the package (`pip install hsst`):
 
 ```python
@@ -283,11 +295,11 @@ Labels are those of the simulated scenes: the land cover that covers most of eac
 | | |
 |---|---|
 | labelled pixels | {labelled} |
-| steps | {steps:,} |
+| steps | {steps} |
 | seed | {results["run"]["settings"]["seed"]} |
 | versions | {versions(results)} |
 
-`all_results.json` holds every setting of the training.
+`all_results.json` holds every setting of the training{went_on}.
 """,
         ),
         f"""\
@@ -298,7 +310,7 @@ On the test area, which was neither trained on nor used to choose anything:
 |---|---|---|
 | {results["overall_accuracy"]:.1%} | {results["average_accuracy"]:.1%} | {results["macro_f1"]:.1%} |
 
-| class | name | training pixels | test pixels | accuracy |
+| class | name | training pixels{" of the last run" if len(runs) > 1 else ""} | test pixels | accuracy |
 |---|---|---|---|---|
 {table}
 
@@ -402,14 +414,16 @@ another ({directions}).
 
 def other_labels_section(result: Mapping[str, Any]) -> str:
     """What a land-cover model is worth on labels of other classes."""
+    remark = f"{result['remark']}\n\n" if result.get("remark") else ""
     return f"""\
 ## On other labels
 {result["title"]}: labels of other classes than the model's, none of which it has seen. Each of its classes stands for
-one of theirs, or for none:
+one of theirs, or for none. Bands are standardised as the model was trained, and by mean and deviation of the pixels of
+these scenes:
 
 {other_labels_table(result)}
 
-![The area in true colour, reference and prediction]({OTHER_LABELS_FIGURE})
+{remark}![The area in true colour, reference and both predictions]({OTHER_LABELS_FIGURE})
 """
 
 

@@ -61,6 +61,7 @@ def map_other_labels(
     settings: FineTuningSettings,
     *,
     adapt_bands: bool = False,
+    area_statistics: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, LabelledData, dict[str, np.ndarray]]:
     """Maps all of some labelled scenes with a land-cover model as it is.
@@ -71,6 +72,8 @@ def map_other_labels(
         merged: see `matched_classes`.
         settings: how to predict.
         adapt_bands: adapt the model to the bands of the data where these lack some of its own.
+        area_statistics: standardise all scenes by mean and deviation of their own pixels, in place of the model's. No
+            label is looked at for that.
         progress: show a progress bar.
 
     Returns:
@@ -94,7 +97,8 @@ def map_other_labels(
         raise ValueError(f"expected no class of the labels with the name {OTHER!r}, got {', '.join(data.class_names)}")
     data = replace(data, class_names=(*data.class_names, OTHER), split=all_for_test(data.labels))
     of_model = replace(data, class_names=tuple(names))
-    area = AreaTensors.of(of_model, "test", start.processor, start.bands, min(model.config.window_size))
+    window_size = min(model.config.window_size)
+    area = AreaTensors.of(of_model, "test", start.processor, start.bands, window_size, own_statistics=area_statistics)
     table = np.full(256, UNLABELLED, np.uint8)
     table[: len(stands_for)] = stands_for
     maps = predict(on_device(model, settings).eval(), area, settings, progress=progress)
@@ -103,13 +107,36 @@ def map_other_labels(
 
 
 def other_labels_table(result: Mapping[str, Any]) -> str:
-    """Markdown of a result file of `scripts/evaluate_land_cover.py`: classes, what stands for them, and accuracy."""
-    rows = ["| class | classes of the model that stand for it | pixels | accuracy |", "|---|---|---|---|"]
+    """Markdown of a result file of `scripts/evaluate_land_cover.py`: classes, what stands for them, and accuracy with
+    the model's mean and deviation of each band, and with those of the scenes."""
+    ways = result, result["area_statistics"]
+    rows = [
+        "| class | classes of the model that stand for it | pixels | accuracy | standardised by the scenes' pixels |",
+        "|---|---|---|---|---|",
+    ]
     for number, name in enumerate(result["class_names"]):
-        accuracy = result["accuracy_per_class"][number]
-        if accuracy is not None:
+        accuracies = [way["accuracy_per_class"][number] for way in ways]
+        if accuracies[0] is not None:
             stand = ", ".join(result["stand_for"].get(name, [])) or "none"
-            rows.append(f"| {name} | {stand} | {result['labelled_pixels'][number]:,} | {accuracy:.1%} |")
+            texts = " | ".join(f"{accuracy:.1%}" for accuracy in accuracies)
+            rows.append(f"| {name} | {stand} | {result['labelled_pixels'][number]:,} | {texts} |")
     total = sum(result["labelled_pixels"])
-    rows.append(f"| all | | {total:,} | {result['overall_accuracy']:.1%}; average {result['average_accuracy']:.1%} |")
+    texts = " | ".join(f"{way['overall_accuracy']:.1%}; average {way['average_accuracy']:.1%}" for way in ways)
+    rows.append(f"| all | | {total:,} | {texts} |")
+    return "\n".join(rows)
+
+
+def trials_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of results of `scripts/evaluate_land_cover.py` on the same labels, each with its name, `trial`."""
+    rows = [
+        "| model | overall accuracy | average | standardised by the scenes' pixels: overall accuracy | average |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        scores = [
+            f"{way[score]:.1%}"
+            for way in (result, result["area_statistics"])
+            for score in ("overall_accuracy", "average_accuracy")
+        ]
+        rows.append(f"| {result['trial']} | {' | '.join(scores)} |")
     return "\n".join(rows)

@@ -116,9 +116,15 @@ def figure_of_shares(matrices: Mapping[str, np.ndarray], class_names: Sequence[s
     return figure
 
 
-def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str, np.ndarray], title: str) -> Path:
+def plot_land_cover_map(
+    path: str | Path,
+    data: LabelledData,
+    maps: Mapping[str, np.ndarray],
+    title: str,
+    others: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Path:
     """
-    Draws test area, reference and prediction side by side as PNG: one row for each scene (the first four), cut to its
+    Draws test area, reference and predictions side by side as PNG: one row for each scene (the first four), cut to its
     test area.
 
     Args:
@@ -126,8 +132,10 @@ def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str,
         data: scenes with labels and split.
         maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
         title: what the figure shows.
+        others: further predictions by their names.
     """
     colours = to_rgba_array(class_colours(data.class_names))
+    all_maps = {"prediction": maps, **(others or {})}
     scenes = [scene for scene in data.scenes if scene.name in maps][:4]
     rows = []
     for scene in scenes:
@@ -139,24 +147,25 @@ def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str,
         picture = np.where(valid[..., None], true_colour(reflectance, data.wavelengths)[0], 1.0)
         reference = np.where(area[part], scene.labels[part], UNLABELLED)
         hidden = data.split.codes[scene.name][part] == NO_SPLIT
-        rows.append((scene.name, picture, reference, np.asarray(maps[scene.name])[part], valid & ~hidden))
+        predictions = [np.asarray(predicted[scene.name])[part] for predicted in all_maps.values()]
+        rows.append((scene.name, picture, reference, predictions, valid & ~hidden))
     height, width = rows[0][1].shape[:2]
     panel = 4.2 * min(max(width / height, 0.6), 2.5)
+    number = 2 + len(all_maps)
     figure, axes = plt.subplots(
-        len(rows), 3, figsize=(3 * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained", squeeze=False
+        len(rows), number, figsize=(number * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained", squeeze=False
     )
     figure.suptitle(title, fontsize=12)
-    for axis_row, (name, picture, reference, prediction, valid) in zip(axes, rows, strict=True):
-        right = (reference == prediction) & (reference != UNLABELLED)
+    for axis_row, (name, picture, reference, predictions, valid) in zip(axes, rows, strict=True):
         labelled = int((reference != UNLABELLED).sum())
-        panels = (
+        panels = [
             (picture, "true colour"),
             (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
-            (
-                _coloured(prediction, valid, colours),
-                f"prediction ({right.sum() / max(labelled, 1):.0%} right)",
-            ),
-        )
+        ]
+        for prediction, prediction_name in zip(predictions, all_maps, strict=True):
+            right = (reference == prediction) & (reference != UNLABELLED)
+            share = f"{right.sum() / max(labelled, 1):.0%} right"
+            panels.append((_coloured(prediction, valid, colours), f"{prediction_name} ({share})"))
         for axis, (image, label) in zip(axis_row, panels, strict=True):
             axis.imshow(image, interpolation="nearest")
             axis.set_title(label, fontsize=10)

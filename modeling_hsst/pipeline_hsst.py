@@ -93,7 +93,7 @@ class HSSTSceneClassificationPipeline(Pipeline):
         fwhm: full width at half maximum of each band in nm.
         scale: stored number that means a reflectance of 1; the processor's by default.
         nodata: stored number that means no data; that of the file, or else the processor's, by default.
-        stride, windows_per_batch, exclude, resample, chunk_size: as for `ScenePredictor`.
+        stride, windows_per_batch, exclude, resample, chunk_size, scene_statistics: as for `ScenePredictor`.
         return_probabilities: whether to give the probabilities of all classes, too.
         progress: show a progress bar.
 
@@ -122,7 +122,16 @@ class HSSTSceneClassificationPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         steps: tuple[tuple[str, ...], ...] = (
             ("wavelengths", "fwhm", "scale", "nodata"),
-            ("stride", "windows_per_batch", "exclude", "resample", "chunk_size", "progress", "return_probabilities"),
+            (
+                "stride",
+                "windows_per_batch",
+                "exclude",
+                "resample",
+                "chunk_size",
+                "scene_statistics",
+                "progress",
+                "return_probabilities",
+            ),
         )
         unknown = set(kwargs) - {name for names in steps for name in names}
         if unknown:

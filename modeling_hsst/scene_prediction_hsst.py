@@ -19,6 +19,7 @@ before, and comes out as a `ScenePart`. Windows overlap and are blended by a smo
 of the scene, so that chunks meet without seams.
 """
 
+import copy
 import hashlib
 import queue
 import threading
@@ -44,6 +45,12 @@ CLASSIFIERS = ("HSSTForSemanticSegmentation", "HSSTForImageClassification")
 # Narrower responses than this share of the largest weight change nothing that can be measured
 NEGLIGIBLE_WEIGHT = 1e-2
 FWHM_PER_SIGMA = 2.3548
+
+ROWS_OF_A_STRIP = 64
+"""Rows whose statistics are computed at once, to save memory."""
+
+SMALLEST_DEVIATION = 1e-4
+"""Least standard deviation of a band of a scene (reflectance): a band that never changes must not be divided by 0."""
 
 Item = TypeVar("Item")
 
@@ -434,6 +441,9 @@ class ScenePredictor:
         resample: make the model's bands by spectral resampling.
         num_features: principal components of the encoder's features to give beside the classes.
         chunk_size: side of the parts in pixels; memory grows with its square.
+        scene_statistics: standardise a scene by mean and deviation of its own usable pixels, in place of those of the
+            training, so that light, haze and calibration of the scene do not matter. It is read twice, and should hold
+            more than one kind of land cover.
 
     Raises:
         ValueError: the model has no classification head, or a number is out of range.
@@ -450,6 +460,7 @@ class ScenePredictor:
         resample: bool = False,
         num_features: int = 0,
         chunk_size: int = 512,
+        scene_statistics: bool = False,
     ):
         if type(model).__name__ not in CLASSIFIERS:
             raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
@@ -477,7 +488,7 @@ class ScenePredictor:
         if len(self.class_names) >= NO_CLASS:
             raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {len(self.class_names)}.")
         self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
-        self.num_features, self.chunk_size = num_features, chunk_size
+        self.num_features, self.chunk_size, self.scene_statistics = num_features, chunk_size, scene_statistics
         self.weight = blend_weight(self.window).to(model.device)
 
     @property
@@ -496,6 +507,7 @@ class ScenePredictor:
             "exclude": sorted(self.exclude),
             "resample": self.resample,
             "features": self.num_features,
+            "scene_statistics": self.scene_statistics,
         }
 
     def _fingerprint(self) -> str:
@@ -559,7 +571,8 @@ class ScenePredictor:
             ValueError: the scene has not the model's bands, or cannot be read.
         """
         selection = self.select_bands(scene)
-        components = self._principal_components(scene, selection) if self.num_features else None
+        processor = self.scene_processor(scene, selection, progress) if self.scene_statistics else self.processor
+        components = self._principal_components(scene, selection, processor) if self.num_features else None
         parts = self.chunks(scene)
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
         # As long as products' names are, they would leave no room for the time left
@@ -567,7 +580,7 @@ class ScenePredictor:
         bar = logging.tqdm(total=self.num_windows(scene), desc=name, unit="window", disable=not progress)
         with bar:
             for chunk in chunks:
-                yield self.predict_chunk(chunk, scene, components, bar)
+                yield self.predict_chunk(chunk, scene, processor, components, bar)
 
     def read_chunk(
         self,
@@ -594,8 +607,43 @@ class ScenePredictor:
         return Chunk(rows, columns, row_starts, column_starts, pixels, usable)
 
     @torch.inference_mode()
+    def scene_processor(
+        self, scene: SceneReader, selection: BandSelection, progress: bool = False
+    ) -> HSSTImageProcessor:
+        """The processor with mean and deviation of a scene's usable pixels; as it is where there are none."""
+        sums = torch.zeros(2, self.model.config.num_channels, dtype=torch.float64)
+        count = 0
+        parts = list(self.chunks(scene))
+        for rows, columns, _, _ in logging.tqdm(parts, desc="statistics", unit="part", disable=not progress):
+            all_pixels = torch.as_tensor(selection.read(scene, rows, columns))
+            all_usable = torch.as_tensor(~scene.read_excluded(rows, columns, self.exclude))
+            strips = zip(all_pixels.split(ROWS_OF_A_STRIP, dim=1), all_usable.split(ROWS_OF_A_STRIP), strict=True)
+            for pixels, usable in strips:
+                values, valid = self.processor.standardize(pixels[None], scale=scene.scale, nodata=scene.nodata)
+                spectra = values[0][:, valid[0] & usable]
+                sums += torch.stack([spectra.sum(dim=1), spectra.square().sum(dim=1)])
+                count += spectra.shape[1]
+        if count == 0:
+            return self.processor
+        mean, square = sums / count
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        old_mean, old_deviation = (
+            torch.full_like(mean, default) if values is None else torch.tensor(values, dtype=torch.float64)
+            for values, default in ((self.processor.image_mean, 0.0), (self.processor.image_std, 1.0))
+        )
+        processor = copy.copy(self.processor)
+        processor.image_mean = (old_mean + mean * old_deviation).tolist()
+        processor.image_std = (deviation * old_deviation).clamp(min=SMALLEST_DEVIATION).tolist()
+        return processor
+
+    @torch.inference_mode()
     def predict_chunk(
-        self, chunk: Chunk, scene: SceneReader, components: tuple[torch.Tensor, torch.Tensor] | None, bar: Any = None
+        self,
+        chunk: Chunk,
+        scene: SceneReader,
+        processor: HSSTImageProcessor,
+        components: tuple[torch.Tensor, torch.Tensor] | None,
+        bar: Any = None,
     ) -> ScenePart:
         """Runs the windows of a chunk through the model and blends what comes out."""
         device = self.model.device
@@ -636,7 +684,7 @@ class ScenePredictor:
         for batch in kept.split(self.batch_size) if len(kept) else ():
             top, left = tops[batch], lefts[batch]
             windows = window_pixels[:, top, left].transpose(0, 1)
-            values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
+            values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
             pixel_mask = pixel_mask & window_usable[top, left]
             with stopwatch:
                 outputs = self._run(values, pixel_mask, components)
@@ -729,7 +777,7 @@ class ScenePredictor:
 
     @torch.inference_mode()
     def _principal_components(
-        self, scene: SceneReader, selection: BandSelection, side: int = 8
+        self, scene: SceneReader, selection: BandSelection, processor: HSSTImageProcessor, side: int = 8
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (width,) and leading directions (width, components) of the features of windows spread over a scene."""
         samples = []
@@ -739,7 +787,7 @@ class ScenePredictor:
                 starts = row_starts[row : row + 1], column_starts[column : column + 1]
                 chunk = self.read_chunk(scene, selection, slice(0, 0), slice(0, 0), *starts)
                 windows = torch.as_tensor(chunk.pixels).to(self.model.device)[None]
-                values, pixel_mask = self.processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
+                values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
                 pixel_mask = pixel_mask & torch.as_tensor(chunk.usable, device=pixel_mask.device)
                 if not pixel_mask.any():
                     continue

@@ -7,7 +7,8 @@ Hold a land-cover model, as it is, against labels of other classes than its own.
 
 Data are images and labels as run_classification.py takes them; all of them are for test. --merge says which classes of
 the model stand for a class of the labels; others stand for the class of their own name, or for none. The output folder
-holds `other_labels.json`, `confusion_matrix.png` and `other_labels_map.png`.
+holds `other_labels.json`, `confusion_matrix.png`, `confusion_matrix_area.png` and `other_labels_map.png`: bands are
+standardised as the model was trained, and once more by mean and deviation of the scenes' own pixels, labelled or not.
 """
 
 import argparse
@@ -31,6 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder or Hub name of a land-cover model")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--title", default="Labels", help="what the figures call the data (Labels)")
+    parser.add_argument(
+        "--remark", help="a sentence on the data that a card shall say, e.g. what they have served for"
+    )
     add_data_arguments(parser)
     parser.add_argument(
         "--merge",
@@ -69,32 +73,53 @@ def main() -> None:
             stride=arguments.stride, precision=arguments.precision, use_cpu=arguments.use_cpu
         )
         given = load_data(arguments, min(config.window_size), None if arguments.dataset else "test")
-        matrix, data, maps = map_other_labels(
-            arguments.model, given, merged, settings, adapt_bands=arguments.adapt_bands, progress=True
+        (matrix, data, maps), (area_matrix, _, area_maps) = (
+            map_other_labels(
+                arguments.model,
+                given,
+                merged,
+                settings,
+                adapt_bands=arguments.adapt_bands,
+                area_statistics=area_statistics,
+                progress=True,
+            )
+            for area_statistics in (False, True)
         )
         id2label: Any = config.id2label
         names = [id2label[number] for number in range(len(id2label))]
         stand_for: dict[str, list[str]] = {}
         for name, number in zip(names, matched_classes(names, given.class_names, merged), strict=True):
             stand_for.setdefault(data.class_names[number], []).append(name)
-        scores = land_cover_scores(matrix)
+        scores, area_scores = land_cover_scores(matrix), land_cover_scores(area_matrix)
         result = {
             **scores,
             "title": arguments.title,
+            "remark": arguments.remark,
             "model": Path(arguments.model).name,
             "class_names": list(data.class_names),
             "stand_for": stand_for,
             "labelled_pixels": matrix.sum(axis=1).tolist(),
             "confusion_matrix": matrix.tolist(),
+            "area_statistics": {**area_scores, "confusion_matrix": area_matrix.tolist()},
             "stride": arguments.stride,
             "precision": arguments.precision,
         }
-        summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
-        title = f"{arguments.title}, none of them trained on: {summary}"
-        plot_confusion(
-            arguments.output_dir / "confusion_matrix.png", matrix, data.class_names, f"{arguments.title}\n{summary}"
+        for counts, way, end in ((matrix, scores, ""), (area_matrix, area_scores, "_area")):
+            summary = f"overall accuracy {way['overall_accuracy']:.1%}, average {way['average_accuracy']:.1%}"
+            own = ", standardised by their own pixels" if end else ""
+            plot_confusion(
+                arguments.output_dir / f"confusion_matrix{end}.png",
+                counts,
+                data.class_names,
+                f"{arguments.title}{own}\n{summary}",
+            )
+        plot_land_cover_map(
+            arguments.output_dir / "other_labels_map.png",
+            data,
+            maps,
+            f"{arguments.title}, none of them trained on",
+            others={"standardised by own pixels": area_maps},
         )
-        plot_land_cover_map(arguments.output_dir / "other_labels_map.png", data, maps, title)
         path = write_json(arguments.output_dir / "other_labels.json", result)
     print(f"{other_labels_table(result)}\n\nResults: {path}")
 

@@ -43,6 +43,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
     add_scene_arguments(parser, "that get no class")
+    parser.add_argument(
+        "--scene_statistics",
+        action="store_true",
+        help="standardise each scene by mean and deviation of its own pixels, in place of the model's",
+    )
     parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
     parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
     parser.add_argument("--features", type=int, default=0, metavar="N", help="write N principal features")
@@ -104,6 +109,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, pre
             "model": arguments.model,
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
+            "standardised by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",
             "left out": ", ".join((*kinds, "pixels without data")),
         }
         seconds_in_model = 0.0
@@ -153,6 +159,7 @@ def main() -> None:
             exclude=arguments.exclude,
             resample=arguments.resample,
             num_features=arguments.features,
+            scene_statistics=arguments.scene_statistics,
         )
         own = list(maps.items())[rank::num_processes]
         failures = []

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import transformers
 from command_line import one_line_errors
+from run_mim_tensors import earlier_run
 
 from datasets_loading.enmap_dfc import EnMAPDFC
 from datasets_loading.houston2018 import Houston2018
@@ -108,6 +109,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         ("gain", "augmentation: standard deviation of a factor on each spectrum"),
         ("path_radiance", "augmentation: standard deviation of a reflectance at 550 nm added to a window"),
         ("calibration", "augmentation: standard deviation of a factor on a window that changes along the spectrum"),
+        ("scene_statistics", "augmentation: share of the windows standardised by mean and deviation of their scene"),
         ("band_dropout", "augmentation: share of the bands of a window that is set to their mean"),
         ("spectral_crop", "augmentation: share of the steps that see a random range of HSST's blocks only"),
         ("mixing", "augmentation: parameter of the beta distribution by which windows are mixed"),
@@ -250,7 +252,19 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_results(arguments: argparse.Namespace, data: LabelledData, outcome: Outcome, run: dict[str, Any]) -> None:
+def earlier_fine_tuning(checkpoint: str | None) -> dict[str, Any]:
+    """What is told of the fine-tuning of a checkpoint, where it had one and that is in its folder, as `earlier`."""
+    earlier = earlier_run(checkpoint)
+    return earlier if "labelled_pixels" in earlier.get("earlier", {}) else {}
+
+
+def write_results(
+    arguments: argparse.Namespace,
+    data: LabelledData,
+    outcome: Outcome,
+    run: dict[str, Any],
+    earlier: Mapping[str, Any],
+) -> None:
     """The files of the output folder."""
     folder, scores = arguments.output_dir, land_cover_scores(outcome.confusion)
     title = MODELS[arguments.model].title
@@ -275,6 +289,7 @@ def write_results(arguments: argparse.Namespace, data: LabelledData, outcome: Ou
             "training": None if outcome.training is None else asdict(outcome.training),
             "chosen_settings": outcome.chosen,
             "split": data.split.settings,
+            **earlier,
             "run": run,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         },
@@ -314,7 +329,7 @@ def main() -> None:
         run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}
         names = ("dataset", "dataset_config", "label_fraction", "labels_per_class")
         run |= {name: getattr(arguments, name) for name in names}
-        write_results(arguments, data, outcome, run)
+        write_results(arguments, data, outcome, run, earlier_fine_tuning(options.checkpoint))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from command_line import one_line_errors
 from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
 from evaluation_hsst.label_efficiency import label_efficiency_table, percent
 from evaluation_hsst.model_cards import training_runs, validation_table
-from evaluation_hsst.other_labels import other_labels_table
+from evaluation_hsst.other_labels import other_labels_table, trials_table
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import crop_table, sensor_table
 from evaluation_hsst.speed import layer_traffic
@@ -477,8 +477,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "sensors": lambda: sensor_table(result("sensors")),
     "sensors_landcover": lambda: sensor_table(result("sensors_landcover")),
     "sensors_landcover_average": lambda: sensor_table(result("sensors_landcover"), "average_accuracy"),
-    "spectral_crop": lambda: crop_table(result("sensors_landcover_uncropped"), result("sensors_landcover")),
+    "spectral_crop": lambda: crop_table(result("sensors_landcover_uncropped"), result("sensors_landcover_cropped")),
     "other_labels": lambda: other_labels_table(result("other_labels")),
+    "other_labels_trials": lambda: trials_table(result("other_labels_trials")["trials"]),
     "training_sources": sources_table,
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,

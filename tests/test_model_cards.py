@@ -219,9 +219,30 @@ def test_a_land_cover_model_becomes_a_folder_that_is_ready(land_cover, quick_che
     assert tuple(model.config.id2label.values()) == CLASS_NAMES
 
 
+def test_fine_tuning_that_went_on_from_another(land_cover, fine_tuned, tmp_path, run_script):
+    first = json.loads((land_cover / "all_results.json").read_text())
+    assert "earlier" not in first  # the pre-trained checkpoint had no fine-tuning
+    arguments = ["--data_dir", fine_tuned / "scene", "--class_names", ",".join(CLASS_NAMES), "--max_steps", 3]
+    arguments += ["--train_area", "0,20,0,22", "--test_area", "0,24,28,52", "--use_cpu"]
+    arguments += ["--model_name_or_path", fine_tuned / "run", "--head_start", "checkpoint"]
+    result = run_script("run_classification.py", *arguments, "--output_dir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    result = run_script("build_model_card.py", "--model", tmp_path / "run", "--output", tmp_path / "card")
+    assert result.returncode == 0, result.stderr
+    text, results = (
+        (tmp_path / "card" / "README.md").read_text(),
+        json.loads((tmp_path / "card" / "all_results.json").read_text()),
+    )
+    assert results["earlier"]["training"] == first["training"]
+    pixels = [sum(run["labelled_pixels"]["train"]) for run in (first, results)]
+    assert pixels[0] > pixels[1] and f"| {pixels[0]:,} + {pixels[1]:,} to train, " in text
+    assert "| steps | 2 + 3 |" in text and "one run went on from the other" in text
+    assert "one run went on" not in (land_cover / "README.md").read_text()
+
+
 def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, run_script, quick_check):
     score = {"mean": 0.25, "low": None, "high": None}
-    ways = {way: {"overall_accuracy": score} for way in (RESAMPLED, ADAPTED)}
+    ways = {way: {"overall_accuracy": score, "of_scenes": [0.25, 0.25]} for way in (RESAMPLED, ADAPTED)}
     sensor = SENSOR | {"unlabelled": {"scenes": 2, "ways": ways, "difference": score | {"mean": 0.0}}}
     (tmp_path / "sensors").mkdir()
     (tmp_path / "sensors" / "sensors.json").write_text(json.dumps({"sensors": [sensor]}))
@@ -241,7 +262,7 @@ def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, ru
     scene = fine_tuned / "scene"
     arguments = ["evaluate_land_cover.py", "--data_dir", scene, "--model", fine_tuned / "run", "--title", "Some tiles"]
     arguments += ["--merge", f"{CLASS_NAMES[0]}={CLASS_NAMES[0]},{CLASS_NAMES[1]}", "--use_cpu"]
-    arguments += ["--class_names", ",".join(CLASS_NAMES)]
+    arguments += ["--class_names", ",".join(CLASS_NAMES), "--remark", "They were looked at before."]
     result = run_script(*arguments, "--output_dir", tmp_path / "other")
     assert result.returncode == 0, result.stderr
     build = ["build_model_card.py", "--output", tmp_path / "card", "--final", "--other_labels", tmp_path / "other"]
@@ -250,8 +271,9 @@ def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, ru
     quick_check(tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
     assert "Some tiles: labels of other classes" in text and "![The area in true colour" in text
+    assert "They were looked at before.\n\n![" in text
     assert f"| {CLASS_NAMES[0]} | {CLASS_NAMES[0]}, {CLASS_NAMES[1]} |" in text
-    assert "says little of real ones" in text
+    assert "says little of real ones" in text and "`--scene_statistics` standardises a scene" in text
     result = run_script(*build, "--model", pretrained)
     assert_one_clear_line(result, "--other_labels", "expected one fine-tuned for land cover", "pre-trained")
 

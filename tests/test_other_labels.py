@@ -58,6 +58,26 @@ def test_maps_are_those_of_the_model_with_its_classes_renamed(checkpoint):
         map_other_labels(checkpoint, others, {}, settings)
 
 
+def test_scenes_standardised_by_their_own_pixels(checkpoint):
+    """Light and calibration of the scenes do not matter then."""
+    data, merged = small_data(), {"b": [CLASS_NAMES[1]], "a": [CLASS_NAMES[0]]}
+    others = replace(data, class_names=("b", "a", "c"))
+    factor = np.linspace(0.7, 1.3, others.num_bands)[:, None, None]
+    changed = replace(
+        others, scenes=[replace(scene, cube=np.rint(scene.cube * factor + 100)) for scene in others.scenes]
+    )
+    settings = FineTuningSettings(use_cpu=True)
+
+    def maps_of(given, area_statistics):
+        maps = map_other_labels(checkpoint, given, merged, settings, area_statistics=area_statistics)[2]
+        return np.concatenate([classes.ravel() for classes in maps.values()])
+
+    own = maps_of(others, True)
+    assert (own == maps_of(changed, True)).mean() > 0.98
+    assert (maps_of(others, False) == maps_of(changed, False)).mean() < 0.98
+    assert len(np.unique(own)) > 2 and not np.array_equal(own, maps_of(others, False))
+
+
 def test_command(tmp_path, run_script, checkpoint):
     folder = write_small_scene(tmp_path / "data")
     arguments = ["evaluate_land_cover.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
@@ -67,7 +87,11 @@ def test_command(tmp_path, run_script, checkpoint):
     written = json.loads((tmp_path / "out" / "other_labels.json").read_text())
     assert written["title"] == "Small" and other_labels_table(written) in result.stdout
     assert sum(written["labelled_pixels"]) == np.sum(written["confusion_matrix"])
-    for name in ("confusion_matrix.png", "other_labels_map.png"):
+    area = written["area_statistics"]
+    assert np.sum(area["confusion_matrix"]) == np.sum(written["confusion_matrix"])
+    assert area["confusion_matrix"] != written["confusion_matrix"]
+    assert f"{area['overall_accuracy']:.1%}; average {area['average_accuracy']:.1%} |" in result.stdout
+    for name in ("confusion_matrix.png", "confusion_matrix_area.png", "other_labels_map.png"):
         assert (tmp_path / "out" / name).stat().st_size > 10_000
     for given, words in (
         (["--merge", "tree"], ["--merge", "tree"]),

@@ -149,6 +149,43 @@ def test_blending_is_the_weighted_mean_of_all_windows(dense, processor):
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
 
 
+def test_light_and_calibration_of_a_scene_that_is_standardised_by_itself_do_not_matter(dense, processor):
+    pixels = image(90, 50)
+    pixels[:, 20:30, 3:9] = -32768
+    cloud = np.zeros(pixels.shape[1:], dtype=bool)
+    cloud[5:15, 5:25] = True
+    factor, offset = np.linspace(0.5, 1.6, 6)[:, None, None], np.linspace(500, 0, 6)[:, None, None]
+    other = np.where(pixels == -32768, pixels, np.rint(factor * pixels + offset)).astype(np.int16)
+    scenes = []
+    for values in (pixels, other):
+        values[:, cloud] = np.random.default_rng(0).integers(8000, 10_000, values[:, cloud].shape)
+        scenes.append(MarkedScene(values, cloud))
+    predictor = ScenePredictor(dense, processor, scene_statistics=True, exclude=("cloud",), chunk_size=16)
+    own = predictor.scene_processor(scenes[1], predictor.select_bands(scenes[1]))
+    clear = other[:, ~cloud & (pixels[0] != -32768)] / 10_000
+    np.testing.assert_allclose(own.image_mean, clear.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(own.image_std, clear.std(axis=1), rtol=1e-4)
+    assert list(processor.image_mean) == [0.3] * 6  # as it was
+    maps = [predicted(predictor, each)[0] for each in scenes]
+    assert (maps[0] == maps[1]).mean() > 0.99 and len(np.unique(maps[0])) > 2
+    usual = ScenePredictor(dense, processor, exclude=("cloud",))
+    assert (predicted(usual, scenes[0])[0] == predicted(usual, scenes[1])[0]).mean() < 0.9
+    assert predictor.settings != usual.settings
+
+
+def test_statistics_of_scenes_without_any(dense, processor):
+    predictor = ScenePredictor(dense, processor, scene_statistics=True)
+    empty = scene(np.full((6, 10, 10), -32768, dtype=np.int16))
+    assert predictor.scene_processor(empty, predictor.select_bands(empty)) is processor
+    assert (predicted(predictor, empty)[0] == NO_CLASS).all()
+    flat = scene(np.full((6, 10, 10), 2000, dtype=np.int16))
+    assert np.isfinite(predicted(predictor, flat)[1]).all()
+    bare = HSSTImageProcessor(wavelengths=CENTRES)  # neither mean nor deviation
+    of_scene = ScenePredictor(dense, bare, scene_statistics=True).scene_processor(flat, predictor.select_bands(flat))
+    np.testing.assert_allclose(of_scene.image_mean, 0.2, rtol=1e-6)
+    np.testing.assert_allclose(of_scene.image_std, 1e-4)
+
+
 @pytest.mark.parametrize("kind", ["dense", "center", "window"])
 @pytest.mark.parametrize(("stride", "chunk_size"), [(None, 11), (2, 16), (5, 8), (3, 1)])
 def test_chunks_leave_no_trace(request, processor, kind, stride, chunk_size):

@@ -220,6 +220,34 @@ def test_progress_is_shown_with_the_time_left(run_script, product, model, tmp_pa
     assert re.search(r"100%.*418/418 \[\d\d:\d\d<\d\d:\d\d, .*window", result.stderr), result.stderr
 
 
+def test_a_scene_standardised_by_its_own_pixels(run_script, model, product, tmp_path):
+    """A scene under other light gives the same map, and the map of the same scene says how it was made."""
+    cube = write_image(tmp_path / "scene.tif", product)
+    factor, maps = np.linspace(0.6, 1.5, len(cube))[:, None, None], []
+    for name, values in (("scene", cube), ("bright", np.where(cube == -32768, cube, np.rint(cube * factor)))):
+        with rasterio.open(tmp_path / "scene.tif") as source:
+            profile, tags = source.profile, [source.tags(number) for number in source.indexes]
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile) as dataset:
+            dataset.write(values.astype(np.int16))
+            for number, of_band in enumerate(tags, 1):
+                dataset.update_tags(number, **of_band)
+        for option in ([], ["--scene_statistics"]):
+            output = tmp_path / f"{name}{len(option)}.tif"
+            arguments = ["predict_scene.py", tmp_path / f"{name}.tif", "--model", model, "--output", output]
+            result = run_script(*arguments, *option)
+            assert result.returncode == 0, result.stderr
+            areas = json.loads(output.with_name(f"{output.stem}_areas.json").read_text())
+            assert areas["model_metadata"]["standardised by"].startswith("the scene" if option else "the model")
+            with rasterio.open(output) as dataset:
+                maps.append(dataset.read(1))
+    usual, own, usual_bright, own_bright = maps
+    assert (own == own_bright).mean() > 0.98 and (usual == usual_bright).mean() < 0.98
+    assert not np.array_equal(usual, own)
+    # A map made so is not taken for one made otherwise
+    assert "finished before" in run_script(*arguments, "--scene_statistics").stdout
+    assert "finished before" not in run_script(*arguments).stdout
+
+
 def test_bfloat16(run_script, product, model, tmp_path):
     cube = write_image(tmp_path / "image.tif", product)
     arguments = ["predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "m.tif"]

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -172,7 +173,8 @@ def plot_land_cover_map(
             axis.set_xticks([])
             axis.set_yticks([])
         if len(rows) > 1:
-            axis_row[0].set_ylabel(name, fontsize=9)
+            # Products have names as long as two panels are high
+            axis_row[0].set_ylabel("\n".join(wrap(name, 34)), fontsize=9)
     handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
     handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)

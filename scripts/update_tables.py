@@ -259,7 +259,7 @@ def speed_goals() -> str:
             "inference, CPU, bfloat16",
             "8x, logits within 2 % of the largest, same class on 99.5 % of pixels",
             f"{reached(half)}, {half['agreement']['relative_difference']:.1%}, {half['agreement']['same_class']:.1%} "
-            f"(random weights; {on_scene['same_class']:.1%} of a scene with trained ones)",
+            f"(random weights; {on_scene['same_class']:.2%} of a scene with trained ones)",
         ),
         (
             "memory of a window in training, to the plain reference",

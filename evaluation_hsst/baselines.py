@@ -36,7 +36,6 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS, UNLABELLED, window_margins
 from evaluation_hsst.fine_tuning import (
-    SMALLEST_DEVIATION,
     STATISTICS,
     AreaTensors,
     FineTuned,
@@ -63,6 +62,7 @@ from modeling_hsst import (
 )
 from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.modeling_hsst import labelled_cross_entropy
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 logger = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
 from evaluation_hsst.correction_errors import CorrectionErrors
 from evaluation_hsst.spectral_crop import SpectralCrop
 from modeling_hsst import HSSTImageProcessor
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
@@ -40,9 +41,6 @@ PRECISIONS = ("float32", "bfloat16")
 HEAD_STARTS = ("random", "probe", "checkpoint")
 LARGEST_WEIGHT = 1e6
 """Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
-
-SMALLEST_DEVIATION = 1e-4
-"""Least standard deviation of a band (reflectance): a band that never changes must not be divided by 0."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def run_script(monkeypatch, capfd):
         monkeypatch.syspath_prepend(str(SCRIPTS))
         capfd.readouterr()
         returncode = 0
+        verbosity = transformers.utils.logging.get_verbosity()
         try:
             runpy.run_path(str(SCRIPTS / name), run_name="__main__")
         except SystemExit as exit:
@@ -44,6 +45,8 @@ def run_script(monkeypatch, capfd):
         except Exception:
             traceback.print_exc()
             returncode = 1
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
         captured = capfd.readouterr()
         return ScriptResult(returncode, captured.out, captured.err)
 

@@ -426,6 +426,20 @@ def test_fine_tuning_with_trainer(tmp_path):
     assert losses[-1] < 0.6 * losses[0]
 
 
+@pytest.mark.parametrize("model_class", [HSSTForImageClassification, HSSTForSemanticSegmentation])
+def test_scores_are_of_full_precision(model_class):
+    """Rounded to half precision, classes that lie close together would have the same score."""
+    torch.manual_seed(0)
+    model = model_class(tiny_config()).eval().requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = [model(windows()).logits]
+    scores.append(model.bfloat16()(windows().bfloat16()).logits)
+    for logits in scores:
+        assert logits.dtype == torch.float32
+        assert not torch.equal(logits, logits.bfloat16().float())
+    assert model.double()(windows().double()).logits.dtype == torch.float64
+
+
 def test_half_precision_counts_all_its_values():
     """More values are scored in a batch than float16 can count to."""
     torch.manual_seed(0)

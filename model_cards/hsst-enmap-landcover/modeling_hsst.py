@@ -972,6 +972,18 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         return self.hsst.embeddings.token_values(valid)
 
 
+class HSSTClassifier(nn.Linear):
+    """
+    A linear layer whose scores are of full precision, whatever that of a model: classes that lie close together would
+    be rounded to the same score in half precision.
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(features.device.type, enabled=False):
+            return nn.functional.linear(features.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+
+
 class HSSTClassificationHead(nn.Module):
     """
     The classifiers of the published model: `"mean"` and `"concat"` give a class to each pixel of each position,
@@ -986,7 +998,7 @@ class HSSTClassificationHead(nn.Module):
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         # CODEPATH: center is the published head of 7x7 windows; the others see one position at a time
         in_features = width * (config.num_positions if config.head_type == "center" else 1)
-        self.classifier = nn.Linear(in_features, num_outputs)
+        self.classifier = HSSTClassifier(in_features, num_outputs)
 
     def features(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T, D) with their blocks averaged or concatenated (B, P, features), after a LayerNorm."""

@@ -123,10 +123,10 @@ inputs = processor(image, wavelengths=wavelengths)
 features = model(**inputs).last_hidden_state  # (windows, blocks * positions, width)
 ```
 
-Without it: the same with `trust_remote_code=True` for both, which runs the code of this repository. The other Auto
-classes load from here as well: `AutoModelForMaskedImageModeling` reconstructs hidden tokens,
-`AutoModelForSemanticSegmentation`, `AutoModelForImageClassification` and `AutoBackbone` start from the encoder, the
-first two with a new head to fine-tune. For other sensors: `modeling_hsst.load_for_wavelengths`.
+Without it, with torch, transformers and pillow alone: the same with `trust_remote_code=True` for both, which runs the
+code of this repository. The other Auto classes load from here as well: `AutoModelForMaskedImageModeling` reconstructs
+hidden tokens, `AutoModelForSemanticSegmentation`, `AutoModelForImageClassification` and `AutoBackbone` start from the
+encoder, the first two with a new head to fine-tune. For other sensors: `modeling_hsst.load_for_wavelengths`.
 """,
         """\
 ## Intended use
@@ -276,8 +276,8 @@ processor = AutoImageProcessor.from_pretrained("{settings.repository}")
 model = {auto_class}.from_pretrained("{settings.repository}")
 ```
 
-Without it: processor and model load with `trust_remote_code=True`, which runs the code of this repository, and take
-windows of {"x".join(map(str, config.window_size))} pixels.
+Without it, with torch, transformers and pillow alone: processor and model load with `trust_remote_code=True`, which
+runs the code of this repository, and take windows of {"x".join(map(str, config.window_size))} pixels.
 """,
         """\
 ## Intended use

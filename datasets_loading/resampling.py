@@ -46,6 +46,16 @@ class ResampledImage:
     num_source_bands: int
 
 
+def nearest_spacing(wavelengths: np.ndarray) -> np.ndarray:
+    """
+    Distance of each band centre (bands,), ascending, to the nearest other one: raises ValueError where there is none.
+    """
+    if len(wavelengths) < 2:
+        raise ValueError(f"wavelengths: expected at least two, got {wavelengths.tolist()}")
+    steps = np.diff(wavelengths)
+    return np.minimum(np.append(steps, steps[-1]), np.append(steps[0], steps))
+
+
 def spectral_weights(
     wavelengths: Sequence[float] | np.ndarray,
     fwhm: Sequence[float] | np.ndarray | None,
@@ -71,9 +81,7 @@ def spectral_weights(
     targets, target_widths = np.asarray(target_wavelengths, np.float64), np.asarray(target_fwhm, np.float64)
     if len(centres) < 2 or (np.diff(centres) <= 0).any():
         raise ValueError(f"wavelengths: expected at least two in ascending order, got {centres.tolist()[:10]}")
-    steps = np.diff(centres)
-    nearest_step = np.minimum(np.append(steps, steps[-1]), np.append(steps[0], steps))
-    widths = nearest_step if fwhm is None else np.asarray(fwhm, dtype=np.float64)
+    widths = nearest_spacing(centres) if fwhm is None else np.asarray(fwhm, dtype=np.float64)
 
     missing = uncovered_bands(centres, widths, targets, target_widths)
     if len(missing):
@@ -94,7 +102,7 @@ def spectral_weights(
         # Beyond the ends the last bands stand for the rest, which is less than half the response
         places = np.clip(places, centres[0], centres[-1])
         left = np.clip(np.searchsorted(centres, places, side="right") - 1, 0, len(centres) - 2)
-        share = (places - centres[left]) / steps[left]
+        share = (places - centres[left]) / (centres[left + 1] - centres[left])
         np.add.at(weights[target], left, response * (1.0 - share))
         np.add.at(weights[target], left + 1, response * share)
         # A band that contributes next to nothing must not make a pixel invalid

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -569,6 +569,34 @@ def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSe
         classifier.bias[present] = torch.from_numpy(intercepts).to(classifier.bias)
 
 
+def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
+    """
+    A checkpoint that labels every pixel.
+
+    Raises:
+        ValueError: it cannot be read, or has no classifier of pixels.
+    """
+    with reading(checkpoint):
+        loaded: Any = HSSTForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
+    model, info = loaded
+    if any(str(key).startswith("head.") for key in info["missing_keys"]):
+        raise ValueError(f"{checkpoint}: expected a model with a classifier of pixels, got one without")
+    return model
+
+
+def known_classes(config: HSSTConfig, names: Sequence[str], checkpoint: str) -> list[int]:
+    """Numbers of classes in a checkpoint; raises ValueError if it does not know all of them."""
+    id2label: Any = config.id2label
+    known = {name: number for number, name in id2label.items()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint), got none for "
+            f"{', '.join(unknown)}"
+        )
+    return [known[name] for name in names]
+
+
 @torch.no_grad()
 def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings) -> None:
     """
@@ -579,26 +607,15 @@ def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings)
             no such classifier or does not know a class.
     """
     _check_head(network, settings)
-    with reading(checkpoint):
-        loaded: Any = HSSTForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
-    pretrained, info = loaded
+    pretrained = load_pixel_classifier(checkpoint)
     state, own = pretrained.head.state_dict(), network.head.state_dict()
-    if any(str(key).startswith("head.") for key in info["missing_keys"]):
-        raise ValueError(f"{checkpoint}: expected a classifier of pixels (--head_start checkpoint), got none")
     if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
         raise ValueError(
             f"{checkpoint}: expected a classifier of {own['classifier.weight'].shape[1]} features of single pixels "
             f"(--head_start checkpoint), got one of {state['classifier.weight'].shape[1]}"
         )
-    known = {name: number for number, name in pretrained.config.id2label.items()}
     names = [network.config.id2label[number] for number in range(network.config.num_labels)]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint), got none for "
-            f"{', '.join(unknown)}"
-        )
-    rows = [known[name] for name in names]
+    rows = known_classes(pretrained.config, names, checkpoint)
     network.head.load_state_dict(
         {name: value[rows] if name.startswith("classifier.") else value for name, value in state.items()}
     )

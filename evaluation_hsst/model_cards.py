@@ -110,7 +110,7 @@ def pretrained_card(
         f"# {settings.name}\n\n{'' if settings.is_final else STATUS_OF_PLACEHOLDER}{ABOUT}",
         f"""\
 ## Load
-With the package (`pip install hsst`):
+With the package (`pip install .` in a clone of its repository):
 
 ```python
 import modeling_hsst
@@ -123,10 +123,11 @@ inputs = processor(image, wavelengths=wavelengths)
 features = model(**inputs).last_hidden_state  # (windows, blocks * positions, width)
 ```
 
-Without it, with torch, transformers and pillow alone: the same with `trust_remote_code=True` for both, which runs the
-code of this repository. The other Auto classes load from here as well: `AutoModelForMaskedImageModeling` reconstructs
-hidden tokens, `AutoModelForSemanticSegmentation`, `AutoModelForImageClassification` and `AutoBackbone` start from the
-encoder, the first two with a new head to fine-tune. For other sensors: `modeling_hsst.load_for_wavelengths`.
+Without it, with torch, pillow and transformers 5.18 or newer alone: the same with `trust_remote_code=True` for both,
+which runs the code of this repository. The other Auto classes load from here as well:
+`AutoModelForMaskedImageModeling` reconstructs hidden tokens, `AutoModelForSemanticSegmentation`,
+`AutoModelForImageClassification` and `AutoBackbone` start from the encoder, the first two with a new head to
+fine-tune. For other sensors: `modeling_hsst.load_for_wavelengths`.
 """,
         """\
 ## Intended use
@@ -235,6 +236,11 @@ def land_cover_card(
         else "Trained on simulated scenes: how well it tells simulated classes apart says little of real ones, as "
         "labels of other\nclasses show above."
     )
+    untrained = [
+        name for number, name in enumerate(names) if not any(run["labelled_pixels"]["train"][number] for run in runs)
+    ]
+    if untrained:
+        limits += f"\nNo pixel of {' and '.join(untrained)} was trained on: where a map shows it, it means nothing."
     by_scene = (
         ""
         if evaluations.other_labels is None
@@ -262,7 +268,7 @@ repository:
 python scripts/predict_scene.py SCENE --model {settings.repository} --output map.tif --html
 ```
 {by_scene}
-In Python, with the package (`pip install hsst`):
+In Python, with the package (`pip install .` in a clone of its repository):
 
 ```python
 import modeling_hsst
@@ -276,8 +282,9 @@ processor = AutoImageProcessor.from_pretrained("{settings.repository}")
 model = {auto_class}.from_pretrained("{settings.repository}")
 ```
 
-Without it, with torch, transformers and pillow alone: processor and model load with `trust_remote_code=True`, which
-runs the code of this repository, and take windows of {"x".join(map(str, config.window_size))} pixels.
+Without it, with torch, pillow and transformers 5.18 or newer alone: processor and model load with
+`trust_remote_code=True`, which runs the code of this repository, and take windows of
+{"x".join(map(str, config.window_size))} pixels.
 """,
         """\
 ## Intended use
@@ -323,8 +330,9 @@ On the test area, which was neither trained on nor used to choose anything:
 ## Limits
 {limits}
 Simulated spectra lack effects that real scenes have, and classes of the real world have edges that a simulation does
-not draw. A pixel of 30 m holds more than one class. Clouds, shadows and haze are left out by `predict_scene.py` where
-a product marks them; elsewhere they get the class that they look like.
+not draw. A pixel of 30 m holds more than one class. Clouds and their shadows are left out by `predict_scene.py`
+where a product marks them, haze with `--exclude outside cloud shadow haze`; elsewhere they get the class that they
+look like.
 """,
         CITATION,
     ]

@@ -14,9 +14,9 @@ import numpy as np
 
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import UNLABELLED, all_for_test
-from evaluation_hsst.baselines import ModelOptions, starting_point
+from evaluation_hsst.baselines import ModelOptions, load_pixel_classifier, starting_point
 from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, on_device, predict
-from modeling_hsst import HSSTForSemanticSegmentation, adapt_to_wavelengths
+from modeling_hsst import adapt_to_wavelengths
 
 OTHER = "none of these"
 """What classes of a model are called that stand for none of the labels'."""
@@ -83,7 +83,7 @@ def map_other_labels(
     Raises:
         ValueError: classes or bands of data and model do not fit.
     """
-    model = HSSTForSemanticSegmentation.from_pretrained(checkpoint)
+    model = load_pixel_classifier(checkpoint)
     id2label: Any = model.config.id2label
     names = [id2label[number] for number in range(len(id2label))]
     stands_for = matched_classes(names, data.class_names, merged)

@@ -215,11 +215,21 @@ def check_dataset_folder(folder: str | Path) -> None:
         card_problems = _card_problems(folder / CARD_NAME, DatasetCard, DATASET_METADATA, DATASET_SECTIONS)
         problems += card_problems
         if not card_problems:
-            splits = (DatasetCard.load(folder / CARD_NAME).data.to_dict().get("dataset_info") or {}).get("splits", [])
-            stated = sum(split.get("num_examples", 0) for split in splits)
+            stated = _stated_tiles(DatasetCard.load(folder / CARD_NAME).data.to_dict().get("dataset_info"))
             if stated != num_tiles:
                 problems.append(f"{CARD_NAME} states {stated} tiles, the shards hold {num_tiles}")
     _raise_problems(folder, problems)
+
+
+def _stated_tiles(dataset_info: Any) -> int:
+    """How many tiles a card states, in all splits of all configurations; 0 where it does not."""
+    stated = 0
+    for configuration in dataset_info if isinstance(dataset_info, list) else [dataset_info]:
+        splits = configuration.get("splits") if isinstance(configuration, dict) else None
+        for split in splits if isinstance(splits, list) else []:
+            number = split.get("num_examples") if isinstance(split, dict) else None
+            stated += number if isinstance(number, int) else 0
+    return stated
 
 
 def _raise_problems(folder: Path, problems: Sequence[str]) -> None:
@@ -288,8 +298,12 @@ def _card_problems(
 
 def _source_problems(path: Path) -> list[str]:
     sources = ModelCard.load(path).data.to_dict()["training_sources"]
+    if isinstance(sources, str):
+        sources = [sources]
+    if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+        return [f"{path.name}: `training_sources` must be a list of names, got {sources}"]
     try:
-        check_sources([sources] if isinstance(sources, str) else sources, path.name)
+        check_sources(sources, path.name)
     except ValueError as error:
         return [str(error)]
     return []
@@ -297,9 +311,12 @@ def _source_problems(path: Path) -> list[str]:
 
 def _auto_map_problems(path: Path, auto_map: dict[str, str]) -> list[str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         return [f"{path.name} is not JSON ({error})"]
+    found = content.get("auto_map") if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        found = {}
     missing = sorted(name for name, reference in auto_map.items() if found.get(name) != reference)
     return [f"{path.name} does not map {', '.join(missing)}"] if missing else []
 

@@ -18,11 +18,19 @@ from tqdm.auto import tqdm
 
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.land_cover_metric import land_cover_scores
-from datasets_loading.resampling import spectral_weights, uncovered_bands
+from datasets_loading.resampling import nearest_spacing, spectral_weights, uncovered_bands
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation import simulate_scene
 from datasets_loading.splits import split_by_blocks
-from evaluation_hsst.baselines import ModelOptions, load_processor, run_model, settings_for, starting_point
+from evaluation_hsst.baselines import (
+    ModelOptions,
+    known_classes,
+    load_config,
+    load_processor,
+    run_model,
+    settings_for,
+    starting_point,
+)
 from evaluation_hsst.label_efficiency import (
     Experiment,
     described,
@@ -181,7 +189,7 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
         raise ValueError(f"{sensor_data.title}: expected wavelengths of the data and of {checkpoint}, got none")
     bands = np.flatnonzero(data.valid_bands)
     given = data.wavelengths[bands]
-    widths = np.gradient(given) if sensor_data.fwhm is None else sensor_data.fwhm[bands]
+    widths = nearest_spacing(given) if sensor_data.fwhm is None else sensor_data.fwhm[bands]
     wanted = np.asarray(processor.wavelengths)
     wanted_widths = np.interp(wanted, ENMAP.wavelengths, ENMAP.fwhm)
     missing = uncovered_bands(given, widths, wanted, wanted_widths)
@@ -199,6 +207,20 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
             cube[band] = np.where(scene.valid, filling[band], ENMAP.nodata)
         scenes.append(Scene(scene.name, cube, scene.labels, scene.crs, scene.transform))
     return replace(data, scenes=scenes, wavelengths=wanted), len(missing)
+
+
+def check_sensor(sensor_data: SensorData, checkpoint: str, settings: Mapping[str, Any], options: ModelOptions) -> None:
+    """Raises ValueError where `compare_ways` would, before anything is trained."""
+    resampled_to_checkpoint(sensor_data, checkpoint)
+    starting_point(sensor_data.data, _adapting(sensor_data, checkpoint, options))
+    if settings.get("head_start") == "checkpoint":
+        known_classes(load_config(checkpoint), sensor_data.data.class_names, checkpoint)
+
+
+def _adapting(sensor_data: SensorData, checkpoint: str, options: ModelOptions) -> ModelOptions:
+    """Of models that start from a checkpoint, adapted to the bands of a sensor."""
+    statistics = None if sensor_data.is_reflectance else "training"
+    return replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
 
 
 def compare_ways(
@@ -237,8 +259,7 @@ def compare_ways(
         ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
     """
     resampled, num_missing = resampled_to_checkpoint(sensor_data, checkpoint)
-    statistics = None if sensor_data.is_reflectance else "training"
-    adapting = replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
+    adapting = _adapting(sensor_data, checkpoint, options)
     start = starting_point(sensor_data.data, adapting)
     knows_classes = settings.get("head_start") == "checkpoint"
     from_checkpoint = dict(settings)
@@ -253,7 +274,7 @@ def compare_ways(
         data = resampled if way == RESAMPLED else sensor_data.data
         experiment = Experiment(
             {DIRECTION: data},
-            replace(adapting, statistics="training" if way == SCRATCH else statistics),
+            replace(adapting, statistics="training") if way == SCRATCH else adapting,
             from_scratch if way == SCRATCH else from_checkpoint,
             {**description, "sensor": sensor_data.title, "way": way},
         )

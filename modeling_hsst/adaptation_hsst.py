@@ -225,7 +225,7 @@ def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> t
     widths = widths.clamp(max=LARGEST_GAP * float(widths.median()))
     if fwhm is not None:
         given = torch.tensor([float(width) for width in fwhm], dtype=torch.float64)
-        if len(given) != len(centres) or not (given > 0).all():
+        if len(given) != len(centres) or not (given.isfinite() & (given > 0)).all():
             got = f"{len(given)} from {given.min():g} to {given.max():g}" if len(given) else "none"
             raise ValueError(
                 f"`fwhm` must hold one positive width (nm) for each of the {len(centres)} bands, got {got}."

@@ -252,6 +252,12 @@ def select_bands(
         )
         return BandSelection([int(band) for band in candidates[matched]], None, description)
 
+    spacing = band_spacing(given)
+    if not np.isfinite(spacing).all() or not spacing.all():
+        raise ValueError(
+            f"{scene.name}: spectral resampling expects two or more bands with data, each of another wavelength, got "
+            f"{len(given)} of {len(np.unique(given))} wavelengths."
+        )
     weights = response_weights(wanted, given, np.maximum(band_spacing(wanted), widths[nearest]))
     used = np.flatnonzero(weights.any(axis=0))
     description = (
@@ -472,7 +478,7 @@ class ScenePredictor:
         self.center = not self.dense and model.config.head_type == "center"
         default_stride = 1 if self.center else max(min(self.window) // 2, 1)
         self.stride: int = default_stride if stride is None else stride
-        if self.stride < 1 or (not self.center and self.stride > min(self.window)):
+        if not 1 <= self.stride <= min(self.window):
             raise ValueError(
                 f"`stride` must be 1 or more and leave no pixel between windows of {self.window[0]}x{self.window[1]}, "
                 f"got {stride}."

@@ -28,6 +28,7 @@ from evaluation_hsst.reports import write_json, write_whole
 from evaluation_hsst.sensor_comparison import (
     SIMULATED_SENSORS,
     SensorData,
+    check_sensor,
     compare_ways,
     folder_name,
     plot_sensors,
@@ -134,6 +135,8 @@ def main() -> None:
             ]
         if not sensors:
             raise ValueError("--sensors, --real: expected a sensor, got none")
+        for sensor in sensors:
+            check_sensor(sensor, checkpoint, settings, options)
         results = []
         for sensor in sensors:
             warn_of_untrained_classes(sensor.data)
@@ -149,6 +152,9 @@ def main() -> None:
                     description={
                         "checkpoint": checkpoint_fingerprint(checkpoint),
                         "labels": fingerprint(sensor.data.labels),
+                        "pixels": fingerprint({scene.name: scene.cube for scene in sensor.data.scenes}),
+                        "bands": [] if sensor.data.wavelengths is None else sensor.data.wavelengths.tolist(),
+                        "is_reflectance": sensor.is_reflectance,
                         "split": sensor.data.split.settings,
                         "settings": settings,
                         "options": asdict(replace(options, checkpoint=None)),

@@ -67,6 +67,8 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("evaluate_land_cover.py"):
+        if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+            raise ValueError(f"{arguments.output_dir}: expected a folder for the results, got a file")
         merged = parse_merges(arguments.merge)
         config = load_config(arguments.model)
         settings = FineTuningSettings(

@@ -121,12 +121,12 @@ def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str
     return directions
 
 
-def fingerprint(labels: dict[str, np.ndarray]) -> str:
-    """A checksum of labels, so that runs on others are not taken for runs on these."""
+def fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """A checksum of labels or pixels, so that runs on others are not taken for runs on these."""
     digest = hashlib.sha256()
-    for name in sorted(labels):
-        digest.update(f"{name} {labels[name].shape}".encode())
-        digest.update(np.ascontiguousarray(labels[name]).tobytes())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()
 
 

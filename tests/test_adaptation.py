@@ -404,6 +404,7 @@ def test_adapted_models_train_and_save(tmp_path):
         ([], None, None, ("got none",)),
         ([500.0, 510.0], [5.0], None, ("2 bands", "got 1")),
         ([500.0, 510.0], [5.0, -1.0], None, ("positive", "-1")),
+        ([500.0, 510.0], [5.0, float("inf")], None, ("positive", "inf")),
         ([500.0, 510.0], [], None, ("got none",)),
         ([500.0, 510.0], None, 3, ("band_patch_size", "2 bands", "got 3")),
         ([5000.0, 5010.0], None, None, ("500 to 1960 nm", "5000 to 5010 nm")),

@@ -98,7 +98,10 @@ def test_command(tmp_path, run_script, checkpoint):
         (["--merge", "tree=oak"], ["tree"]),
         (["--model", tmp_path / "none"], ["none"]),
         (["--data_dir", tmp_path / "nothing"], ["nothing"]),
+        (["--model", write_small_checkpoint(tmp_path / "encoder")], ["encoder", "classifier of pixels"]),
     ):
         result = run_script(*arguments, "--output_dir", tmp_path / "bad", *given)
         assert_one_clear_line(result, *words)
         assert not (tmp_path / "bad").exists()
+    (tmp_path / "bad").touch()
+    assert_one_clear_line(run_script(*arguments, "--output_dir", tmp_path / "bad"), "bad", "got a file")

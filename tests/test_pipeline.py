@@ -235,6 +235,13 @@ def test_center_head_with_a_stride_fills_cells_around_the_seen_pixels(center, pr
     np.testing.assert_allclose(coarse[:, 9, 12], each[:, 9, 12], atol=1e-6)
 
 
+def test_cells_of_a_center_head_are_no_larger_than_its_window(center, processor):
+    whole = predicted(ScenePredictor(center, processor, stride=5), scene(image(10, 13)))[1]
+    assert np.isfinite(whole).all()
+    with pytest.raises(ValueError, match="`stride`.*windows of 5x5, got 6"):
+        ScenePredictor(center, processor, stride=6)
+
+
 def test_window_head_labels_the_window(processor):
     torch.manual_seed(0)
     model = HSSTForImageClassification(config()).eval()
@@ -404,6 +411,13 @@ def test_responses_of_a_coarser_sensor_interpolate():
     np.testing.assert_allclose(weights, [[0.5, 0.5]])
     narrow = response_weights(np.array([603.0]), np.array([600.0, 700.0]), np.array([6.0]))
     np.testing.assert_allclose(narrow, [[1.0, 0.0]])
+
+
+@pytest.mark.parametrize("given", [CENTRES[:1], [wavelength for wavelength in CENTRES for _ in range(2)]])
+def test_resampling_needs_bands_of_different_wavelengths(processor, given):
+    pixels = np.full((len(given), 9, 9), 1000, dtype=np.int16)
+    with pytest.raises(ValueError, match=f"two or more bands.*got {len(given)} of"):
+        select_bands(ArrayScene(pixels, given), processor, 6, resample=True)
 
 
 def test_without_wavelengths_the_number_of_bands_must_fit(dense, processor):

@@ -162,10 +162,16 @@ def spoil_weights(folder, key, value):
     save_file(weights | {key: value}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def edit_config(folder):
+def edit_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
     del config["auto_map"]["AutoBackbone"]
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def edit_card(folder, text, instead):
+    card = (folder / "README.md").read_text()
+    assert text in card
+    (folder / "README.md").write_text(card.replace(text, instead))
 
 
 def append(folder, name, text):
@@ -189,6 +195,8 @@ def append(folder, name, text):
         (lambda folder: spoil_weights(folder, "x.exp_avg", torch.zeros(1)), ("x.exp_avg", "state of training")),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), ("preprocessor_config.json is missing",)),
         (edit_config, ("config.json does not map AutoBackbone",)),
+        (lambda folder: edit_config(folder, auto_map=None), ("config.json does not map AutoBackbone",)),
+        (lambda folder: (folder / "config.json").write_text("[]"), ("config.json does not map AutoBackbone",)),
         (lambda folder: (folder / "masking_hsst.py").unlink(), ("masking_hsst.py is missing",)),
         (lambda folder: append(folder, "masking_hsst.py", "#"), ("masking_hsst.py differs from the package's",)),
         (lambda folder: append(folder, "own.py", "#"), ("own.py is no code of the model",)),
@@ -205,6 +213,10 @@ def append(folder, name, text):
         (
             lambda folder: (folder / "README.md").write_text(CARD.replace("[simulated]", "[simulated, enmap]")),
             ("README.md: expected sources among simulated, neon, got enmap",),
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text(CARD.replace("[simulated]", "{simulated: 1}")),
+            ("README.md: `training_sources` must be a list of names",),
         ),
         (
             lambda folder: (folder / "README.md").write_text(CARD.replace("training_sources: [simulated]\n", "")),
@@ -243,6 +255,8 @@ def test_real_products_are_not_published(publish, hub, tmp_path):
         (lambda folder: sorted(folder.glob("data/*"))[0].write_bytes(b"no"), ("is no shard of tiles",)),
         (lambda folder: shutil.rmtree(folder / "data"), ("shards with tiles", "missing")),
         (lambda folder: (folder / "data" / ".x.partial").touch(), (".x.partial has no place",)),
+        (lambda folder: edit_card(folder, "num_examples: 32", "num_examples:"), ("states 0 tiles",)),
+        (lambda folder: edit_card(folder, "splits:", "splits:\n  other:"), ("states 0 tiles",)),
     ],
 )
 def test_an_incomplete_corpus_is_not_published(publish, hub, corpus, spoil, words):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, write_small_scene
 
@@ -85,6 +86,19 @@ def test_bands_beyond_the_sensor_hold_the_mean(checkpoint):
     cube = resampled.scenes[0].cube
     np.testing.assert_array_equal(cube[:8], data.scenes[0].cube[:8])  # the checkpoint has the very same bands
     assert (cube[8:] == 1500).all()  # image_mean 0.15
+
+
+def test_bands_at_a_gap_are_not_as_wide_as_the_gap(checkpoint):
+    """Widths that a file does not state are distances to the nearest band."""
+    data = small_data()
+    data.scenes[0].cube[4:8] = ENMAP.nodata
+    resampled, num_missing = resampled_to_checkpoint(SensorData("gap", data, None), checkpoint)
+    assert num_missing == 4
+    assert (resampled.scenes[0].cube[4:8] == 1500).all()  # image_mean 0.15
+    data = small_data()
+    data.scenes[0].cube[1:] = ENMAP.nodata
+    with pytest.raises(ValueError, match="wavelengths: expected at least two"):
+        resampled_to_checkpoint(SensorData("one", data, None), checkpoint)
 
 
 def test_a_sensor_without_any_band_of_the_checkpoint_is_refused(tmp_path):
@@ -243,6 +257,27 @@ def test_command(tmp_path, run_script, checkpoint):
     assert [sensor["title"] for sensor in written["sensors"]] == ["small"]
     assert "| small (radiance) | 2 per class" in result.stdout
     assert (tmp_path / "out" / "sensors.png").stat().st_size > 10_000
+    # The same files as reflectance are something else
+    arguments.remove("--radiance")
+    arguments.remove("small")
+    assert_one_clear_line(run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out"), "out")
+
+
+def test_a_sensor_that_cannot_be_is_refused_before_any_is_trained(tmp_path, run_script, checkpoint):
+    good, bad = (write_small_scene(tmp_path / name) for name in ("good", "bad"))
+    for file in bad.glob("images/*"):
+        with rasterio.open(file, "r+") as dataset:
+            for band in range(1, dataset.count + 1):
+                dataset.update_tags(band, wavelength="")
+    arguments = ["--model_name_or_path", checkpoint, "--sensors", "--real", f"good={good}", "--real", f"bad={bad}"]
+    arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
+    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    assert_one_clear_line(result, "bad", "wavelength")
+    assert not (tmp_path / "out").exists()
+    arguments = [*arguments[:5], *arguments[7:], "--head_start", "checkpoint"]
+    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    assert_one_clear_line(result, "classes of the data")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

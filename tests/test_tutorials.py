@@ -86,7 +86,10 @@ def test_fine_tune_and_map_a_scene(small, capfd, run_script):
     command = code_of("map_a_scene.md", small)[1][0].replace("\\\n", " ")
     words = shlex.split(command)
     assert words[:2] == ["python", "scripts/predict_scene.py"]
-    arguments = [str(names["product"]) if "*" in word else word for word in words[2:]]
+    arguments = [
+        file for word in words[2:] for file in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+    ]
+    assert str(names["product"]) in arguments
     result = run_script("predict_scene.py", *arguments, "--overwrite")
     assert result.returncode == 0, result.stderr
     assert Path("outputs/tutorials/map.html").is_file() and Path("outputs/tutorials/map_confidence.tif").is_file()

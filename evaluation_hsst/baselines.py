@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from evaluation_hsst.fine_tuning import (
     predict,
 )
 from evaluation_hsst.joint_attention import JointAttentionModel
+from evaluation_hsst.matched_classes import matched_classes
 from evaluation_hsst.model_sources import read_config, reading
 from evaluation_hsst.pixel_classifiers import (
     fit_pixel_classifier,
@@ -344,6 +346,8 @@ class ModelOptions:
         statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
             its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
         adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
+        merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts
+            as the checkpoint's; others stand for the class of their own name.
         joint_attention: let all tokens of HSST attend to each other in every layer, in place of its factorised
             attention; for models that do not load the checkpoint's weights.
     """
@@ -356,6 +360,7 @@ class ModelOptions:
     statistics: str | None = None
     adapt_bands: bool = False
     joint_attention: bool = False
+    merged: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -451,7 +456,7 @@ def run_model(
             start_from_probe(network, training, settings)
         elif settings.head_start == "checkpoint":
             assert options.checkpoint is not None  # check_model looks
-            start_from_head(network, options.checkpoint, settings)
+            start_from_head(network, options.checkpoint, settings, options.merged)
         has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
         tuned = fine_tune(
             network,
@@ -584,23 +589,37 @@ def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
     return model
 
 
-def known_classes(config: HSSTConfig, names: Sequence[str], checkpoint: str) -> list[int]:
-    """Numbers of classes in a checkpoint; raises ValueError if it does not know all of them."""
+def known_classes(
+    config: HSSTConfig, names: Sequence[str], checkpoint: str, merged: Mapping[str, Sequence[str]]
+) -> list[list[int]]:
+    """
+    For each class the numbers of those of a checkpoint that stand for it.
+
+    Raises:
+        ValueError: none does, or `merged` names others than are there.
+    """
     id2label: Any = config.id2label
-    known = {name: number for number, name in id2label.items()}
-    unknown = [name for name in names if name not in known]
+    stands_for = matched_classes([id2label[number] for number in range(len(id2label))], names, merged)
+    known = [[number for number, stands in enumerate(stands_for) if stands == own] for own in range(len(names))]
+    unknown = [name for name, numbers in zip(names, known, strict=True) if not numbers]
     if unknown:
         raise ValueError(
-            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint), got none for "
-            f"{', '.join(unknown)}"
+            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint; --merge for "
+            f"other names), got none for {', '.join(unknown)}"
         )
-    return [known[name] for name in names]
+    return known
 
 
 @torch.no_grad()
-def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings) -> None:
+def start_from_head(
+    network: Any,
+    checkpoint: str,
+    settings: FineTuningSettings,
+    merged: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """
-    Sets the classifier of a network to that of a checkpoint, class by class under their names.
+    Sets the classifier of a network to that of a checkpoint, class by class under their names. A class that several of
+    the checkpoint's stand for has the mean of their scores, so that it is not favoured for their number.
 
     Raises:
         ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has
@@ -615,9 +634,12 @@ def start_from_head(network: Any, checkpoint: str, settings: FineTuningSettings)
             f"(--head_start checkpoint), got one of {state['classifier.weight'].shape[1]}"
         )
     names = [network.config.id2label[number] for number in range(network.config.num_labels)]
-    rows = known_classes(pretrained.config, names, checkpoint)
+    known = known_classes(pretrained.config, names, checkpoint, merged)
     network.head.load_state_dict(
-        {name: value[rows] if name.startswith("classifier.") else value for name, value in state.items()}
+        {
+            name: torch.stack([value[rows].mean(dim=0) for rows in known]) if name.startswith("classifier.") else value
+            for name, value in state.items()
+        }
     )
 
 
@@ -667,6 +689,8 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
     if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):
         raise ValueError(f"--head_start checkpoint: expected HSST from a checkpoint, got {name}")
+    if options.merged and settings.head_start != "checkpoint":
+        raise ValueError("--merge: expected --head_start checkpoint, whose classes are merged, got none")
     if entry.kind == "network" and settings.layer_decay != 1:
         raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
 

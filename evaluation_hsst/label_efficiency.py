@@ -383,6 +383,27 @@ def run_of(row: Mapping[str, Any]) -> Run:
     return Run(str(row["model"]), str(row["budget"]), int(row["seed"]), str(row["direction"]))
 
 
+def rows_of_others(
+    folder: Path, models: Sequence[str], budgets: Sequence[str], description: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of another experiment on the same labels and areas, of models that are none of `models`.
+
+    Raises:
+        ValueError: the folder holds none, or they are of other labels or areas.
+    """
+    path = folder / EXPERIMENT_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder}: expected an experiment, got a folder without {EXPERIMENT_NAME}")
+    other = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("labels", "areas"):
+        if other.get(name) != description[name]:
+            raise ValueError(f"{folder}: expected an experiment on the same {name}, got one on others")
+    rows = [row for row in read_rows(folder / ROWS_NAME) if row["model"] not in models and row["budget"] in budgets]
+    if not rows:
+        raise ValueError(f"{folder}: expected runs of other models with the budgets {', '.join(budgets)}, got none")
+    return rows
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of runs that are done; a last line that was cut off in writing is removed from the file.
 

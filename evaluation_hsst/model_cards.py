@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -325,6 +326,7 @@ On the test area, which was neither trained on nor used to choose anything:
 ![Confusion matrix]({CONFUSION_FIGURE})
 """,
         *([] if evaluations.other_labels is None else [other_labels_section(evaluations.other_labels)]),
+        *([] if evaluations.label_efficiency is None else [few_labels_section(evaluations.label_efficiency)]),
         *([] if evaluations.sensors is None else [sensors_section(evaluations.sensors)]),
         f"""\
 ## Limits
@@ -405,19 +407,34 @@ the model's error divided by that of the row, with its 95 % interval over tiles.
 """
         )
     if evaluations.label_efficiency is not None:
-        directions = "; ".join(evaluations.label_efficiency["directions"])
-        parts.append(
-            f"""\
-## Land cover from few labels
-Percent, mean over seeds with its 95 % interval; the best of each budget in bold. Trained on one area and tested on
-another ({directions}).
-
-{label_efficiency_table(evaluations.label_efficiency)}
-"""
-        )
+        parts.append(label_efficiency_section(evaluations.label_efficiency))
     if evaluations.sensors is not None:
         parts.append(sensors_section(evaluations.sensors))
     return parts
+
+
+def few_labels_section(summary: Mapping[str, Any]) -> str:
+    """The same of a land-cover model, beside models that have seen no simulated label."""
+    options, settings = ((summary.get("experiment") or {}).get(name) or {} for name in ("options", "settings"))
+    about = f'"{summary["results"][0]["title"]}" is this model, its classifier included'
+    if settings.get("learning_rate") is not None:
+        about += f", trained on with a learning rate of {settings['learning_rate']:g}"
+    merged = "; ".join(f"{name}: {', '.join(others)}" for name, others in (options.get("merged") or {}).items())
+    if merged:
+        about += f". A class that several of its own stand for starts with the mean of their scores ({merged})"
+    about = textwrap.fill(f"{about}. The others have seen no simulated label.", 118, break_on_hyphens=False)
+    return label_efficiency_section(summary, f"\n{about}")
+
+
+def label_efficiency_section(summary: Mapping[str, Any], about_the_start: str = "") -> str:
+    """What a model is worth as the start for a few labels of one's own, beside other models."""
+    return f"""\
+## Land cover from few labels
+Percent, mean over seeds with its 95 % interval; the best of each budget in bold. Trained on one area and tested on
+another ({"; ".join(summary["directions"])}).{about_the_start}
+
+{label_efficiency_table(summary)}
+"""
 
 
 def other_labels_section(result: Mapping[str, Any]) -> str:

@@ -16,42 +16,11 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import UNLABELLED, all_for_test
 from evaluation_hsst.baselines import ModelOptions, load_pixel_classifier, starting_point
 from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, on_device, predict
+from evaluation_hsst.matched_classes import matched_classes
 from modeling_hsst import adapt_to_wavelengths
 
 OTHER = "none of these"
 """What classes of a model are called that stand for none of the labels'."""
-
-
-def matched_classes(
-    model_classes: Sequence[str], label_classes: Sequence[str], merged: Mapping[str, Sequence[str]]
-) -> list[int]:
-    """For each class of a model the number of the label class that it stands for, `len(label_classes)` for none.
-
-    Args:
-        model_classes: names of the model's classes.
-        label_classes: names of the labels' classes.
-        merged: for names of label classes the names of the model's that stand for them; others stand for the class of
-            their own name.
-
-    Raises:
-        ValueError: a name is unknown, or stands for two classes.
-    """
-    stands_for: dict[str, str] = {}
-    for label_class, names in merged.items():
-        if label_class not in label_classes:
-            raise ValueError(f"expected a class of the labels ({', '.join(label_classes)}), got {label_class}")
-        for name in names:
-            if name not in model_classes:
-                raise ValueError(
-                    f"{label_class}: expected classes of the model ({', '.join(model_classes)}), got {name}"
-                )
-            if name in stands_for:
-                raise ValueError(
-                    f"{name}: expected one class that it stands for, got {stands_for[name]}, {label_class}"
-                )
-            stands_for[name] = label_class
-    numbers = {name: number for number, name in enumerate(label_classes)}
-    return [numbers.get(stands_for.get(name, name), len(label_classes)) for name in model_classes]
 
 
 def map_other_labels(

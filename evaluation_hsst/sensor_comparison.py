@@ -214,7 +214,7 @@ def check_sensor(sensor_data: SensorData, checkpoint: str, settings: Mapping[str
     resampled_to_checkpoint(sensor_data, checkpoint)
     starting_point(sensor_data.data, _adapting(sensor_data, checkpoint, options))
     if settings.get("head_start") == "checkpoint":
-        known_classes(load_config(checkpoint), sensor_data.data.class_names, checkpoint)
+        known_classes(load_config(checkpoint), sensor_data.data.class_names, checkpoint, options.merged)
 
 
 def _adapting(sensor_data: SensorData, checkpoint: str, options: ModelOptions) -> ModelOptions:

@@ -50,7 +50,7 @@ EVALUATIONS = {
     "sensors": ("sensors.json", "compare_sensors.py"),
     "other_labels": ("other_labels.json", "evaluate_land_cover.py"),
 }
-OF_PRETRAINED = ("reconstruction", "label_efficiency")
+OF_PRETRAINED = ("reconstruction",)
 OF_LAND_COVER = ("other_labels",)
 
 

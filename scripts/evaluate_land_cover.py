@@ -18,12 +18,13 @@ from typing import Any
 
 import transformers
 from command_line import one_line_errors
-from run_classification import add_data_arguments, load_data
+from run_classification import add_data_arguments, add_merge_argument, load_data
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from evaluation_hsst.baselines import load_config
 from evaluation_hsst.fine_tuning import PRECISIONS, FineTuningSettings
-from evaluation_hsst.other_labels import map_other_labels, matched_classes, other_labels_table
+from evaluation_hsst.matched_classes import matched_classes, parse_merges
+from evaluation_hsst.other_labels import map_other_labels, other_labels_table
 from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_json
 
 
@@ -36,30 +37,12 @@ def parse_arguments() -> argparse.Namespace:
         "--remark", help="a sentence on the data that a card shall say, e.g. what they have served for"
     )
     add_data_arguments(parser)
-    parser.add_argument(
-        "--merge",
-        action="append",
-        default=[],
-        metavar="CLASS=NAME,...",
-        help="a class of the labels, and the classes of the model that stand for it",
-    )
+    add_merge_argument(parser)
     parser.add_argument("--adapt_bands", action="store_true", help="adapt the model where the data lack bands of it")
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model (float32)")
     parser.add_argument("--use_cpu", action="store_true", help="stay on the CPU")
     return parser.parse_args()
-
-
-def parse_merges(texts: list[str]) -> dict[str, list[str]]:
-    """For each class of the labels the classes of the model that stand for it."""
-    merged: dict[str, list[str]] = {}
-    for text in texts:
-        name, separator, others = (part.strip() for part in text.partition("="))
-        names = [other.strip() for other in others.split(",") if other.strip()]
-        if not separator or not name or not names or name in merged:
-            raise ValueError(f"--merge: expected CLASS=NAME,... with classes that differ, got {text}")
-        merged[name] = names
-    return merged
 
 
 def main() -> None:

@@ -50,6 +50,7 @@ from evaluation_hsst.fine_tuning import (
     FineTuningSettings,
 )
 from evaluation_hsst.input_checks import check_finite
+from evaluation_hsst.matched_classes import parse_merges
 from evaluation_hsst.model_sources import parse_overrides
 from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
 
@@ -127,6 +128,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         choices=HEAD_STARTS,
         help="start the classifier as a linear probe, or the checkpoint's (random)",
     )
+    add_merge_argument(training, " (with --head_start checkpoint)")
     training.add_argument("--precision", choices=PRECISIONS, help="of networks (float32)")
     for name, text in (
         ("freeze_encoder", "train the classifier only"),
@@ -220,6 +222,16 @@ def areas_of(arguments: argparse.Namespace) -> dict[str, list[Any]] | None:
     return areas or None
 
 
+def add_merge_argument(parser: Any, condition: str = "") -> None:
+    parser.add_argument(
+        "--merge",
+        action="append",
+        default=[],
+        metavar="CLASS=NAME,...",
+        help=f"a class of the labels, and the classes of the model that stand for it{condition}",
+    )
+
+
 def options_of(arguments: argparse.Namespace) -> ModelOptions:
     return ModelOptions(
         checkpoint=arguments.model_name_or_path,
@@ -229,6 +241,7 @@ def options_of(arguments: argparse.Namespace) -> ModelOptions:
         head_type=arguments.head_type,
         statistics=arguments.statistics,
         adapt_bands=arguments.adapt_bands,
+        merged=parse_merges(arguments.merge),
     )
 
 

@@ -51,6 +51,7 @@ from evaluation_hsst.label_efficiency import (
     Experiment,
     draw_maps,
     plan_runs,
+    rows_of_others,
     run_experiment,
     summarise,
     untrained_classes,
@@ -92,6 +93,11 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="also map the test areas, by the first model and the best baseline with the largest budget and the first "
         "seed, which are trained once more for it",
+    )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="folder of an experiment on the same labels and areas, whose other models are compared with the first",
     )
     add_experiment_arguments(parser)
     arguments = parser.parse_args()
@@ -200,8 +206,12 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> Setup:
         "areas": arguments.area,
         "splits": {name: data.split.settings for name, data in directions.items()},
         "settings": settings,
-        # what variants add is no argument
-        "options": {name: value for name, value in asdict(options).items() if name != "joint_attention"},
+        # what variants add is no argument, and what was not asked for is not told
+        "options": {
+            name: value
+            for name, value in asdict(options).items()
+            if name != "joint_attention" and (name != "merged" or value)
+        },
     }
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     return Setup(directions, options, settings, seeds, description)
@@ -222,9 +232,12 @@ def main() -> None:
         setup = set_up(arguments, models)
         runs = plan_runs(models, list(dict.fromkeys(budgets)), setup.seeds, list(setup.directions))
         experiment = Experiment(setup.directions, setup.options, setup.settings, setup.description)
+        others = []
+        if arguments.beside is not None:
+            others = rows_of_others(arguments.beside, models, budgets, setup.description)
         rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
         summary = summarise(
-            rows,
+            [*rows, *others],
             list(setup.directions),
             experiment.class_names,
             setup.description,

@@ -312,6 +312,15 @@ def training_speed_cpu_spread() -> str:
     return "\n".join(rows)
 
 
+def simulated_scenes_trials() -> str:
+    """Land-cover models on the same simulated scenes."""
+    rows = ["| model | overall accuracy | average | macro F1 |", "|---|---|---|---|"]
+    for trial in result("simulated_scenes_trials")["trials"]:
+        scores = (f"{trial[name]:.1%}" for name in ("overall_accuracy", "average_accuracy", "macro_f1"))
+        rows.append(f"| {trial['trial']} | {' | '.join(scores)} |")
+    return "\n".join(rows)
+
+
 def loss_curves() -> str:
     """The same training in every precision: the last fifty steps, and how far means of twenty are apart."""
     figures = result("loss_curves")
@@ -485,6 +494,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "spectral_crop": lambda: crop_table(result("sensors_landcover_uncropped"), result("sensors_landcover_cropped")),
     "other_labels": lambda: other_labels_table(result("other_labels")),
     "other_labels_trials": lambda: trials_table(result("other_labels_trials")["trials"]),
+    "simulated_scenes_trials": simulated_scenes_trials,
     "training_sources": sources_table,
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,

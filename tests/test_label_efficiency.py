@@ -371,6 +371,28 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
     assert (tmp_path / "output" / "label_efficiency.html").is_file()
 
 
+def test_models_of_another_experiment_are_compared(run_script, tmp_path) -> None:
+    given = [*script_arguments(tmp_path), "--budgets", 3, "--seeds", 2]
+    assert run_script(SCRIPT, *given, "--models", "knn,logistic-regression").returncode == 0
+    beside = ["--beside", tmp_path / "output", "--output_dir", tmp_path / "new"]
+    result = run_script(SCRIPT, *given, "--models", "knn", *beside)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "new" / "label_efficiency.json").read_text())
+    assert [entry["model"] for entry in summary["results"]] == ["knn", "logistic-regression"]
+    (comparison,) = [entry for entry in summary["comparisons"] if entry["score"] == "overall_accuracy"]
+    assert comparison["baseline"] == "logistic-regression" and comparison["seeds"] == 2
+    assert {row["model"] for row in read_rows(tmp_path / "new" / "runs.csv")} == {"knn"}
+    other_area = ["right=0,24,30,52" if value == "right=0,24,28,52" else value for value in given]
+    for arguments, words in (
+        ([*given, *beside, "--budgets", 2], ("output", "with the budgets 2", "got none")),
+        ([*given, *beside, "--beside", tmp_path], ("expected an experiment",)),
+        ([*other_area, *beside], ("output", "on the same areas")),
+    ):
+        result = run_script(SCRIPT, *arguments, "--models", "knn", "--output_dir", tmp_path / "bad")
+        assert_one_clear_line(result, *words)
+        assert not (tmp_path / "bad").exists()
+
+
 def test_command_draws_a_map_for_each_direction(run_script, tmp_path) -> None:
     result = run_script(
         SCRIPT, *script_arguments(tmp_path), *("--models", "knn", "--budgets", 3, "--seeds", 1, "--maps")

@@ -11,7 +11,8 @@ from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, wr
 from datasets_loading.splits import UNLABELLED
 from evaluation_hsst.baselines import ModelOptions, run_model, settings_for
 from evaluation_hsst.fine_tuning import FineTuningSettings
-from evaluation_hsst.other_labels import OTHER, map_other_labels, matched_classes, other_labels_table
+from evaluation_hsst.matched_classes import matched_classes
+from evaluation_hsst.other_labels import OTHER, map_other_labels, other_labels_table
 
 
 def test_classes_stand_for_those_of_their_name_or_that_they_are_merged_into():

@@ -109,9 +109,30 @@ def test_a_head_that_starts_as_that_of_a_checkpoint(data, tmp_path) -> None:
     assert (usual.confusion != outcome.confusion).any()
 
 
+def test_classes_that_several_of_a_checkpoint_stand_for(data, tmp_path) -> None:
+    """Their scores are the means of those."""
+    first, second, third = CLASS_NAMES
+    folder = write_small_checkpoint(tmp_path, class_names=("oak", third, "pine", second))
+    settings = replace(SETTINGS, head_start="checkpoint", max_steps=0)
+    options = ModelOptions(str(folder), merged={first: ["pine", "oak"]})
+    head = run_model("hsst", data, settings, options).model.head.classifier
+    theirs = HSSTForSemanticSegmentation.from_pretrained(folder).head.classifier
+    for own, values in ((head.weight, theirs.weight), (head.bias, theirs.bias)):
+        torch.testing.assert_close(own, torch.stack([(values[0] + values[2]) / 2, values[3], values[1]]))
+    for merged, words in (
+        ({}, f"--merge for other names.*got none for {first}"),
+        ({first: ["elm"]}, f"{first}: expected classes of the model .+, got elm"),
+        ({"wood": ["oak"]}, "expected a class of the labels .+, got wood"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_model("hsst", data, settings, replace(options, merged=merged))
+    with pytest.raises(ValueError, match="--merge: expected --head_start checkpoint"):
+        run_model("hsst", data, SETTINGS, options)
+
+
 def test_heads_that_no_checkpoint_has_are_refused(data, checkpoint, tmp_path) -> None:
     settings = replace(SETTINGS, head_start="checkpoint")
-    with pytest.raises(ValueError, match="expected a classifier of pixels .+, got none"):
+    with pytest.raises(ValueError, match="expected a model with a classifier of pixels, got one without"):
         run_model("hsst", data, settings, ModelOptions(checkpoint))
     folder = str(write_small_checkpoint(tmp_path / "other", class_names=("meadow", "water", "stone")))
     with pytest.raises(ValueError, match="expected a classifier of the classes of the data .+, got none for rock"):

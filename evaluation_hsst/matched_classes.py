@@ -1,0 +1,53 @@
+"""Classes of a model, and the classes of labels that they stand for: those of their name, or others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def parse_merges(texts: Sequence[str]) -> dict[str, list[str]]:
+    """For each class of the labels the classes of a model that stand for it, from arguments CLASS=NAME,...
+
+    Raises:
+        ValueError: an argument is not written so, or names a class again.
+    """
+    merged: dict[str, list[str]] = {}
+    for text in texts:
+        name, separator, others = (part.strip() for part in text.partition("="))
+        names = [other.strip() for other in others.split(",") if other.strip()]
+        if not separator or not name or not names or name in merged:
+            raise ValueError(f"--merge: expected CLASS=NAME,... with classes that differ, got {text}")
+        merged[name] = names
+    return merged
+
+
+def matched_classes(
+    model_classes: Sequence[str], label_classes: Sequence[str], merged: Mapping[str, Sequence[str]]
+) -> list[int]:
+    """For each class of a model the number of the label class that it stands for, `len(label_classes)` for none.
+
+    Args:
+        model_classes: names of the model's classes.
+        label_classes: names of the labels' classes.
+        merged: for names of label classes the names of the model's that stand for them; others stand for the class of
+            their own name.
+
+    Raises:
+        ValueError: a name is unknown, or stands for two classes.
+    """
+    stands_for: dict[str, str] = {}
+    for label_class, names in merged.items():
+        if label_class not in label_classes:
+            raise ValueError(f"expected a class of the labels ({', '.join(label_classes)}), got {label_class}")
+        for name in names:
+            if name not in model_classes:
+                raise ValueError(
+                    f"{label_class}: expected classes of the model ({', '.join(model_classes)}), got {name}"
+                )
+            if name in stands_for:
+                raise ValueError(
+                    f"{name}: expected one class that it stands for, got {stands_for[name]}, {label_class}"
+                )
+            stands_for[name] = label_class
+    numbers = {name: number for number, name in enumerate(label_classes)}
+    return [numbers.get(stands_for.get(name, name), len(label_classes)) for name in model_classes]

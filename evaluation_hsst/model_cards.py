@@ -422,7 +422,13 @@ def few_labels_section(summary: Mapping[str, Any]) -> str:
     merged = "; ".join(f"{name}: {', '.join(others)}" for name, others in (options.get("merged") or {}).items())
     if merged:
         about += f". A class that several of its own stand for starts with the mean of their scores ({merged})"
-    about = textwrap.fill(f"{about}. The others have seen no simulated label.", 118, break_on_hyphens=False)
+    about += ". The others have seen no simulated label"
+    if untrained := summary.get("untrained_classes"):
+        about += (
+            f". Of {' and '.join(untrained)} there is no training pixel in a direction, where only a model that knows "
+            "it beforehand finds it: see the average without"
+        )
+    about = textwrap.fill(f"{about}.", 118, break_on_hyphens=False)
     return label_efficiency_section(summary, f"\n{about}")
 
 

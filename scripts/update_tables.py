@@ -363,14 +363,30 @@ def pretraining_hsst_enmap() -> str:
     return "\n\n".join([*parts, validation_table(results)])
 
 
-def comparison_rows(name: str) -> str:
-    """A model against the best baseline and against itself from scratch, seed by seed, in points."""
+def few_labels_rows(name: str) -> str:
+    """The first model, the same from scratch, and the best others in each score, for each budget."""
+    figures = result(name)
+    first = figures["results"][0]["model"]
+    shown = []
+    for budget in dict.fromkeys(entry["budget"] for entry in figures["results"]):
+        entries = {entry["model"]: entry for entry in figures["results"] if entry["budget"] == budget}
+        others = [entry for model, entry in entries.items() if model != first]
+        best = [
+            max(others, key=lambda entry: entry[score]["mean"])["model"]
+            for score in ("overall_accuracy", "average_accuracy", "average_accuracy_trained", "macro_f1")
+        ]
+        shown += [entries[model] for model in dict.fromkeys([first, f"{first}-scratch", *best])]
+    return label_efficiency_table({**figures, "results": shown})
+
+
+def comparison_rows(name: str, only: str | None = None) -> str:
+    """Models, or only one, against the best baseline and against themselves from scratch, seed by seed, in points."""
     figures = result(name)
     titles = {entry["model"]: entry["title"] for entry in figures["results"]}
     budgets = {entry["budget"]: entry["budget_title"] for entry in figures["results"]}
     rows = ["| labels | score | difference of | points | better in |", "|---|---|---|---|---|"]
     for entry in (*figures["comparisons"], *figures["comparisons_to_scratch"]):
-        if entry["score"] not in ("average_accuracy", "macro_f1"):
+        if entry["score"] not in ("average_accuracy", "macro_f1") or only not in (None, entry["model"]):
             continue
         difference = entry["difference"]
         text = f"{100 * difference['mean']:+.1f}"
@@ -382,6 +398,14 @@ def comparison_rows(name: str) -> str:
             f"{entry['better_in']} of {entry['seeds']} |"
         )
     return "\n".join(rows)
+
+
+def label_efficiency_landcover_start() -> str:
+    """What the start is worth before it has seen a label, from a run of no steps."""
+    (entry,) = result("label_efficiency_landcover_start")["results"]
+    scores = ("overall accuracy", "average accuracy", "macro F1")
+    values = ", ".join(f"{name} {100 * entry[name.replace(' ', '_').lower()]['mean']:.1f}" for name in scores)
+    return f"The same without a label of the place (`--max_steps 0`): {values}."
 
 
 def augmentation() -> str:
@@ -499,6 +523,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
     "pretraining_hsst_enmap": pretraining_hsst_enmap,
     "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
+    "label_efficiency_landcover": lambda: few_labels_rows("label_efficiency_landcover"),
+    "label_efficiency_landcover_comparison": lambda: comparison_rows("label_efficiency_landcover", only="hsst"),
+    "label_efficiency_landcover_start": label_efficiency_landcover_start,
+    "label_efficiency_landcover_rate": lambda: label_efficiency_table(result("label_efficiency_landcover_rate")),
     "ablation_ladder": lambda: text_table(*ladder_rows(result("ablation"))),
     "ablation_masks": lambda: text_table(*mask_rows(result("ablation"))),
     "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),

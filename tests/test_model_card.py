@@ -156,6 +156,9 @@ def test_tables_are_up_to_date(run_script):
 def test_docs_and_card_tell_the_same_of_other_sensors():
     there = json.loads((ROOT / "docs" / "results" / "sensors.json").read_text())
     assert there == json.loads((FOLDER / "sensors.json").read_text())
+    few_labels = json.loads((ROOT / "docs" / "results" / "label_efficiency_landcover.json").read_text())
+    assert few_labels == json.loads((LAND_COVER / "label_efficiency.json").read_text())
+    assert label_efficiency_table(few_labels) in (LAND_COVER / "README.md").read_text()
     of_land_cover = json.loads((ROOT / "docs" / "results" / "sensors_landcover.json").read_text())
     assert of_land_cover == json.loads((LAND_COVER / "sensors.json").read_text())
 

@@ -242,7 +242,8 @@ def test_fine_tuning_that_went_on_from_another(land_cover, fine_tuned, tmp_path,
 
 def test_a_land_cover_model_and_a_few_labels(fine_tuned, tmp_path, run_script, quick_check):
     experiment = {"settings": {"learning_rate": 1e-4}, "options": {"merged": {"wood": ["oak", "pine"]}}}
-    summary = {"results": [ENTRY], "directions": ["a to b"], "experiment": experiment}
+    entry = ENTRY | {"average_accuracy_trained": DESCRIBED}
+    summary = {"results": [entry], "directions": ["a to b"], "experiment": experiment, "untrained_classes": ["water"]}
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "label_efficiency.json").write_text(json.dumps(summary))
     arguments = ["build_model_card.py", "--model", fine_tuned / "run", "--output", tmp_path / "card", "--final"]
@@ -251,6 +252,7 @@ def test_a_land_cover_model_and_a_few_labels(fine_tuned, tmp_path, run_script, q
     quick_check(tmp_path / "card")
     text = " ".join((tmp_path / "card" / "README.md").read_text().split())
     assert "| 5 per class (30) | HSST | 3 | **50.0** (40.0–60.0) |" in text and "(a to b)" in text
+    assert "Of water there is no training pixel" in text
     assert '"HSST" is this model' in text and "learning rate of 0.0001" in text and "(wood: oak, pine)" in text
     assert "seen no simulated label" in text
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -615,7 +614,7 @@ def start_from_head(
     network: Any,
     checkpoint: str,
     settings: FineTuningSettings,
-    merged: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    merged: Mapping[str, Sequence[str]],
 ) -> None:
     """
     Sets the classifier of a network to that of a checkpoint, class by class under their names. A class that several of

@@ -38,15 +38,17 @@ def matched_classes(
     stands_for: dict[str, str] = {}
     for label_class, names in merged.items():
         if label_class not in label_classes:
-            raise ValueError(f"expected a class of the labels ({', '.join(label_classes)}), got {label_class}")
+            raise ValueError(
+                f"--merge: expected a class of the labels ({', '.join(label_classes)}), got {label_class}"
+            )
         for name in names:
             if name not in model_classes:
                 raise ValueError(
-                    f"{label_class}: expected classes of the model ({', '.join(model_classes)}), got {name}"
+                    f"--merge {label_class}: expected classes of the model ({', '.join(model_classes)}), got {name}"
                 )
             if name in stands_for:
                 raise ValueError(
-                    f"{name}: expected one class that it stands for, got {stands_for[name]}, {label_class}"
+                    f"--merge: {name}: expected one class that it stands for, got {stands_for[name]}, {label_class}"
                 )
             stands_for[name] = label_class
     numbers = {name: number for number, name in enumerate(label_classes)}

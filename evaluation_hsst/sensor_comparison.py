@@ -24,6 +24,7 @@ from datasets_loading.simulation import simulate_scene
 from datasets_loading.splits import split_by_blocks
 from evaluation_hsst.baselines import (
     ModelOptions,
+    check_model,
     known_classes,
     load_config,
     load_processor,
@@ -176,10 +177,9 @@ def resampled_cube(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(missing, ENMAP.nodata, values).astype(np.int16)
 
 
-def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
-    """Data with the bands of a checkpoint, and how many of these the sensor does not cover.
-
-    Those hold the checkpoint's mean everywhere, which is 0 after standardising.
+def weights_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights by which the bands of a sensor become those of a checkpoint, float64 (checkpoint's bands, bands of the
+    data), and numbers of the checkpoint's bands that the sensor does not cover; their weights are 0.
 
     Raises:
         ValueError: wavelengths are unknown, or the sensor covers no band of the checkpoint.
@@ -198,6 +198,20 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
         raise ValueError(f"{sensor_data.title}: expected bands of {checkpoint} among its own, got none")
     weights = np.zeros((len(wanted), data.num_bands))
     weights[np.ix_(covered, bands)] = spectral_weights(given, widths, wanted[covered], wanted_widths[covered])
+    return weights, missing
+
+
+def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
+    """Data with the bands of a checkpoint, and how many of these the sensor does not cover.
+
+    Those hold the checkpoint's mean everywhere, which is 0 after standardising.
+
+    Raises:
+        ValueError: as `weights_to_checkpoint` does.
+    """
+    weights, missing = weights_to_checkpoint(sensor_data, checkpoint)
+    data, processor = sensor_data.data, load_processor(checkpoint)
+    wanted = np.asarray(processor.wavelengths)
     mean = np.zeros(len(wanted)) if processor.image_mean is None else np.asarray(processor.image_mean)
     filling = np.rint(mean * processor.scale).astype(np.int16)
     scenes = []
@@ -211,8 +225,10 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
 
 def check_sensor(sensor_data: SensorData, checkpoint: str, settings: Mapping[str, Any], options: ModelOptions) -> None:
     """Raises ValueError where `compare_ways` would, before anything is trained."""
-    resampled_to_checkpoint(sensor_data, checkpoint)
-    starting_point(sensor_data.data, _adapting(sensor_data, checkpoint, options))
+    weights_to_checkpoint(sensor_data, checkpoint)
+    adapting = _adapting(sensor_data, checkpoint, options)
+    check_model("hsst", settings_for("hsst", settings), adapting)
+    starting_point(sensor_data.data, adapting)
     if settings.get("head_start") == "checkpoint":
         known_classes(load_config(checkpoint), sensor_data.data.class_names, checkpoint, options.merged)
 
@@ -274,7 +290,7 @@ def compare_ways(
         data = resampled if way == RESAMPLED else sensor_data.data
         experiment = Experiment(
             {DIRECTION: data},
-            replace(adapting, statistics="training") if way == SCRATCH else adapting,
+            replace(adapting, statistics="training", merged={}) if way == SCRATCH else adapting,
             from_scratch if way == SCRATCH else from_checkpoint,
             {**description, "sensor": sensor_data.title, "way": way},
         )

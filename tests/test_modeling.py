@@ -438,6 +438,8 @@ def test_scores_are_of_full_precision(model_class):
         assert logits.dtype == torch.float32
         assert not torch.equal(logits, logits.bfloat16().float())
     assert model.double()(windows().double()).logits.dtype == torch.float64
+    # Shapes alone, without memory or arithmetic
+    assert model.to("meta")(windows().double().to("meta")).logits.shape == logits.shape
 
 
 def test_half_precision_counts_all_its_values():

@@ -9,6 +9,7 @@ import rasterio
 from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, write_small_scene
 
+from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
 from evaluation_hsst.baselines import ModelOptions, run_model, settings_for
@@ -274,10 +275,28 @@ def test_a_sensor_that_cannot_be_is_refused_before_any_is_trained(tmp_path, run_
     result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
     assert_one_clear_line(result, "bad", "wavelength")
     assert not (tmp_path / "out").exists()
-    arguments = [*arguments[:5], *arguments[7:], "--head_start", "checkpoint"]
+    arguments = [*arguments[:5], *arguments[7:]]
+    for given, words in (
+        (["--head_start", "checkpoint"], ["classes of the data"]),
+        (["--merge", "meadow=oak"], ["--merge", "--head_start checkpoint"]),
+    ):
+        result = run_script("compare_sensors.py", *arguments, *given, "--output_dir", tmp_path / "out")
+        assert_one_clear_line(result, *words)
+        assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_stand_for_those_of_the_labels(tmp_path, run_script):
+    """From scratch there is nothing to merge."""
+    folder = write_small_scene(tmp_path / "data")
+    first, *others = LabelledScene(data_dir=folder, window_size=5, block_size=8).data.class_names
+    model = write_small_checkpoint(tmp_path / "model", class_names=("oak", "pine", *others))
+    arguments = ["--model_name_or_path", model, "--sensors", "--real", f"small={folder}"]
+    arguments += ["--head_start", "checkpoint", "--merge", f"{first}=oak,pine"]
+    arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
     result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
-    assert_one_clear_line(result, "classes of the data")
-    assert not (tmp_path / "out").exists()
+    assert result.returncode == 0, result.stderr
+    (sensor,) = json.loads((tmp_path / "out" / "sensors.json").read_text())["sensors"]
+    assert set(sensor["ways"]) == {SCRATCH, RESAMPLED, ADAPTED}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_hsst import (
@@ -980,7 +980,7 @@ class HSSTClassifier(nn.Linear):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with torch.autocast(features.device.type, enabled=False):
+        with maybe_autocast(features.device.type, enabled=False):
             return nn.functional.linear(features.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 

@@ -31,8 +31,8 @@ from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_dis
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
-from datasets_loading.enmap_product import ProductError
 from datasets_loading.preparation import Bands, CutSettings, Source, Tally, first_bands, plan_sources, source_rows
+from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP
 from datasets_loading.shards import (
     CITATION,
@@ -46,7 +46,8 @@ from datasets_loading.shards import (
     read_records,
     row_groups,
 )
-from datasets_loading.tiles import WAVELENGTH_TOLERANCE, band_statistics, find_sources, lone_image
+from datasets_loading.tiles import band_statistics, find_sources
+from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE
 
 FEATURES = Features.from_arrow_schema(SCHEMA)
 """Columns of a corpus; `datasets_loading.shards.COLUMNS` says what they hold."""
@@ -108,8 +109,12 @@ class EnMAPCorpus(datasets.GeneratorBasedBuilder):
         folder = self._folder()
         if is_corpus(folder):
             return CorpusStatistics.read(folder).wavelengths
-        wavelengths = first_bands(self._sources()).wavelengths
+        wavelengths = first_bands(self._sources(), self._settings).wavelengths
         return None if wavelengths is None else np.array(wavelengths)
+
+    @property
+    def _settings(self) -> CutSettings:
+        return CutSettings(self.config.tile_size, self.config.max_nodata, self.config.max_cloud)
 
     def _folder(self) -> Path:
         if self.config.data_dir is None:
@@ -121,10 +126,8 @@ class EnMAPCorpus(datasets.GeneratorBasedBuilder):
 
     def _sources(self) -> list[Source]:
         folder = self._folder()
-        products, tile_files, lone_images = find_sources(folder)
-        sources, outcomes = plan_sources(folder, products, tile_files, progress=False)
+        sources, outcomes = plan_sources(folder, find_sources(folder), self._settings, progress=False)
         errors = [error for outcome in outcomes for error in outcome.errors]
-        errors += [lone_image(path) for path in lone_images]
         if errors:
             raise ProductError(errors[0])
         return sources
@@ -139,7 +142,7 @@ class EnMAPCorpus(datasets.GeneratorBasedBuilder):
             units: dict[str, Any] = {"places": [(path, number) for path, number, _ in row_groups(folder, records)]}
         else:
             sources = self._sources()
-            units = {"sources": sources, "bands": first_bands(sources)}
+            units = {"sources": sources, "bands": first_bands(sources, self._settings)}
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=units)]
 
     def _generate_examples(
@@ -148,7 +151,7 @@ class EnMAPCorpus(datasets.GeneratorBasedBuilder):
         for path, row_group in places:
             for row in _rows(read_row_group(path, row_group, SCHEMA.names)):
                 yield row["name"], row
-        settings = CutSettings(self.config.tile_size, self.config.max_nodata, self.config.max_cloud)
+        settings = self._settings
         for source in sources:
             assert bands is not None
             tally = Tally()

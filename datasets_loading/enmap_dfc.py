@@ -17,28 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from affine import Affine
 from datasets import DatasetInfo
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from datasets_loading.enmap_product import EnMAPProduct, ProductError, find_products, raster_errors
+from datasets_loading.enmap_product import EnMAPProduct, find_products
 from datasets_loading.labelled_data import (
     Cube,
     LabelledBuilder,
     LabelledConfig,
     LabelledData,
     Scene,
-    check_same_bands,
     check_same_crs,
     moved,
     pixel_of,
+    read_label_values,
     read_product,
     to_classes,
 )
+from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import UNLABELLED, Split, SplitError, split_by_blocks, split_by_scenes, with_validation
+from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +182,9 @@ def read_dfc_labels(folder: Path, region: str, source: str) -> DFCLabels:
     parts: list[tuple[np.ndarray, int, int]] = []
     crs = transform = None
     for path in paths:
-        with raster_errors(str(path)), rasterio.open(path) as dataset:
-            values = dataset.read(1)
-            own_crs, own = dataset.crs, dataset.transform
-        if own_crs is None:
+        values, own_crs, own = read_label_values(path)
+        values = np.maximum(values, 0)
+        if own_crs is None or own is None:
             raise ProductError(f"{path}: expected a coordinate reference system, got none")
         if crs is None or transform is None:
             crs, transform = own_crs, own
@@ -194,7 +194,7 @@ def read_dfc_labels(folder: Path, region: str, source: str) -> DFCLabels:
                 f"{own_crs.to_string()} and {own.a:g} m"
             )
         if not np.isin(values, list(CLASS_OF_VALUE)).all():
-            to_classes(values.astype(np.int64), CLASS_OF_VALUE, str(path))
+            to_classes(values, CLASS_OF_VALUE, str(path))
         row, column = pixel_of(transform, own.c, own.f)
         parts.append((values.astype(np.uint8), round(row), round(column)))
     assert crs is not None and transform is not None
@@ -238,6 +238,8 @@ def match_products(
     for path in paths:
         with EnMAPProduct.open(path) as product:
             own, (height, width) = product.transform, product.shape
+            if own is None:
+                raise ProductError(f"{path}: expected a georeferenced image, got one without")
             try:
                 check_same_crs(labels.crs, product.crs, own, str(folder / labels.name), product.name)
             except ProductError as error:
@@ -276,7 +278,8 @@ def match_products(
         if merged is None:
             image = np.full((len(cube.image), bottom - top, right - left), ENMAP.nodata, dtype=np.int16)
             merged = Cube(cube.name, image, cube.wavelengths, cube.crs, moved(grid, top, left))
-        check_same_bands(cube, merged)
+        bands = len(cube.image), cube.wavelengths
+        check_same_bands(cube.name, *bands, len(merged.image), merged.wavelengths, merged.name)
         place = merged.image[:, rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
         free = (place == ENMAP.nodata).all(axis=0)
         np.copyto(place, cube.image, where=free)

@@ -10,29 +10,29 @@ wavelength comes from METADATA.XML, and all bands are given in ascending wavelen
 from __future__ import annotations
 
 import logging
-import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, NoReturn
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from datasets_loading.raster_file import ProductError, fail, is_hidden, walk_files
+from datasets_loading.raster_formats import GdalFile
+from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
+from datasets_loading.stac_items import is_stac_item, read_item
+from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
 
@@ -54,34 +54,68 @@ CLASS_LAND, CLASS_WATER, CLASS_OUTSIDE = 1, 2, 3
 EMPTY_BAND_MEAN = -1_000_000
 """Mean that METADATA.XML states for a band without data."""
 
+LARGEST_METADATA = 50_000_000
+"""Bytes that a METADATA.XML may have; those of products have about 300,000."""
+
 _PARTS = ("METADATA", "SPECTRAL_IMAGE", "QL_VNIR", "QL_SWIR", *QUALITY_LAYERS.values())
-_FILE_NAME = re.compile(rf"(?P<prefix>|.*?[-_])(?P<part>{'|'.join(_PARTS)})(_COG)?\.(?P<extension>[a-z0-9]+)", re.I)
+# The archive serves "..._COG.TIF" and, of many products, "...METADATA.XML.XML"
+_FILE_NAME = re.compile(
+    rf"(?!DESIS)(?P<prefix>|.*?[-_])(?P<part>{'|'.join(_PARTS)})(_COG)?\.(?P<extension>[a-z0-9]+|xml\.xml)", re.I
+)
 _RASTER_EXTENSIONS = ("tif", "tiff", "bsq", "bil", "bip", "jp2")
+_METADATA_EXTENSIONS = ("xml", "xml.xml")
+ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".gz", ".7z", ".rar")
+"""Archives that are not read, but named: products must be unpacked from them."""
 
-# Copies whose raster carries its own wavelengths may differ from METADATA.XML by a calibration, not by a band.
-_WAVELENGTH_TOLERANCE = 1.0
-
-
-class ProductError(ValueError):
-    """A file that cannot be used. The message is one line: the file, what was expected, and what came."""
+_ASSETS = {
+    "image": "SPECTRAL_IMAGE",
+    "quality_classes": "QL_QUALITY_CLASSES",
+    "quality_cloud": "QL_QUALITY_CLOUD",
+    "quality_cloud_shadow": "QL_QUALITY_CLOUDSHADOW",
+    "quality_haze": "QL_QUALITY_HAZE",
+    "quality_cirrus": "QL_QUALITY_CIRRUS",
+    "quality_snow": "QL_QUALITY_SNOW",
+    "quality_testflags": "QL_QUALITY_TESTFLAGS",
+    "defective_pixel_mask": "QL_PIXELMASK",
+}
 
 
 def find_products(folder: str | Path) -> list[Path]:
     """METADATA.XML files and ZIP archives under a folder, sorted by path; each can be given to `EnMAPProduct.open`."""
-    folder = Path(folder)
-    files = (path for path in folder.rglob("*") if path.is_file() and not is_hidden(path.relative_to(folder)))
-    return sorted(path for path in files if path.suffix.lower() == ".zip" or product_part(path.name) == "METADATA")
-
-
-def is_hidden(path: PurePath) -> bool:
-    """Whether a file, or a folder above it, is hidden: a product being written, or a twin "._" left by an archiver."""
-    return any(part.startswith(".") for part in path.parts)
+    return [
+        path
+        for path in walk_files(Path(folder))
+        if path.suffix.lower() == ".zip" or product_part(path.name) == "METADATA"
+    ]
 
 
 def product_part(file_name: str) -> str | None:
     """The part of a product that a file is by its name, such as "SPECTRAL_IMAGE", or None."""
     match = _FILE_NAME.fullmatch(file_name)
     return match["part"].upper() if match else None
+
+
+def metadata_beside(image: Path) -> Path | None:
+    """The METADATA.XML, or else the STAC item, that describes the spectral image at a path, where it stands beside."""
+    match = _FILE_NAME.fullmatch(image.name)
+    if match is None or match["part"].upper() != "SPECTRAL_IMAGE":
+        return None
+    for file in sorted(image.parent.iterdir()):
+        other = _FILE_NAME.fullmatch(file.name)
+        is_own = other is not None and other["prefix"].lower() == match["prefix"].lower()
+        if is_own and other is not None and other["part"].upper() == "METADATA" and _is_metadata(file.name):
+            return file
+    item = image.with_name(match["prefix"].rstrip("-_") + ".json")
+    return item if item.is_file() else None
+
+
+def _is_metadata(name: str) -> bool:
+    match = _FILE_NAME.fullmatch(name)
+    return (
+        match is not None
+        and match["part"].upper() == "METADATA"
+        and match["extension"].lower() in _METADATA_EXTENSIONS
+    )
 
 
 @dataclass(eq=False)
@@ -93,21 +127,22 @@ class EnMAPProduct:
     not be used by two threads at a time.
 
     Attributes:
-        path: folder, ZIP or METADATA.XML that was opened.
+        path: what was opened: folder, ZIP, METADATA.XML or STAC item (a file or an address).
         name: name of the product, from its metadata or, where that states none, from its file names.
         wavelengths: band centres in nm, ascending, float64 (bands,).
         fwhm: full width at half maximum in nm, float64 (bands,).
-        gain: factor from stored number to reflectance, float64 (bands,).
-        offset: reflectance of the stored number 0, float64 (bands,).
+        gain: factor from the number in the file to reflectance, float64 (bands,).
+        offset: reflectance of the number 0 in the file, float64 (bands,).
         detectors: "VNIR", "SWIR" or, where the metadata do not say, "unknown", one per band.
         file_bands: 1-based band of the spectral image that holds each band, int64 (bands,).
         shape: (height, width) in pixels.
         acquisition_time: start of the acquisition, in UTC.
         sun_elevation: sun elevation at the centre of the scene in degrees.
         missing_layers: names of the quality layers that the product lacks.
+        notes: what a user has to know of the product, a phrase each.
     """
 
-    path: Path
+    path: Path | str
     name: str
     wavelengths: np.ndarray
     fwhm: np.ndarray
@@ -119,31 +154,45 @@ class EnMAPProduct:
     acquisition_time: datetime
     sun_elevation: float
     missing_layers: tuple[str, ...]
+    notes: tuple[str, ...]
     _stated_valid_bands: np.ndarray | None = field(repr=False)
     _locations: dict[str, str] = field(repr=False)
-    _datasets: dict[tuple[int, str], Any] = field(default_factory=dict, init=False, repr=False)
+    _quantity: str = "reflectance"
+    _files: dict[str, GdalFile] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path) -> EnMAPProduct:
-        """Opens a product and reads its METADATA.XML, and nothing else.
+    def open(cls, path: str | Path, *, radiance: bool = False) -> EnMAPProduct:
+        """Opens a product and reads its metadata, and nothing else.
 
         Args:
-            path: a folder or a ZIP with one product at any depth, or a METADATA.XML. A ZIP is not unpacked.
+            path: a folder or a ZIP with one product at any depth, a METADATA.XML, a spectral image beside one, or a
+                STAC item: the path or address of its JSON. A ZIP is not unpacked.
+            radiance: take level 1 products, whose numbers are radiance.
 
         Raises:
-            ProductError: no or several METADATA.XML, a ZIP that is not whole, malformed XML, or XML in which the list
-                of bands, a wavelength, the size, the time or the sun elevation is missing or contradictory.
+            ProductError: no or several METADATA.XML, two files for one part, a ZIP that is not whole, malformed XML,
+                a level other than 2A, or metadata in which the list of bands, a wavelength, the size, the time or the
+                sun elevation is missing or contradictory.
         """
+        if is_stac_item(path):
+            return cls._from_item(path, radiance)
         path = Path(path)
+        if product_part(path.name) == "SPECTRAL_IMAGE" and path.is_file():
+            described = metadata_beside(path)
+            if described is None:
+                fail(path, "the product's METADATA.XML beside it", "none")
+            return cls.open(described, radiance=radiance)
         content, metadata_file, locations = _find_files(path)
-        where = f"{path}/{metadata_file}" if path.suffix.lower() != ".xml" else str(path)
+        where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
         root = _parse_xml(content, where)
+        name = _read_name(root, metadata_file)
+        quantity = _check_level(_read_level(root, name), radiance, where)
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
         order = np.argsort(wavelengths)
         missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
         product = cls(
             path=path,
-            name=_read_name(root, metadata_file),
+            name=name,
             wavelengths=wavelengths[order],
             fwhm=fwhm[order],
             gain=gain[order],
@@ -154,62 +203,104 @@ class EnMAPProduct:
             acquisition_time=_read_time(root, where),
             sun_elevation=_read_sun_elevation(root, where),
             missing_layers=missing_layers,
+            notes=_read_notes(root),
             _stated_valid_bands=_read_valid_bands(root, numbers[order], where),
             _locations=locations,
+            _quantity=quantity,
         )
         if missing_layers:
             logger.warning("%s: quality layers missing, taken as clear: %s", product.name, ", ".join(missing_layers))
         return product
+
+    @classmethod
+    def _from_item(cls, path: str | Path, radiance: bool) -> EnMAPProduct:
+        item = read_item(path)
+        image = item.asset("image")
+        quantity = _check_level(item.level, radiance, str(path))
+        order = np.argsort(image.wavelengths)
+        locations = {part: item.location(asset) for asset, part in _ASSETS.items() if item.location(asset)}
+        return cls(
+            path=path,
+            name=item.name,
+            wavelengths=image.wavelengths[order],
+            fwhm=image.fwhm[order],
+            gain=image.gain[order],
+            offset=image.offset[order],
+            detectors=("unknown",) * len(order),
+            file_bands=order + 1,
+            shape=image.shape,
+            acquisition_time=item.acquisition_time,
+            sun_elevation=item.sun_elevation,
+            missing_layers=tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations),
+            notes=(),
+            _stated_valid_bands=None,
+            _locations=locations,
+            _quantity=quantity,
+        )
 
     @property
     def num_bands(self) -> int:
         return len(self.wavelengths)
 
     @cached_property
+    def raster(self) -> Raster:
+        """The spectral image, opened.
+
+        Raises:
+            ProductError: it is missing, damaged, or not what the metadata describe.
+        """
+        file = self._open("SPECTRAL_IMAGE")
+        if file.shape[0] != self.num_bands:
+            fail(file.location, f"{self.num_bands} bands as in METADATA.XML", f"{file.shape[0]}")
+        self._check_wavelengths(file)
+        stated, in_file = file.stated, np.argsort(self.file_bands)
+        stated.wavelengths, stated.fwhm = self.wavelengths[in_file], self.fwhm[in_file]
+        stated.gain, stated.offset, stated.quantity = self.gain[in_file], self.offset[in_file], self._quantity
+        # The bands of some products are marked as bad though they hold data: METADATA.XML says which hold none
+        stated.good_bands, stated.name, stated.notes = None, self.name, list(self.notes)
+        if stated.nodata is None:
+            stated.nodata = ENMAP.nodata
+        return Raster(file, self.path, radiance=self._quantity == "radiance", trusted=True)
+
+    @cached_property
     def valid_bands(self) -> np.ndarray:
         """Which bands hold data, bool (bands,).
 
-        As the band statistics in METADATA.XML say. A product that states none is read once, row by row of blocks:
-        a band then holds data where any of its pixels does.
+        As the band statistics in METADATA.XML say; of a product that states none, as `Raster.valid_bands` finds.
 
         Raises:
             ProductError: the spectral image has to be read for it and cannot be.
         """
-        if self._stated_valid_bands is not None:
-            return self._stated_valid_bands
-        valid = np.zeros(self.num_bands, dtype=bool)
-        for window in row_windows(self.shape, 64):
-            valid |= (self.read(window) != ENMAP.nodata).any(axis=(1, 2))
-        return valid
+        return self.raster.valid_bands if self._stated_valid_bands is None else self._stated_valid_bands
 
     @cached_property
-    def _grid(self) -> tuple[CRS, Affine]:
+    def _grid(self) -> tuple[CRS | None, Affine | None]:
         # The layers share the grid of the spectral image: where that is damaged, a layer still says where it lies.
         try:
-            dataset = self._spectral_image()
+            stated = self._open("SPECTRAL_IMAGE").stated
         except ProductError:
             if "classes" in self.missing_layers:
                 raise
-            dataset = self._open_raster(QUALITY_LAYERS["classes"])
-        return dataset.crs, dataset.transform
+            stated = self._open(QUALITY_LAYERS["classes"]).stated
+        return stated.crs, stated.transform
 
     @property
-    def crs(self) -> CRS:
+    def crs(self) -> CRS | None:
         """Coordinate reference system, from the raster's header; raises ProductError where that is unreadable."""
         return self._grid[0]
 
     @property
-    def transform(self) -> Affine:
+    def transform(self) -> Affine | None:
         """From (column, row) to coordinates in the unit of the CRS; raises ProductError as `crs` does."""
         return self._grid[1]
 
     @property
     def block_shape(self) -> tuple[int, int]:
         """(height, width) of the blocks that the spectral image is stored in; raises ProductError as `read` does."""
-        return self._spectral_image().block_shapes[0]
+        return self.raster.block_shape
 
     def read(self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Stored numbers of chosen bands, int16 (bands, height, width), with nodata -32768.
+        """Reflectance x 10000 of chosen bands, int16 (bands, height, width), with nodata -32768.
 
         Args:
             window: part of the scene; the whole scene by default.
@@ -219,34 +310,23 @@ class EnMAPProduct:
             ProductError: the spectral image is missing, damaged, or not what METADATA.XML describes.
             ValueError: the window reaches beyond the scene.
         """
-        file_bands = self.file_bands if bands is None else self.file_bands[np.asarray(bands, dtype=np.int64)]
-        dataset = self._spectral_image()
-        stored = self._read_raster(dataset, [int(band) for band in file_bands], window)
-        return to_stored_numbers(stored, dataset.nodata, dataset.name)
-
-    def read_reflectance(
-        self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None
-    ) -> np.ndarray:
-        """Reflectance of chosen bands, float32 (bands, height, width), NaN without data. Arguments as in `read`."""
-        chosen = np.arange(self.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)
-        stored = self.read(window, chosen)
-        reflectance = stored * self.gain[chosen, None, None] + self.offset[chosen, None, None]
-        return np.where(stored == ENMAP.nodata, np.nan, reflectance).astype(np.float32)
+        return self.raster.read_stored(window, bands)
 
     def read_layer(self, layer: str, window: Window | None = None) -> np.ndarray:
         """Values of a quality layer, uint8 (height, width); zeros, with a warning, where the product lacks it.
 
         Args:
-            layer: a key of `QUALITY_LAYERS` other than "pixel_mask", which has bands (see `read_defective`).
+            layer: a key of `QUALITY_LAYERS` other than "pixel_mask", which has bands.
             window: part of the scene; the whole scene by default.
 
         Raises:
             ProductError: the layer is there but damaged, or of another size than the scene.
         """
+        window = self._checked(window)
         if layer in self.missing_layers:
             self._warn_of_missing(layer)
-            return np.zeros(self._window_shape(window), dtype=np.uint8)
-        return self._read_raster(self._open_raster(QUALITY_LAYERS[layer]), 1, window).astype(np.uint8)
+            return np.zeros((int(window.height), int(window.width)), dtype=np.uint8)
+        return self._open(QUALITY_LAYERS[layer]).read([0], *window.toslices())[0].astype(np.uint8)
 
     def read_cloud(self, window: Window | None = None) -> np.ndarray:
         """Pixels classified as cloud, bool (height, width)."""
@@ -276,24 +356,10 @@ class EnMAPProduct:
             return self.read(window, [first_valid_band])[0] == ENMAP.nodata
         return self.read_layer("classes", window) == CLASS_OUTSIDE
 
-    def read_defective(
-        self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None
-    ) -> np.ndarray:
-        """Defective pixels of chosen bands, bool (bands, height, width). Arguments as in `read`."""
-        file_bands = self.file_bands if bands is None else self.file_bands[np.asarray(bands, dtype=np.int64)]
-        if "pixel_mask" in self.missing_layers:
-            self._warn_of_missing("pixel_mask")
-            return np.zeros((len(file_bands), *self._window_shape(window)), dtype=bool)
-        dataset = self._open_raster(QUALITY_LAYERS["pixel_mask"])
-        if dataset.count != self.num_bands:
-            _fail(dataset.name, f"{self.num_bands} bands as in METADATA.XML", f"{dataset.count}")
-        return self._read_raster(dataset, [int(band) for band in file_bands], window) == 1
-
     def close(self) -> None:
         """Closes the rasters; a later reading opens them again."""
-        for dataset in self._datasets.values():
-            dataset.close()
-        self._datasets.clear()
+        for file in self._files.values():
+            file.close()
 
     def __enter__(self) -> EnMAPProduct:
         return self
@@ -303,203 +369,154 @@ class EnMAPProduct:
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_datasets": {}}
+    def _open(self, part: str) -> GdalFile:
+        if part not in self._files:
+            if part not in self._locations:
+                fail(self.path, f"a file {self.name}-{part}.TIF", "none")
+            file = GdalFile(self._locations[part])
+            if file.shape[1:] != self.shape:
+                fail(file.location, f"{_size(self.shape)} pixels as in METADATA.XML", _size(file.shape[1:]))
+            self._files[part] = file
+        return self._files[part]
 
-    def _spectral_image(self) -> Any:
-        dataset = self._open_raster("SPECTRAL_IMAGE")
-        if dataset.count != self.num_bands:
-            _fail(dataset.name, f"{self.num_bands} bands as in METADATA.XML", f"{dataset.count}")
-        return dataset
-
-    def _open_raster(self, part: str) -> Any:
-        # A file position must not be shared between processes: each opens its own after a fork.
-        key = (os.getpid(), part)
-        if key in self._datasets:
-            return self._datasets[key]
-        if part not in self._locations:
-            _fail(str(self.path), f"a file {self.name}-{part}.TIF", "none")
-        location = self._locations[part]
-        with raster_errors(location):
-            dataset = rasterio.open(location)
-        if dataset.shape != self.shape:
-            _fail(location, f"{_size(self.shape)} pixels as in METADATA.XML", _size(dataset.shape))
-        if part == "SPECTRAL_IMAGE":
-            self._check_wavelengths(dataset)
-        self._datasets[key] = dataset
-        return dataset
-
-    def _check_wavelengths(self, dataset: Any) -> None:
-        tagged, _ = band_tags(dataset)
-        if tagged is None or dataset.count != self.num_bands:
+    def _check_wavelengths(self, file: GdalFile) -> None:
+        tagged = file.stated.wavelengths
+        if tagged is None:
             return
         differences = np.abs(tagged[self.file_bands - 1] - self.wavelengths)
-        if differences.max() > _WAVELENGTH_TOLERANCE:
+        if differences.max() > WAVELENGTH_TOLERANCE:
             worst = int(differences.argmax())
-            _fail(
-                dataset.name,
+            fail(
+                file.location,
                 f"{self.wavelengths[worst]:g} nm in band {self.file_bands[worst]} as in METADATA.XML",
                 f"{tagged[self.file_bands[worst] - 1]:g} nm in the raster's own tags",
             )
 
-    def _read_raster(self, dataset: Any, bands: int | list[int], window: Window | None) -> np.ndarray:
-        self._window_shape(window)
-        with raster_errors(dataset.name):
-            return dataset.read(bands, window=window)
-
-    def _window_shape(self, window: Window | None) -> tuple[int, int]:
-        if window is None:
-            return self.shape
+    def _checked(self, window: Window | None) -> Window:
         height, width = self.shape
+        if window is None:
+            return Window(0, 0, width, height)
         inside = 0 <= window.row_off <= window.row_off + window.height <= height
         if not (inside and 0 <= window.col_off <= window.col_off + window.width <= width):
             raise ValueError(f"{self.name}: expected a window inside {_size(self.shape)} pixels, got {window}")
-        return int(window.height), int(window.width)
+        return window
 
     def _warn_of_missing(self, layer: str) -> None:
         warnings.warn(f"{self.name}: no quality layer {layer!r}, taken as clear", stacklevel=3)
 
 
-def row_windows(shape: tuple[int, int], rows: int) -> Iterator[Window]:
-    """Windows of `rows` rows and full width that cover a scene from top to bottom; the last one may be lower."""
-    height, width = shape
-    for row in range(0, height, rows):
-        yield Window(0, row, width, min(rows, height - row))
-
-
-def to_stored_numbers(values: np.ndarray, nodata: float | None, where: str) -> np.ndarray:
-    """A raster's values as int16 stored numbers with nodata -32768.
-
-    Args:
-        values: stored numbers of any integer or floating type, (bands, height, width). Fractions are rounded, values
-            beyond the range of int16 are set to its ends, NaN becomes nodata.
-        nodata: the raster's own nodata value, or None.
-        where: name of the file, for the error.
-
-    Raises:
-        ProductError: the values are fractions of 1, so reflectance where stored numbers are expected.
-    """
-    if values.dtype == np.int16 and nodata in (None, ENMAP.nodata):
-        return values
-    without_data = ~np.isfinite(values)
-    if nodata is not None:
-        without_data |= values == nodata
-    if np.issubdtype(values.dtype, np.floating):
-        values = np.where(without_data, 0, values)
-        largest = np.abs(values).max(initial=0)
-        if largest < 10 and (values != np.rint(values)).any():
-            _fail(where, "stored numbers (reflectance x 10000)", f"fractions, the largest being {largest:g}")
-        values = np.rint(values)
-    stored = np.clip(values, ENMAP.nodata + 1, np.iinfo(np.int16).max).astype(np.int16)
-    stored[without_data] = ENMAP.nodata
-    return stored
-
-
-def band_tags(dataset: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Wavelengths and widths in nm that a raster's bands are tagged with, in file order; None where not all are.
-
-    Reads the tags `wavelength`, `fwhm` and `wavelength_units` (as ENVI headers and the EnMAP-Box write them).
-    """
-    tags = [dataset.tags(band) for band in range(1, dataset.count + 1)]
-
-    def numbers(key: str) -> np.ndarray | None:
-        try:
-            # Nanometres unless the tags say otherwise: "um", "µm", "Micrometers", "Micrometer".
-            factors = [
-                1000.0 if re.match("um|[µμ]m|micro", tag.get("wavelength_units", ""), re.I) else 1 for tag in tags
-            ]
-            return np.array([float(tag[key]) * factor for tag, factor in zip(tags, factors, strict=True)])
-        except (KeyError, ValueError):
-            return None
-
-    return numbers("wavelength"), numbers("fwhm")
-
-
-@contextmanager
-def raster_errors(location: str) -> Iterator[None]:
-    """Turns an error of the raster library into a ProductError of one line, which names the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except RasterioError as error:
-        reason = str(error.__cause__ or error).replace(location, PurePosixPath(location).name)
-        _fail(location, "a whole, readable raster", reason)
-
-
-def _fail(where: str, expected: str, got: str) -> NoReturn:
-    archive = re.match(r"/vsizip/{(.*)}(/.*)", where)
-    where = archive[1] + archive[2] if archive else where
-    raise ProductError(" ".join(f"{where}: expected {expected}, got {got}".split()))
-
-
-def _size(shape: tuple[int, int]) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
 def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
     """Content and inner path of METADATA.XML, and the location of every raster beside it, by part."""
     if path.is_dir():
-        names = [str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(path)) for file in walk_files(path)]
         metadata_file = _only_metadata(path, names)
         content = _read_file(path / metadata_file)
         prefix = f"{path}/"
-    elif product_part(path.name) == "METADATA" and path.is_file():
+    elif _is_metadata(path.name) and path.is_file():
         names = sorted(file.name for file in path.parent.iterdir() if file.is_file())
         metadata_file = path.name
         content = _read_file(path)
         prefix = f"{path.parent}/"
+    elif path.name.lower().endswith(ARCHIVE_ENDINGS) and path.is_file():
+        fail(path, "a product's folder, ZIP or METADATA.XML", f"an archive: unpack it first (tar -xf {path.name})")
     elif path.is_file():
         try:
             with zipfile.ZipFile(path) as archive:
                 names = sorted(archive.namelist())
                 metadata_file = _only_metadata(path, names)
+                entry = archive.getinfo(metadata_file)
+                if entry.file_size > LARGEST_METADATA:
+                    fail(path, f"a METADATA.XML of at most {LARGEST_METADATA:,} bytes", f"{entry.file_size:,}")
                 content = archive.read(metadata_file)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-            _fail(str(path), "a whole ZIP with one product, or a METADATA.XML", f"a file that is neither ({error})")
+            fail(path, "a whole ZIP with one product, or a METADATA.XML", f"a file that is neither ({error})")
         # Braces tell GDAL where the archive's name ends, whatever it is.
         prefix = f"/vsizip/{{{path.absolute()}}}/"
     else:
-        _fail(str(path), "a product's folder, ZIP or METADATA.XML", "nothing there")
+        fail(path, "a product's folder, ZIP or METADATA.XML", "nothing there")
     return (
         content,
         metadata_file,
-        {part: prefix + name for part, name in _rasters_beside(metadata_file, names).items()},
+        {part: prefix + name for part, name in _rasters_beside(path, metadata_file, names).items()},
     )
 
 
 def _only_metadata(path: Path, names: list[str]) -> str:
-    found = [
-        name
-        for name in names
-        if product_part(PurePosixPath(name).name) == "METADATA" and not is_hidden(PurePosixPath(name))
-    ]
+    found = [name for name in names if _is_metadata(PurePosixPath(name).name) and not is_hidden(PurePosixPath(name))]
     if not found:
-        _fail(str(path), "one METADATA.XML", f"none among {len(names)} files")
+        inner = [name for name in names if name.lower().endswith((".zip", *ARCHIVE_ENDINGS))]
+        if inner:
+            fail(path, "one METADATA.XML", f"archives in it: unpack {PurePosixPath(inner[0]).name} first")
+        fail(path, "one METADATA.XML", f"none among {len(names)} files")
     if len(found) > 1:
-        _fail(str(path), "one METADATA.XML", f"{len(found)}: open them one by one")
+        fail(path, "one METADATA.XML", f"{len(found)}: open them one by one")
     return found[0]
 
 
-def _rasters_beside(metadata_file: str, names: list[str]) -> dict[str, str]:
+def _rasters_beside(path: Path, metadata_file: str, names: list[str]) -> dict[str, str]:
     """Name of each raster that has the folder and the prefix of the metadata file, by part."""
     folder = PurePosixPath(metadata_file).parent
     own = _FILE_NAME.fullmatch(PurePosixPath(metadata_file).name)
-    rasters = {}
+    rasters: dict[str, str] = {}
     for name in names:
         match = _FILE_NAME.fullmatch(PurePosixPath(name).name)
         if own is None or match is None or PurePosixPath(name).parent != folder:
             continue
         if match["prefix"].lower() == own["prefix"].lower() and match["extension"].lower() in _RASTER_EXTENSIONS:
-            rasters[match["part"].upper()] = name
+            part = match["part"].upper()
+            if part in rasters:
+                fail(
+                    path,
+                    f"one file of {part} in a product",
+                    f"{PurePosixPath(rasters[part]).name} and {PurePosixPath(name).name}: move one away",
+                )
+            rasters[part] = name
     return rasters
 
 
 def _read_file(path: Path) -> bytes:
     try:
+        if path.stat().st_size > LARGEST_METADATA:
+            fail(path, f"a METADATA.XML of at most {LARGEST_METADATA:,} bytes", f"{path.stat().st_size:,}")
         return path.read_bytes()
     except OSError as error:
-        _fail(str(path), "a readable file", error.strerror or str(error))
+        fail(path, "a readable file", error.strerror or str(error))
+
+
+def _read_level(root: ElementTree.Element, name: str) -> str:
+    for path in ("metadata/schema/processingLevel", "base/level", "specific/code"):
+        text = root.findtext(path, "").strip().upper()
+        if text:
+            return text
+    match = re.search(r"(?<![A-Z0-9])L(1B|1C|2A)(?![A-Z0-9])", name.upper())
+    return match[0] if match else ""
+
+
+def _check_level(level: str, radiance: bool, where: str) -> str:
+    """What the numbers of a level are, "reflectance" or "radiance"."""
+    if level.startswith("L1"):
+        if not radiance:
+            fail(
+                where,
+                "a level 2A product, which holds reflectance",
+                f"level {level}, radiance: order L2A, or take it as it is (--radiance) for a model trained on such",
+            )
+        return "radiance"
+    return "reflectance"
+
+
+def _read_notes(root: ElementTree.Element) -> tuple[str, ...]:
+    """What is special of a product's correction: the water mode gives another reflectance over water."""
+    correction = root.findtext("processing/correctionType", "").strip()
+    if not re.search("water|combined", correction, re.I):
+        return ()
+    kind = (root.findtext(".//waterReflectanceProduct") or root.findtext(".//waterType") or "").strip()
+    kind = f" ({kind})" if kind else ""
+    return (f"corrected in the mode {correction}: pixels of water hold water reflectance{kind}",)
 
 
 class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
@@ -513,7 +530,7 @@ def _parse_xml(content: bytes, where: str) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BuilderWithoutDoctype()))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        _fail(where, "well-formed XML", f"{error or 'none'}")
+        fail(where, "well-formed XML", f"{error or 'none'}")
 
 
 def _read_name(root: ElementTree.Element, metadata_file: str) -> str:
@@ -531,10 +548,10 @@ def _read_bands(
     """Number in the file, wavelength, width, gain and offset of each band, in the order of the XML."""
     elements = root.findall("specific/bandCharacterisation/bandID")
     if not elements:
-        _fail(where, "a list of bands (specific/bandCharacterisation/bandID)", "none")
+        fail(where, "a list of bands (specific/bandCharacterisation/bandID)", "none")
     numbers = np.array([_number(element.get("number"), "a band's number", where) for element in elements])
     if not np.array_equal(np.sort(numbers), np.arange(1, len(numbers) + 1)):
-        _fail(where, f"bands numbered from 1 to {len(numbers)}, each once", _shortened(numbers))
+        fail(where, f"bands numbered from 1 to {len(numbers)}, each once", _shortened(numbers))
 
     def values(tag: str) -> np.ndarray:
         return np.array(
@@ -547,9 +564,9 @@ def _read_bands(
     wavelengths = values("wavelengthCenterOfBand")
     unique, counts = np.unique(wavelengths, return_counts=True)
     if (counts > 1).any():
-        _fail(where, "wavelengths that differ", f"{unique[counts > 1][0]:g} nm {counts.max()} times")
+        fail(where, "wavelengths that differ", f"{unique[counts > 1][0]:g} nm {counts.max()} times")
     if unique[0] <= 0:
-        _fail(where, "wavelengths in nm", f"{unique[0]:g}")
+        fail(where, "wavelengths in nm", f"{unique[0]:g}")
     return numbers.astype(np.int64), wavelengths, values("FWHMOfBand"), values("GainOfBand"), values("OffsetOfBand")
 
 
@@ -593,7 +610,7 @@ def _read_time(root: ElementTree.Element, where: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        _fail(where, "a time in base/temporalCoverage/startTime", repr(text))
+        fail(where, "a time in base/temporalCoverage/startTime", repr(text))
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -608,7 +625,7 @@ def _number(text: str | None, expected: str, where: str) -> float:
     except ValueError:
         number = float("nan")
     if not np.isfinite(number):
-        _fail(where, expected, "none" if text is None or not text.strip() else repr(text))
+        fail(where, expected, "none" if text is None or not text.strip() else repr(text))
     return number
 
 

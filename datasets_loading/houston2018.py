@@ -18,7 +18,6 @@ from affine import Affine
 from datasets import DatasetInfo
 from rasterio.crs import CRS
 
-from datasets_loading.enmap_product import ProductError
 from datasets_loading.labelled_data import (
     Cube,
     LabelledBuilder,
@@ -30,6 +29,8 @@ from datasets_loading.labelled_data import (
     read_label_values,
     to_classes,
 )
+from datasets_loading.raster_file import ProductError
+from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import UNLABELLED, Area, split_by_areas, with_validation
 
 CLASS_NAMES = (
@@ -161,7 +162,8 @@ def read_image(header: Path) -> Cube:
     Raises:
         ProductError: the file is damaged or has fewer bands.
     """
-    cube = read_cube(header, num_bands=NUM_BANDS)
+    # The contest states no scale: its numbers are taken as they are
+    cube = read_cube(header, num_bands=NUM_BANDS, scale=ENMAP.scale)
     if cube.wavelengths is None:
         cube.wavelengths = np.array(WAVELENGTHS)
     return cube

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import rasterio
 from affine import Affine
 from datasets import (
     Array2D,
@@ -39,10 +38,14 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
 
-from datasets_loading.enmap_product import EnMAPProduct, ProductError, band_tags, raster_errors, to_stored_numbers
+from datasets_loading.enmap_product import EnMAPProduct
+from datasets_loading.raster_file import ProductError, fail
+from datasets_loading.raster_formats import ArrayFile, GdalFile, envi_data
+from datasets_loading.rasters import open_raster
+from datasets_loading.scenes import Scene as OpenScene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, Split, check_split, read_split
-from datasets_loading.tiles import SIDECAR_NAME, WAVELENGTH_TOLERANCE
+from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,9 @@ COLUMNS = """\
 
 _GRID_TOLERANCE = 0.05
 _TILE_NAME = re.compile(r"tile_(\d+)_(\d+)")
-_SAVED_AS_HDF5 = "MATLAB 7.3"
+
+NEVER_CLASSES = (255, -1, -100, -9999)
+"""Values of label rasters that mean no class in every convention, unless a class has that number by name."""
 
 
 @dataclass(eq=False)
@@ -151,8 +156,16 @@ class LabelledData:
 
     @cached_property
     def valid_bands(self) -> np.ndarray:
-        """Which bands hold data in every scene, bool (bands,)."""
-        return np.all([[(band != ENMAP.nodata).any() for band in scene.cube] for scene in self.scenes], axis=0)
+        """Which bands hold data in every scene, and more than one number in all of them, bool (bands,)."""
+        valid = np.ones(self.num_bands, dtype=bool)
+        for number in range(self.num_bands):
+            values = [scene.cube[number][scene.cube[number] != ENMAP.nodata] for scene in self.scenes]
+            if not all(part.size for part in values):
+                valid[number] = False
+            elif sum(part.size for part in values) >= 16:
+                # One number everywhere is a filling
+                valid[number] = min(part.min() for part in values) < max(part.max() for part in values)
+        return valid
 
     def class_counts(self, split: str) -> np.ndarray:
         """Labelled pixels of each class in a split, int64 (classes,)."""
@@ -172,68 +185,38 @@ class LabelledData:
         return replace(self, split=split)
 
 
-def read_cube(
-    path: str | Path,
-    *,
-    wavelengths: Sequence[float] | np.ndarray | None = None,
-    scale: float | None = None,
-    nodata: float | None = None,
-    variable: str | None = None,
-    num_bands: int | None = None,
-) -> Cube:
-    """Reads a hyperspectral image from a GeoTIFF, an ENVI file or a MATLAB file, whole.
+def read_cube(path: str | Path, **reading: Any) -> Cube:
+    """Reads an image of any format whole, and says in the log what had to be assumed.
 
     Args:
-        path: the file; for ENVI its header or its data.
-        wavelengths: band centres in nm in the order of the file. By default those that the file's bands are tagged
-            with or its header states, or else those of a file `wavelengths.txt` beside it (`read_wavelengths`).
-        scale: stored number of a reflectance of 1; by default what the file states, or else 10000.
-        nodata: stored number of a pixel without data; by default what the file states. NaN always is.
-        variable: array of a MATLAB file; by default the only one with three dimensions, (height, width, bands).
-        num_bands: how many bands from the first one on are spectral ones, to be read; by default all.
+        path: the file.
+        reading: how to read it where it does not say so itself, as for `datasets_loading.rasters.open_raster`:
+            wavelengths, fwhm, scale, offset, nodata, variable, num_bands.
 
     Raises:
-        ProductError: the file is missing, damaged, holds fractions and no scale, has no data or too few bands, or its
-            wavelengths do not fit its bands.
+        ProductError: the file is missing or damaged, its numbers can be read in two ways, it holds no data or too few
+            bands, or its wavelengths do not fit its bands.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ProductError(f"{path}: expected an image, got no such file")
-    crs = transform = tagged = None
-    if path.suffix.lower() == ".mat":
-        values = np.moveaxis(_read_matlab(path, variable, 3), -1, 0)
-        gain, offset, own_nodata = np.ones(len(values)), np.zeros(len(values)), None
-    else:
-        data_path = envi_data(path) if path.suffix.lower() == ".hdr" else path
-        with raster_errors(str(data_path)), rasterio.open(data_path) as dataset:
-            if num_bands is not None and dataset.count < num_bands:
-                raise ProductError(f"{path}: expected at least {num_bands} bands, got {dataset.count}")
-            bands = list(range(1, (num_bands or dataset.count) + 1))
-            values, own_nodata, tagged = dataset.read(bands), dataset.nodata, band_tags(dataset)[0]
-            gain, offset = np.array(dataset.scales)[: len(bands)], np.array(dataset.offsets)[: len(bands)]
-            tagged = None if tagged is None else tagged[: len(bands)]
-            crs, transform = _grid(dataset)
-            factor = float(dataset.tags(ns="ENVI").get("reflectance_scale_factor", 0))
-        if factor > 0 and scale is None:
-            scale = factor
-    image = _to_int16(values, gain, offset, scale, own_nodata if nodata is None else nodata, str(path))
-    if (image == ENMAP.nodata).all():
-        raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
-    centres = tagged if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
-    sidecar = path.with_name(SIDECAR_NAME)
-    if centres is None and sidecar.is_file():
-        centres = read_wavelengths(sidecar)
-    if centres is None:
-        return Cube(path.stem, image, None, crs, transform)
-    if len(centres) != len(image):
-        raise ProductError(f"{path}: expected a wavelength for each of its {len(image)} bands, got {len(centres)}")
-    order = np.argsort(centres)
-    if (np.diff(centres[order]) <= 0).any():
-        duplicate = centres[order][1:][np.diff(centres[order]) <= 0][0]
-        raise ProductError(f"{path}: expected wavelengths that differ, got {duplicate:g} nm more than once")
-    if (np.diff(order) != 1).any():
-        image = image[order]
-    return Cube(path.stem, image, centres[order], crs, transform)
+    with open_raster(path, **reading) as raster:
+        raster.tell()
+        image = raster.read_stored()
+        if (image == ENMAP.nodata).all():
+            fail(path, "pixels with data", f"nodata in all {image[0].size} pixels")
+        return Cube(path.stem, image, raster.wavelengths, raster.crs, raster.transform)
+
+
+def read_scene(scene: OpenScene, window: Window | None = None) -> Cube:
+    """Reads a window of an opened scene, the whole of it by default.
+
+    Raises:
+        ProductError: the image is damaged.
+    """
+    image = scene.raster.read_stored(window)
+    transform = scene.transform
+    if window is not None and transform is not None:
+        transform = moved(transform, window.row_off, window.col_off)
+    return Cube(scene.name, image, scene.wavelengths, scene.crs, transform)
 
 
 def read_product(product: EnMAPProduct, window: Window | None = None) -> Cube:
@@ -242,56 +225,43 @@ def read_product(product: EnMAPProduct, window: Window | None = None) -> Cube:
     Raises:
         ProductError: the spectral image is missing or damaged.
     """
-    image = _to_int16(product.read(window), product.gain, product.offset, None, ENMAP.nodata, product.name)
-    transform = product.transform if window is None else moved(product.transform, window.row_off, window.col_off)
-    return Cube(product.name, image, product.wavelengths, product.crs, transform)
-
-
-def read_wavelengths(path: str | Path) -> np.ndarray:
-    """Band centres in nm from a text file, the first number of each line, float64 (bands,)."""
-    path = Path(path)
-    try:
-        lines = [re.split(r"[,;\s]+", line.strip()) for line in path.read_text(encoding="utf-8").splitlines()]
-        wavelengths = np.array([float(line[0]) for line in lines if line[0]])
-    except OSError as error:
-        raise ProductError(f"{path}: expected a file of wavelengths, got none ({error.strerror})") from None
-    except ValueError:
-        raise ProductError(f"{path}: expected a wavelength in nm in each line, got something else") from None
-    if not len(wavelengths) or wavelengths.max() < 100:
-        largest = f"numbers up to {wavelengths.max():g}" if len(wavelengths) else "none"
-        raise ProductError(f"{path}: expected wavelengths in nm, one in each line, got {largest}")
-    return wavelengths
+    return read_scene(OpenScene(product, product.path), window)
 
 
 def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np.ndarray, CRS | None, Affine | None]:
     """Values of a label raster as they are in the file, int64 (height, width), -1 for its nodata and NaN; its grid.
 
     Args:
-        path: GeoTIFF, ENVI or MATLAB file; the first band of a raster.
-        variable: array of a MATLAB file; by default the only one with two dimensions.
+        path: raster of one band, or MATLAB or NumPy file.
+        variable: array of a MATLAB or NumPy file; by default the only one with two dimensions.
 
     Raises:
-        ProductError: the file is missing or damaged, or holds fractions.
+        ProductError: the file is missing or damaged, has several bands (as a picture in colours does), or holds
+            fractions.
     """
     path = Path(path)
     if not path.is_file():
-        raise ProductError(f"{path}: expected labels, got no such file")
-    crs = transform = nodata = None
-    if path.suffix.lower() == ".mat":
-        values = _read_matlab(path, variable, 2)
+        fail(path, "labels", "no such file")
+    file: ArrayFile | GdalFile
+    if path.suffix.lower() in (".mat", ".npy", ".npz"):
+        file = ArrayFile(path, variable, dimensions=2)
     else:
-        data_path = envi_data(path) if path.suffix.lower() == ".hdr" else path
-        with raster_errors(str(data_path)), rasterio.open(data_path) as dataset:
-            values, nodata = dataset.read(1), dataset.nodata
-            crs, transform = _grid(dataset)
-    without = ~np.isfinite(values)
-    if nodata is not None:
-        without |= values == nodata
+        file = GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
+    bands, height, width = file.shape
+    if bands != 1:
+        picture = ", a picture in colours: make each colour a number first" if bands == 3 else ""
+        fail(path, "labels in one band of whole numbers", f"{bands} bands{picture}")
+    values = file.read([0], slice(0, height), slice(0, width))[0]
+    mask = file.read_mask(slice(0, height), slice(0, width))
+    file.close()
+    without = ~np.isfinite(values) if mask is None else ~np.isfinite(values) | ~mask
+    if file.stated.nodata is not None:
+        without |= values == file.stated.nodata
     # in a type that holds -1, which the unsigned ones of most label files do not
     values = np.where(without, -1, values.astype(np.result_type(values.dtype, np.int16)))
     if (values != np.rint(values)).any():
-        raise ProductError(f"{path}: expected whole numbers as labels, got {values[values != np.rint(values)][0]:g}")
-    return values.astype(np.int64), crs, transform
+        fail(path, "whole numbers as labels", f"{values[values != np.rint(values)][0]:g}")
+    return values.astype(np.int64), file.stated.crs, file.stated.transform
 
 
 def to_classes(values: np.ndarray, class_of_value: Mapping[int, int], where: str) -> np.ndarray:
@@ -308,15 +278,15 @@ def to_classes(values: np.ndarray, class_of_value: Mapping[int, int], where: str
     Raises:
         ProductError: a value is in no class; the message says which, and in how many pixels.
     """
-    present, inverse = np.unique(values, return_inverse=True)
-    unknown = [int(value) for value in present if value != -1 and int(value) not in class_of_value]
+    present, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    class_of_value = {**dict.fromkeys(NEVER_CLASSES, UNLABELLED), **class_of_value}
+    found = dict(zip(present.tolist(), counts.tolist(), strict=True))
+    unknown = {value: count for value, count in found.items() if value not in class_of_value}
     if unknown:
-        count = int(np.isin(values, unknown).sum())
-        known = ", ".join(str(value) for value in sorted(class_of_value))
-        raise ProductError(
-            f"{where}: expected label values among {known}, got {', '.join(map(str, unknown[:8]))} in {count} pixels"
-        )
-    table = [UNLABELLED if value == -1 else class_of_value[int(value)] for value in present]
+        known = ", ".join(str(value) for value in sorted(class_of_value) if value not in NEVER_CLASSES)
+        listed = ", ".join(f"{value} in {n}" for value, n in list(unknown.items())[:8])
+        raise ProductError(f"{where}: expected label values among {known}, got {listed} pixels")
+    table = [class_of_value[int(value)] for value in present]
     return np.array(table, dtype=np.uint8)[inverse].reshape(values.shape)
 
 
@@ -336,11 +306,16 @@ def check_same_grid(
     if image.transform is None or transform is None:
         return
     check_same_crs(crs, image.crs, image.transform, where, image.name)
-    row, column = pixel_of(image.transform, transform.c, transform.f)
-    if max(abs(row), abs(column)) > 0.5 or not np.isclose(transform.a, image.transform.a, rtol=0.01):
+    # All four corners: other pixels, a rotation, or another direction show at one of them
+    height, width = size
+    own = [pixel_of(image.transform, *(transform * corner)) for corner in corners_of(height, width)]
+    apart = [(row - y, column - x) for (row, column), (x, y) in zip(own, corners_of(height, width), strict=True)]
+    if max(abs(distance) for pair in apart for distance in pair) > 0.5:
+        (row, column), (last_row, last_column) = apart[0], apart[-1]
         raise ProductError(
             f"{where}: expected labels on the pixels of {image.name}, got a grid that begins {row:+.2f} rows and "
-            f"{column:+.2f} columns away, with pixels of {transform.a:g}"
+            f"{column:+.2f} columns away and ends {last_row:+.2f} rows and {last_column:+.2f} columns away, with "
+            f"pixels of {transform.a:g} x {transform.e:g}"
         )
 
 
@@ -373,6 +348,11 @@ def pixel_of(transform: Affine, x: float, y: float) -> tuple[float, float]:
     return inverse.d * x + inverse.e * y + inverse.f, inverse.a * x + inverse.b * y + inverse.c
 
 
+def corners_of(height: int, width: int) -> list[tuple[int, int]]:
+    """Column and row of the corners of an image, from the upper left to the lower right one."""
+    return [(0, 0), (width, 0), (0, height), (width, height)]
+
+
 def moved(transform: Affine, rows: float, columns: float) -> Affine:
     """The transform of a raster that begins so many rows and columns farther."""
     t = transform
@@ -393,7 +373,7 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
     """
     first = tiles[0][0]
     for cube, _ in tiles[1:]:
-        check_same_bands(cube, first)
+        check_same_bands(cube.name, len(cube.image), cube.wavelengths, len(first.image), first.wavelengths, first.name)
     names = [cube.name for cube, _ in tiles]
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
@@ -644,98 +624,6 @@ Training, validation and test lie apart in space, with a buffer of {data.split.b
 ## Licence
 {info.license}
 {citation}"""
-
-
-def envi_data(header: Path) -> Path:
-    """The data file that an ENVI header describes.
-
-    Raises:
-        ProductError: there is none beside it.
-    """
-    stem = header.with_suffix("")
-    endings = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".pix", ".raw", ".cube")
-    for candidate in (stem.with_name(stem.name + ending) for ending in endings):
-        if candidate.is_file():
-            return candidate
-    raise ProductError(f"{header}: expected the data of this ENVI header beside it, {stem}.img or alike, got none")
-
-
-def _grid(dataset: Any) -> tuple[CRS | None, Affine | None]:
-    georeferenced = not dataset.transform.is_identity
-    return (dataset.crs, dataset.transform) if georeferenced else (None, None)
-
-
-def _read_matlab(path: Path, variable: str | None, dimensions: int) -> np.ndarray:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ProductError(f"{path}: expected scipy to read MATLAB files, got none: pip install scipy") from None
-    try:
-        content = loadmat(path)
-    except NotImplementedError:
-        raise ProductError(
-            f"{path}: expected a MATLAB file of version 7 or older, got {_SAVED_AS_HDF5}: save it with -v7"
-        ) from None
-    except Exception as error:  # damaged files raise errors of struct, zlib or scipy
-        reason = " ".join(str(error).split())
-        raise ProductError(f"{path}: expected a whole MATLAB file, got one that is not ({reason})") from None
-    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-    if variable is None:
-        # Everything has at least two dimensions in MATLAB: a line of numbers is no image.
-        names = [
-            name
-            for name, value in arrays.items()
-            if value.ndim == dimensions and min(value.shape[:2]) > 1 and value.dtype.kind in "iufb"
-        ]
-        if len(names) != 1:
-            held = ", ".join(f"{name} {value.shape}" for name, value in arrays.items())
-            raise ProductError(
-                f"{path}: expected one array with {dimensions} dimensions, got {len(names)} ({held}): name it"
-            )
-        variable = names[0]
-    if variable not in arrays or arrays[variable].ndim != dimensions:
-        raise ProductError(f"{path}: expected an array {variable} with {dimensions} dimensions, got none")
-    return np.asarray(arrays[variable])
-
-
-def _to_int16(
-    values: np.ndarray,
-    gain: np.ndarray,
-    offset: np.ndarray,
-    scale: float | None,
-    nodata: float | None,
-    where: str,
-) -> np.ndarray:
-    """Values (bands, height, width) as reflectance x 10000, int16, nodata -32768.
-
-    A gain of 1 with an offset of 0 is what files without either report: their numbers are taken as they are.
-    """
-    factor = np.full(len(values), ENMAP.scale / scale) if scale else np.where(gain == 1, 1.0, gain * ENMAP.scale)
-    if np.allclose(factor, 1, rtol=1e-6) and not offset.any():
-        return to_stored_numbers(values, nodata, where)
-    without = ~np.isfinite(values)
-    if nodata is not None:
-        without |= values == nodata
-    shift = np.zeros(len(values)) if scale else offset * ENMAP.scale
-    scaled = values * factor[:, None, None] + shift[:, None, None]
-    # Rounded here: what is reflectance of a dark scene may be no larger than a few units.
-    return to_stored_numbers(np.rint(np.where(without, np.nan, scaled)), None, where)
-
-
-def check_same_bands(cube: Cube, first: Cube) -> None:
-    if len(cube.image) != len(first.image):
-        raise ProductError(
-            f"{cube.name}: expected {len(first.image)} bands as {first.name} has, got {len(cube.image)}"
-        )
-    if (cube.wavelengths is None) != (first.wavelengths is None):
-        raise ProductError(f"{cube.name}: expected wavelengths as in {first.name}, either in all images or in none")
-    if cube.wavelengths is not None and first.wavelengths is not None:
-        worst = int(np.abs(cube.wavelengths - first.wavelengths).argmax())
-        if abs(cube.wavelengths[worst] - first.wavelengths[worst]) > WAVELENGTH_TOLERANCE:
-            raise ProductError(
-                f"{cube.name}: expected {first.wavelengths[worst]:g} nm in band {worst} as in {first.name}, got "
-                f"{cube.wavelengths[worst]:g} nm"
-            )
 
 
 def _group_by_grid(

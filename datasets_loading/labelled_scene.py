@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
+from affine import Affine
 from datasets import DatasetInfo
+from rasterio.crs import CRS
 
-from datasets_loading.enmap_product import EnMAPProduct, ProductError, is_hidden, raster_errors
 from datasets_loading.labelled_data import (
+    NEVER_CLASSES,
     Cube,
     LabelledBuilder,
     LabelledConfig,
@@ -34,12 +35,14 @@ from datasets_loading.labelled_data import (
     Scene,
     check_same_grid,
     join_tiles,
-    read_cube,
     read_label_values,
-    read_product,
-    read_wavelengths,
+    read_scene,
     to_classes,
 )
+from datasets_loading.raster_file import ProductError, fail, is_hidden
+from datasets_loading.raster_formats import GdalFile
+from datasets_loading.scenes import is_product, open_scene
+from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import (
     SPLITS,
     UNLABELLED,
@@ -53,11 +56,12 @@ from datasets_loading.splits import (
     split_by_scenes,
     with_validation,
 )
+from datasets_loading.vector_labels import VECTOR_ENDINGS, rasterize_features, read_features
 
 logger = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".zip")
-LABEL_ENDINGS = (".tif", ".tiff", ".mat", ".hdr")
+IMAGE_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".zip", ".jp2", ".he5", ".nc", ".npy", ".npz")
+LABEL_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".npy", ".npz")
 
 
 @dataclass
@@ -67,14 +71,19 @@ class LabelledSceneConfig(LabelledConfig):
     Attributes:
         images: folder of images, or one image, in the data folder. An image is a GeoTIFF, an ENVI header, a MATLAB
             file, or an EnMAP product as a folder or ZIP.
-        labels: folder of label rasters with the images' names, or one raster.
-        class_names: names of the label values 1, 2, ..., or a name for each value. By default those that a label
-            raster is tagged with (`class_0`, ...), or else "class <value>" for each value that occurs.
-        unlabelled: label values that mean none, less those that have a name.
+        labels: folder of label rasters with the images' names, one raster, or a vector file of points or polygons
+            for all images (GeoPackage, GeoJSON, shapefile, CSV; see `datasets_loading.vector_labels`).
+        class_column: column of a vector file that holds the classes.
+        class_names: names of the label values 1, 2, ... (0, 1, ... where `unlabelled` leaves 0 out), or a name for
+            each value. By default those that a label raster is tagged with (`class_0`, ...), or else "class <value>"
+            for each value that occurs. Of a vector file the names and their order.
+        unlabelled: label values that mean none, less those that have a name; 0 by default. 255, -1, -100 and -9999
+            always do.
         wavelengths: band centres in nm in the order of the files, or a text file of them, one in each line.
-        scale: stored number of a reflectance of 1, where the files do not say and it is not 10000.
+        scale: stored number of a reflectance of 1, where the files do not say.
         nodata: stored number of pixels without data, where the files do not say.
-        image_variable, label_variable: arrays of MATLAB files that hold several.
+        radiance: take images of radiance as they are.
+        image_variable, label_variable: arrays of MATLAB and NumPy files that hold several.
         split: "blocks"; "test", where all pixels are for test; or for "train", "test" and perhaps "validation" a list
             of scenes by name, or of rectangles (first row, row after the last, first column, column after the last),
             with the scene's name before them where there are several scenes.
@@ -82,11 +91,13 @@ class LabelledSceneConfig(LabelledConfig):
 
     images: str = "images"
     labels: str = "labels"
+    class_column: str | None = None
     class_names: Sequence[str] | Mapping[int, str] | None = None
-    unlabelled: tuple[int, ...] = (0, 255)
+    unlabelled: tuple[int, ...] | None = None
     wavelengths: str | Sequence[float] | None = None
     scale: float | None = None
     nodata: float | None = None
+    radiance: bool = False
     image_variable: str | None = None
     label_variable: str | None = None
     split: str | Mapping[str, Sequence[Any]] = "blocks"
@@ -110,36 +121,78 @@ class LabelledScene(LabelledBuilder):
     def _read(self) -> LabelledData:
         config = self.config
         image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
-        label_paths = _find_labels(image_paths, self.data_dir / config.labels)
-        wavelengths = config.wavelengths
-        if isinstance(wavelengths, str):
-            wavelengths = read_wavelengths(self.data_dir / wavelengths)
-        label_rasters = [read_label_values(path, config.label_variable) for path in label_paths]
-        names = _class_names(config, label_paths, [values for values, _, _ in label_rasters])
-        class_of_value = dict.fromkeys(config.unlabelled, UNLABELLED) | {value: n for n, value in enumerate(names)}
-        tiles: list[tuple[Cube, np.ndarray]] = []
-        for image_path, label_path, (values, crs, transform) in zip(
-            image_paths, label_paths, label_rasters, strict=True
-        ):
-            if image_path.is_dir() or image_path.suffix.lower() == ".zip":
-                with EnMAPProduct.open(image_path) as product:
-                    cube = read_product(product)
-            else:
-                cube = read_cube(
-                    image_path,
-                    wavelengths=wavelengths,
-                    scale=config.scale,
-                    nodata=config.nodata,
-                    variable=config.image_variable,
-                )
-            check_same_grid(cube, crs, transform, values.shape, str(label_path))
-            tiles.append((cube, to_classes(values, class_of_value, str(label_path))))
+        labels_path = self.data_dir / config.labels
+        if labels_path.is_file() and labels_path.suffix.lower() in VECTOR_ENDINGS:
+            cubes = [self._read_image(path) for path in image_paths]
+            names, label_values = self._vector_labels(labels_path, cubes)
+            tiles = list(zip(cubes, label_values, strict=True))
+        else:
+            label_paths = _find_labels(image_paths, labels_path)
+            label_rasters = [read_label_values(path, config.label_variable) for path in label_paths]
+            names = _class_names(config, label_paths, [values for values, _, _ in label_rasters])
+            unlabelled = (0,) if config.unlabelled is None else config.unlabelled
+            class_of_value = dict.fromkeys(unlabelled, UNLABELLED) | {value: n for n, value in enumerate(names)}
+            tiles = []
+            for image_path, label_path, raster in zip(image_paths, label_paths, label_rasters, strict=True):
+                tiles.append(self._read_tile(image_path, label_path, raster, class_of_value))
         scenes = join_tiles(tiles)
         labels = {scene.name: scene.labels for scene in scenes}
         if len(np.setdiff1d(np.concatenate([values.ravel() for values in labels.values()]), [UNLABELLED])) < 2:
             raise ProductError(f"{self.data_dir / config.labels}: expected labels of at least 2 classes, got fewer")
         split = make_split(config, scenes, labels)
         return LabelledData(scenes, tuple(names.values()), tiles[0][0].wavelengths, split)
+
+    def _read_tile(
+        self,
+        image_path: Path,
+        label_path: Path,
+        raster: tuple[np.ndarray, CRS | None, Affine | None],
+        class_of_value: Mapping[int, int],
+    ) -> tuple[Cube, np.ndarray]:
+        """An image and its classes, uint8 (height, width)."""
+        values, crs, transform = raster
+        cube = self._read_image(image_path)
+        check_same_grid(cube, crs, transform, values.shape, str(label_path))
+        return cube, to_classes(values, class_of_value, str(label_path))
+
+    def _read_image(self, path: Path) -> Cube:
+        config = self.config
+        reading: dict[str, Any] = {}
+        if not is_product(path):
+            wavelengths = config.wavelengths
+            reading = {
+                "wavelengths": self.data_dir / wavelengths if isinstance(wavelengths, str) else wavelengths,
+                "scale": config.scale,
+                "nodata": config.nodata,
+                "variable": config.image_variable,
+            }
+        with open_scene(path, radiance=config.radiance, **reading) as scene:
+            cube = read_scene(scene)
+        if (cube.image == ENMAP.nodata).all():
+            fail(path, "pixels with data", f"nodata in all {cube.image[0].size} pixels")
+        # Labels are found by the name of the file, and scenes are named in splits by it
+        return cube if is_product(path) else replace(cube, name=path.stem)
+
+    def _vector_labels(self, path: Path, cubes: Sequence[Cube]) -> tuple[dict[int, str], list[np.ndarray]]:
+        """Names of the classes, and classes of each image, uint8 (height, width)."""
+        config = self.config
+        if isinstance(config.class_names, Mapping):
+            fail(path, "names in their order for labels of a vector file", "a name for each value")
+        features = read_features(path, config.class_column)
+        found = []
+        for cube in cubes:
+            labels = rasterize_features(
+                features,
+                cube.crs,
+                cube.transform,
+                cube.image.shape[1:],
+                config.class_names,
+                allow_outside=len(cubes) > 1,
+            )
+            logger.warning("%s on %s: %s", path, cube.name, labels.description)
+            names = dict(enumerate(labels.class_names))
+            found.append(np.where(labels.values < 0, UNLABELLED, labels.values - 1).astype(np.uint8))
+        return names, found
 
 
 def make_split(config: LabelledSceneConfig, scenes: Sequence[Scene], labels: Labels) -> Split:
@@ -229,16 +282,29 @@ def _class_names(
     config: LabelledSceneConfig, label_paths: Sequence[Path], rasters: Sequence[np.ndarray]
 ) -> dict[int, str]:
     """Name of each label value, in the order of the values."""
+    values = {int(value) for raster in rasters for value in np.unique(raster)} - set(NEVER_CLASSES)
     names: dict[int, str] = {}
     if isinstance(config.class_names, Mapping):
         names = {int(value): name for value, name in config.class_names.items()}
     elif config.class_names is not None:
-        names = dict(enumerate(config.class_names, start=1))
+        last = len(config.class_names)
+        first = 1 if config.unlabelled is None or 0 in config.unlabelled else 0
+        if config.unlabelled is None and 0 in values and last not in values and max(values) < last:
+            logger.warning(
+                "%s: values 0 to %d for %d class names: 0 is read as unlabelled, and no pixel is %s. Where 0 is %s, say "
+                "so: --unlabelled 255",
+                label_paths[0],
+                max(values),
+                last,
+                config.class_names[-1],
+                config.class_names[0],
+            )
+        names = dict(enumerate(config.class_names, start=first))
     else:
         names = _tagged_names(label_paths[0])
         if not names:
-            values = np.unique(np.concatenate([np.unique(raster) for raster in rasters]))
-            names = {int(value): f"class {value}" for value in values if value not in (-1, *config.unlabelled)}
+            unlabelled = (0,) if config.unlabelled is None else config.unlabelled
+            names = {value: f"class {value}" for value in values if value not in unlabelled}
     if len(names) > UNLABELLED:
         raise ProductError(f"{label_paths[0]}: expected at most {UNLABELLED} classes, got {len(names)} label values")
     return dict(sorted(names.items()))
@@ -247,7 +313,8 @@ def _class_names(
 def _tagged_names(path: Path) -> dict[int, str]:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return {}
-    with raster_errors(str(path)), rasterio.open(path) as dataset:
-        tags = {**dataset.tags(), **dataset.tags(1)}
+    file = GdalFile(str(path))
+    tags = {**file.dataset.tags(), **file.dataset.tags(1)}
+    file.close()
     names = {key.removeprefix("class_"): name for key, name in tags.items() if key.startswith("class_")}
     return {int(value): name for value, name in names.items() if value.isdigit()}

@@ -34,7 +34,9 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 from tqdm.auto import tqdm
 
-from datasets_loading.enmap_product import EnMAPProduct, ProductError, raster_errors
+from datasets_loading.enmap_product import EnMAPProduct
+from datasets_loading.raster_file import ProductError
+from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.shards import (
     CARD_NAME,
@@ -48,7 +50,8 @@ from datasets_loading.shards import (
     write_statistics_and_card,
     write_text,
 )
-from datasets_loading.tiles import check_same_bands, cut_product, find_sources, lone_image, read_tile
+from datasets_loading.tiles import Sources, cut_product, find_sources, open_image
+from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class CutSettings:
         tile_size: side of a tile in pixels; smaller GeoTIFF tiles stay as they are.
         max_nodata: largest share of a tile's pixels off the swath or without data.
         max_cloud: largest share of a tile's pixels classified as cloud.
+        wavelengths, scale, nodata, radiance: how to read images that do not say so themselves, as for
+            `datasets_loading.rasters.open_raster`.
 
     Raises:
         ValueError: a number is out of its range.
@@ -74,6 +79,15 @@ class CutSettings:
     tile_size: int = 64
     max_nodata: float = 0.5
     max_cloud: float = 0.1
+    wavelengths: str | None = None
+    scale: float | None = None
+    nodata: float | None = None
+    radiance: bool = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How to open an image."""
+        return {name: getattr(self, name) for name in ("wavelengths", "scale", "nodata", "radiance")}
 
     def __post_init__(self) -> None:
         if self.tile_size < 1:
@@ -100,7 +114,7 @@ class Bands:
     def check(self, num_bands: int, wavelengths: np.ndarray | None, path: Path) -> None:
         """Raises ProductError where the source at `path` has other bands."""
         expected = None if self.wavelengths is None else np.array(self.wavelengths)
-        check_same_bands(num_bands, wavelengths, path, self.num_bands, expected, self.first_source)
+        check_same_bands(path, num_bands, wavelengths, self.num_bands, expected, self.first_source)
 
 
 @dataclass(frozen=True)
@@ -196,7 +210,7 @@ def prepare_corpus(
     """
     settings = CutSettings() if settings is None else settings
     data_dir, output_dir = Path(data_dir).resolve(), Path(output_dir).resolve()
-    products, tile_files, lone_images = find_sources(data_dir)
+    found = find_sources(data_dir)
     _make_folders(output_dir)
     lock = FileLock(output_dir / ".lock")
     try:
@@ -205,8 +219,7 @@ def prepare_corpus(
         raise ValueError(f"{output_dir}: expected no other run that writes there, got one") from None
     try:
         records = _remove_leftovers(output_dir)
-        sources, outcomes = plan_sources(data_dir, products, tile_files, progress)
-        outcomes += [Outcome(path.name, 0, 0, (lone_image(path),)) for path in lone_images]
+        sources, outcomes = plan_sources(data_dir, found, settings, progress)
         _stop_at_error(outcomes, strict)
         bands = _settle_bands(output_dir, settings, sources, records)
         todo = []
@@ -343,7 +356,7 @@ def _with_place(error: OSError, folder: Path, source: Source) -> OSError:
 
 def _product_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
     (path,) = source.paths
-    with EnMAPProduct.open(path) as product:
+    with EnMAPProduct.open(path, radiance=settings.radiance) as product:
         bands.check(product.num_bands, product.wavelengths, path)
         tally.wavelengths, tally.fwhm = product.wavelengths, product.fwhm
         tally.valid_bands = np.zeros(product.num_bands, dtype=bool)
@@ -377,45 +390,54 @@ def _product_rows(source: Source, settings: CutSettings, bands: Bands, tally: Ta
 def _tile_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
     for path in source.paths:
         try:
-            tile = read_tile(path)
-            bands.check(len(tile.image), tile.wavelengths, path)
-            with raster_errors(str(path)), rasterio.open(path) as dataset:
-                crs, transform = dataset.crs, dataset.transform
+            with open_image(path, **settings.reading) as raster:
+                raster.tell()
+                bands.check(raster.num_bands, raster.wavelengths, path)
+                name = path.relative_to(source.root).with_suffix("").as_posix()
+                yield from _image_rows(raster, name, settings, tally)
         except ProductError as error:
             tally.errors.append(str(error))
-            continue
-        if not tally.valid_bands.size:
-            tally.wavelengths, tally.fwhm = tile.wavelengths, tile.fwhm
-            tally.valid_bands = np.ones(len(tile.image), dtype=bool)
-        height, width = (min(settings.tile_size, side) for side in tile.image.shape[1:])
-        name = path.relative_to(source.root).with_suffix("").as_posix()
-        for row in range(0, tile.image.shape[1] - height + 1, height):
-            for column in range(0, tile.image.shape[2] - width + 1, width):
-                image = tile.image[:, row : row + height, column : column + width]
-                has_data = image != ENMAP.nodata
-                nodata_share = float(1 - has_data.any(axis=0).mean())
-                if nodata_share > settings.max_nodata or nodata_share == 1:
-                    tally.num_skipped += 1
-                    continue
-                tally.valid_bands &= has_data.any(axis=(1, 2))
-                yield {
-                    "name": name if image.shape == tile.image.shape else f"{name}_x{column:05d}_y{row:05d}",
-                    "image": image,
-                    "row": row,
-                    "column": column,
-                    "nodata_share": nodata_share,
-                    "wavelengths": tile.wavelengths,
-                    "fwhm": tile.fwhm,
-                    **_size_and_place(image, row, column, crs, transform),
-                }
+
+
+def _image_rows(raster: Raster, name: str, settings: CutSettings, tally: Tally) -> Iterator[dict[str, Any]]:
+    """Tiles of an image, of which no more than a row of them is held in memory."""
+    if not tally.valid_bands.size:
+        tally.wavelengths, tally.fwhm = raster.wavelengths, raster.fwhm
+        tally.valid_bands = np.ones(raster.num_bands, dtype=bool)
+    height, width = (min(settings.tile_size, side) for side in raster.shape[1:])
+    any_data = False
+    for row in range(0, raster.height - height + 1, height):
+        strip = raster.read_stored(Window(0, row, raster.width, height))
+        for column in range(0, raster.width - width + 1, width):
+            image = np.ascontiguousarray(strip[:, :, column : column + width])
+            has_data = image != ENMAP.nodata
+            nodata_share = float(1 - has_data.any(axis=0).mean())
+            any_data |= nodata_share < 1
+            if nodata_share > settings.max_nodata or nodata_share == 1:
+                tally.num_skipped += 1
+                continue
+            tally.valid_bands &= has_data.any(axis=(1, 2))
+            yield {
+                "name": name if image.shape == raster.shape else f"{name}_x{column:05d}_y{row:05d}",
+                "image": image,
+                "row": row,
+                "column": column,
+                "nodata_share": nodata_share,
+                "wavelengths": raster.wavelengths,
+                "fwhm": raster.fwhm,
+                **_size_and_place(image, row, column, raster.crs, raster.transform),
+            }
+    if not any_data:
+        pixels = raster.height * raster.width
+        raise ProductError(f"{raster.path}: expected pixels with data, got nodata in all {pixels} pixels")
 
 
 def _size_and_place(
-    image: np.ndarray, row: int, column: int, crs: CRS | None, source_transform: Affine
+    image: np.ndarray, row: int, column: int, crs: CRS | None, source_transform: Affine | None
 ) -> dict[str, Any]:
     num_bands, height, width = image.shape
     size = {"num_bands": num_bands, "height": height, "width": width}
-    if not crs:
+    if not crs or source_transform is None:
         return size
     transform = window_transform(Window(column, row, width, height), source_transform)
     x, y = pixel_coordinates(transform, height / 2, width / 2, offset="ul")
@@ -439,14 +461,17 @@ def _block_cache(product: EnMAPProduct, tile_size: int) -> int:
 
 
 def plan_sources(
-    data_dir: Path, products: Sequence[Path], tile_files: Sequence[Path], progress: bool
+    data_dir: Path, found: Sources, settings: CutSettings, progress: bool
 ) -> tuple[list[Source], list[Outcome]]:
     """Sources in an order that paths decide, and what is known to be unusable before any raster is read."""
     sources: dict[str, Source] = {}
-    outcomes = []
-    for path in tqdm(products, desc="reading metadata", unit="product", disable=not progress, leave=False):
+    outcomes = [
+        Outcome(path.name, 0, 0, (f"{path}: expected products or images, got an archive: unpack it first",))
+        for path in found.archives
+    ]
+    for path in tqdm(found.products, desc="reading metadata", unit="product", disable=not progress, leave=False):
         try:
-            with EnMAPProduct.open(path) as product:
+            with EnMAPProduct.open(path, radiance=settings.radiance) as product:
                 name = _safe_name(product.name)
             if name in sources:
                 raise ProductError(f"{path}: expected each product once, got {name} in {sources[name].paths[0]} too")
@@ -454,7 +479,7 @@ def plan_sources(
         except ProductError as error:
             outcomes.append(Outcome(path.name, 0, 0, (str(error),)))
     folders: dict[Path, list[Path]] = {}
-    for path in tile_files:
+    for path in found.images:
         folders.setdefault(path.parent, []).append(path)
     for folder, files in folders.items():
         inner = folder.relative_to(data_dir).parts if folder != data_dir else (folder.name,)
@@ -485,21 +510,24 @@ def _settle_bands(
             raise ValueError(f"{folder}: expected the settings of its first run ({changed}), got others; choose anew")
         wavelengths = content["wavelengths"]
         return Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
-    bands = first_bands(sources)
+    bands = first_bands(sources, settings)
     write_text(path, one_line_per_entry({**asdict(settings), **asdict(bands)}))
     return bands
 
 
-def first_bands(sources: Sequence[Source]) -> Bands:
+def first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
+    """The bands of the first source that can be read."""
     for source in sources:
         for path in source.paths:
             try:
+                opened: EnMAPProduct | Raster
                 if source.is_product:
-                    with EnMAPProduct.open(path) as product:
-                        return Bands(product.num_bands, tuple(product.wavelengths.tolist()), str(path))
-                tile = read_tile(path)
-                wavelengths = None if tile.wavelengths is None else tuple(tile.wavelengths.tolist())
-                return Bands(len(tile.image), wavelengths, str(path))
+                    opened = EnMAPProduct.open(path, radiance=settings.radiance)
+                else:
+                    opened = open_image(path, **settings.reading)
+                with opened:
+                    wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
+                    return Bands(opened.num_bands, wavelengths, str(path))
             except ProductError:
                 # Said when its turn comes.
                 continue

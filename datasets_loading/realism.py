@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from datasets_loading.enmap_product import band_tags, raster_errors
-from datasets_loading.sensors import ENMAP
+from datasets_loading.rasters import open_raster
 from datasets_loading.simulation_atmosphere import gas_optical_depth
 from datasets_loading.simulation_spectra import SPECTRUM_WAVELENGTHS
 
@@ -40,7 +39,7 @@ class Tile:
 
 
 def read_tiles(folder: str | Path) -> list[Tile]:
-    """Read GeoTIFF tiles of stored numbers (reflectance x 10000) whose bands carry the tag `wavelength` in nm.
+    """Read GeoTIFF tiles of reflectance whose wavelengths are known.
 
     Raises:
         ValueError: the folder holds no such tiles.
@@ -51,15 +50,13 @@ def read_tiles(folder: str | Path) -> list[Tile]:
         raise ValueError(f"{folder}: expected a folder of GeoTIFF tiles, found none")
     tiles = []
     for path in paths:
-        with raster_errors(str(path)), rasterio.open(path) as dataset:
-            wavelengths, _ = band_tags(dataset)
-            if wavelengths is None:
+        with open_raster(path) as raster:
+            if raster.wavelengths is None:
                 raise ValueError(f"{path}: expected the tag `wavelength` (nm) on every band, found bands without")
-            stored = dataset.read().astype(np.float32)
-            bounds = tuple(dataset.bounds)
-        stored[stored == ENMAP.nodata] = np.nan
-        order = np.argsort(wavelengths)
-        tiles.append(Tile(path.name, stored[order] / np.float32(ENMAP.scale), wavelengths[order], bounds))
+            transform = raster.transform or Affine.identity()
+            (left, top), (right, bottom) = transform * (0, 0), transform * (raster.width, raster.height)
+            reflectance, _ = raster.read()
+            tiles.append(Tile(path.name, reflectance, raster.wavelengths, (left, bottom, right, top)))
     if any(not np.allclose(tile.wavelengths, tiles[0].wavelengths, atol=0.5) for tile in tiles[1:]):
         raise ValueError(f"{folder}: expected tiles of the same bands, got several sets of wavelengths")
     return tiles

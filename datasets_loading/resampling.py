@@ -16,17 +16,13 @@ import rasterio
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
-from datasets_loading.enmap_product import ProductError, is_hidden, raster_errors
-from datasets_loading.scenes import RasterScene, Scene, open_scene
+from datasets_loading.raster_file import ProductError, raster_errors, walk_files
+from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS, Sensor
+from modeling_hsst.bands_hsst import spectral_weights
 
 ENMAP_BANDS_WITH_DATA = tuple(band for band in range(ENMAP.num_bands) if band not in ENMAP_WATER_VAPOUR_BANDS)
 """The 202 bands that products of 2022 and 2023 hold data in."""
-
-_FWHM_PER_DEVIATION = 2.0 * np.sqrt(2.0 * np.log(2.0))
-_GRID_STEP = 0.1
-_REACH_IN_DEVIATIONS = 3.0
-_SLACK = 1.02  # centres that are as far apart as they are wide, but for the last digit of a file
 
 
 @dataclass(frozen=True)
@@ -46,87 +42,6 @@ class ResampledImage:
     num_source_bands: int
 
 
-def nearest_spacing(wavelengths: np.ndarray) -> np.ndarray:
-    """
-    Distance of each band centre (bands,), ascending, to the nearest other one: raises ValueError where there is none.
-    """
-    if len(wavelengths) < 2:
-        raise ValueError(f"wavelengths: expected at least two, got {wavelengths.tolist()}")
-    steps = np.diff(wavelengths)
-    return np.minimum(np.append(steps, steps[-1]), np.append(steps[0], steps))
-
-
-def spectral_weights(
-    wavelengths: Sequence[float] | np.ndarray,
-    fwhm: Sequence[float] | np.ndarray | None,
-    target_wavelengths: Sequence[float] | np.ndarray,
-    target_fwhm: Sequence[float] | np.ndarray,
-) -> np.ndarray:
-    """Weights by which bands of one sensor become those of another, float64 (target bands, bands); rows sum to 1.
-
-    A target band is the mean of the spectrum under a Gaussian. The spectrum is taken as straight between the centres
-    of the source's bands, so that a straight spectrum keeps its values whatever the spacing, and a target narrower
-    than the source is an interpolation. What the source's own bands have blurred already is taken off the width.
-
-    Args:
-        wavelengths: band centres of the source in nm, ascending (bands,).
-        fwhm: full width at half maximum of its bands in nm (bands,), or None: the distance to the nearest other one.
-        target_wavelengths: band centres wanted, in nm (target bands,).
-        target_fwhm: full width at half maximum of the bands wanted, in nm (target bands,).
-
-    Raises:
-        ValueError: a target band lies, with half its width, beyond the source's range or in a gap of it.
-    """
-    centres = np.asarray(wavelengths, dtype=np.float64)
-    targets, target_widths = np.asarray(target_wavelengths, np.float64), np.asarray(target_fwhm, np.float64)
-    if len(centres) < 2 or (np.diff(centres) <= 0).any():
-        raise ValueError(f"wavelengths: expected at least two in ascending order, got {centres.tolist()[:10]}")
-    widths = nearest_spacing(centres) if fwhm is None else np.asarray(fwhm, dtype=np.float64)
-
-    missing = uncovered_bands(centres, widths, targets, target_widths)
-    if len(missing):
-        named = ", ".join(f"{targets[band]:.1f}" for band in missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
-            f"expected bands that cover half a width around each of the {len(targets)} bands wanted, got "
-            f"{len(centres)} bands from {centres[0]:.1f} to {centres[-1]:.1f} nm, which leave out {len(missing)}: "
-            f"{named} nm"
-        )
-
-    source_widths = np.interp(targets, centres, widths)
-    blur = np.sqrt(np.maximum(target_widths**2 - source_widths**2, 0.0)) / _FWHM_PER_DEVIATION
-    weights = np.zeros((len(targets), len(centres)))
-    for target, (centre, deviation) in enumerate(zip(targets, blur, strict=True)):
-        reach = max(_REACH_IN_DEVIATIONS * deviation, _GRID_STEP)
-        places = centre + np.arange(-np.ceil(reach / _GRID_STEP), np.ceil(reach / _GRID_STEP) + 1) * _GRID_STEP
-        response = np.exp(-0.5 * ((places - centre) / max(deviation, _GRID_STEP / 10)) ** 2)
-        # Beyond the ends the last bands stand for the rest, which is less than half the response
-        places = np.clip(places, centres[0], centres[-1])
-        left = np.clip(np.searchsorted(centres, places, side="right") - 1, 0, len(centres) - 2)
-        share = (places - centres[left]) / (centres[left + 1] - centres[left])
-        np.add.at(weights[target], left, response * (1.0 - share))
-        np.add.at(weights[target], left + 1, response * share)
-        # A band that contributes next to nothing must not make a pixel invalid
-        weights[target, weights[target] < 1e-3 * weights[target].max()] = 0.0
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def uncovered_bands(
-    wavelengths: np.ndarray, fwhm: np.ndarray, target_wavelengths: np.ndarray, target_fwhm: np.ndarray
-) -> np.ndarray:
-    """Indices of target bands of which a part within half a width is farther from every source band than the wider
-    of both half widths: beyond the source's range, or in a gap of it. Arguments as in `spectral_weights`."""
-    missing = []
-    for band, (centre, width) in enumerate(zip(target_wavelengths, target_fwhm, strict=True)):
-        places = centre + np.linspace(-0.5, 0.5, 21) * width
-        distances = np.abs(places[:, None] - wavelengths)
-        nearest = distances.argmin(axis=1)
-        allowed = _SLACK * np.maximum(fwhm[nearest], width) / 2
-        beyond = centre < wavelengths[0] or centre > wavelengths[-1]
-        if beyond or (distances.min(axis=1) > allowed).any():
-            missing.append(band)
-    return np.array(missing, dtype=np.int64)
-
-
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images that are named, and those in the folders that are named (GeoTIFF, ENVI headers), sorted by path.
 
@@ -142,11 +57,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             raise ProductError(f"{path}: expected an image or a folder of images, got nothing there")
         found = [
             file
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-            and file.suffix.lower() in (".tif", ".tiff", ".hdr")
-            and not file.stem.endswith("_labels")
-            and not is_hidden(file.relative_to(path))
+            for file in walk_files(path)
+            if file.suffix.lower() in (".tif", ".tiff", ".hdr") and not file.stem.endswith("_labels")
         ]
         if not found:
             raise ProductError(f"{path}: expected GeoTIFF files or ENVI headers in the folder, got none")
@@ -195,7 +107,7 @@ def resample_image(
     return ResampledImage(path, tiles, num_pixels, len(bands))
 
 
-def enmap_weights(scene: Scene | RasterScene) -> tuple[np.ndarray, np.ndarray]:
+def enmap_weights(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Bands of a scene that take part, int64 (bands,), and their weights in EnMAP's bands with data, (202, bands).
 
     Raises:
@@ -241,7 +153,7 @@ def tile_windows(shape: tuple[int, int], tile_size: int) -> Iterator[Window]:
             yield Window(int(left), int(top), int(right - left), int(bottom - top))
 
 
-def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene | RasterScene, window: Window) -> None:
+def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene, window: Window) -> None:
     """Writes stored numbers, int16 (bands, height, width), as a GeoTIFF with wavelengths and widths in band tags.
 
     It lies where the window of the scene lies, and appears whole or not at all.

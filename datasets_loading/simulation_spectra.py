@@ -288,10 +288,10 @@ def band_response(sensor: Sensor) -> FloatArray:
             f"sensor {sensor.name}: the simulator covers {SPECTRUM_WAVELENGTHS[0]:g} to "
             f"{SPECTRUM_WAVELENGTHS[-1]:g} nm, got bands from {centers.min():g} to {centers.max():g} nm"
         )
-    deviation = widths / (2.0 * np.sqrt(2.0 * np.log(2.0)))
-    weights = np.exp(-0.5 * ((SPECTRUM_WAVELENGTHS[:, None] - centers) / deviation) ** 2)
-    weights[weights < 1e-6] = 0.0
-    return weights / weights.sum(axis=0)
+    # Here, for the package of the model needs torch, which takes seconds to load
+    from modeling_hsst.bands_hsst import gaussian_response
+
+    return gaussian_response(SPECTRUM_WAVELENGTHS, centers, widths)
 
 
 def simulate_spectral_library(

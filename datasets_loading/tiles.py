@@ -8,36 +8,29 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window
 from tqdm.auto import tqdm
 
-from datasets_loading.enmap_product import (
-    EnMAPProduct,
-    ProductError,
-    band_tags,
-    find_products,
-    is_hidden,
-    product_part,
-    raster_errors,
-    row_windows,
-    to_stored_numbers,
-)
+from datasets_loading.enmap_product import ARCHIVE_ENDINGS, EnMAPProduct, metadata_beside, product_part
+from datasets_loading.raster_file import ProductError, walk_files
+from datasets_loading.raster_formats import envi_data
+from datasets_loading.rasters import Raster, open_raster, row_windows
+from datasets_loading.scenes import open_lone_image
 from datasets_loading.sensors import ENMAP
+from datasets_loading.spectrometers import is_desis
+from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
 
-WAVELENGTH_TOLERANCE = 1.0
-"""Largest difference in nm between equal bands of two sources: calibrations move EnMAP's bands by tenths of a nm."""
-
-SIDECAR_NAME = "wavelengths.txt"
-"""File beside tiles without tags: one line per band in file order, with its centre and, optionally, width in nm."""
+IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
+"""Endings of the images that are looked for in folders; ENVI images by their headers."""
 
 
 @dataclass(eq=False)
@@ -165,35 +158,32 @@ class TileSet:
         )
 
 
-def read_tile(path: str | Path) -> Tile:
-    """Reads a GeoTIFF tile whole.
+def read_tile(path: str | Path, **reading: Any) -> Tile:
+    """Reads an image whole, as reflectance x 10000.
 
-    Bands are put in ascending wavelength where wavelengths are known: from the bands' tags `wavelength` and `fwhm`, or
-    else from a file `wavelengths.txt` in the tile's folder. Without either, they stay as they are in the file. Values
-    may be integers or floats; what the file's scale and offset make of them is stored as reflectance x 10000.
+    Args:
+        path: the image; any that `open_image` opens.
+        reading: how to read it where it does not say so itself, as for `datasets_loading.rasters.open_raster`.
 
     Raises:
-        ProductError: the file is damaged, holds fractions and no scale, has no data in any pixel, has duplicate
-            wavelengths, or a sidecar for another number of bands.
+        ProductError: the file is damaged, its numbers can be read in two ways, or no pixel holds data.
     """
     path = Path(path)
-    with raster_errors(str(path)), rasterio.open(path) as dataset:
-        values, nodata = dataset.read(), dataset.nodata
-        scales, offsets = np.array(dataset.scales), np.array(dataset.offsets)
-        wavelengths, fwhm = band_tags(dataset)
-    image = to_common_scale(to_stored_numbers(values, nodata, str(path)), scales, offsets)
+    with open_image(path, **reading) as raster:
+        raster.tell()
+        return _tile_of(raster, path)
+
+
+def open_image(path: Path, **reading: Any) -> Raster:
+    """Opens an image, or the spectral image of a product that lacks its metadata."""
+    return (open_lone_image if product_part(path.name) == "SPECTRAL_IMAGE" else open_raster)(path, **reading)
+
+
+def _tile_of(raster: Raster, path: Path) -> Tile:
+    image = raster.read_stored()
     if (image == ENMAP.nodata).all():
         raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
-    sidecar = path.with_name(SIDECAR_NAME)
-    if wavelengths is None and sidecar.is_file():
-        wavelengths, fwhm = _read_sidecar(sidecar, len(image))
-    if wavelengths is None:
-        return Tile(path.stem, image, None, None)
-    order = np.argsort(wavelengths)
-    if (np.diff(wavelengths[order]) <= 0).any():
-        duplicate = wavelengths[order][1:][np.diff(wavelengths[order]) <= 0][0]
-        raise ProductError(f"{path}: expected wavelengths that differ, got {duplicate:g} nm more than once")
-    return Tile(path.stem, image[order], wavelengths[order], None if fwhm is None else fwhm[order])
+    return Tile(path.stem, image, raster.wavelengths, raster.fwhm)
 
 
 def read_tile_set(
@@ -204,11 +194,12 @@ def read_tile_set(
     max_outside: float = 0.5,
     max_cloud: float = 0.1,
     progress: bool = True,
+    **reading: Any,
 ) -> TileSet:
     """Reads everything that can be trained on under a folder, in an order that depends on names alone.
 
     EnMAP products, as folders or ZIPs, are cut from their upper left corner into windows of `tile_size` pixels, what
-    remains at the right and lower edge being left out. GeoTIFF files that belong to no product are tiles as they are.
+    remains at the right and lower edge being left out. Images that belong to no product are tiles as they are.
 
     Args:
         folder: a folder of products and tiles at any depth, or one product.
@@ -217,31 +208,38 @@ def read_tile_set(
         max_outside: largest share of a window's pixels without data.
         max_cloud: largest share of a window's pixels classified as cloud.
         progress: show a progress bar.
+        reading: how to read images, as for `open_raster`.
 
     Raises:
         ProductError: there is nothing to read, a file is damaged, a source has other bands than the first, a tile
             holds no data, or no window of any product passes.
     """
     folder = Path(folder)
-    products, tile_files, lone_images = find_sources(folder)
-    if lone_images:
-        raise ProductError(lone_image(lone_images[0]))
-    collection = _Collection(bands)
-    with tqdm(total=len(products) + len(tile_files), desc="reading", unit="file", disable=not progress) as bar:
-        for path in products:
-            with EnMAPProduct.open(path) as product:
+    sources = find_sources(folder)
+    for path in sources.archives:
+        logger.warning("%s: an archive, left out: unpack it first", path)
+    collection, notes = _Collection(bands), _Notes()
+    num_files = len(sources.products) + len(sources.images)
+    with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
+        for path in sources.products:
+            with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
+                notes.add(path, product.notes)
                 collection.add_product(product, tile_size, max_outside, max_cloud)
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
-        for path in tile_files:
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            collection.add_tile(replace(read_tile(path), name=name), path)
+        for path in sources.images:
+            name = path.relative_to(folder).with_suffix("").as_posix() if folder.is_dir() else path.stem
+            with open_image(path, **reading) as raster:
+                notes.add(path, raster.notes)
+                collection.add_tile(replace(_tile_of(raster, path), name=name), path)
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
+    notes.tell(folder)
     if not collection.tiles:
         raise ProductError(
             f"{folder}: expected a window of {tile_size} x {tile_size} pixels with at most {max_outside:.0%} without "
-            f"data and {max_cloud:.0%} cloud, got none among {collection.num_skipped} in {len(products)} products"
+            f"data and {max_cloud:.0%} cloud, got none among {collection.num_skipped} in {len(sources.products)} "
+            "products"
         )
     if collection.num_skipped:
         logger.info("%s: %d windows outside or cloudy, left out", folder, collection.num_skipped)
@@ -395,7 +393,6 @@ def cut_product(
         if passing:
             left, right = passing[0][0], passing[-1][0] + tile_size
             strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
-            strip = to_common_scale(strip, product.gain[chosen], product.offset[chosen])
             for column, outside_share, cloud_share in passing:
                 name = f"{product.name}_x{column:05d}_y{row.row_off:05d}"
                 image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
@@ -403,30 +400,23 @@ def cut_product(
         yield tiles, len(columns) - len(passing)
 
 
-def check_same_bands(
-    num_bands: int,
-    wavelengths: np.ndarray | None,
-    path: Path,
-    expected_num_bands: int,
-    expected_wavelengths: np.ndarray | None,
-    first_path: Path | str,
-) -> None:
-    """Raises ProductError where a source at `path` has other bands than the first one at `first_path`."""
-    like = f"as in {first_path}"
-    if num_bands != expected_num_bands:
-        raise ProductError(f"{path}: expected {expected_num_bands} bands {like}, got {num_bands}")
-    if (wavelengths is None) != (expected_wavelengths is None):
-        states = ("no wavelengths", "wavelengths")
-        has = wavelengths is not None
-        raise ProductError(f"{path}: expected {states[not has]} {like}, got {states[has]}")
-    if wavelengths is not None and expected_wavelengths is not None:
-        differences = np.abs(wavelengths - expected_wavelengths)
-        worst = int(differences.argmax())
-        if differences[worst] > WAVELENGTH_TOLERANCE:
-            raise ProductError(
-                f"{path}: expected {expected_wavelengths[worst]:g} nm in band {worst} {like}, "
-                f"got {wavelengths[worst]:g} nm"
-            )
+class _Notes:
+    """What was assumed of many files, to be said once for all of them."""
+
+    def __init__(self) -> None:
+        self.files: Counter[str] = Counter()
+        self.first: dict[str, tuple[Path | str, str]] = {}
+
+    def add(self, path: Path | str, notes: Sequence[str]) -> None:
+        for note in notes:
+            kind = re.sub(r"[-+]?[\d.,]+%?", "#", note)
+            self.files[kind] += 1
+            self.first.setdefault(kind, (path, note))
+
+    def tell(self, folder: Path | str) -> None:
+        for kind, count in self.files.items():
+            path, note = self.first[kind]
+            logger.warning("%s: %s%s", path, note, f", and alike in {count - 1} more files" if count > 1 else "")
 
 
 class _Collection:
@@ -445,7 +435,7 @@ class _Collection:
 
     def add_product(self, product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float) -> None:
         empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
-        chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), product.path)
+        chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), Path(product.path))
         has_data = np.zeros(len(chosen), dtype=bool)
         for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud, chosen):
             self.num_skipped += num_skipped
@@ -471,7 +461,7 @@ class _Collection:
             self.highest = np.full(len(chosen), ENMAP.nodata, dtype=np.int16)
             self.valid_bands = np.ones(len(chosen), dtype=bool)
         num_bands, wavelengths = len(self.first.image), self.first.wavelengths
-        check_same_bands(len(source.image), source.wavelengths, path, num_bands, wavelengths, self.first_path)
+        check_same_bands(path, len(source.image), source.wavelengths, num_bands, wavelengths, self.first_path)
         return self._chosen(source, path)
 
     def _chosen(self, source: Tile, path: Path) -> np.ndarray:
@@ -504,63 +494,52 @@ class _Collection:
         )
 
 
-def find_sources(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Products, GeoTIFF tiles that belong to none, and spectral images without their METADATA.XML, sorted by path.
+class Sources(NamedTuple):
+    """What a folder holds, each sorted by path.
 
-    A raster of labels beside its image (`<image>_labels.tif`) is no tile.
+    Attributes:
+        products: EnMAP products: METADATA.XML files and ZIPs.
+        images: images that belong to no product, ENVI images by their headers.
+        archives: archives that have to be unpacked.
+    """
+
+    products: list[Path]
+    images: list[Path]
+    archives: list[Path]
+
+
+def find_sources(folder: Path) -> Sources:
+    """Everything under a folder that can be trained on; linked folders are looked into, too.
+
+    A raster of labels beside its image (`<image>_labels.tif`) is no image.
 
     Raises:
         ProductError: there is nothing of the kind, or `folder` is a single tile.
     """
     if folder.is_file() and folder.suffix.lower() in (".tif", ".tiff") and product_part(folder.name) is None:
-        raise ProductError(
-            f"{folder}: expected a folder of EnMAP products or GeoTIFF tiles, got one file; name its folder"
-        )
+        raise ProductError(f"{folder}: expected a folder of EnMAP products or images, got one file; name its folder")
     if folder.is_file():
-        return [folder], [], []
+        is_image = folder.suffix.lower() in IMAGE_ENDINGS and product_part(folder.name) is None
+        return Sources([], [folder], []) if is_image else Sources([folder], [], [])
     if not folder.is_dir():
-        raise ProductError(f"{folder}: expected a folder of EnMAP products or GeoTIFF tiles, got nothing there")
-    products = find_products(folder)
-    described = {path.parent for path in products}
-    tile_files, lone_images = [], []
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or is_hidden(path.relative_to(folder)):
-            continue
-        part = product_part(path.name)
-        if part == "SPECTRAL_IMAGE" and path.parent not in described:
-            lone_images.append(path)
-        if part is None and path.suffix.lower() in (".tif", ".tiff") and not path.stem.endswith("_labels"):
-            tile_files.append(path)
-    if not products and not tile_files and not lone_images:
-        raise ProductError(f"{folder}: expected EnMAP products or GeoTIFF tiles, got none")
-    return products, tile_files, lone_images
-
-
-def lone_image(path: Path) -> str:
-    """What is wrong with a spectral image without its metadata."""
-    return f"{path}: expected the product's METADATA.XML beside it, got none"
-
-
-def to_common_scale(image: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Stored numbers (bands, height, width) of a file's own gain and offset as reflectance x 10000.
-
-    A gain of 1 with an offset of 0 is what files without either report: their numbers are taken as they are.
-    """
-    factor = np.where(gain == 1, 1 / ENMAP.scale, gain) * ENMAP.scale
-    if np.allclose(factor, 1, rtol=1e-6) and not offset.any():
-        return image
-    scaled = np.rint(image * factor[:, None, None] + (offset * ENMAP.scale)[:, None, None])
-    scaled = np.clip(scaled, ENMAP.nodata + 1, np.iinfo(np.int16).max)
-    return np.where(image == ENMAP.nodata, ENMAP.nodata, scaled).astype(np.int16)
-
-
-def _read_sidecar(path: Path, num_bands: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Band centres and, where every line states one, widths in nm."""
-    lines = [re.split(r"[,;\s]+", line.strip()) for line in path.read_text().splitlines() if line.strip()]
-    try:
-        table = np.array([[float(number) for number in line[:2]] for line in lines])
-    except ValueError:
-        raise ProductError(f"{path}: expected a wavelength in nm, and optionally a width, in each line") from None
-    if len(table) != num_bands:
-        raise ProductError(f"{path}: expected {num_bands} wavelengths as the tiles have bands, got {len(table)}")
-    return table[:, 0], table[:, 1] if table.shape[1] == 2 else None
+        raise ProductError(f"{folder}: expected a folder of EnMAP products or images, got nothing there")
+    products, images, archives = [], [], []
+    for path in walk_files(folder):
+        ending, part = path.suffix.lower(), product_part(path.name)
+        if ending == ".zip" or part == "METADATA":
+            products.append(path)
+        elif path.name.lower().endswith(ARCHIVE_ENDINGS):
+            archives.append(path)
+        elif part == "SPECTRAL_IMAGE":
+            if metadata_beside(path) is None and ending != ".hdr":
+                images.append(path)
+        elif part is None and ending in IMAGE_ENDINGS and not path.stem.endswith("_labels"):
+            # Of a product of DESIS one file is the image
+            if not path.name.startswith("DESIS-") or is_desis(path):
+                images.append(path)
+    described = {envi_data(path) for path in images if path.suffix.lower() == ".hdr"}
+    images = [path for path in images if path not in described]
+    if not products and not images:
+        unpack = f"{len(archives)} archives: unpack {archives[0].name} first" if archives else "none"
+        raise ProductError(f"{folder}: expected EnMAP products or images, got {unpack}")
+    return Sources(products, images, archives)

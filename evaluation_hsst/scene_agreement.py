@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets_loading.scenes import EnMAPScene, RasterScene
+from datasets_loading.scenes import Scene
 from evaluation_hsst.scene_speed import CroppedScene, crop_middle
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 
 def measure_agreement(
-    scene: EnMAPScene | RasterScene, predictor: ScenePredictor, *, crop: int = 256, num_windows: int = 256
+    scene: Scene, predictor: ScenePredictor, *, crop: int = 256, num_windows: int = 256
 ) -> dict[str, Any]:
     """
     Measures how maps of the middle of a scene agree where they should.
@@ -98,9 +98,7 @@ def compare_single_windows(
     return {"windows": len(chosen), **agreement(mapped, beside, compared)}
 
 
-def compare_shifted(
-    scene: EnMAPScene | RasterScene, predictor: ScenePredictor, side: int, shift: int
-) -> dict[str, Any]:
+def compare_shifted(scene: Scene, predictor: ScenePredictor, side: int, shift: int) -> dict[str, Any]:
     """The map of the middle of a scene beside that of the same pixels without the first `shift` rows and columns."""
     middle = crop_middle(scene, side)
     first = predict_whole(middle, predictor)[:, shift:, shift:]

@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from datasets_loading.scene_maps import MapOptions, write_scene_maps
-from datasets_loading.scenes import EnMAPScene, RasterScene
+from datasets_loading.scenes import Scene
 from evaluation_hsst.reports import write_whole
 from evaluation_hsst.speed import describe, now
 from modeling_hsst import ENMAP_WAVELENGTHS, HSSTConfig, HSSTForSemanticSegmentation, HSSTImageProcessor
@@ -36,7 +36,7 @@ class CroppedScene:
         columns: columns of the whole scene.
     """
 
-    def __init__(self, scene: EnMAPScene | RasterScene | CroppedScene, rows: slice, columns: slice) -> None:
+    def __init__(self, scene: Scene | CroppedScene, rows: slice, columns: slice) -> None:
         self._scene = scene
         self._row, self._column = rows.start, columns.start
         self.shape = rows.stop - rows.start, columns.stop - columns.start
@@ -65,7 +65,7 @@ class CroppedScene:
         return self._scene.read_excluded(*self._moved(rows, columns), kinds)
 
 
-def crop_middle(scene: EnMAPScene | RasterScene, size: int) -> CroppedScene:
+def crop_middle(scene: Scene, size: int) -> CroppedScene:
     """The middle of a scene.
 
     Args:
@@ -84,7 +84,7 @@ def crop_middle(scene: EnMAPScene | RasterScene, size: int) -> CroppedScene:
     return CroppedScene(scene, rows, columns)
 
 
-def write_repeated(path: str | Path, scene: EnMAPScene | RasterScene, times: int) -> Path:
+def write_repeated(path: str | Path, scene: Scene, times: int) -> Path:
     """
     Writes a scene as a GeoTIFF in which it is laid side by side and mirrored, so that edges meet: a large scene made
     of a small one.
@@ -144,7 +144,7 @@ def write_repeated(path: str | Path, scene: EnMAPScene | RasterScene, times: int
 
 
 def model_without_weights(
-    scene: EnMAPScene | RasterScene, config_overrides: dict[str, Any] | None = None
+    scene: Scene, config_overrides: dict[str, Any] | None = None
 ) -> tuple[HSSTForSemanticSegmentation, HSSTImageProcessor]:
     """A model of the published size with random weights and its processor: for EnMAP's bands, or else the scene's."""
     bands = np.flatnonzero(scene.valid_bands)
@@ -173,7 +173,7 @@ def model_without_weights(
 
 
 def measure_scene(
-    open_file: Callable[[], EnMAPScene | RasterScene],
+    open_file: Callable[[], Scene],
     predictor: ScenePredictor,
     folder: str | Path,
     *,
@@ -227,7 +227,7 @@ def measure_scene(
 
 
 def _map_once(
-    open_file: Callable[[], EnMAPScene | RasterScene],
+    open_file: Callable[[], Scene],
     predictor: ScenePredictor,
     folder: str | Path,
     crop: int | None,
@@ -242,7 +242,7 @@ def _map_once(
             seen = scene if crop is None else crop_middle(scene, crop)
             summary = write_scene_maps(
                 _timed(predictor.predict(seen, progress=progress), in_model),
-                seen,
+                seen,  # type: ignore[arg-type]
                 Path(workplace) / "map.tif",
                 predictor.class_names,
                 options=MapOptions(),

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.land_cover_metric import land_cover_scores
-from datasets_loading.resampling import nearest_spacing, spectral_weights, uncovered_bands
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation import simulate_scene
 from datasets_loading.splits import split_by_blocks
@@ -42,6 +41,7 @@ from evaluation_hsst.label_efficiency import (
     summarise,
 )
 from evaluation_hsst.reports import write_whole
+from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
 
 matplotlib.use("Agg")
 

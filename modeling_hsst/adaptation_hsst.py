@@ -36,6 +36,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .bands_hsst import interpolation_weights, nearest_spacing
 from .configuration_hsst import HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
 
@@ -45,9 +46,6 @@ ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 
 # Bands nearer than this are the same band: calibrations of one sensor differ by more
 SAME_BAND_NANOMETRES = 0.01
-# Places within the width of a band where a spectrum is looked at to average it
-SAMPLES_PER_BAND = 16
-# A band is no wider than so many times what lies between two bands of the sensor, unless its width is given
 LARGEST_GAP = 3.0
 # A band of the trained model whose width is that of a new one, but for so much, is that band
 SAME_WIDTH_SHARE = 0.01
@@ -236,39 +234,17 @@ def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> t
 
 
 def band_spacing(centres: torch.Tensor) -> torch.Tensor:
-    """The distance (bands,) of each band centre to the nearest other one; 10 nm where there is no other."""
-    if len(centres) < 2:
-        return torch.full_like(centres, 10.0)
-    gaps = centres.diff()
-    return torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
+    """`bands_hsst.nearest_spacing` of a tensor (bands,), float64."""
+    return torch.from_numpy(nearest_spacing(centres.numpy()))
 
 
 def resampling_weights(
     centres: torch.Tensor, widths: torch.Tensor, target_centres: torch.Tensor, target_widths: torch.Tensor
 ) -> torch.Tensor:
-    """
-    Weights (targets, bands) that give the values of target bands from those of bands: of the lines between the band
-    centres, level beyond the first and the last, the mean over that part of a target's width by which it exceeds the
-    width of the bands there. Where target bands are bands, these are taken as they are.
-    """
-    if len(centres) < 2:
-        return torch.ones(len(target_centres), 1, dtype=centres.dtype)
-    upper, share = _between(centres, target_centres)
-    own_widths = (1 - share) * widths[upper - 1] + share * widths[upper]
-    offsets = (torch.arange(SAMPLES_PER_BAND, dtype=centres.dtype) + 0.5) / SAMPLES_PER_BAND - 0.5
-    samples = target_centres[:, None] + offsets * (target_widths - own_widths).clamp(min=0.0)[:, None]
-    upper, share = _between(centres, samples)
-    weights = torch.zeros(*samples.shape, len(centres), dtype=centres.dtype)
-    weights.scatter_add_(2, (upper - 1).unsqueeze(2), (1 - share).unsqueeze(2))
-    weights.scatter_add_(2, upper.unsqueeze(2), share.unsqueeze(2))
-    return weights.mean(dim=1)
-
-
-def _between(centres: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each place the band above it, and how far it lies from the band below to that one, 0 to 1."""
-    upper = torch.searchsorted(centres, places.contiguous()).clamp(1, len(centres) - 1)
-    below, above = centres[upper - 1], centres[upper]
-    return upper, ((places - below) / (above - below)).clamp(0.0, 1.0)
+    """`bands_hsst.interpolation_weights` of tensors, float64 (targets, bands)."""
+    return torch.from_numpy(
+        interpolation_weights(centres.numpy(), widths.numpy(), target_centres.numpy(), target_widths.numpy())
+    )
 
 
 class WavelengthAdapter:

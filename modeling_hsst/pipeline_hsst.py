@@ -15,6 +15,7 @@
 The land cover of whole scenes as a transformers pipeline: `pipeline("hyperspectral-scene-classification", model=...)`.
 """
 
+import importlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -30,19 +31,12 @@ from transformers.pipelines import Pipeline
 from .hub_hsst import export_for_hub
 from .scene_prediction_hsst import CLASSIFIERS, NO_CLASS, ArrayScene, ScenePredictor
 
-try:
-    import rasterio
-except ImportError:
-    rasterio = None
-
 TASK = "hyperspectral-scene-classification"
 
 AUTO_CLASSES = {
     "HSSTForSemanticSegmentation": AutoModelForSemanticSegmentation,
     "HSSTForImageClassification": AutoModelForImageClassification,
 }
-
-ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip")
 
 
 class HSSTAutoModelForSceneClassification:
@@ -76,9 +70,9 @@ class HSSTSceneClassificationPipeline(Pipeline):
     """
     Land cover of whole scenes.
 
-    A scene is the path of a GeoTIFF or an ENVI image, an array of stored numbers (bands, height, width), or any object
-    that reads like `modeling_hsst.scene_prediction_hsst.SceneReader`, such as `datasets_loading.scenes.open_scene`
-    gives for an EnMAP product.
+    A scene is a path that `datasets_loading.scenes.open_scene` opens (EnMAP products, images of any format), an array
+    of stored numbers (bands, height, width), or any object that reads like
+    `modeling_hsst.scene_prediction_hsst.SceneReader`.
 
     ```python
     >>> import modeling_hsst  # registers the task
@@ -91,8 +85,10 @@ class HSSTSceneClassificationPipeline(Pipeline):
     Parameters of a call:
         wavelengths: band centres in nm of an array, or of an image that does not state them.
         fwhm: full width at half maximum of each band in nm.
-        scale: stored number that means a reflectance of 1; the processor's by default.
-        nodata: stored number that means no data; that of the file, or else the processor's, by default.
+        scale: stored number that means a reflectance of 1; that of the file, or for arrays the processor's, by
+            default.
+        nodata: stored number that means no data; that of the file, or for arrays the processor's, by default.
+        radiance: take files of radiance as they are.
         stride, windows_per_batch, exclude, resample, chunk_size, scene_statistics: as for `ScenePredictor`.
         return_probabilities: whether to give the probabilities of all classes, too.
         progress: show a progress bar.
@@ -119,9 +115,19 @@ class HSSTSceneClassificationPipeline(Pipeline):
         if self.image_processor is None:
             raise ValueError("Expected the image processor that belongs to the model (`image_processor`), got none.")
 
+    def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            inputs: a scene, or a list of scenes.
+            batch_size: has no effect: scenes are predicted one after the other, and `windows_per_batch` decides how
+                much the model sees at once.
+            kwargs: parameters of a call.
+        """
+        return super().__call__(inputs, *args, **kwargs)
+
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         steps: tuple[tuple[str, ...], ...] = (
-            ("wavelengths", "fwhm", "scale", "nodata"),
+            ("wavelengths", "fwhm", "scale", "nodata", "radiance"),
             (
                 "stride",
                 "windows_per_batch",
@@ -146,9 +152,17 @@ class HSSTSceneClassificationPipeline(Pipeline):
         fwhm: Sequence[float] | np.ndarray | None = None,
         scale: float | None = None,
         nodata: float | None = None,
+        radiance: bool | None = None,
     ) -> dict[str, Any]:
         if isinstance(scene, (str, Path)):
-            return {"scene": RasterFileScene(scene, self.image_processor, wavelengths, fwhm, scale, nodata)}
+            reading = {
+                "wavelengths": wavelengths,
+                "fwhm": fwhm,
+                "scale": scale,
+                "nodata": nodata,
+                "radiance": radiance,
+            }
+            return {"scene": open_scene(scene, **reading)}
         if isinstance(scene, (np.ndarray, torch.Tensor)):
             processor = self.image_processor
             scale = processor.scale if scale is None else scale
@@ -213,83 +227,22 @@ class HSSTSceneClassificationPipeline(Pipeline):
             shutil.copyfile(code_file, folder / Path(code_file).name)
 
 
-class RasterFileScene:
-    """A GeoTIFF or ENVI image as a scene, read through rasterio; attributes as in `SceneReader`."""
+def open_scene(path: str | Path, **reading: Any) -> Any:
+    """
+    Opens a scene as `datasets_loading.scenes.open_scene` does, the one door for files. By name, for the model's
+    package imports nothing but torch and transformers.
 
-    def __init__(
-        self,
-        path: str | Path,
-        processor: Any,
-        wavelengths: Sequence[float] | np.ndarray | None = None,
-        fwhm: Sequence[float] | np.ndarray | None = None,
-        scale: float | None = None,
-        nodata: float | None = None,
-    ):
-        if rasterio is None:
-            raise ImportError(f"{path}: reading a file needs rasterio (pip install rasterio); or pass an array.")
-        path = Path(path)
-        if path.suffix.lower() == ".hdr":
-            stem = path.with_suffix("")
-            candidates = [stem.with_name(stem.name + ending) for ending in ENVI_DATA_ENDINGS]
-            path = next((candidate for candidate in candidates if candidate.is_file()), path)
-        if not path.is_file() or path.suffix.lower() in (".zip", ".hdr"):
-            raise ValueError(
-                f"{path}: expected a GeoTIFF or an ENVI image; EnMAP products are opened by "
-                "datasets_loading.scenes.open_scene, whose result this pipeline takes."
-            )
-        try:
-            self._dataset = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
-            raise ValueError(f"{path}: expected a GeoTIFF or an ENVI image, got another file ({error})") from None
-        tags = [self._dataset.tags(band) for band in self._dataset.indexes]
-        self.name = path.stem
-        self.wavelengths = self._numbers(wavelengths, tags, "wavelength")
-        self.fwhm = self._numbers(fwhm, tags, "fwhm")
-        self.shape = self._dataset.shape
-        self.block_shape = self._dataset.block_shapes[0]
-        georeferenced = not self._dataset.transform.is_identity
-        self.crs = self._dataset.crs if georeferenced else None
-        self.transform = self._dataset.transform if georeferenced else None
-        self.scale = processor.scale if scale is None else scale
-        stated = [value for value in (nodata, self._dataset.nodata, processor.nodata) if value is not None]
-        self.nodata = stated[0] if stated else None
-        self.valid_bands = self._bands_with_data()
-
-    def _numbers(self, given: Any, tags: list[dict[str, str]], key: str) -> np.ndarray | None:
-        if given is not None:
-            if len(given) != len(tags):
-                raise ValueError(f"{self.name}: expected `{key}` for each of {len(tags)} bands, got {len(given)}.")
-            return np.asarray(given, dtype=np.float64)
-        try:
-            micrometres = [
-                tag.get("wavelength_units", "").lower().startswith(("um", "µm", "μm", "mic")) for tag in tags
-            ]
-            return np.array([float(t[key]) * (1000 if m else 1) for t, m in zip(tags, micrometres, strict=True)])
-        except (KeyError, ValueError):
-            return None
-
-    def _bands_with_data(self) -> np.ndarray:
-        valid = np.zeros(self._dataset.count, dtype=bool)
-        height, width = self.shape
-        for row in range(0, height, 64):
-            bands = np.flatnonzero(~valid)
-            if not len(bands):
-                break
-            values = self.read(slice(row, min(row + 64, height)), slice(0, width), bands)
-            valid[bands] = [self._holds_data(band) for band in values]
-        return valid if valid.any() else np.ones_like(valid)
-
-    def _holds_data(self, values: np.ndarray) -> bool:
-        return bool((np.isfinite(values) & (True if self.nodata is None else values != self.nodata)).any())
-
-    def read(self, rows: slice, columns: slice, bands: Sequence[int] | np.ndarray) -> np.ndarray:
-        window = ((rows.start, rows.stop), (columns.start, columns.stop))
-        values = self._dataset.read([int(band) + 1 for band in bands], window=window)
-        # torch has no operations for the larger unsigned types
-        return values.astype(np.int32) if values.dtype in (np.uint16, np.uint32) else values
-
-    def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
-        return np.zeros((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+    Raises:
+        ImportError: that package is not installed.
+        ValueError: the file cannot be used.
+    """
+    try:
+        scenes = importlib.import_module("datasets_loading.scenes")
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: reading a file needs the package hsst (pip install hsst), or pass an array."
+        ) from error
+    return scenes.open_scene(path, **{name: value for name, value in reading.items() if value is not None})
 
 
 __all__ = ["HSSTAutoModelForSceneClassification", "HSSTSceneClassificationPipeline"]

@@ -33,7 +33,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .image_processing_hsst import HSSTImageProcessor, describe_shared_band, match_bands
+from .bands_hsst import describe_shared_band, match_bands, response_weights, widest_spacing
+from .image_processing_hsst import HSSTImageProcessor, as_numbers, check_number
 
 logger = logging.get_logger(__name__)
 
@@ -41,10 +42,6 @@ NO_CLASS = 255
 """Class of a pixel without data, or excluded."""
 
 CLASSIFIERS = ("HSSTForSemanticSegmentation", "HSSTForImageClassification")
-
-# Narrower responses than this share of the largest weight change nothing that can be measured
-NEGLIGIBLE_WEIGHT = 1e-2
-FWHM_PER_SIGMA = 2.3548
 
 ROWS_OF_A_STRIP = 64
 """Rows whose statistics are computed at once, to save memory."""
@@ -116,7 +113,10 @@ class ArrayScene:
         nodata: float | None = -32768,
         name: str = "image",
     ):
-        self.image = np.asarray(image)
+        self.image = as_numbers(image).cpu().numpy()
+        check_number("scale", scale)
+        if nodata is not None:
+            check_number("nodata", nodata)
         if self.image.ndim != 3 or not self.image.size:
             raise ValueError(f"Expected an image (bands, height, width), got the shape {self.image.shape}.")
         self.wavelengths = None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
@@ -222,12 +222,12 @@ def select_bands(
         widths = scene.fwhm[candidates]
         given_reach = widths / 2
     else:
-        widths = band_spacing(given)
+        widths = widest_spacing(given)
         given_reach = np.full(len(given), processor.wavelength_tolerance)
     reach = given_reach[nearest]
     if resample:
         # Between the bands of a coarser sensor a response still has something to see
-        reach = np.maximum(reach, np.maximum(band_spacing(wanted), widths[nearest]))
+        reach = np.maximum(reach, np.maximum(widest_spacing(wanted), widths[nearest]))
     apart = distances.min(axis=1)
     far = np.flatnonzero(apart > reach)
     if len(far):
@@ -252,43 +252,19 @@ def select_bands(
         )
         return BandSelection([int(band) for band in candidates[matched]], None, description)
 
-    spacing = band_spacing(given)
+    spacing = widest_spacing(given)
     if not np.isfinite(spacing).all() or not spacing.all():
         raise ValueError(
             f"{scene.name}: spectral resampling expects two or more bands with data, each of another wavelength, got "
             f"{len(given)} of {len(np.unique(given))} wavelengths."
         )
-    weights = response_weights(wanted, given, np.maximum(band_spacing(wanted), widths[nearest]))
+    weights = response_weights(wanted, given, np.maximum(widest_spacing(wanted), widths[nearest]))
     used = np.flatnonzero(weights.any(axis=0))
     description = (
         f"{len(wanted)} bands resampled by Gaussian responses from {len(used)} of the scene's {num_bands}, "
         f"{(weights > 0).sum(axis=1).mean():.1f} for each on average"
     )
     return BandSelection([int(band) for band in candidates[used]], weights[:, used].astype(np.float32), description)
-
-
-def band_spacing(wavelengths: np.ndarray) -> np.ndarray:
-    """Distance in nm of each band to its farther neighbour in wavelength, where it is not a gap; (bands,)."""
-    if len(wavelengths) < 2:
-        return np.full(len(wavelengths), np.inf)
-    order = np.argsort(wavelengths)
-    steps = np.diff(wavelengths[order])
-    steps = np.minimum(steps, 2 * np.median(steps))
-    spacing = np.empty(len(wavelengths))
-    spacing[order] = np.maximum(np.append(steps, 0), np.append(0, steps))
-    return spacing
-
-
-def response_weights(wanted: np.ndarray, given: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """
-    Weights (wanted, given) of Gaussian responses with these centres and full widths at half maximum (nm), the given
-    bands weighing by the spectrum that each stands for.
-    """
-    exponents = -0.5 * ((given - wanted[:, None]) / (widths[:, None] / FWHM_PER_SIGMA)) ** 2
-    # Relative to the nearest band, so that a response in a gap does not vanish
-    weights = np.exp(exponents - exponents.max(axis=1, keepdims=True)) * band_spacing(given)
-    weights[weights < NEGLIGIBLE_WEIGHT * weights.max(axis=1, keepdims=True)] = 0.0
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def window_starts(length: int, window: int, stride: int) -> np.ndarray:

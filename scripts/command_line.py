@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -38,7 +39,30 @@ def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
         default=["outside", "cloud", "shadow"],
         help=f"pixels of EnMAP products {fate} (outside cloud shadow); nothing after it: none",
     )
+    add_reading_arguments(parser)
+    parser.add_argument("--variable", help="array of a MATLAB, NumPy, HDF5 or NetCDF file that holds several")
+    parser.add_argument(
+        "--sensor_geometry",
+        action="store_true",
+        help="leave an EMIT image as it was taken, in place of on its map grid",
+    )
+    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
+
+
+def add_reading_arguments(parser: Any) -> None:
+    """How images are read that do not say so themselves; `reading_of` gives them."""
     parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
     parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
-    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
-    parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
+    parser.add_argument(
+        "--nodata", type=float, help="stored number of pixels without data, where a file states none; nan: none"
+    )
+    parser.add_argument("--radiance", action="store_true", help="take radiance as it is, for a model trained on such")
+
+
+def reading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How to open an image, as for `datasets_loading.rasters.open_raster`."""
+    reading = {name: getattr(arguments, name, None) for name in ("wavelengths", "scale", "nodata", "variable")}
+    given = {name: value for name, value in reading.items() if value is not None}
+    if getattr(arguments, "sensor_geometry", False):
+        given["orthorectified"] = False
+    return {**given, "radiance": arguments.radiance}

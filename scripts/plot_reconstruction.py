@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from command_line import add_scene_arguments, one_line_errors
+from command_line import add_scene_arguments, one_line_errors, reading_of
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskedImageModeling
 from transformers.utils import logging as transformers_logging
 
@@ -125,8 +125,7 @@ def main() -> None:
     with one_line_errors("plot_reconstruction.py"):
         if arguments.output.suffix.lower() != ".png":
             raise ValueError(f"--output: expected a .png, got {arguments.output}")
-        file_arguments = {"wavelengths": arguments.wavelengths, "scale": arguments.scale, "nodata": arguments.nodata}
-        with open_scene(arguments.scene, **file_arguments) as scene:
+        with open_scene(arguments.scene, **reading_of(arguments)) as scene:
             print(draw(arguments, scene))
 
 

@@ -3,7 +3,9 @@
     python scripts/predict_scene.py SCENE --model outputs/finetuned --output map.tif
     accelerate launch scripts/predict_scene.py 'scenes/*.ZIP' --model outputs/finetuned --output maps
 
-A scene is an EnMAP L2A product (folder or ZIP), a GeoTIFF or an ENVI image. Beside the map of classes stand the area
+A scene is an EnMAP L2A product (folder, ZIP, or files as the archive serves them), a STAC item of one (file or
+address), a product of PRISMA, EMIT or DESIS, or an image (GeoTIFF, ENVI, JPEG 2000, MATLAB, NumPy, NetCDF). Beside
+the map of classes stand the area
 of each class (_areas.csv, _areas.json) and a quick look (.png). Several scenes go into a folder, dealt to the
 processes of `accelerate launch`; a finished scene is not done again.
 """
@@ -12,19 +14,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import add_scene_arguments, one_line_errors
+from command_line import add_scene_arguments, one_line_errors, reading_of
 from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
 from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
-from datasets_loading.scenes import EnMAPScene, find_scenes, open_scene
+from datasets_loading.scenes import find_scenes, open_scene
 from evaluation_hsst.model_sources import read_config, reading
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
@@ -56,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
+def map_paths(scenes: list[Path | str], output: Path) -> dict[Path | str, Path]:
     """The map of each scene."""
     if output.suffix.lower() in (".tif", ".tiff"):
         if len(scenes) > 1:
@@ -64,19 +67,28 @@ def map_paths(scenes: list[Path], output: Path) -> dict[Path, Path]:
         return {scenes[0]: not_the_scene(output, scenes[0])}
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output: expected a .tif or a folder, got the file {output}")
-    maps: dict[Path, Path] = {}
+    maps: dict[Path | str, Path] = {}
     for scene in scenes:
-        name = scene.parent.name if scene.suffix.lower() == ".xml" else scene.name
-        name = name[: -len(scene.suffix)] if scene.is_file() and name == scene.name else name
-        path = output / f"{name}.tif"
+        path = output / f"{map_name(Path(scene))}.tif"
         if path in maps.values():
-            raise ValueError(f"{scene}: expected scenes with different names, got {name} more than once")
+            raise ValueError(f"{scene}: expected scenes with different names, got {path.stem} more than once")
         maps[scene] = not_the_scene(path, scene)
     return maps
 
 
-def not_the_scene(path: Path, scene: Path) -> Path:
-    if path.resolve() == scene.resolve():
+def map_name(scene: Path) -> str:
+    """The map of a product has its name, that of an image the image's without its ending."""
+    match = re.match(r"(.*?)[-_](METADATA|SPECTRAL_IMAGE)", scene.name)
+    if match:
+        return match[1]
+    if scene.suffix.lower() == ".xml":
+        return scene.parent.name
+    # Names of products hold dots, those of folders no ending
+    return scene.name if scene.is_dir() else scene.stem
+
+
+def not_the_scene(path: Path, scene: Path | str) -> Path:
+    if path.resolve() == Path(scene).resolve():
         raise ValueError(f"--output: expected another place than that of the scene, got {path}")
     return path
 
@@ -85,26 +97,26 @@ def warn(message: str) -> None:
     print(f"predict_scene.py: warning: {message}", file=sys.stderr, flush=True)
 
 
-def predict(arguments: argparse.Namespace, scene_path: Path, map_path: Path, predictor: ScenePredictor) -> str:
+def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Path, predictor: ScenePredictor) -> str:
     """Maps one scene, and says in a line how that went."""
     options = MapOptions(arguments.probabilities, arguments.confidence, arguments.features, arguments.html)
-    file_arguments = {"wavelengths": arguments.wavelengths, "scale": arguments.scale, "nodata": arguments.nodata}
+    reading = reading_of(arguments)
     settings = {
-        "scene": scene_path.resolve().name,
-        **{name: None if value is None else str(value) for name, value in file_arguments.items()},
+        "scene": Path(scene_path).resolve().name,
+        **{name: str(value) for name, value in reading.items()},
         **predictor.settings,
         "probabilities": options.probabilities,
     }
     if not arguments.overwrite and is_finished(map_path, options, settings):
         return f"{map_path}: finished before"
     started = time.perf_counter()
-    with open_scene(scene_path, **file_arguments) as scene:
+    with open_scene(scene_path, **reading) as scene:
         selection = predictor.select_bands(scene)
         print(f"{scene.name}: {selection.description}", flush=True)
         if scene.transform is None:
             warn(f"{scene.name}: no georeference, so the map has none and areas are in pixels")
         # Only products know more than where data are missing
-        kinds = predictor.exclude if isinstance(scene, EnMAPScene) else ()
+        kinds = predictor.exclude if scene.product is not None else ()
         metadata = {
             "model": arguments.model,
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",

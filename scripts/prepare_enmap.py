@@ -1,4 +1,4 @@
-"""Cut EnMAP L2A products and GeoTIFF tiles into a corpus for training: sharded Parquet that `load_dataset` reads.
+"""Cut EnMAP L2A products and other images into a corpus for training: sharded Parquet that `load_dataset` reads.
 
     python scripts/prepare_enmap.py --data_dir products --output_dir corpus --num_workers 4
     python scripts/prepare_enmap.py --data_dir products --output_dir corpus --dask_scheduler tcp://host:8786
@@ -14,16 +14,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import one_line_errors
+from command_line import add_reading_arguments, one_line_errors, reading_of
 
 from datasets_loading.preparation import CutSettings, cluster_executor, local_executor, prepare_corpus
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data_dir", type=Path, required=True, help="folder of products and GeoTIFF tiles, or one product"
-    )
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of products and images, or one product")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--tile_size", type=int, default=64, help="side of a tile in pixels (64)")
     parser.add_argument(
@@ -32,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max_cloud", type=float, default=0.1, metavar="SHARE", help="largest share of a tile under cloud (0.1)"
     )
+    add_reading_arguments(parser)
     workers = parser.add_mutually_exclusive_group()
     workers.add_argument("--num_workers", type=int, default=1, help="processes on this machine (1)")
     workers.add_argument(
@@ -44,7 +43,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("prepare_enmap.py"):
-        settings = CutSettings(arguments.tile_size, arguments.max_nodata, arguments.max_cloud)
+        reading = reading_of(arguments)
+        if "wavelengths" in reading:
+            reading["wavelengths"] = str(reading["wavelengths"].resolve())
+        settings = CutSettings(arguments.tile_size, arguments.max_nodata, arguments.max_cloud, **reading)
         workers = (
             cluster_executor(arguments.dask_scheduler)
             if arguments.dask_scheduler

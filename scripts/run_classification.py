@@ -12,6 +12,7 @@ training, validation and test. The output folder holds `all_results.json`, `conf
 
 import argparse
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import transformers
-from command_line import one_line_errors
+from command_line import add_reading_arguments, one_line_errors
 from run_mim_tensors import earlier_run
 
 from datasets_loading.enmap_dfc import EnMAPDFC
@@ -49,12 +50,14 @@ from evaluation_hsst.fine_tuning import (
     TASKS,
     FineTuningSettings,
 )
-from evaluation_hsst.input_checks import check_finite
 from evaluation_hsst.matched_classes import parse_merges
 from evaluation_hsst.model_sources import parse_overrides
 from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
+
+
+LABEL_ARGUMENTS = ("class_column", "image_variable", "label_variable", "scale", "nodata", "radiance")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +69,25 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset_config", help="configuration of --dataset, e.g. paper for the paper's tiles of enmap_dfc"
     )
     data.add_argument("--images", default="images", help="folder of images, or image, in --data_dir (images)")
-    data.add_argument("--labels", default="labels", help="folder of labels, or label raster, in --data_dir (labels)")
-    data.add_argument("--class_names", help="names of the label values 1, 2, ..., separated by commas")
+    data.add_argument(
+        "--labels",
+        default="labels",
+        help="folder of labels, label raster, or vector file of points or polygons, in --data_dir (labels)",
+    )
+    data.add_argument("--class_column", help="column of a vector file of labels that holds the classes")
+    data.add_argument(
+        "--class_names", help="names of the label values 1, 2, ..., or VALUE=NAME of each, separated by commas"
+    )
+    data.add_argument(
+        "--unlabelled",
+        type=int,
+        nargs="*",
+        metavar="VALUE",
+        help="label values that mean no label (0; 255 always does)",
+    )
+    data.add_argument("--image_variable", help="array of a MATLAB or NumPy file of an image that holds several")
+    data.add_argument("--label_variable", help="array of a MATLAB or NumPy file of labels that holds several")
+    add_reading_arguments(data)
     data.add_argument("--block_size", type=int, default=64, help="side of the blocks of a split, in pixels (64)")
     data.add_argument("--split_seed", type=int, default=0, help="of dealing blocks (0)")
 
@@ -190,17 +210,26 @@ def load_data(
         return build_known(arguments.dataset, arguments.dataset_config, arguments.data_dir, settings)
     if arguments.dataset_config is not None:
         raise ValueError(f"--dataset_config: expected none without --dataset, got {arguments.dataset_config}")
-    images = arguments.data_dir / arguments.images
-    if images.exists():
-        check_finite(sorted(images.iterdir()) if images.is_dir() else [images])
     if arguments.class_names is not None:
-        settings["class_names"] = [name.strip() for name in arguments.class_names.split(",")]
+        settings["class_names"] = parse_class_names(arguments.class_names)
+    settings |= {name: value for name in LABEL_ARGUMENTS if (value := getattr(arguments, name)) is not None}
+    if arguments.unlabelled is not None:
+        settings["unlabelled"] = tuple(arguments.unlabelled)
+    if arguments.wavelengths is not None:
+        settings["wavelengths"] = str(arguments.wavelengths.resolve())
     if areas:
         settings["split"] = areas
     builder = LabelledScene(
         data_dir=str(arguments.data_dir), images=arguments.images, labels=arguments.labels, **settings
     )
     return builder.data
+
+
+def parse_class_names(text: str) -> list[str] | dict[int, str]:
+    """Names in the order of their values, or a name for each value: "water,soil" or "11=water,42=soil"."""
+    names = [name.strip() for name in text.split(",")]
+    pairs = [re.fullmatch(r"(-?\d+)\s*=\s*(.+)", name) for name in names]
+    return {int(pair[1]): pair[2] for pair in pairs if pair} if all(pairs) else names
 
 
 def build_known(dataset: str, config_name: str | None, data_dir: Path, settings: Mapping[str, Any]) -> LabelledData:

@@ -29,7 +29,7 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
-from command_line import one_line_errors
+from command_line import add_reading_arguments, one_line_errors, reading_of
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -58,6 +58,7 @@ from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
+    "wavelengths scale nodata radiance "
     "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_ratio "
     "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
     "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed recompute_statistics"
@@ -68,9 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset_name", help="dataset of the Hub, or folder of shards, with a column `image` of tiles")
-    data.add_argument(
-        "--train_dir", type=Path, help="folder of EnMAP L2A products, GeoTIFF tiles or shards to train on"
-    )
+    data.add_argument("--train_dir", type=Path, help="folder of EnMAP L2A products, images or shards to train on")
     data.add_argument("--validation_dir", type=Path, help="folder of products, tiles or shards to validate on")
     data.add_argument(
         "--streaming", action="store_true", help="read shards as they are, not through a copy in the Arrow cache"
@@ -78,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument(
         "--train_val_split", type=float, default=0.15, help="share of the training tiles to validate on instead (0.15)"
     )
+    add_reading_arguments(data)
     data.add_argument("--tile_size", type=int, default=64, help="side of the tiles cut from products, in pixels (64)")
     data.add_argument(
         "--windows_per_tile", type=int, help="windows an epoch takes from each tile (as many as tile it)"
@@ -167,7 +167,7 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Ti
     def read_folder(folder: Path) -> Tiles:
         if arguments.streaming or is_corpus(folder):
             return read_corpus(folder, streaming=arguments.streaming)
-        return read_tile_set(folder, arguments.tile_size, progress=progress)
+        return read_tile_set(folder, arguments.tile_size, progress=progress, **reading_of(arguments))
 
     if arguments.dataset_name is not None:
         tiles: Tiles = read_corpus(arguments.dataset_name, streaming=arguments.streaming)

@@ -18,8 +18,8 @@ from small_products import NAME, WAVELENGTHS, small_cube, small_quality, write_s
 
 import datasets_loading.shards
 from datasets_loading.enmap_corpus import FEATURES, EnMAPCorpus, read_corpus
-from datasets_loading.enmap_product import ProductError
 from datasets_loading.preparation import CutSettings, prepare_corpus
+from datasets_loading.raster_file import ProductError
 from datasets_loading.shards import SCHEMA, ShardWriter, SourceRecord, tile_image, write_statistics_and_card
 from datasets_loading.tiles import band_statistics, read_tile_set
 from datasets_loading.windows import GridWindows, GroupedSampler, RandomWindows

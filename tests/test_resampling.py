@@ -6,7 +6,7 @@ import rasterio
 from affine import Affine
 from conftest import assert_one_clear_line
 
-from datasets_loading.enmap_product import ProductError
+from datasets_loading.raster_file import ProductError
 from datasets_loading.resampling import ENMAP_BANDS_WITH_DATA, resample_image, spectral_weights, tile_windows
 from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS
 from datasets_loading.tiles import read_tile_set

@@ -6,7 +6,7 @@ import rasterio
 from affine import Affine
 from small_products import CLOUD, EMPTY_BAND, FWHM, WAVELENGTHS, small_cube, write_small_product
 
-from datasets_loading.enmap_product import ProductError
+from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import EXCLUDABLE, EnMAPScene, RasterScene, find_scenes, open_scene
 
 TRANSFORM = Affine(30.0, 0.0, 500000.0, 0.0, -30.0, 5800000.0)

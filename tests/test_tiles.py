@@ -24,7 +24,7 @@ from small_products import (
     write_small_product,
 )
 
-from datasets_loading.enmap_product import ProductError
+from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
     SIDECAR_NAME,

@@ -1,0 +1,519 @@
+"""Readers of the formats that any software writes, each a `RasterFile`: what is stored, and what is stated about it.
+
+`GdalFile` reads GeoTIFF, ENVI and JPEG 2000 through the raster library; `ArrayFile` reads arrays of MATLAB, NumPy,
+HDF5 and NetCDF files. None of them is read whole where the format allows parts to be read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from datasets_loading.raster_file import ProductError, Stated, fail, raster_errors
+from datasets_loading.stac_items import explain_failure, prepare_remote
+from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
+
+DRIVERS = ["GTiff", "ENVI", "JP2OpenJPEG"]
+"""What the raster library may open. Its other formats fetch addresses or other files that a text file names."""
+_ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".bin", ".raw", ".cube", ".pix", ".hyspex")
+_NO_ENVI_DATA = (
+    ".hdr",
+    ".xml",
+    ".txt",
+    ".csv",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".json",
+    ".prj",
+    ".ovr",
+    ".msk",
+    ".md5",
+    ".tif",
+)
+_RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
+ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
+_WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
+_WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
+_GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
+
+
+class GdalFile:
+    """A GeoTIFF, ENVI image or JPEG 2000 as a `RasterFile`; `location` may be a path of GDAL's file systems."""
+
+    def __init__(self, location: str):
+        self.location = location
+        self._datasets: dict[int, DatasetReader] = {}
+        dataset = self.dataset
+        _check_is_whole(dataset, location)
+        alpha = [
+            band for band, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
+        ]
+        self._alpha = alpha[0] if alpha and dataset.count > 1 else None
+        self._file_bands = [band for band in dataset.indexes if band != self._alpha]
+        flags = [flag for kinds in dataset.mask_flag_enums for flag in kinds]
+        self._has_mask = self._alpha is None and MaskFlags.per_dataset in flags
+        self.shape = len(self._file_bands), dataset.height, dataset.width
+        types = {dataset.dtypes[band - 1] for band in self._file_bands}
+        self.dtype = np.result_type(*(np.dtype(kind) for kind in types))
+        self.block_shape = dataset.block_shapes[0]
+        self.stated = self._read_stated(dataset)
+
+    @property
+    def dataset(self) -> DatasetReader:
+        """The open file of this process: a file position must not be shared between processes."""
+        if os.getpid() not in self._datasets:
+            prepare_remote(self.location)
+            try:
+                # `rasterio.open` takes one driver only
+                with raster_errors(self.location), rasterio.Env():
+                    self._datasets[os.getpid()] = DatasetReader(self.location, driver=DRIVERS)
+            except ProductError:
+                reason = explain_failure(self.location)
+                if reason is None:
+                    raise
+                fail(self.location.removeprefix("/vsicurl/"), "a GeoTIFF", reason)
+        return self._datasets[os.getpid()]
+
+    def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
+        file_bands = [self._file_bands[band] for band in bands]
+        with raster_errors(self.location):
+            return self.dataset.read(file_bands, window=Window.from_slices(rows, columns))
+
+    def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
+        if self._alpha is None and not self._has_mask:
+            return None
+        with raster_errors(self.location):
+            window = Window.from_slices(rows, columns)
+            if self._alpha is not None:
+                return self.dataset.read(self._alpha, window=window) > 0
+            return self.dataset.read_masks(self._file_bands[0], window=window) > 0
+
+    def close(self) -> None:
+        for dataset in self._datasets.values():
+            dataset.close()
+        self._datasets.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_datasets": {}}
+
+    def _read_stated(self, dataset: DatasetReader) -> Stated:
+        header = dataset.tags(ns="ENVI")
+        places = np.array(self._file_bands) - 1
+        scales, offsets = np.array(dataset.scales)[places], np.array(dataset.offsets)[places]
+        own = not (np.all(scales == 1) and not offsets.any())
+        stated = Stated(gain=scales if own else None, offset=offsets if own else None)
+        factor = _header_numbers(header, "reflectance_scale_factor", 1, self.location)
+        if factor is not None:
+            if not (np.isfinite(factor[0]) and factor[0] > 0):
+                fail(self.location, "a positive reflectance scale factor", f"{factor[0]:g}")
+            # ENVI: data gain and offset come first, and the factor then divides what they give
+            stated.gain, stated.offset, stated.quantity = scales / factor[0], offsets / factor[0], "reflectance"
+        nodata = np.array([np.nan if value is None else value for value in dataset.nodatavals])[places]
+        if not np.isnan(nodata).all():
+            stated.nodata = float(nodata[0]) if (nodata == nodata[0]).all() else nodata
+        tags = [dataset.tags(band) for band in self._file_bands]
+        stated.good_bands = _good_bands(header, tags, len(tags), self.location)
+        centres, widths, unit = self._stated_wavelengths(dataset, header, tags)
+        if centres is not None:
+            stated.wavelengths, stated.fwhm, stated.notes = to_nanometres(centres, widths, unit, self.location)
+        if not dataset.transform.is_identity:
+            stated.transform, stated.crs = dataset.transform, dataset.crs
+            if dataset.crs and not (dataset.crs.is_projected or dataset.crs.is_geographic):
+                # As "Arbitrary" in ENVI headers: such coordinates lie nowhere on Earth
+                stated.transform = stated.crs = None
+                stated.notes.append("its local coordinate system is left out")
+        texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
+        if stated.quantity is None and any(map(is_radiance, texts)):
+            stated.quantity = "radiance"
+        stated.metadata = {"format": str(dataset.driver)}
+        return stated
+
+    def _stated_wavelengths(
+        self, dataset: DatasetReader, header: dict[str, str], tags: Sequence[dict[str, str]]
+    ) -> tuple[np.ndarray | None, np.ndarray | None, str | None]:
+        """Centres, widths and unit: from an ENVI header, tags of the bands, or GDAL's own domain IMAGERY."""
+        count = dataset.count
+        centres = _header_numbers(header, "wavelength", count, self.location)
+        if centres is not None:
+            places = np.array(self._file_bands) - 1
+            widths = _header_numbers(header, "fwhm", count, self.location)
+            return centres[places], None if widths is None else widths[places], header.get("wavelength_units")
+        imagery = [dataset.tags(band, ns="IMAGERY") for band in self._file_bands]
+        for source, key, width_key, unit in (
+            (tags, "wavelength", "fwhm", None),
+            (imagery, "CENTRAL_WAVELENGTH_UM", "FWHM_UM", "um"),
+        ):
+            texts = [tag.get(key) for tag in source]
+            if not any(texts):
+                continue
+            if not all(texts):
+                fail(
+                    self.location,
+                    f"the tag {key} on all of its {len(texts)} bands",
+                    f"it on {sum(map(bool, texts))}",
+                )
+            units = {tag.get("wavelength_units", tag.get("wavelength_unit", "")) for tag in source}
+            if unit is None and len(units) > 1:
+                fail(self.location, "one unit of wavelengths", ", ".join(sorted(units)))
+            widths_text = [tag.get(width_key) for tag in source]
+            widths = self._to_numbers(widths_text, width_key) if all(widths_text) else None
+            return self._to_numbers(texts, key), widths, unit or units.pop()
+        return None, None, None
+
+    def _to_numbers(self, texts: Sequence[str | None], key: str) -> np.ndarray:
+        numbers_ = np.array([_number(text) for text in texts])
+        if np.isnan(numbers_).any():
+            band = int(np.flatnonzero(np.isnan(numbers_))[0])
+            fail(self.location, f"a number in the tag {key} of each band", f"{texts[band]!r} in band {band + 1}")
+        return numbers_
+
+
+class ArrayFile:
+    """An array of a MATLAB, NumPy, HDF5 or NetCDF file as a `RasterFile`.
+
+    Its bands are the axis that is as long as the file's own list of wavelengths, or those given; else the last axis in
+    MATLAB, HDF5 and NetCDF files, (height, width, bands), and the first one in NumPy files.
+    """
+
+    def __init__(self, path: Path, variable: str | None = None, wavelengths: Any = None, dimensions: int = 3):
+        self.path = path
+        arrays = _list_arrays(path)
+        self.variable = _choose_array(path, arrays, variable, dimensions)
+        shape, dtype = arrays[self.variable]
+        self.dtype = np.dtype(dtype).newbyteorder("=")
+        self.stated = Stated(metadata={"format": f"{path.suffix.lower().lstrip('.').upper()} array"})
+        if len(arrays) > 1:
+            self.stated.metadata["array"] = self.variable
+        self._arrays: dict[int, np.ndarray | Any] = {}
+        if dimensions == 2:
+            self.axis, self.shape = -1, (1, shape[0], shape[1])
+        else:
+            self._state_bands(arrays)
+            self._state_attributes()
+            known = self._length_of(wavelengths)
+            self.axis = self._band_axis(shape, known)
+            height, width = (length for axis, length in enumerate(shape) if axis != self.axis)
+            self.shape = (shape[self.axis], height, width)
+            if known is None and path.suffix.lower() in (".npy", ".npz"):
+                self.stated.notes.append(f"axes read as (bands, height, width): {self.shape[0]} bands")
+        self.block_shape = min(self.shape[1], 64), self.shape[2]
+
+    def _state_bands(self, arrays: dict[str, tuple[tuple[int, ...], str]]) -> None:
+        """Wavelengths, widths and bad bands that stand in the file as arrays of their own, if they do."""
+        shape = arrays[self.variable][0]
+
+        def find(names: re.Pattern[str]) -> tuple[str, np.ndarray] | None:
+            for name, (own_shape, own_dtype) in arrays.items():
+                is_line = math.prod(own_shape) == max(own_shape, default=0) and math.prod(own_shape) in shape
+                if names.fullmatch(name.split("/")[-1]) and is_line and np.dtype(own_dtype).kind in "iufb":
+                    return name, np.asarray(_read_array(self.path, name)).reshape(-1).astype(np.float64)
+            return None
+
+        centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
+        if centres is not None:
+            unit = next((unit for unit in ("nm", "um") if centres[0].lower().endswith(unit)), None)
+            fits = widths is not None and widths[1].shape == centres[1].shape
+            self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometres(
+                centres[1], widths[1] if widths is not None and fits else None, unit, self.path
+            )
+        if good is not None:
+            self.stated.good_bands = good[1] > 0
+
+    def _state_attributes(self) -> None:
+        """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
+        attributes = getattr(self._array(), "attrs", {})
+        held = {
+            name: np.ravel(attributes[name])
+            for name in ("_FillValue", "scale_factor", "add_offset", "units")
+            if name in attributes
+        }
+        if "_FillValue" in held:
+            self.stated.nodata = float(held["_FillValue"][0])
+        if "scale_factor" in held or "add_offset" in held:
+            self.stated.gain = np.array([float(held.get("scale_factor", [1])[0])])
+            self.stated.offset = np.array([float(held.get("add_offset", [0])[0])])
+        if "units" in held and is_radiance(str(held["units"][0])):
+            self.stated.quantity = "radiance"
+
+    def _length_of(self, wavelengths: Any) -> int | None:
+        if isinstance(wavelengths, (str, Path)):
+            return len(read_wavelength_file(wavelengths)[0])
+        if wavelengths is not None:
+            return len(wavelengths)
+        if self.stated.wavelengths is not None:
+            return len(self.stated.wavelengths)
+        sidecar = self.path.with_name(SIDECAR_NAME)
+        return len(read_wavelength_file(sidecar)[0]) if sidecar.is_file() else None
+
+    def _band_axis(self, shape: tuple[int, ...], known: int | None) -> int:
+        usual = 0 if self.path.suffix.lower() in (".npy", ".npz") else 2
+        if known is None or shape[usual] == known:
+            return usual
+        fitting = [axis for axis in (2, 0, 1) if shape[axis] == known]
+        if not fitting:
+            fail(self.path, f"{known} bands as there are wavelengths", f"an array of {' x '.join(map(str, shape))}")
+        return fitting[0]
+
+    def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
+        array = self._array()
+        if self.axis < 0:
+            return np.asarray(array[rows, columns])[None].astype(self.dtype, copy=False)
+        chosen = np.asarray(bands, dtype=np.int64)
+        # HDF5 takes one list of indices, in ascending order
+        low, high = (int(chosen.min()), int(chosen.max()) + 1) if len(chosen) else (0, 0)
+        place: list[slice] = [rows, columns]
+        place.insert(self.axis, slice(low, high))
+        with _array_errors(self.path):
+            part = np.moveaxis(np.asarray(array[tuple(place)]), self.axis, 0)[chosen - low]
+        return part.astype(self.dtype, copy=False)
+
+    def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
+        return None
+
+    def close(self) -> None:
+        self._arrays.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}}
+
+    def _array(self) -> Any:
+        if os.getpid() not in self._arrays:
+            self._arrays[os.getpid()] = _read_array(self.path, self.variable)
+        return self._arrays[os.getpid()]
+
+
+def available_memory() -> int:
+    """Bytes that the system can give without paging, as it says itself; half of all memory where it does not."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(re.search(r"MemAvailable:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        if hasattr(os, "sysconf"):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return 8_000_000_000
+
+
+def envi_data(header: Path) -> Path:
+    """The data file that an ENVI header describes: `scene.hdr` that of `scene`, `scene.img`, `scene.BSQ`, ...
+
+    Raises:
+        ProductError: the file is no ENVI header, or there is no data file, or several, beside it.
+    """
+    with header.open("rb") as file:
+        first = file.read(200).lstrip(b"\xef\xbb\xbf").lstrip()
+    if not first.startswith(b"ENVI"):
+        fail(header, "an ENVI header, which begins with the word ENVI", repr(first[:20].decode("latin-1")))
+    stem = header.with_suffix("").name.lower()
+    beside = {
+        file.name.lower()[len(stem) :]: file
+        for file in sorted(header.parent.iterdir())
+        if file.name.lower().startswith(stem) and file.is_file() and file != header
+    }
+    for ending in _ENVI_DATA_ENDINGS:
+        if ending in beside:
+            return beside[ending]
+    others = [
+        file for ending, file in beside.items() if re.fullmatch(r"\.[^.]+", ending) and ending not in _NO_ENVI_DATA
+    ]
+    if len(others) != 1:
+        held = ", ".join(file.name for file in others) or "none"
+        fail(header, f"the data of this ENVI header beside it, {stem}.img or alike", held)
+    return others[0]
+
+
+def _check_is_whole(dataset: DatasetReader, location: str) -> None:
+    """Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map."""
+    if location.startswith("/vsi"):
+        return
+    try:
+        size = Path(location).stat().st_size
+        header = dataset.tags(ns="ENVI")
+        if dataset.driver == "ENVI" and header.get("file_compression", "0").strip() in ("", "0"):
+            sizes = sum(np.dtype(kind).itemsize for kind in dataset.dtypes) * dataset.width * dataset.height
+            sizes += int(float(header.get("header_offset", 0) or 0))
+            if size < sizes:
+                fail(location, f"{sizes:,} bytes as its ENVI header declares", f"{size:,}: it was cut off")
+        elif dataset.driver == "GTiff":
+            rows, columns = (
+                -(-length // block) - 1 for length, block in zip(dataset.shape, dataset.block_shapes[0], strict=True)
+            )
+            for band in {1, dataset.count}:
+                for column, row in ((0, 0), (columns, rows)):
+                    start, length = (
+                        dataset.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band)
+                        for what in ("OFFSET", "SIZE")
+                    )
+                    if start and length and int(start) + int(length) > size:
+                        fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
+    except OSError:
+        return
+
+
+def _header_numbers(header: dict[str, str], key: str, count: int, where: str) -> np.ndarray | None:
+    """Numbers of a list in an ENVI header, float64 (count,); None where it has none.
+
+    Raises:
+        ProductError: it holds something else than `count` numbers.
+    """
+    text = header.get(key)
+    if text is None or not text.strip("{} \t\r\n"):
+        return None
+    fields = [field.strip() for field in text.strip().strip("{}").split(",")]
+    values = np.array([_number(field) for field in fields])
+    named = key.replace("_", " ")
+    if len(values) != count:
+        fail(where, f"{count} numbers under '{named}' in its ENVI header", f"{len(values)}")
+    if np.isnan(values).any():
+        fail(where, f"numbers under '{named}' in its ENVI header", repr(fields[int(np.isnan(values).argmax())]))
+    return values
+
+
+def _good_bands(header: dict[str, str], tags: Sequence[dict[str, str]], count: int, where: str) -> np.ndarray | None:
+    """Bands that `bbl`, the list of bad bands, keeps, bool (bands,)."""
+    listed = _header_numbers(header, "bbl", count, where)
+    if listed is None and any("bbl" in tag for tag in tags):
+        listed = np.array([_number(tag.get("bbl", "1")) for tag in tags])
+    return None if listed is None else listed > 0
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan
+
+
+def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each array of a file, by name; nothing is read."""
+    ending = path.suffix.lower()
+    with _array_errors(path):
+        if ending == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return {path.stem: (array.shape, array.dtype.str)}
+        if ending == ".npz":
+            arrays = {}
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    if entry.filename.endswith(".npy"):
+                        with archive.open(entry) as file:
+                            version = np.lib.format.read_magic(file)
+                            reader = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
+                            shape, _, dtype = reader[version[0] > 1](file)
+                        arrays[entry.filename[:-4]] = (shape, dtype.str)
+            return arrays
+        if ending == ".mat" and not _is_hdf5(path):
+            from scipy.io import whosmat
+
+            kinds = {"single": "f4", "double": "f8", "logical": "u1"}
+            kinds |= {f"int{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)}
+            kinds |= {f"uint{bits}": f"u{bits // 8}" for bits in (8, 16, 32, 64)}
+            return {name: (shape, kinds[kind]) for name, shape, kind in whosmat(path) if kind in kinds}
+        h5py: Any = importlib.import_module("h5py")
+
+        arrays = {}
+        with h5py.File(path) as file:
+
+            def visit(name: str, item: Any) -> None:
+                if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb" and not name.startswith("#"):
+                    arrays[name] = (item.shape[::-1] if ending == ".mat" else item.shape, item.dtype.str)
+
+            file.visititems(visit)
+        return arrays
+
+
+def _choose_array(
+    path: Path, arrays: dict[str, tuple[tuple[int, ...], str]], variable: str | None, dimensions: int
+) -> str:
+    held = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no numbers"
+    if variable is not None:
+        if variable not in arrays or len(arrays[variable][0]) != dimensions:
+            fail(path, f"an array {variable} with {dimensions} dimensions", f"{held}")
+        return variable
+    # Everything has at least two dimensions in MATLAB: a line of numbers is no image, and three bands are a picture
+    fitting = [
+        name
+        for name, (shape, _) in arrays.items()
+        if len(shape) == dimensions
+        and sorted(shape)[-2] > 1
+        and (dimensions == 2 or min(shape) > 4 or len(arrays) == 1)
+    ]
+    if len(fitting) != 1:
+        flag = "--image_variable" if dimensions == 3 else "--label_variable"
+        fail(path, f"one array with {dimensions} dimensions", f"{len(fitting)} ({held}): name it ({flag})")
+    return fitting[0]
+
+
+def _read_array(path: Path, name: str) -> Any:
+    """An array of a file, mapped or opened rather than read where the format allows it."""
+    ending = path.suffix.lower()
+    with _array_errors(path):
+        if ending == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if ending == ".npz" or (ending == ".mat" and not _is_hdf5(path)):
+            shape, dtype = _list_arrays(path)[name]
+            needed = math.prod(shape) * np.dtype(dtype).itemsize
+            if needed > available_memory() // 2:
+                fail(path, f"an array that fits into {available_memory() / 1e9:.1f} GB of free memory", f"{shape}")
+            if ending == ".npz":
+                with np.load(path, allow_pickle=False) as archive:
+                    return archive[name]
+            from scipy.io import loadmat
+
+            return np.asarray(loadmat(path, variable_names=[name])[name])
+        h5py: Any = importlib.import_module("h5py")
+
+        array = h5py.File(path)[name]
+        return _Transposed(array) if ending == ".mat" else array
+
+
+class _Transposed:
+    """An HDF5 array with its axes reversed, as MATLAB means them."""
+
+    def __init__(self, array: Any):
+        self._array = array
+
+    def __getitem__(self, place: tuple[slice, ...]) -> np.ndarray:
+        return self._array[place[::-1]].T
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._array[()].T, dtype=dtype)
+
+
+@contextmanager
+def _array_errors(path: Path) -> Iterator[None]:
+    """Turns whatever libraries raise over a damaged file into a ProductError of one line."""
+    try:
+        yield
+    except (ProductError, MemoryError):
+        raise
+    except ImportError as error:
+        package = "h5py" if "h5py" in str(error) else "scipy"
+        fail(path, f"the package {package} to read it", f"none: pip install {package}")
+    except Exception as error:  # struct, zlib, zipfile, scipy and HDF5 all have their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        fail(path, f"a whole file of numbers ({path.suffix.lower()})", f"one that is not ({reason})")
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        # A MATLAB 7.3 file has a header of 512 bytes before it
+        return b"\x89HDF\r\n\x1a\n" in (file.read(8), file.seek(512) and file.read(8))
+
+
+def is_radiance(text: str) -> bool:
+    """Whether a unit or a description speaks of radiance."""
+    return "reflectance" not in text.lower() and _RADIANCE.search(text) is not None

@@ -1,0 +1,581 @@
+"""The one door for images: every file becomes a `Raster`, which gives reflectance and says where there is none.
+
+    with open_raster("scene.hdr") as raster:
+        reflectance, valid = raster.read(Window(0, 0, 64, 64))  # float32 and bool, (bands, height, width)
+
+Bands are in ascending wavelength wherever wavelengths are known. What a file states about its numbers counts; what it
+does not state is decided over a sample of the whole image, said in a line (`Raster.notes`), and refused where the
+numbers can be read in two ways. Formats are read by `GdalFile` (GeoTIFF, ENVI, JPEG 2000), `ArrayFile` (MATLAB, NumPy,
+HDF5) and `datasets_loading.spectrometers` (PRISMA, EMIT, DESIS).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import numbers
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from datasets_loading.raster_file import RasterFile, Stated, fail
+from datasets_loading.raster_formats import ARRAY_ENDINGS, ArrayFile, GdalFile, available_memory, envi_data
+from datasets_loading.sensors import ENMAP
+from datasets_loading.spectrometers import open_spectrometer
+from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
+
+logger = logging.getLogger(__name__)
+
+
+USUAL_FILLS = (-9999.0, -32768.0, 65535.0)
+"""Stored numbers that mean no data in many files that do not declare it. So does anything below -1e30."""
+
+RASTER_CACHE_MEGABYTES = 64
+"""What the raster library may keep of blocks it has read: its own default is a share of the machine's memory."""
+
+_LOWEST_REFLECTANCE, _HIGHEST_REFLECTANCE = -0.5, 4.0
+_LOWEST_INFRARED = 0.25
+_LARGEST_SAMPLE = 16_000_000
+_SAMPLE_WINDOWS, _SAMPLE_SIDE = 5, 16
+
+
+class Raster:
+    """An image with one face, made by `open_raster`. Use it as a context manager, or call `close`.
+
+    It may be pickled and used after a fork; one object must not be used by two threads at a time.
+
+    Attributes:
+        path: what was opened.
+        name: name of the image.
+        wavelengths: band centres in nm, ascending, float64 (bands,), or None where they are unknown.
+        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        good_bands: bands that the file does not mark as bad, bool (bands,).
+        shape: (bands, height, width).
+        block_shape: (height, width) of the blocks in which the file is stored.
+        crs: coordinate reference system, or None.
+        transform: from (column, row) to coordinates, or None.
+        gain, offset: reflectance = stored number * gain + offset, float64 (bands,) each.
+        scale_note: where these come from, for people.
+        notes: what was assumed where the file states nothing, a phrase each.
+        metadata: what the file says about itself, for people.
+    """
+
+    def __init__(
+        self,
+        file: RasterFile,
+        path: str | Path,
+        *,
+        scale: float | None = None,
+        offset: float | None = None,
+        nodata: float | None = None,
+        radiance: bool = False,
+        trusted: bool = False,
+    ):
+        """
+        Args:
+            file: the file's numbers and what it states.
+            path: what to name in errors.
+            scale, offset, nodata, radiance: as for `open_raster`.
+            trusted: the format defines what its numbers mean, so that no sample needs to be read.
+        """
+        self.path, self._file = Path(path), file
+        stated = file.stated
+        num_bands, self.height, self.width = file.shape
+        self.shape = file.shape
+        self.block_shape = file.block_shape
+        self.name = stated.name or self.path.stem
+        self.crs, self.transform, self.metadata = stated.crs, stated.transform, stated.metadata
+        self.notes = list(stated.notes)
+        self._told: set[str] = set()
+        self._order = np.arange(num_bands) if stated.wavelengths is None else np.argsort(stated.wavelengths)
+        self.wavelengths = None if stated.wavelengths is None else stated.wavelengths[self._order]
+        self.fwhm = None if stated.fwhm is None else stated.fwhm[self._order]
+        good = np.ones(num_bands, dtype=bool) if stated.good_bands is None else stated.good_bands
+        self.good_bands = good[self._order]
+        for name, value in (("scale", scale), ("offset", offset), ("nodata", nodata)):
+            _check_number(name, value, path)
+        self._nodata_is_given = nodata is not None
+        self._nodata = stated.nodata if nodata is None else nodata
+        self._trusted = trusted and scale is None
+        if stated.quantity == "radiance" and not radiance and scale is None:
+            fail(
+                path,
+                "reflectance",
+                "radiance by what it states: correct it for the atmosphere first, or take it as it is (--radiance) "
+                "for a model that was trained on such",
+            )
+        gain, shift, self.scale_note = self._settle_numbers(scale, offset, radiance)
+        self.gain, self.offset = gain[self._order], shift[self._order]
+        self._fills = self._implausible_fills(gain, shift)
+        if not self._trusted:
+            self._look_for_fills()
+        factor = self.gain * ENMAP.scale
+        self._is_stored = bool(np.allclose(factor, 1, rtol=1e-6) and not self.offset.any())
+
+    @property
+    def num_bands(self) -> int:
+        return self.shape[0]
+
+    def read(
+        self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reflectance of a window and where it is known.
+
+        Args:
+            window: part of the image; the whole by default.
+            bands: indices in ascending wavelength; all by default.
+
+        Returns:
+            Reflectance, float32 (bands, height, width), NaN where it is unknown; and where it is known, bool of the
+            same shape.
+
+        Raises:
+            ProductError: the file is damaged, or the whole image does not fit into memory.
+            ValueError: the window reaches beyond the image.
+        """
+        chosen, values, valid = self._read(window, bands, bytes_per_number=8)
+        reflectance = values.astype(np.float32, copy=values.dtype == np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            reflectance *= self.gain[chosen, None, None].astype(np.float32)
+            reflectance += self.offset[chosen, None, None].astype(np.float32)
+        reflectance[~valid] = np.nan
+        return reflectance, valid
+
+    def read_stored(self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """The same as reflectance x 10000, int16 (bands, height, width), -32768 where it is unknown.
+
+        A reflectance that this cannot hold (above 3.2767) is no reflectance, and is unknown, too.
+        """
+        plain = np.dtype(self._file.dtype) == np.int16 and self._is_stored
+        if plain and self.good_bands.all() and not isinstance(self._nodata, np.ndarray):
+            # As most products are: their numbers are taken as they are, without a copy
+            window = self._checked(window, 2 * (self.num_bands if bands is None else len(bands)))
+            chosen = self._chosen(bands)
+            values = self._file.read([int(band) for band in self._order[chosen]], *window.toslices())
+            without = self._without_data(values, window)
+            if self._nodata not in (None, ENMAP.nodata):
+                values[_equal(values, self._nodata)] = ENMAP.nodata
+            if without is not None:
+                values[without] = ENMAP.nodata
+            return values
+        chosen, values, valid = self._read(window, bands, bytes_per_number=4)
+        stored = np.full(values.shape, ENMAP.nodata, dtype=np.int16)
+        beyond = 0
+        for number, band in enumerate(chosen):  # band by band: no copy of all in a wider type
+            inside = valid[number]
+            numbers_ = values[number][inside].astype(np.float64)
+            numbers_ = np.rint(numbers_ * (self.gain[band] * ENMAP.scale) + self.offset[band] * ENMAP.scale)
+            fits = np.abs(numbers_) <= np.iinfo(np.int16).max
+            beyond += int((~fits).sum())
+            stored[number][inside] = np.where(fits, numbers_, ENMAP.nodata).astype(np.int16)
+        if beyond:
+            self._tell(f"reflectance beyond 3.2767 taken for no data, first in {beyond:,} numbers of a part")
+        return stored
+
+    @cached_property
+    def valid_bands(self) -> np.ndarray:
+        """Bands that hold data, bool (bands,): not marked as bad, and not one number (or no data) everywhere.
+
+        Raises:
+            ProductError: the file is damaged.
+        """
+        lowest, highest = self._band_ranges
+        valid = self.good_bands & (lowest < highest)
+        # A sample may lie beside the data of a band
+        for band in np.flatnonzero(self.good_bands & ~valid):
+            low, high = np.inf, -np.inf
+            for window in row_windows((self.height, self.width), max(256, self.block_shape[0])):
+                values, inside = self.read(window, [int(band)])
+                if inside.any():
+                    low, high = min(low, float(values[inside].min())), max(high, float(values[inside].max()))
+                if low < high:
+                    valid[band] = True
+                    break
+            # One pixel, or one number in a scene of a pixel or two, says nothing
+            if low == high and self.height * self.width < 16:
+                valid[band] = True
+        return valid if valid.any() else self.good_bands.copy()
+
+    @cached_property
+    def _band_ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        lowest, highest = np.full(self.num_bands, np.inf), np.full(self.num_bands, -np.inf)
+        for window in self._sample_windows():
+            values, valid = self.read(window)
+            lowest = np.minimum(lowest, np.where(valid, values, np.inf).min(axis=(1, 2)))
+            highest = np.maximum(highest, np.where(valid, values, -np.inf).max(axis=(1, 2)))
+        return lowest, highest
+
+    def tell(self) -> None:
+        """Writes what was assumed, if anything, to the log in one line."""
+        if self.notes:
+            logger.warning("%s: %s", self.path, "; ".join(self.notes))
+
+    def close(self) -> None:
+        """Closes the file; a later reading opens it again."""
+        self._file.close()
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chosen(self, bands: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        return np.arange(self.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)
+
+    def _checked(self, window: Window | None, bytes_per_pixel: int) -> Window:
+        """The window, if it lies in the image and fits into memory."""
+        if window is None:
+            window = Window(0, 0, self.width, self.height)
+        right, bottom = window.col_off + window.width, window.row_off + window.height
+        if not (0 <= window.col_off <= right <= self.width and 0 <= window.row_off <= bottom <= self.height):
+            raise ValueError(
+                f"{self.name}: expected a window inside {self.height} x {self.width} pixels, got {window}"
+            )
+        needed = bytes_per_pixel * int(window.width) * int(window.height)
+        if needed > 1e8 and needed > available_memory():
+            fail(
+                self.path,
+                f"an image that fits into the {available_memory() / 1e9:.1f} GB of free memory",
+                f"{self.num_bands} bands of {self.height} x {self.width} pixels: cut it, or choose fewer bands",
+            )
+        return window
+
+    def _read(
+        self, window: Window | None, bands: Sequence[int] | np.ndarray | None, bytes_per_number: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The bands, their numbers as stored (bands, height, width), and which of them are data, bool."""
+        chosen = self._chosen(bands)
+        window = self._checked(window, len(chosen) * (np.dtype(self._file.dtype).itemsize + bytes_per_number))
+        file_bands = self._order[chosen]
+        values = self._file.read([int(band) for band in file_bands], *window.toslices())
+        without = self._without_data(values, window)
+        invalid = np.zeros(values.shape, dtype=bool) if without is None else without
+        if isinstance(self._nodata, np.ndarray):
+            invalid |= values == self._nodata[file_bands, None, None]
+        elif self._nodata is not None:
+            invalid |= _equal(values, self._nodata)
+        invalid[~self.good_bands[chosen]] = True
+        return chosen, values, ~invalid
+
+    def _without_data(self, values: np.ndarray, window: Window) -> np.ndarray | None:
+        """Numbers that are no data for another reason than the nodata value, bool; None where there are none."""
+        without = None
+        mask = self._file.read_mask(*window.toslices())
+        if mask is not None and not mask.all():
+            without = np.broadcast_to(~mask, values.shape).copy()
+        if values.dtype.kind in "fc":
+            unknown = ~np.isfinite(values)
+            if not self._nodata_is_given:
+                unknown |= values < -1e30
+            if unknown.any():
+                without = unknown if without is None else without | unknown
+        for fill in self._fills:
+            filled = _equal(values, fill)
+            if filled.any():
+                share = filled.mean()
+                self._tell(f"{fill:g} taken for no data, first in {share:.1%} of the numbers of a part", f"{fill:g} ")
+                without = filled if without is None else without | filled
+        return without
+
+    def _tell(self, note: str, key: str | None = None) -> None:
+        """Writes to the log, once, what only reading could show."""
+        key = key or note[:24]
+        if key not in self._told and not any(said.startswith(key) for said in self.notes):
+            self._told.add(key)
+            logger.warning("%s: %s (--nodata overrules)", self.path, note)
+
+    def _implausible_fills(self, gain: np.ndarray, shift: np.ndarray) -> list[float]:
+        """Usual fills that can be stored, are not declared, and would be no reflectance."""
+        if self._nodata_is_given or self._trusted:
+            return []
+        dtype = np.dtype(self._file.dtype)
+        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(np.float32)
+        fills = []
+        for fill in USUAL_FILLS:
+            reflectance = fill * gain + shift
+            implausible = ((reflectance < _LOWEST_REFLECTANCE) | (reflectance > _HIGHEST_REFLECTANCE)).all()
+            declared = self._nodata is not None and bool((np.asarray(self._nodata) == fill).all())
+            if limits.min <= fill <= limits.max and implausible and not declared:
+                fills.append(fill)
+        return fills
+
+    def _sample_windows(self) -> Iterator[Window]:
+        """Windows spread over the image: all of a small one."""
+        if self.num_bands * self.height * self.width <= _LARGEST_SAMPLE:
+            yield from row_windows((self.height, self.width), max(1, 4_000_000 // (self.num_bands * self.width)))
+            return
+        rows, columns = (
+            np.unique(np.linspace(0, max(length - _SAMPLE_SIDE, 0), _SAMPLE_WINDOWS).astype(int))
+            for length in (self.height, self.width)
+        )
+        for row in rows:
+            for column in columns:
+                yield Window(
+                    int(column), int(row), min(_SAMPLE_SIDE, self.width - int(column)), min(_SAMPLE_SIDE, self.height)
+                )
+
+    @cached_property
+    def _sample(self) -> np.ndarray:
+        """Stored numbers that may be data, in the file's order, float64 (bands, pixels), NaN elsewhere."""
+        parts = []
+        for window in self._sample_windows():
+            values = self._file.read(range(self.num_bands), *window.toslices())
+            step = max(1, math.ceil(values.size / 400_000)) if self.num_bands else 1
+            part = values.reshape(self.num_bands, -1)[:, ::step].astype(np.float64)
+            mask = self._file.read_mask(*window.toslices())
+            if mask is not None:
+                part[:, ~mask.reshape(-1)[::step]] = np.nan
+            parts.append(part)
+        sample = np.concatenate(parts, axis=1)
+        sample[~np.isfinite(sample) | (sample < -1e30)] = np.nan
+        if self._nodata is not None:
+            nodata = np.asarray(self._nodata, dtype=np.float64)
+            sample[sample == (nodata[:, None] if nodata.ndim else nodata)] = np.nan
+        good = np.empty(self.num_bands, dtype=bool)
+        good[self._order] = self.good_bands
+        sample[~good] = np.nan
+        return sample
+
+    @cached_property
+    def _sample_without_fills(self) -> np.ndarray:
+        if self._nodata_is_given:
+            return self._sample
+        return np.where(np.isin(self._sample, USUAL_FILLS), np.nan, self._sample)
+
+    def _settle_numbers(
+        self, scale: float | None, offset: float | None, radiance: bool
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """Gain and offset that give reflectance, float64 (bands,) each in the order of the file, and where from."""
+        stated, ones = self._file.stated, np.ones(self.num_bands)
+        if scale is not None:
+            if scale <= 0:
+                fail(self.path, "a positive scale", f"{scale:g}")
+            return ones / scale, ones * (offset or 0.0), f"given: reflectance x {scale:g}"
+        gain = ones if stated.gain is None else ones * stated.gain
+        shift = np.zeros(self.num_bands) if stated.offset is None else ones * stated.offset
+        if offset is not None:
+            shift = ones * offset
+        if not (np.isfinite(gain).all() and np.isfinite(shift).all() and gain.all()):
+            bad = gain[~(np.isfinite(gain) & (gain != 0))]
+            fail(self.path, "a finite scale other than 0 in each band", f"{bad[0] if len(bad) else 'an offset NaN'}")
+        if self._trusted and stated.quantity in ("reflectance", "radiance"):
+            return gain, shift, f"stated: gain {_range(gain)}, offset {_range(shift)}"
+        high = self._typical_highest(gain, shift)
+        if high is None:  # no pixel with data: nothing can be read wrongly
+            own = stated.quantity is not None or not np.allclose(gain, 1)
+            return (gain, shift, "stated") if own else (gain / ENMAP.scale, shift / ENMAP.scale, "no pixel with data")
+        quantity = stated.quantity or ("reflectance" if not np.allclose(gain, 1) else None)
+        if quantity is not None and high <= _HIGHEST_REFLECTANCE and (high > 2e-3 or quantity == "radiance"):
+            return gain, shift, f"stated: gain {_range(gain)}, offset {_range(shift)}"
+        shape = self._infrared_to_green
+        if quantity is None and high <= _HIGHEST_REFLECTANCE and (shape or 0) > _LOWEST_INFRARED and not radiance:
+            self.notes.append(f"no scale stated: fractions up to {high:.3g} read as reflectance from 0 to 1")
+            return gain, shift, "assumed: reflectance x 1"
+        stated_text = "" if quantity is None else f" after its gain of {_range(gain)} and offset of {_range(shift)}"
+        dtype = np.dtype(self._file.dtype)
+        if quantity is None and high > 255 and high <= 20_000 and dtype.itemsize > 1:
+            self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as reflectance x 10000")
+            if shape is not None and shape < _LOWEST_INFRARED / 2 and not radiance:
+                self.notes.append(
+                    "its spectra fall towards 2200 nm as radiance does, or as those of water and snow do"
+                )
+            return gain / ENMAP.scale, shift / ENMAP.scale, "assumed: reflectance x 10000"
+        reading = (
+            "which may be reflectance from 0 to 1 (--scale 1), radiance, or something else"
+            if high <= _HIGHEST_REFLECTANCE
+            else "which may be percent (--scale 100), 8 bits (--scale 255) or dark reflectance x 10000 (--scale 10000)"
+            if high <= 255
+            else "far above 10000: reflectance x another scale (--scale), or radiance"
+        )
+        kind = "fractions" if high <= _HIGHEST_REFLECTANCE and quantity is None else f"numbers of {dtype}"
+        fail(
+            self.path,
+            "stored numbers (reflectance x 10000), or the scale that makes them reflectance",
+            f"{kind} up to {high:.4g}{stated_text}, {reading}",
+        )
+
+    @cached_property
+    def _infrared_to_green(self) -> float | None:
+        """Ratio of the numbers around 2200 nm to those around 550 nm, the median of the sample's pixels.
+
+        Sunlight is twenty times as weak at 2200 nm: radiance falls with it, reflectance does not but for water, snow
+        and clouds. None where the image has no bands there.
+        """
+        if self._file.stated.wavelengths is None:
+            return None
+        means = []
+        for low, high in ((2080, 2320), (480, 620)):
+            bands = (self._file.stated.wavelengths > low) & (self._file.stated.wavelengths < high)
+            values = self._sample_without_fills[bands]
+            known = np.isfinite(values)
+            with np.errstate(invalid="ignore"):
+                means.append(np.where(known, values, 0).sum(axis=0) / known.sum(axis=0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = means[0] / means[1]
+        ratios = ratios[np.isfinite(ratios)]
+        return float(np.median(ratios)) if ratios.size else None
+
+    def _typical_highest(self, gain: np.ndarray, shift: np.ndarray) -> float | None:
+        """What all but half a percent of the sample stay below, usual fills left out."""
+        values = self._sample_without_fills * gain[:, None] + shift[:, None]
+        known = values[np.isfinite(values)]
+        return float(np.percentile(known, 99.5)) if known.size else None
+
+    def _look_for_fills(self) -> None:
+        """Notes undeclared fills by their count in the sample, and pixels that hold 0 in every band."""
+        sample = self._sample
+        for fill in self._fills:
+            share = float((sample == fill).mean()) if sample.size else 0.0
+            if share:
+                self.notes.append(f"{fill:g} taken for no data ({share:.1%} of the numbers; --nodata overrules)")
+        known = np.isfinite(sample)
+        if self.num_bands >= 10 and not self._nodata_is_given:
+            empty = float((known.any(axis=0) & ((sample == 0) | ~known).all(axis=0)).mean()) if sample.size else 0.0
+            if empty:
+                self.notes.append(f"{empty:.1%} of the pixels hold 0 in every band and are read as data (--nodata 0)")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_sample")}
+
+
+def open_raster(
+    path: str | Path,
+    wavelengths: Sequence[float] | np.ndarray | str | Path | None = None,
+    fwhm: Sequence[float] | np.ndarray | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    nodata: float | None = None,
+    variable: str | None = None,
+    *,
+    radiance: bool = False,
+    orthorectified: bool = True,
+    num_bands: int | None = None,
+) -> Raster:
+    """Opens an image of any format.
+
+    Args:
+        path: a GeoTIFF, an ENVI image (header or data), JPEG 2000, MATLAB, NumPy (`.npy`, `.npz`), HDF5 or NetCDF
+            file, or a product of PRISMA, EMIT or DESIS.
+        wavelengths: band centres in nm in the order of the file, or a file of them (`read_wavelength_file`). By
+            default what the file states, or else `wavelengths.txt` beside it.
+        fwhm: full width at half maximum of each band in nm.
+        scale: stored number that means a reflectance of 1, where the file does not state it, or wrongly.
+        offset: reflectance of the stored number 0.
+        nodata: stored number of a pixel without data; NaN for none. By default what the file states, and the usual
+            fills that it does not state. NaN and infinity always are.
+        variable: array of a MATLAB, `.npz`, HDF5 or NetCDF file that holds several.
+        radiance: take radiance as it is, which is refused otherwise.
+        orthorectified: lay an image in sensor geometry on its map grid where it brings a lookup table (EMIT).
+        num_bands: how many bands from the first one on are spectral ones; by default all.
+
+    Raises:
+        ProductError: the file is missing, damaged, shorter than it declares or of another kind; wavelengths do not fit
+            its bands; or its numbers can be read in two ways.
+    """
+    # Read before the first block is kept, by the raster library itself
+    os.environ.setdefault("GDAL_CACHEMAX", str(RASTER_CACHE_MEGABYTES))
+    path = Path(path)
+    if not path.exists():
+        fail(path, "an image", "no such file")
+    spectrometer = open_spectrometer(path, orthorectified)
+    file = _open_file(path, variable, wavelengths) if spectrometer is None else spectrometer
+    if not all(file.shape):
+        fail(path, "an image with pixels", f"{file.shape[0]} bands of {file.shape[1]} x {file.shape[2]} pixels")
+    if np.dtype(file.dtype).kind not in "iuf":
+        fail(path, "whole or real numbers", f"numbers of type {file.dtype}")
+    if num_bands is not None:
+        file = _first_bands(file, num_bands, path)
+    _state_wavelengths(file.stated, file.shape[0], path, wavelengths, fwhm)
+    return Raster(
+        file, path, scale=scale, offset=offset, nodata=nodata, radiance=radiance, trusted=spectrometer is not None
+    )
+
+
+def _open_file(path: Path, variable: str | None, wavelengths: Any) -> RasterFile:
+    if path.is_dir():
+        fail(path, "an image", "a folder")
+    if path.suffix.lower() in ARRAY_ENDINGS:
+        return ArrayFile(path, variable, wavelengths)
+    return GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
+
+
+def _state_wavelengths(
+    stated: Stated,
+    num_bands: int,
+    path: Path,
+    wavelengths: Sequence[float] | np.ndarray | str | Path | None,
+    fwhm: Sequence[float] | np.ndarray | None,
+) -> None:
+    """Puts in wavelengths that were given, or stand in a file beside the image."""
+    sidecar = path.with_name(SIDECAR_NAME)
+    if isinstance(wavelengths, (str, Path)):
+        stated.wavelengths, stated.fwhm, notes = read_wavelength_file(wavelengths, num_bands)
+        stated.notes += notes
+    elif wavelengths is not None:
+        given = np.asarray(wavelengths, dtype=np.float64)
+        if given.shape != (num_bands,):
+            fail(path, f"a wavelength for each of its {num_bands} bands", f"{given.size}")
+        stated.wavelengths, _, notes = to_nanometres(given, None, "nm", path)
+        stated.fwhm = stated.fwhm if fwhm is None else None
+    elif stated.wavelengths is None and sidecar.is_file():
+        stated.wavelengths, stated.fwhm, notes = read_wavelength_file(sidecar, num_bands)
+        stated.notes += notes
+    if fwhm is not None:
+        widths = np.asarray(fwhm, dtype=np.float64)
+        if widths.shape != (num_bands,) or not (np.isfinite(widths) & (widths > 0)).all():
+            fail(path, f"a positive width for each of its {num_bands} bands", f"{widths.size} from {widths.min():g}")
+        stated.fwhm = widths
+
+
+def row_windows(shape: tuple[int, int], rows: int) -> Iterator[Window]:
+    """Windows of `rows` rows and full width that cover an image from top to bottom; the last one may be lower."""
+    height, width = shape
+    for row in range(0, height, rows):
+        yield Window(0, row, width, min(rows, height - row))
+
+
+def _equal(values: np.ndarray, number: float) -> np.ndarray:
+    """Where values are a number, bool; whole numbers are compared as such, without a copy in a wider type."""
+    if values.dtype.kind == "f":
+        return values == values.dtype.type(number)
+    limits = np.iinfo(values.dtype)
+    if float(number).is_integer() and limits.min <= number <= limits.max:
+        return values == values.dtype.type(int(number))
+    return np.zeros(values.shape, dtype=bool)
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = float(np.min(values)), float(np.max(values))
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _check_number(name: str, value: Any, where: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        fail(where, f"a number as {name}", repr(value)[:40])
+    if name != "nodata" and not math.isfinite(value):
+        fail(where, f"a finite {name}", f"{value}")
+
+
+def _first_bands(file: RasterFile, num_bands: int, path: Path) -> RasterFile:
+    """The file with its first bands only: what follows them is no spectrum."""
+    if file.shape[0] < num_bands:
+        fail(path, f"at least {num_bands} bands", f"{file.shape[0]}")
+    file.shape = (num_bands, *file.shape[1:])
+    stated = file.stated
+    for name in ("wavelengths", "fwhm", "good_bands", "gain", "offset"):
+        values = getattr(stated, name)
+        setattr(stated, name, None if values is None else values[:num_bands])
+    if isinstance(stated.nodata, np.ndarray):
+        stated.nodata = stated.nodata[:num_bands]
+    return file

@@ -1,0 +1,233 @@
+"""STAC items of the archive that serves EnMAP: bands, gains and grid of a scene, and where its files are.
+
+Follows items of the collection ENMAP_HSI_L2A at https://geoservice.dlr.de/eoc/ogc/stac/v1. They keep to STAC 1.0 with
+the extensions eo and proj, but for wavelengths, which are nm, and numbers that are strings. Files are served to
+registered users: a login stands in `~/.netrc`, or in a cookie (`GDAL_HTTP_COOKIE`), and is never part of an address.
+"""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import re
+import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from datasets_loading.raster_file import fail
+from datasets_loading.wavelengths import to_nanometres
+
+LARGEST_ITEM = 5_000_000
+"""Bytes that an item may have; those of the archive have about 65,000."""
+
+TIMEOUT_SECONDS = 30
+
+REMOTE_SETTINGS = {
+    # A COG is read by windows: nothing else in its folder is asked for, and a busy archive is asked again
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_CONNECTTIMEOUT": str(TIMEOUT_SECONDS),
+}
+
+
+@dataclass(eq=False)
+class ImageAsset:
+    """The spectral image of an item; bands in the order of the file.
+
+    Attributes:
+        wavelengths, fwhm: band centres and widths in nm, float64 (bands,).
+        gain, offset: reflectance = stored number * gain + offset, float64 (bands,).
+        shape: (height, width) in pixels.
+    """
+
+    wavelengths: np.ndarray
+    fwhm: np.ndarray
+    gain: np.ndarray
+    offset: np.ndarray
+    shape: tuple[int, int]
+
+
+@dataclass(eq=False)
+class Item:
+    """A STAC item.
+
+    Attributes:
+        source: path or address of its JSON.
+        content: the JSON.
+    """
+
+    source: str
+    content: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.content["id"])
+
+    @property
+    def level(self) -> str:
+        return str(self.content["properties"].get("processing:level", "")).upper()
+
+    @property
+    def acquisition_time(self) -> datetime:
+        """Start of the acquisition, in UTC."""
+        properties = self.content["properties"]
+        text = str(properties.get("start_datetime") or properties.get("datetime"))
+        try:
+            time = datetime.fromisoformat(text)
+        except ValueError:
+            fail(self.source, "a time in properties/datetime", repr(text))
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+    @property
+    def sun_elevation(self) -> float:
+        """Degrees above the horizon."""
+        properties = self.content["properties"]
+        return self._number(properties.get("view:sun_elevation", properties.get("enmap:sunElevationAngle")), "degrees")
+
+    def location(self, asset: str) -> str:
+        """Where the raster library finds an asset: a file of its name beside the item, or its address; "" for none."""
+        address = str(self.content["assets"].get(asset, {}).get("href", ""))
+        if not address:
+            return ""
+        if not is_address(self.source):
+            beside = Path(self.source).parent / address.split("?")[0].rsplit("/", 1)[-1]
+            if beside.is_file():
+                return str(beside)
+        return f"/vsicurl/{address}" if is_address(address) else str(Path(self.source).parent / address)
+
+    def asset(self, name: str) -> ImageAsset:
+        """Bands, gains and size of an image.
+
+        Raises:
+            ProductError: the item lacks it, or states something else than numbers.
+        """
+        content = self.content["assets"].get(name)
+        if not isinstance(content, dict):
+            fail(self.source, f"an asset {name!r}", f"{', '.join(self.content['assets']) or 'none'}")
+        bands, shape = content.get("eo:bands"), content.get("proj:shape")
+        if not bands or not isinstance(shape, list) or len(shape) != 2:
+            fail(self.source, f"eo:bands and proj:shape of the asset {name!r}", "an item without")
+
+        def numbers(key: str, default: float | None = None) -> np.ndarray:
+            return np.array([self._number(band.get(key, default), f"a {key} in each band") for band in bands])
+
+        centres, widths, _ = to_nanometres(
+            numbers("center_wavelength"), numbers("full_width_half_max"), "nm", self.source
+        )
+        gain, offset = numbers("enmap:gain_of_band", 1e-4), numbers("enmap:offset_of_band", 0.0)
+        assert widths is not None
+        height, width = (int(self._number(side, "whole numbers in proj:shape")) for side in shape)
+        return ImageAsset(centres, widths, gain, offset, (height, width))
+
+    def _number(self, value: Any, expected: str) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not np.isfinite(number):
+            fail(self.source, expected, repr(value))
+        return number
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path is an address of the web; as a Path it has lost one of its slashes."""
+    return re.match(r"https?:/", str(path)) is not None
+
+
+def is_stac_item(path: str | Path) -> bool:
+    """Whether a path or address is that of a STAC item, by its name."""
+    return is_address(path) or Path(path).suffix.lower() == ".json"
+
+
+def read_item(path: str | Path) -> Item:
+    """Reads an item from a file or an address.
+
+    Raises:
+        ProductError: there is nothing, the answer is a web page, or it is no STAC item.
+    """
+    source = re.sub(r"^(https?:)/+", r"\1//", str(path)) if is_address(path) else str(path)
+    try:
+        if is_address(source):
+            request = urllib.request.Request(source, headers={"Accept": "application/geo+json, application/json"})
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                content = answer.read(LARGEST_ITEM + 1)
+        else:
+            with Path(source).open("rb") as file:
+                content = file.read(LARGEST_ITEM + 1)
+    except (OSError, URLError, ValueError) as error:
+        fail(
+            source,
+            "a STAC item",
+            f"none ({getattr(error, 'reason', None) or getattr(error, 'strerror', '') or error})",
+        )
+    if len(content) > LARGEST_ITEM:
+        fail(source, f"a STAC item of at most {LARGEST_ITEM:,} bytes", "more")
+    if looks_like_a_page(content):
+        fail(source, "a STAC item", "a web page: the login was refused, or the address is that of a page for people")
+    try:
+        item = json.loads(content)
+    except ValueError as error:
+        fail(source, "a STAC item (JSON)", f"something else ({error})")
+    if (
+        not isinstance(item, dict)
+        or not isinstance(item.get("assets"), dict)
+        or not isinstance(item.get("properties"), dict)
+        or "id" not in item
+    ):
+        fail(source, "a STAC item with id, properties and assets", "JSON of another kind")
+    return Item(source, item)
+
+
+def looks_like_a_page(content: bytes) -> bool:
+    """Whether bytes begin like a web page, as the answer to a refused login does, with status 200."""
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith((b"<html", b"<!doctype", b"<head"))
+
+
+def prepare_remote(location: str) -> None:
+    """Settings under which the raster library reads an address; what the environment sets already stays."""
+    if location.startswith("/vsicurl/"):
+        for name, value in REMOTE_SETTINGS.items():
+            os.environ.setdefault(name, value)
+
+
+def explain_failure(location: str) -> str | None:
+    """Why an address gave no raster, where its answer shows it; None where it does not."""
+    if not location.startswith("/vsicurl/"):
+        return None
+    address = location.removeprefix("/vsicurl/")
+    try:
+        request = urllib.request.Request(address, headers=_login(address))
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            content = answer.read(512)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return f"no answer ({reason}): a login for its host may be missing in ~/.netrc"
+    if looks_like_a_page(content):
+        return (
+            "a web page: the login was refused, or none was given; put user and password for the host into ~/.netrc, "
+            "or a cookie into GDAL_HTTP_COOKIE"
+        )
+    return None
+
+
+def _login(address: str) -> dict[str, str]:
+    """Headers with what the raster library would send: the cookie of the environment, or the login of `~/.netrc`."""
+    headers = {}
+    if os.environ.get("GDAL_HTTP_COOKIE"):
+        headers["Cookie"] = os.environ["GDAL_HTTP_COOKIE"]
+    try:
+        login = netrc.netrc(os.environ.get("GDAL_HTTP_NETRC_FILE")).authenticators(urlsplit(address).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        login = None
+    if login is not None:
+        headers["Authorization"] = "Basic " + b64encode(f"{login[0]}:{login[2]}".encode()).decode()
+    return headers

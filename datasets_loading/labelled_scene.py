@@ -291,8 +291,8 @@ def _class_names(
         first = 1 if config.unlabelled is None or 0 in config.unlabelled else 0
         if config.unlabelled is None and 0 in values and last not in values and max(values) < last:
             logger.warning(
-                "%s: values 0 to %d for %d class names: 0 is read as unlabelled, and no pixel is %s. Where 0 is %s, say "
-                "so: --unlabelled 255",
+                "%s: values 0 to %d for %d class names: 0 is read as unlabelled, and no pixel is %s. Where 0 is %s, "
+                "say --unlabelled 255",
                 label_paths[0],
                 max(values),
                 last,

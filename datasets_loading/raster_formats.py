@@ -443,13 +443,13 @@ def _choose_array(
         if variable not in arrays or len(arrays[variable][0]) != dimensions:
             fail(path, f"an array {variable} with {dimensions} dimensions", f"{held}")
         return variable
-    # Everything has at least two dimensions in MATLAB: a line of numbers is no image, and three bands are a picture
+    # Everything has at least two dimensions in MATLAB: a line of numbers is no image, and three bytes are a picture
     fitting = [
         name
-        for name, (shape, _) in arrays.items()
+        for name, (shape, dtype) in arrays.items()
         if len(shape) == dimensions
         and sorted(shape)[-2] > 1
-        and (dimensions == 2 or min(shape) > 4 or len(arrays) == 1)
+        and not (dimensions == 3 and 3 in shape and np.dtype(dtype) == np.uint8)
     ]
     if len(fitting) != 1:
         flag = "--image_variable" if dimensions == 3 else "--label_variable"

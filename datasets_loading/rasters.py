@@ -41,6 +41,7 @@ RASTER_CACHE_MEGABYTES = 64
 
 _LOWEST_REFLECTANCE, _HIGHEST_REFLECTANCE = -0.5, 4.0
 _LOWEST_INFRARED = 0.25
+_FEW_PIXELS = 16
 _LARGEST_SAMPLE = 16_000_000
 _SAMPLE_WINDOWS, _SAMPLE_SIDE = 5, 16
 
@@ -185,31 +186,18 @@ class Raster:
         Raises:
             ProductError: the file is damaged.
         """
-        lowest, highest = self._band_ranges
-        valid = self.good_bands & (lowest < highest)
-        # A sample may lie beside the data of a band
-        for band in np.flatnonzero(self.good_bands & ~valid):
-            low, high = np.inf, -np.inf
-            for window in row_windows((self.height, self.width), max(256, self.block_shape[0])):
-                values, inside = self.read(window, [int(band)])
-                if inside.any():
-                    low, high = min(low, float(values[inside].min())), max(high, float(values[inside].max()))
-                if low < high:
-                    valid[band] = True
-                    break
-            # One pixel, or one number in a scene of a pixel or two, says nothing
-            if low == high and self.height * self.width < 16:
-                valid[band] = True
-        return valid if valid.any() else self.good_bands.copy()
-
-    @cached_property
-    def _band_ranges(self) -> tuple[np.ndarray, np.ndarray]:
-        lowest, highest = np.full(self.num_bands, np.inf), np.full(self.num_bands, -np.inf)
+        ranges = _BandRanges(self.num_bands)
         for window in self._sample_windows():
-            values, valid = self.read(window)
-            lowest = np.minimum(lowest, np.where(valid, values, np.inf).min(axis=(1, 2)))
-            highest = np.maximum(highest, np.where(valid, values, -np.inf).max(axis=(1, 2)))
-        return lowest, highest
+            ranges.update(np.arange(self.num_bands), *self.read(window))
+        # A sample may lie beside the data of a band
+        for band in np.flatnonzero(self.good_bands & ~ranges.differ):
+            for window in row_windows((self.height, self.width), max(256, self.block_shape[0])):
+                ranges.update(np.array([band]), *self.read(window, [int(band)]))
+                if ranges.differ[band]:
+                    break
+        # One number in a few pixels may be data; in many it is a filling
+        valid = self.good_bands & (ranges.differ | ((ranges.count > 0) & (ranges.count < _FEW_PIXELS)))
+        return valid if valid.any() else self.good_bands.copy()
 
     def tell(self) -> None:
         """Writes what was assumed, if anything, to the log in one line."""
@@ -445,6 +433,24 @@ class Raster:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_sample")}
+
+
+class _BandRanges:
+    """Lowest and highest number of each band so far, and how many; a window may be seen twice."""
+
+    def __init__(self, num_bands: int):
+        self.lowest, self.highest = np.full(num_bands, np.inf), np.full(num_bands, -np.inf)
+        self.count = np.zeros(num_bands, dtype=np.int64)
+
+    def update(self, bands: np.ndarray, values: np.ndarray, valid: np.ndarray) -> None:
+        self.lowest[bands] = np.minimum(self.lowest[bands], np.where(valid, values, np.inf).min(axis=(1, 2)))
+        self.highest[bands] = np.maximum(self.highest[bands], np.where(valid, values, -np.inf).max(axis=(1, 2)))
+        self.count[bands] += valid.sum(axis=(1, 2))
+
+    @property
+    def differ(self) -> np.ndarray:
+        """Bands with more than one number, bool (bands,)."""
+        return self.lowest < self.highest
 
 
 def open_raster(

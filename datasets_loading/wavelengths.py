@@ -199,8 +199,11 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
     """The numbers of each line, a comma being taken for what it separates."""
     texts = [line for _, line in lines]
     comma_is_decimal = False
-    if any("," in line for line in texts) and not any("." in line for line in texts):
-        if any(re.search(r"[;\s]", line) and not re.search(r",\s", line) for line in texts):
+    unclear = any("," in line for line in texts) and not any(
+        "." in line or re.search(r",\s+\d", line) for line in texts
+    )
+    if unclear:
+        if any(re.search(r"[;\s]", line) for line in texts):
             comma_is_decimal = True  # something else separates: "418,24; 6,99"
         else:
             parts = [line.split(",") for line in texts]

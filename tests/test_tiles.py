@@ -27,13 +27,13 @@ from small_products import (
 from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
-    SIDECAR_NAME,
     RunningStatistics,
     TileSet,
     band_statistics,
     read_tile,
     read_tile_set,
 )
+from datasets_loading.wavelengths import SIDECAR_NAME
 
 SHARED = Path(os.environ.get("HSST_SHARED", Path(__file__).parents[2] / "shared"))
 POTSDAM = SHARED / "data" / "enmap_potsdam" / "images"
@@ -314,7 +314,7 @@ def test_no_wavelengths_beside_tiles_with_wavelengths(tmp_path: Path):
 
 
 def test_empty_and_absent_folders(tmp_path: Path):
-    with pytest.raises(ProductError, match="expected EnMAP products or GeoTIFF tiles, got none") as error:
+    with pytest.raises(ProductError, match="expected EnMAP products or images, got none") as error:
         read_quietly(tmp_path)
     assert_one_line(error, tmp_path)
     with pytest.raises(ProductError, match="got nothing there") as error:
@@ -332,7 +332,9 @@ def test_product_of_which_nothing_passes(tmp_path: Path):
 def test_product_without_metadata_is_not_taken_for_a_tile(tmp_path: Path):
     folder = write_small_product(tmp_path)
     part(folder, "METADATA").unlink()
-    with pytest.raises(ProductError, match="expected the product's METADATA.XML beside it, got none") as error:
+    with pytest.raises(
+        ProductError, match="expected 224 bands, or METADATA.XML beside it to say which, got 12"
+    ) as error:
         read_quietly(tmp_path)
     assert_one_line(error, part(folder, "SPECTRAL_IMAGE"))
 

@@ -1,0 +1,169 @@
+"""Show what is read of images: their bands, their numbers as reflectance, how much of them is data, and a picture.
+
+    python scripts/inspect_images.py scene.hdr products/* --output_dir outputs/images
+    python scripts/inspect_images.py --list images.csv --output_dir outputs/images
+
+prints a row for each image, or why it is refused, and draws all of them in true colour (`images.png`); `images.json`
+holds the same. A list has the columns title and path, and perhaps wavelengths, scale, nodata, variable and radiance
+(empty or 1); paths are relative to the list. Exit code 2: an image cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from command_line import add_reading_arguments, one_line_errors, reading_of
+from tqdm.auto import tqdm
+
+from datasets_loading.figures import true_colour
+from datasets_loading.scenes import Scene, find_scenes, open_scene
+from evaluation_hsst.reports import write_json, write_whole
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+LARGEST_PICTURE = 512
+"""Pixels along a side of the middle of a scene that is shown, and that its numbers are taken from."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", help="images and products, or patterns of them in quotes")
+    parser.add_argument("--list", type=Path, help="CSV of images with how each is read")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of images.json and images.png")
+    add_reading_arguments(parser)
+    arguments = parser.parse_args()
+    if not arguments.images and arguments.list is None:
+        parser.error("expected images, or a --list of them")
+    return arguments
+
+
+def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[str, Any]]]:
+    """Title, path and way of reading of each image."""
+    reading = reading_of(arguments)
+    entries: list[tuple[str, str | Path, dict[str, Any]]] = []
+    if arguments.images:
+        entries = [(Path(path).name, path, reading) for path in find_scenes(arguments.images)]
+    if arguments.list is None:
+        return entries
+    try:
+        rows = list(csv.DictReader(arguments.list.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise ValueError(f"{arguments.list}: expected a list of images, got none ({error.strerror})") from None
+    for number, row in enumerate(rows, start=2):
+        if not row.get("path"):
+            raise ValueError(f"{arguments.list}, line {number}: expected a column path, got none")
+        own: dict[str, Any] = {"radiance": bool(row.get("radiance"))}
+        own |= {name: row[name] for name in ("variable",) if row.get(name)}
+        own |= {name: float(row[name]) for name in ("scale", "nodata") if row.get(name)}
+        if row.get("wavelengths"):
+            own["wavelengths"] = arguments.list.parent / row["wavelengths"]
+        entries.append((row.get("title") or row["path"], arguments.list.parent / row["path"], own))
+    return entries
+
+
+def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
+    """What a table says of a scene, and its picture (height, width, 3)."""
+    rows, columns = (
+        slice(max(0, (length - LARGEST_PICTURE) // 2), max(0, (length - LARGEST_PICTURE) // 2) + LARGEST_PICTURE)
+        for length in scene.shape
+    )
+    stored = scene.read(rows, columns)
+    has_data = stored != scene.nodata
+    good = scene.valid_bands
+    values = stored[good][has_data[good]] / scene.scale
+    low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
+    picture, _ = true_colour(np.where(has_data, stored / scene.scale, np.nan)[good], _centres(scene, good))
+    wavelengths = scene.wavelengths
+    return {
+        "title": title,
+        "format": scene.raster.metadata.get("format", ""),
+        "bands": len(good),
+        "bands_with_data": int(good.sum()),
+        "wavelengths": None if wavelengths is None else [float(wavelengths[0]), float(wavelengths[-1])],
+        "widths": scene.fwhm is not None,
+        "shape": list(scene.shape),
+        "numbers": scene.raster.scale_note,
+        "reflectance": [float(low), float(high)],
+        "valid_share": float(has_data[good].mean()) if good.any() else 0.0,
+        "notes": list(scene.raster.notes),
+    }, picture
+
+
+def _centres(scene: Scene, good: np.ndarray) -> np.ndarray | None:
+    return None if scene.wavelengths is None else scene.wavelengths[good]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A table in Markdown, one row for each image."""
+    lines = [
+        "| image | bands (with data) | nm | pixels | numbers | reflectance, 1 to 99 % | data | assumed, or refused |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "refused" in row:
+            lines.append(f"| {row['title']} | | | | | | | refused: {row['refused']} |")
+            continue
+        span = "unknown" if row["wavelengths"] is None else "{:.0f} to {:.0f}".format(*row["wavelengths"])
+        size = "{} x {}".format(*row["shape"])
+        low, high = row["reflectance"]
+        lines.append(
+            f"| {row['title']} | {row['bands']} ({row['bands_with_data']}) | {span} | {size} | {row['numbers']} | "
+            f"{low:.3f} to {high:.3f} | {row['valid_share']:.1%} | {'; '.join(row['notes'])} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
+    """All images in true colour, side by side."""
+    shown = [row for row in rows if "refused" not in row]
+    num_columns = min(6, max(1, len(shown)))
+    num_rows = max(1, -(-len(shown) // num_columns))
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=(2.6 * num_columns, 3.1 * num_rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row, picture in zip(axes.flat, shown, pictures, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        span = "bands by number" if row["wavelengths"] is None else "{:.0f}-{:.0f} nm".format(*row["wavelengths"])
+        axis.set_title(f"{row['title']}\n{row['bands_with_data']} bands, {span}", fontsize=8)
+    figure.tight_layout()
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
+    plt.close(figure)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with one_line_errors("inspect_images.py"):
+        entries = listed(arguments)
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        rows: list[dict[str, Any]] = []
+        pictures = []
+        for title, path, reading in tqdm(entries, desc="reading", unit="image"):
+            try:
+                with open_scene(path, **reading) as scene:
+                    row, picture = describe(title, scene)
+                pictures.append(picture)
+            except ValueError as error:
+                row = {"title": title, "refused": str(error).replace(f"{path}: ", "")}
+            rows.append(row)
+        write_json(arguments.output_dir / "images.json", {"images": rows})
+        plot(arguments.output_dir / "images.png", rows, pictures)
+        print(table(rows))
+        refused = [row["title"] for row in rows if "refused" in row]
+    print(f"{arguments.output_dir / 'images.png'}: {len(pictures)} images")
+    if refused:
+        print(
+            f"inspect_images.py: {len(refused)} of {len(rows)} cannot be read: {', '.join(refused)}", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

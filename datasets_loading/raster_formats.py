@@ -185,8 +185,8 @@ class GdalFile:
 class ArrayFile:
     """An array of a MATLAB, NumPy, HDF5 or NetCDF file as a `RasterFile`.
 
-    Its bands are the axis that is as long as the file's own list of wavelengths, or those given; else the last axis in
-    MATLAB, HDF5 and NetCDF files, (height, width, bands), and the first one in NumPy files.
+    Its bands are the axis that is as long as the file's own list of wavelengths, or those given. Where there are none,
+    they are the last axis of MATLAB, HDF5 and NetCDF files, (height, width, bands); NumPy files have no such usage.
     """
 
     def __init__(self, path: Path, variable: str | None = None, wavelengths: Any = None, dimensions: int = 3):
@@ -208,8 +208,6 @@ class ArrayFile:
             self.axis = self._band_axis(shape, known)
             height, width = (length for axis, length in enumerate(shape) if axis != self.axis)
             self.shape = (shape[self.axis], height, width)
-            if known is None and path.suffix.lower() in (".npy", ".npz"):
-                self.stated.notes.append(f"axes read as (bands, height, width): {self.shape[0]} bands")
         self.block_shape = min(self.shape[1], 64), self.shape[2]
 
     def _state_bands(self, arrays: dict[str, tuple[tuple[int, ...], str]]) -> None:
@@ -260,7 +258,11 @@ class ArrayFile:
         return len(read_wavelength_file(sidecar)[0]) if sidecar.is_file() else None
 
     def _band_axis(self, shape: tuple[int, ...], known: int | None) -> int:
-        usual = 0 if self.path.suffix.lower() in (".npy", ".npz") else 2
+        if known is None and self.path.suffix.lower() in (".npy", ".npz"):
+            size = " x ".join(map(str, shape))
+            advice = "none: they tell which of its axes are the bands (--wavelengths, or wavelengths.txt beside it)"
+            fail(self.path, f"the wavelengths of an array of {size}", advice)
+        usual = 2
         if known is None or shape[usual] == known:
             return usual
         fitting = [axis for axis in (2, 0, 1) if shape[axis] == known]

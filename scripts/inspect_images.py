@@ -1,11 +1,11 @@
 """Show what is read of images: their bands, their numbers as reflectance, how much of them is data, and a picture.
 
     python scripts/inspect_images.py scene.hdr products/* --output_dir outputs/images
-    python scripts/inspect_images.py --list images.csv --output_dir outputs/images
+    python scripts/inspect_images.py --list docs/results/images.csv --data_dir data --output_dir outputs/images
 
 prints a row for each image, or why it is refused, and draws all of them in true colour (`images.png`); `images.json`
 holds the same. A list has the columns title and path, and perhaps wavelengths, scale, nodata, variable and radiance
-(empty or 1); paths are relative to the list. Exit code 2: an image cannot be read.
+(empty or 1); paths are relative to --data_dir, or to the list. Exit code 2: an image cannot be read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="images and products, or patterns of them in quotes")
     parser.add_argument("--list", type=Path, help="CSV of images with how each is read")
+    parser.add_argument(
+        "--data_dir", type=Path, help="folder of the paths in the list (that of the list)"
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of images.json and images.png")
     add_reading_arguments(parser)
     arguments = parser.parse_args()
@@ -57,6 +61,7 @@ def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[st
         rows = list(csv.DictReader(arguments.list.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
         raise ValueError(f"{arguments.list}: expected a list of images, got none ({error.strerror})") from None
+    folder = arguments.data_dir or arguments.list.parent
     for number, row in enumerate(rows, start=2):
         if not row.get("path"):
             raise ValueError(f"{arguments.list}, line {number}: expected a column path, got none")
@@ -64,8 +69,8 @@ def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[st
         own |= {name: row[name] for name in ("variable",) if row.get(name)}
         own |= {name: float(row[name]) for name in ("scale", "nodata") if row.get(name)}
         if row.get("wavelengths"):
-            own["wavelengths"] = arguments.list.parent / row["wavelengths"]
-        entries.append((row.get("title") or row["path"], arguments.list.parent / row["path"], own))
+            own["wavelengths"] = folder / row["wavelengths"]
+        entries.append((row.get("title") or row["path"], folder / row["path"], own))
     return entries
 
 
@@ -84,7 +89,7 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     wavelengths = scene.wavelengths
     return {
         "title": title,
-        "format": scene.raster.metadata.get("format", ""),
+        "format": scene.raster.metadata.get("format", scene.raster.metadata.get("sensor", "EnMAP")),
         "bands": len(good),
         "bands_with_data": int(good.sum()),
         "wavelengths": None if wavelengths is None else [float(wavelengths[0]), float(wavelengths[-1])],
@@ -101,7 +106,7 @@ def _centres(scene: Scene, good: np.ndarray) -> np.ndarray | None:
     return None if scene.wavelengths is None else scene.wavelengths[good]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def images_table(rows: list[dict[str, Any]]) -> str:
     """A table in Markdown, one row for each image."""
     lines = [
         "| image | bands (with data) | nm | pixels | numbers | reflectance, 1 to 99 % | data | assumed, or refused |",
@@ -132,7 +137,8 @@ def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> 
     for axis, row, picture in zip(axes.flat, shown, pictures, strict=False):
         axis.imshow(picture, interpolation="nearest")
         span = "bands by number" if row["wavelengths"] is None else "{:.0f}-{:.0f} nm".format(*row["wavelengths"])
-        axis.set_title(f"{row['title']}\n{row['bands_with_data']} bands, {span}", fontsize=8)
+        lines = [*textwrap.wrap(row["title"], 30), f"{row['bands_with_data']} bands, {span}"]
+        axis.set_title("\n".join(lines), fontsize=8)
     figure.tight_layout()
     write_whole(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
     plt.close(figure)
@@ -155,7 +161,7 @@ def main() -> None:
             rows.append(row)
         write_json(arguments.output_dir / "images.json", {"images": rows})
         plot(arguments.output_dir / "images.png", rows, pictures)
-        print(table(rows))
+        print(images_table(rows))
         refused = [row["title"] for row in rows if "refused" in row]
     print(f"{arguments.output_dir / 'images.png'}: {len(pictures)} images")
     if refused:

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from command_line import one_line_errors
+from inspect_images import images_table
 
 from evaluation_hsst.ablation import ladder_rows, mask_rows, text_table
 from evaluation_hsst.label_efficiency import label_efficiency_table, percent
@@ -536,6 +537,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,
     "data_speed": data_speed,
+    "images": lambda: images_table(result("images")["images"]),
     "training_speed_cpu": speed("train_speed_cpu"),
     "training_speed_cpu_spread": training_speed_cpu_spread,
     "inference_speed_cpu": speed("inference_speed_cpu"),

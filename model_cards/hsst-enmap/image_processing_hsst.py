@@ -26,6 +26,8 @@ import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
+from .bands_hsst import describe_shared_band, match_bands
+
 
 class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
@@ -167,14 +169,14 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
 
     def stack_images(self, images: Any, device: torch.device | str | None = None) -> torch.Tensor:
         """One tensor (batch, bands, height, width) of the images as they are stored."""
-        if isinstance(images, (list, tuple)):
-            tensors = [torch.as_tensor(image) for image in images]
+        if isinstance(images, (list, tuple)) and any(np.ndim(image) for image in images):
+            tensors = [as_numbers(image) for image in images]
             shapes = {tuple(tensor.shape) for tensor in tensors}
             if len(shapes) != 1:
                 raise ValueError(f"Images of a batch must have one shape, got {sorted(shapes) or 'no image'}.")
             pixels = torch.stack(tensors) if tensors[0].ndim == 3 else torch.cat(tensors)
         else:
-            pixels = torch.as_tensor(images)
+            pixels = as_numbers(images)
         if pixels.ndim == 3:
             pixels = pixels.unsqueeze(0)
         if pixels.ndim != 4:
@@ -246,6 +248,10 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         """
         scale = self.scale if scale is None else scale
         nodata = self.nodata if nodata is None else nodata
+        check_number("scale", scale)
+        check_number("nodata", nodata)
+        if scale <= 0:
+            raise ValueError(f"`scale` must be positive, got {scale}.")
         invalid = pixels == nodata
         if pixels.is_floating_point():
             invalid |= ~pixels.isfinite()
@@ -270,53 +276,39 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-def match_bands(wanted: np.ndarray, given: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """
-    Pairs bands one to one, those that are nearest to each other first, in the order of their wavelengths.
-
-    Args:
-        wanted: band centres in nm, float64 (wanted,), in any order.
-        given: band centres in nm, float64 (given,), in any order.
-        reach: greatest distance in nm at which a given band may stand in for a wanted one, float64 (given,).
-
-    Returns:
-        The given band of each wanted one, int64 (wanted,); -1 where none within reach is left.
-    """
-    distances = np.abs(wanted[:, None] - given[None, :])
-    matched = np.full(len(wanted), -1)
-    free = np.ones(len(given), dtype=bool)
-    wanted_bands, given_bands = np.nonzero(distances <= reach)
-    for pair in np.argsort(distances[wanted_bands, given_bands], kind="stable"):
-        if matched[wanted_bands[pair]] < 0 and free[given_bands[pair]]:
-            matched[wanted_bands[pair]] = given_bands[pair]
-            free[given_bands[pair]] = False
-    if (matched >= 0).all():
-        # Bands that both wanted the same one may have crossed over
-        ordered = np.empty_like(matched)
-        ordered[np.argsort(wanted)] = matched[np.argsort(given[matched])]
-        if (np.abs(given[ordered] - wanted) <= reach[ordered]).all():
-            return ordered
-    return matched
+__all__ = ["HSSTImageProcessor"]
 
 
-def describe_shared_band(
-    wanted: np.ndarray, given: np.ndarray, matched: np.ndarray, numbers: np.ndarray | None = None
-) -> str:
+def as_numbers(image: Any) -> torch.Tensor:
     """
-    What to say of the first band without a partner of its own in `match_bands`; band centres in nm. `numbers` are
-    those of the given bands in their image, where they are not 0, 1, 2, ...
+    An image, or a batch, as a tensor of a type that torch computes with: any byte order and strides of NumPy arrays,
+    masked pixels as NaN, unsigned numbers in a wider type; gradients are not followed.
+
+    Raises:
+        ValueError: it holds something else than real numbers.
     """
-    alone = int(np.flatnonzero(matched < 0)[0])
-    shared = int(np.abs(given - wanted[alone]).argmin())
-    owner = np.flatnonzero(matched == shared)
-    others = f"{wanted[owner[0]]:.2f} and " if len(owner) else ""
-    number = shared if numbers is None else int(numbers[shared])
-    count = int((matched < 0).sum())
-    return (
-        f"Expected a band of its own for each of the model's {len(wanted)} bands, but the image has one band, at "
-        f"{given[shared]:.2f} nm (band {number}), for those at {others}{wanted[alone]:.2f} nm"
-        f"{f', and {count - 1} more like these' if count > 1 else ''}."
-    )
+    if isinstance(image, torch.Tensor):
+        tensor = image.detach()
+        if tensor.is_complex():
+            raise ValueError(f"Expected an image of real numbers, got {tensor.dtype}.")
+        return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    if isinstance(image, np.ma.MaskedArray):
+        array = np.ma.filled(image if image.dtype.kind == "f" else image.astype(np.float32), np.nan)
+    else:
+        array = np.asarray(image)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"Expected an image of numbers, got an array of {array.dtype}.")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int32 if array.dtype.itemsize == 2 else np.int64)
+    if array.dtype.itemsize == 2 and array.dtype.kind == "f" or array.dtype.itemsize > 8:
+        array = array.astype(np.float32)
+    return torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises ValueError where an argument is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise ValueError(f"`{name}` must be a number, got {value!r}.")
 
 
 __all__ = ["HSSTImageProcessor"]

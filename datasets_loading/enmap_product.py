@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 import numpy as np
+import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
@@ -31,7 +32,7 @@ from datasets_loading.raster_file import ProductError, fail, is_hidden, walk_fil
 from datasets_loading.raster_formats import GdalFile
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
-from datasets_loading.stac_items import is_stac_item, read_item
+from datasets_loading.stac_items import is_address, is_stac_item, opening_settings, read_item
 from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class EnMAPProduct:
         where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
         root = _parse_xml(content, where)
         name = _read_name(root, metadata_file)
-        quantity = _check_level(_read_level(root, name), radiance, where)
+        quantity = check_level(_read_level(root, name), radiance, where)
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
         order = np.argsort(wavelengths)
         missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
@@ -216,11 +217,14 @@ class EnMAPProduct:
     def _from_item(cls, path: str | Path, radiance: bool) -> EnMAPProduct:
         item = read_item(path)
         image = item.asset("image")
-        quantity = _check_level(item.level, radiance, str(path))
+        quantity = check_level(item.level or level_in_name(item.name), radiance, item.source)
         order = np.argsort(image.wavelengths)
         locations = {part: item.location(asset) for asset, part in _ASSETS.items() if item.location(asset)}
+        missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
+        if missing_layers:
+            logger.warning("%s: quality layers missing, taken as clear: %s", item.name, ", ".join(missing_layers))
         return cls(
-            path=path,
+            path=item.source if is_address(item.source) else path,
             name=item.name,
             wavelengths=image.wavelengths[order],
             fwhm=image.fwhm[order],
@@ -231,7 +235,7 @@ class EnMAPProduct:
             shape=image.shape,
             acquisition_time=item.acquisition_time,
             sun_elevation=item.sun_elevation,
-            missing_layers=tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations),
+            missing_layers=missing_layers,
             notes=(),
             _stated_valid_bands=None,
             _locations=locations,
@@ -373,7 +377,8 @@ class EnMAPProduct:
         if part not in self._files:
             if part not in self._locations:
                 fail(self.path, f"a file {self.name}-{part}.TIF", "none")
-            file = GdalFile(self._locations[part])
+            with rasterio.Env(**opening_settings(self._locations[part])):
+                file = GdalFile(self._locations[part])
             if file.shape[1:] != self.shape:
                 fail(file.location, f"{_size(self.shape)} pixels as in METADATA.XML", _size(file.shape[1:]))
             self._files[part] = file
@@ -492,11 +497,16 @@ def _read_level(root: ElementTree.Element, name: str) -> str:
         text = root.findtext(path, "").strip().upper()
         if text:
             return text
+    return level_in_name(name)
+
+
+def level_in_name(name: str) -> str:
+    """The level that the name of a product or of one of its files holds, such as "L2A", or ""."""
     match = re.search(r"(?<![A-Z0-9])L(1B|1C|2A)(?![A-Z0-9])", name.upper())
     return match[0] if match else ""
 
 
-def _check_level(level: str, radiance: bool, where: str) -> str:
+def check_level(level: str, radiance: bool, where: str | Path) -> str:
     """What the numbers of a level are, "reflectance" or "radiance"."""
     if level.startswith("L1"):
         if not radiance:

@@ -26,6 +26,7 @@ from affine import Affine
 from datasets import DatasetInfo
 from rasterio.crs import CRS
 
+from datasets_loading.enmap_product import product_part
 from datasets_loading.labelled_data import (
     NEVER_CLASSES,
     Cube,
@@ -41,8 +42,9 @@ from datasets_loading.labelled_data import (
 )
 from datasets_loading.raster_file import ProductError, fail, is_hidden
 from datasets_loading.raster_formats import GdalFile
-from datasets_loading.scenes import is_product, open_scene
+from datasets_loading.scenes import is_product, name_of, open_scene
 from datasets_loading.sensors import ENMAP
+from datasets_loading.spectrometers import is_desis
 from datasets_loading.splits import (
     SPLITS,
     UNLABELLED,
@@ -240,11 +242,15 @@ def _find_images(path: Path, source: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ProductError(f"{path}: expected a folder of images, or an image, got nothing there. {source}")
+    entries = [entry for entry in sorted(path.iterdir()) if not is_hidden(entry.relative_to(path))]
+    products = [entry for entry in entries if product_part(entry.name) == "METADATA"]
+    if products or is_desis(path):
+        # The folder of a product, or files of several as the archive serves them
+        return products or [path]
     found = [
         entry
-        for entry in sorted(path.iterdir())
-        if not is_hidden(entry.relative_to(path))
-        and (entry.is_dir() or (entry.suffix.lower() in IMAGE_ENDINGS and not _is_labels(entry)))
+        for entry in entries
+        if entry.is_dir() or (entry.suffix.lower() in IMAGE_ENDINGS and not _is_labels(entry))
     ]
     if not found:
         raise ProductError(f"{path}: expected images ({', '.join(IMAGE_ENDINGS)}), got none. {source}")
@@ -263,7 +269,7 @@ def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:
         return [path]
     found = []
     for image in images:
-        name = image.name if image.is_dir() else image.stem
+        name = name_of(image)
         candidates = [path / f"{name}{suffix}{ending}" for suffix in ("", "_labels") for ending in LABEL_ENDINGS]
         labels = next((candidate for candidate in candidates if candidate.is_file()), None)
         if labels is None:

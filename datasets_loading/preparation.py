@@ -69,7 +69,7 @@ class CutSettings:
         tile_size: side of a tile in pixels; smaller GeoTIFF tiles stay as they are.
         max_nodata: largest share of a tile's pixels off the swath or without data.
         max_cloud: largest share of a tile's pixels classified as cloud.
-        wavelengths, scale, nodata, radiance: how to read images that do not say so themselves, as for
+        wavelength_file, scale, nodata, radiance: how to read images that do not say so themselves, as for
             `datasets_loading.rasters.open_raster`.
 
     Raises:
@@ -79,7 +79,7 @@ class CutSettings:
     tile_size: int = 64
     max_nodata: float = 0.5
     max_cloud: float = 0.1
-    wavelengths: str | None = None
+    wavelength_file: str | None = None
     scale: float | None = None
     nodata: float | None = None
     radiance: bool = False
@@ -87,7 +87,12 @@ class CutSettings:
     @property
     def reading(self) -> dict[str, Any]:
         """How to open an image."""
-        return {name: getattr(self, name) for name in ("wavelengths", "scale", "nodata", "radiance")}
+        return {
+            "wavelengths": self.wavelength_file,
+            "scale": self.scale,
+            "nodata": self.nodata,
+            "radiance": self.radiance,
+        }
 
     def __post_init__(self) -> None:
         if self.tile_size < 1:
@@ -504,7 +509,7 @@ def _settle_bands(
     path = folder / SETTINGS_NAME
     if records and path.is_file():
         content = json.loads(path.read_text())
-        cut = {name: content[name] for name in asdict(settings)}
+        cut = {name: content.get(name) for name in asdict(settings)}
         if cut != asdict(settings):
             changed = ", ".join(f"{name} {cut[name]}" for name in cut if cut[name] != asdict(settings)[name])
             raise ValueError(f"{folder}: expected the settings of its first run ({changed}), got others; choose anew")

@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ _NO_ENVI_DATA = (
     ".md5",
     ".tif",
 )
-_RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
+_RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
 _WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
 _WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
@@ -112,6 +113,12 @@ class GdalFile:
 
     def _read_stated(self, dataset: DatasetReader) -> Stated:
         header = dataset.tags(ns="ENVI")
+        # The library takes a list of another length for none, and text for 0
+        for key in ("data_gain_values", "data_offset_values"):
+            _header_numbers(header, key, dataset.count, self.location)
+        ignored = header.get("data_ignore_value", "").strip("{} ")
+        if ignored.lower().lstrip("+-") not in ("", "nan") and np.isnan(_number(ignored)):
+            fail(self.location, "a number as 'data ignore value' in its ENVI header", repr(ignored))
         places = np.array(self._file_bands) - 1
         scales, offsets = np.array(dataset.scales)[places], np.array(dataset.offsets)[places]
         own = not (np.all(scales == 1) and not offsets.any())
@@ -350,6 +357,8 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
             if size < sizes:
                 fail(location, f"{sizes:,} bytes as its ENVI header declares", f"{size:,}: it was cut off")
         elif dataset.driver == "GTiff":
+            if _end_of_tags(Path(location)) > size:
+                fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
             rows, columns = (
                 -(-length // block) - 1 for length, block in zip(dataset.shape, dataset.block_shapes[0], strict=True)
             )
@@ -361,8 +370,26 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
                     )
                     if start and length and int(start) + int(length) > size:
                         fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
-    except OSError:
+    except (OSError, struct.error):
         return
+
+
+def _end_of_tags(path: Path) -> int:
+    """The last byte that the first directory of a TIFF names: of tags beyond the end the library takes no notice."""
+    sizes = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+    with path.open("rb") as file:
+        order = "<" if file.read(2) == b"II" else ">"
+        big = struct.unpack(f"{order}H", file.read(2))[0] == 43
+        offset, count, inside = ("Q", "Q", 8) if big else ("I", "H", 4)
+        file.seek(8 if big else 4)
+        file.seek(struct.unpack(f"{order}{offset}", file.read(inside))[0])
+        (number,) = struct.unpack(f"{order}{count}", file.read(struct.calcsize(f"{order}{count}")))
+        layout = f"{order}HH{offset}{offset}"
+        ends = [0]
+        for _, kind, length, place in struct.iter_unpack(layout, file.read(number * struct.calcsize(layout))):
+            length *= sizes.get(kind, 1)
+            ends.append(place + length if length > inside else 0)
+    return max(ends)
 
 
 def _header_numbers(header: dict[str, str], key: str, count: int, where: str) -> np.ndarray | None:

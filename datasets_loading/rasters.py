@@ -103,6 +103,9 @@ class Raster:
             _check_number(name, value, path)
         self._nodata_is_given = nodata is not None
         self._nodata = stated.nodata if nodata is None else nodata
+        if self._nodata is not None and np.dtype(file.dtype) == np.float32:
+            with np.errstate(over="ignore"):  # a number as the file can hold it
+                self._nodata = np.asarray(self._nodata, dtype=np.float32).astype(np.float64)[()]
         self._trusted = trusted and scale is None
         if stated.quantity == "radiance" and not radiance and scale is None:
             fail(
@@ -141,8 +144,8 @@ class Raster:
             ValueError: the window reaches beyond the image.
         """
         chosen, values, valid = self._read(window, bands, bytes_per_number=8)
-        reflectance = values.astype(np.float32, copy=values.dtype == np.float32)
         with np.errstate(invalid="ignore", over="ignore"):
+            reflectance = values.astype(np.float32, copy=values.dtype == np.float32)
             reflectance *= self.gain[chosen, None, None].astype(np.float32)
             reflectance += self.offset[chosen, None, None].astype(np.float32)
         reflectance[~valid] = np.nan
@@ -324,7 +327,7 @@ class Raster:
                 part[:, ~mask.reshape(-1)[::step]] = np.nan
             parts.append(part)
         sample = np.concatenate(parts, axis=1)
-        sample[~np.isfinite(sample) | (sample < -1e30)] = np.nan
+        sample[~np.isfinite(sample)] = np.nan
         if self._nodata is not None:
             nodata = np.asarray(self._nodata, dtype=np.float64)
             sample[sample == (nodata[:, None] if nodata.ndim else nodata)] = np.nan
@@ -337,7 +340,7 @@ class Raster:
     def _sample_without_fills(self) -> np.ndarray:
         if self._nodata_is_given:
             return self._sample
-        return np.where(np.isin(self._sample, USUAL_FILLS), np.nan, self._sample)
+        return np.where(np.isin(self._sample, USUAL_FILLS) | (self._sample < -1e30), np.nan, self._sample)
 
     def _settle_numbers(
         self, scale: float | None, offset: float | None, radiance: bool
@@ -370,15 +373,19 @@ class Raster:
             return gain, shift, "assumed: reflectance x 1"
         stated_text = "" if quantity is None else f" after its gain of {_range(gain)} and offset of {_range(shift)}"
         dtype = np.dtype(self._file.dtype)
-        if quantity is None and high > 255 and high <= 20_000 and dtype.itemsize > 1:
-            self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as reflectance x 10000")
+        unscaled = quantity is None or (quantity == "radiance" and np.allclose(gain, 1))
+        if unscaled and high > 255 and high <= 20_000 and dtype.itemsize > 1:
+            what = quantity or "reflectance"
+            self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as {what} x 10000")
             if shape is not None and shape < _LOWEST_INFRARED / 2 and not radiance:
                 self.notes.append(
                     "its spectra fall towards 2200 nm as radiance does, or as those of water and snow do"
                 )
-            return gain / ENMAP.scale, shift / ENMAP.scale, "assumed: reflectance x 10000"
+            return gain / ENMAP.scale, shift / ENMAP.scale, f"assumed: {what} x 10000"
         reading = (
-            "which may be reflectance from 0 to 1 (--scale 1), radiance, or something else"
+            "which needs a scale (--scale) that makes it at most 3.2767"
+            if quantity == "radiance"
+            else "which may be reflectance from 0 to 1 (--scale 1), radiance, or something else"
             if high <= _HIGHEST_REFLECTANCE
             else "which may be percent (--scale 100), 8 bits (--scale 255) or dark reflectance x 10000 (--scale 10000)"
             if high <= 255
@@ -421,8 +428,13 @@ class Raster:
     def _look_for_fills(self) -> None:
         """Notes undeclared fills by their count in the sample, and pixels that hold 0 in every band."""
         sample = self._sample
-        for fill in self._fills:
-            share = float((sample == fill).mean()) if sample.size else 0.0
+        huge = sample < -1e30
+        found = [(fill, sample == fill) for fill in self._fills]
+        if huge.any() and not self._nodata_is_given:
+            found.append((sample[huge].min(), huge))
+            sample = np.where(huge, np.nan, sample)
+        for fill, places in found:
+            share = float(places.mean()) if sample.size else 0.0
             if share:
                 self.notes.append(f"{fill:g} taken for no data ({share:.1%} of the numbers; --nodata overrules)")
         known = np.isfinite(sample)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,15 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from datasets_loading.enmap_product import CLASS_WATER, EnMAPProduct, metadata_beside, product_part
+from datasets_loading.enmap_product import (
+    ARCHIVE_ENDINGS,
+    CLASS_WATER,
+    EnMAPProduct,
+    check_level,
+    level_in_name,
+    metadata_beside,
+    product_part,
+)
 from datasets_loading.raster_file import ProductError, fail, is_hidden
 from datasets_loading.rasters import Raster, open_raster
 from datasets_loading.sensors import ENMAP
@@ -178,6 +187,17 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
     return Scene(raster, path)
 
 
+def name_of(path: Path) -> str:
+    """What files that belong to a scene are called: a product's name, or the file's without its ending."""
+    match = re.match(r"(.*?)[-_](METADATA|SPECTRAL_IMAGE)[._]", path.name, re.I)
+    if match:
+        return match[1]
+    if path.suffix.lower() == ".xml":
+        return path.parent.name
+    # Names of folders hold dots, and no ending
+    return path.name if path.is_dir() else path.stem
+
+
 def is_product(path: str | Path) -> bool:
     """Whether a path is that of an EnMAP product rather than of an image."""
     if is_stac_item(path):
@@ -187,15 +207,18 @@ def is_product(path: str | Path) -> bool:
         return False
     if product_part(path.name) == "SPECTRAL_IMAGE" and path.is_file():
         return metadata_beside(path) is not None
-    return path.is_dir() or path.name.lower().endswith((".zip", ".xml", ".gz", ".tgz", ".tar"))
+    return path.is_dir() or path.name.lower().endswith((".zip", ".xml", *ARCHIVE_ENDINGS))
 
 
 def open_lone_image(path: Path, **reading: Any) -> Raster:
     """The spectral image of a product without its metadata: with EnMAP's nominal bands, which are said to be such.
 
     Raises:
-        ProductError: it has another number of bands than EnMAP, and states no wavelengths.
+        ProductError: it has another number of bands than EnMAP, and states no wavelengths; or its name is that of
+            radiance.
     """
+    given = bool(reading.get("radiance")) or reading.get("scale") is not None
+    check_level(level_in_name(path.name), given, path)
     raster = open_raster(path, **{"scale": ENMAP.scale, "nodata": ENMAP.nodata, **_given(reading)})
     if raster.wavelengths is None:
         if raster.num_bands != ENMAP.num_bands:

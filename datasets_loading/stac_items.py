@@ -15,10 +15,10 @@ import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 
@@ -31,11 +31,16 @@ LARGEST_ITEM = 5_000_000
 TIMEOUT_SECONDS = 30
 
 REMOTE_SETTINGS = {
-    # A COG is read by windows: nothing else in its folder is asked for, and a busy archive is asked again
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    # A busy archive is asked again, and a silent one is not waited for
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": str(TIMEOUT_SECONDS),
+    "GDAL_HTTP_LOW_SPEED_TIME": str(TIMEOUT_SECONDS),
+}
+
+OPENING_SETTINGS = {
+    # Nothing else in the folder of a COG is asked for. In the whole process this would hide headers and masks of files
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
 
 
@@ -74,7 +79,7 @@ class Item:
 
     @property
     def level(self) -> str:
-        return str(self.content["properties"].get("processing:level", "")).upper()
+        return str(self.content["properties"].get("processing:level") or "").upper()
 
     @property
     def acquisition_time(self) -> datetime:
@@ -91,17 +96,20 @@ class Item:
     def sun_elevation(self) -> float:
         """Degrees above the horizon."""
         properties = self.content["properties"]
-        return self._number(properties.get("view:sun_elevation", properties.get("enmap:sunElevationAngle")), "degrees")
+        stated = [properties.get(name) for name in ("view:sun_elevation", "enmap:sunElevationAngle")]
+        return self._number(stated[0] if stated[0] is not None else stated[1], "degrees in view:sun_elevation")
 
     def location(self, asset: str) -> str:
         """Where the raster library finds an asset: a file of its name beside the item, or its address; "" for none."""
-        address = str(self.content["assets"].get(asset, {}).get("href", ""))
-        if not address:
+        content = self.content["assets"].get(asset)
+        address = content.get("href") if isinstance(content, dict) else None
+        if not address or not isinstance(address, str):
             return ""
-        if not is_address(self.source):
-            beside = Path(self.source).parent / address.split("?")[0].rsplit("/", 1)[-1]
-            if beside.is_file():
-                return str(beside)
+        if is_address(self.source):
+            return f"/vsicurl/{urljoin(self.source, address)}"
+        beside = Path(self.source).parent / address.split("?")[0].rsplit("/", 1)[-1]
+        if beside.is_file():
+            return str(beside)
         return f"/vsicurl/{address}" if is_address(address) else str(Path(self.source).parent / address)
 
     def asset(self, name: str) -> ImageAsset:
@@ -113,8 +121,9 @@ class Item:
         content = self.content["assets"].get(name)
         if not isinstance(content, dict):
             fail(self.source, f"an asset {name!r}", f"{', '.join(self.content['assets']) or 'none'}")
-        bands, shape = content.get("eo:bands"), content.get("proj:shape")
-        if not bands or not isinstance(shape, list) or len(shape) != 2:
+        bands, shape = content.get("eo:bands") or [], content.get("proj:shape")
+        are_bands = isinstance(bands, list) and bands and all(isinstance(band, dict) for band in bands)
+        if not are_bands or not isinstance(shape, list) or len(shape) != 2:
             fail(self.source, f"eo:bands and proj:shape of the asset {name!r}", "an item without")
 
         def numbers(key: str, default: float | None = None) -> np.ndarray:
@@ -124,7 +133,8 @@ class Item:
             numbers("center_wavelength"), numbers("full_width_half_max"), "nm", self.source
         )
         gain, offset = numbers("enmap:gain_of_band", 1e-4), numbers("enmap:offset_of_band", 0.0)
-        assert widths is not None
+        if widths is None:
+            fail(self.source, "a positive full_width_half_max in each band", "0 in all")
         height, width = (int(self._number(side, "whole numbers in proj:shape")) for side in shape)
         return ImageAsset(centres, widths, gain, offset, (height, width))
 
@@ -163,7 +173,7 @@ def read_item(path: str | Path) -> Item:
         else:
             with Path(source).open("rb") as file:
                 content = file.read(LARGEST_ITEM + 1)
-    except (OSError, URLError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         fail(
             source,
             "a STAC item",
@@ -175,7 +185,7 @@ def read_item(path: str | Path) -> Item:
         fail(source, "a STAC item", "a web page: the login was refused, or the address is that of a page for people")
     try:
         item = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(source, "a STAC item (JSON)", f"something else ({error})")
     if (
         not isinstance(item, dict)
@@ -199,16 +209,25 @@ def prepare_remote(location: str) -> None:
             os.environ.setdefault(name, value)
 
 
+def opening_settings(location: str) -> dict[str, str]:
+    """Settings that hold while the raster library opens an address; what the environment sets already stays."""
+    if not location.startswith("/vsicurl/"):
+        return {}
+    return {name: value for name, value in OPENING_SETTINGS.items() if name not in os.environ}
+
+
 def explain_failure(location: str) -> str | None:
     """Why an address gave no raster, where its answer shows it; None where it does not."""
     if not location.startswith("/vsicurl/"):
         return None
     address = location.removeprefix("/vsicurl/")
     try:
-        request = urllib.request.Request(address, headers=_login(address))
+        request = urllib.request.Request(address)
+        for name, value in _login(address).items():
+            request.add_unredirected_header(name, value)  # another host is sent no login
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             content = answer.read(512)
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         return f"no answer ({reason}): a login for its host may be missing in ~/.netrc"
     if looks_like_a_page(content):

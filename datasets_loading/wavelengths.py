@@ -76,7 +76,7 @@ def to_nanometres(
         band = int(np.flatnonzero(~np.isfinite(centres))[0])
         fail(where, "a wavelength for each band", f"{centres[band]} in band {band + 1}")
     if given_widths is not None and not (given_widths > 0).all():
-        if (given_widths > 0).any():
+        if given_widths.any():  # all 0 means that there are none
             band = int(np.flatnonzero(~(given_widths > 0))[0])
             fail(
                 where,
@@ -144,7 +144,7 @@ def read_wavelength_file(
     lines = _lines(path)
     header = re.split(r"[,;\t ]+", lines[0][1].lower()) if lines and re.match(r"[\"'a-zµμ]", lines[0][1], re.I) else []
     unit = None
-    if header and not re.match(r"nan|inf", header[0]):
+    if header and not re.fullmatch(r"nan|inf(inity)?", header[0]):
         found = _UNIT_IN_HEADER.search(lines[0][1].lower().replace("_", " "))
         unit = found[1] if found else None
         lines = lines[1:]
@@ -213,13 +213,16 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
             if len(second) == len(parts) and all(text.isdigit() for text in second):
                 values = np.array([int(text) for text in second])
                 as_widths = values.min() > 0 and values.max() <= 3 * values.min() and values.max() <= 100
-                if as_widths:
+                counts = ([str(start + place) for place in range(len(parts))] for start in (0, 1))
+                is_numbered = len(parts) > 1 and [part[0].strip() for part in parts] in counts and _in_range(values)
+                comma_is_decimal = not is_numbered
+                as_micrometres = is_numbered and _in_range([1e3 * float(text.replace(",", ".")) for text in texts])
+                if as_widths or as_micrometres:
                     fail(
                         f"{path}, line {lines[0][0]}",
-                        "a decimal point, or a semicolon before the width",
+                        f"a decimal point, or a semicolon {'before the width' if as_widths else 'after the number'}",
                         f"{texts[0]!r}, which may be either",
                     )
-                comma_is_decimal = True
     rows = []
     for number, line in lines:
         fields = re.split(r"[;\s]+", line) if comma_is_decimal else re.split(r"[,;\s]+", line)
@@ -228,6 +231,10 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
         except ValueError:
             fail(f"{path}, line {number}", "a wavelength, and perhaps a width, in nm or µm", repr(line[:40]))
     return rows
+
+
+def _in_range(centres: Sequence[float] | np.ndarray) -> bool:
+    return SHORTEST <= min(centres) and max(centres) <= LONGEST
 
 
 def check_same_bands(

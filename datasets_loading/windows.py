@@ -209,19 +209,39 @@ class GroupedSampler(Sampler[int]):
             chunk_start += length
 
 
-def tile_to_windows(tile: np.ndarray, window_size: tuple[int, int]) -> torch.Tensor:
-    """Cuts a tile (bands, height, width), whose sides are multiples of the window's, into (windows, bands, h, w)."""
-    bands, height, width = tile.shape
-    rows, columns = height // window_size[0], width // window_size[1]
-    windows = tile.reshape(bands, rows, window_size[0], columns, window_size[1]).transpose(1, 3, 0, 2, 4)
-    return torch.from_numpy(np.ascontiguousarray(windows).reshape(rows * columns, bands, *window_size))
+def tile_to_windows(tile: np.ndarray, window_size: int | tuple[int, int]) -> torch.Tensor:
+    """
+    Windows side by side that cover a tile (bands, height, width) of any size, row by row, (windows, bands, h, w).
+
+    Where the window size does not divide the tile, the last window of a row or column ends with the tile and overlaps
+    the one before.
+
+    Raises:
+        ValueError: the tile is smaller than a window.
+    """
+    height, width = (window_size, window_size) if isinstance(window_size, int) else window_size
+    rows, columns = _starts(tile.shape[1], height), _starts(tile.shape[2], width)
+    windows = [tile[:, row : row + height, column : column + width] for row in rows for column in columns]
+    return torch.stack([to_pixels(window, None) for window in windows])
 
 
-def windows_to_tile(windows: torch.Tensor, columns: int) -> torch.Tensor:
+def windows_to_tile(windows: torch.Tensor, tile_shape: tuple[int, int]) -> torch.Tensor:
     """The inverse of `tile_to_windows`: (windows, bands, h, w), row by row, to (bands, height, width)."""
-    rows = windows.shape[0] // columns
-    grid = windows.reshape(rows, columns, *windows.shape[1:]).permute(2, 0, 3, 1, 4)
-    return grid.reshape(windows.shape[1], rows * windows.shape[2], columns * windows.shape[3])
+    height, width = windows.shape[2:]
+    rows, columns = _starts(tile_shape[0], height), _starts(tile_shape[1], width)
+    tile = windows.new_empty(windows.shape[1], *tile_shape)
+    for number, window in enumerate(windows):
+        row, column = rows[number // len(columns)], columns[number % len(columns)]
+        tile[:, row : row + height, column : column + width] = window
+    return tile
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """First pixels of windows that cover an axis; the last one ends with it."""
+    if not 1 <= window <= length:
+        raise ValueError(f"expected windows of 1 to {length} pixels along an axis of {length}, got {window}")
+    starts = list(range(0, length - window + 1, window))
+    return starts if starts[-1] + window == length else [*starts, length - window]
 
 
 def to_pixels(window: np.ndarray, bands: Sequence[int] | None) -> torch.Tensor:

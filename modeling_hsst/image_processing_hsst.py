@@ -169,7 +169,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
 
     def stack_images(self, images: Any, device: torch.device | str | None = None) -> torch.Tensor:
         """One tensor (batch, bands, height, width) of the images as they are stored."""
-        if isinstance(images, (list, tuple)) and any(np.ndim(image) for image in images):
+        if isinstance(images, (list, tuple)) and (not images or np.ndim(images[0])):
             tensors = [as_numbers(image) for image in images]
             shapes = {tuple(tensor.shape) for tensor in tensors}
             if len(shapes) != 1:

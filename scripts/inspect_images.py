@@ -38,9 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="images and products, or patterns of them in quotes")
     parser.add_argument("--list", type=Path, help="CSV of images with how each is read")
-    parser.add_argument(
-        "--data_dir", type=Path, help="folder of the paths in the list (that of the list)"
-    )
+    parser.add_argument("--data_dir", type=Path, help="folder of the paths in the list (that of the list)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of images.json and images.png")
     add_reading_arguments(parser)
     arguments = parser.parse_args()

@@ -98,9 +98,9 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
         model(values, hidden, valid, mask_type="unit").reconstruction  # fits masks of any kind
         for values, valid, hidden in zip(pixel_values.split(64), pixel_mask.split(64), mask.split(64), strict=True)
     ]
-    columns_of_windows = (columns.stop - columns.start) // config.window_size[1]
+    size = rows.stop - rows.start, columns.stop - columns.start
     values, reconstruction, hidden = (
-        windows_to_tile(part, columns_of_windows).numpy()
+        windows_to_tile(part, size).numpy()
         for part in (
             processor.to_reflectance(pixel_values),
             processor.to_reflectance(torch.cat(outputs)),
@@ -112,7 +112,7 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
         reflectance=values,
         reconstruction=reconstruction,
         hidden=hidden,
-        valid=windows_to_tile(pixel_mask.unsqueeze(1), columns_of_windows)[0].numpy(),
+        valid=windows_to_tile(pixel_mask.unsqueeze(1), size)[0].numpy(),
         wavelengths=config.wavelengths or processor.wavelengths,
         title=f"{scene.name}, rows from {rows.start}, columns from {columns.start}\n{mask_type} masks, "
         f"{mask.float().mean():.0%} of the tokens hidden",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
 from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
-from datasets_loading.scenes import find_scenes, open_scene
+from datasets_loading.scenes import find_scenes, name_of, open_scene
 from evaluation_hsst.model_sources import read_config, reading
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
@@ -69,22 +68,11 @@ def map_paths(scenes: list[Path | str], output: Path) -> dict[Path | str, Path]:
         raise ValueError(f"--output: expected a .tif or a folder, got the file {output}")
     maps: dict[Path | str, Path] = {}
     for scene in scenes:
-        path = output / f"{map_name(Path(scene))}.tif"
+        path = output / f"{name_of(Path(scene))}.tif"
         if path in maps.values():
             raise ValueError(f"{scene}: expected scenes with different names, got {path.stem} more than once")
         maps[scene] = not_the_scene(path, scene)
     return maps
-
-
-def map_name(scene: Path) -> str:
-    """The map of a product has its name, that of an image the image's without its ending."""
-    match = re.match(r"(.*?)[-_](METADATA|SPECTRAL_IMAGE)", scene.name)
-    if match:
-        return match[1]
-    if scene.suffix.lower() == ".xml":
-        return scene.parent.name
-    # Names of products hold dots, those of folders no ending
-    return scene.name if scene.is_dir() else scene.stem
 
 
 def not_the_scene(path: Path, scene: Path | str) -> Path:

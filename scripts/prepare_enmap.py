@@ -45,7 +45,7 @@ def main() -> None:
     with one_line_errors("prepare_enmap.py"):
         reading = reading_of(arguments)
         if "wavelengths" in reading:
-            reading["wavelengths"] = str(reading["wavelengths"].resolve())
+            reading["wavelength_file"] = str(reading.pop("wavelengths").resolve())
         settings = CutSettings(arguments.tile_size, arguments.max_nodata, arguments.max_cloud, **reading)
         workers = (
             cluster_executor(arguments.dask_scheduler)

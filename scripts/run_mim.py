@@ -427,7 +427,8 @@ def draw_figure(
     height, width = config.window_size
     # At most 64 x 64 pixels: more would only be harder to see
     rows, columns = min(64, tile.shape[1]) // height, min(64, tile.shape[2]) // width
-    tile = tile[:, : rows * height, : columns * width]
+    size = rows * height, columns * width
+    tile = tile[:, : size[0], : size[1]]
     model.eval()
     pixel_values, pixel_mask = processor.standardize(tile_to_windows(tile, config.window_size).to(accelerator.device))
     mask = masks_for(config, len(pixel_values), seed).to(accelerator.device)
@@ -436,13 +437,13 @@ def draw_figure(
     model.train()
     hidden = hidden_values(mask, pixel_values, config)
     stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
-    tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), columns).numpy() for w in stack)
+    tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), size).numpy() for w in stack)
     return plot_reconstruction(
         path,
         reflectance=tile_values,
         reconstruction=tile_reconstruction,
         hidden=tile_hidden,
-        valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), columns)[0].numpy(),
+        valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), size)[0].numpy(),
         wavelengths=config.wavelengths,
         title=f"{name}\n{config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
     )

@@ -151,7 +151,7 @@ def test_builder_says_what_is_missing(tmp_path, products, corpus):
     with pytest.raises(ValueError, match="expected data_dir, .*prepare_enmap.py.*https://www.enmap.org"):
         EnMAPCorpus().as_streaming_dataset()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ProductError, match="expected EnMAP products or GeoTIFF tiles, got none"):
+    with pytest.raises(ProductError, match="expected EnMAP products or images, got none"):
         EnMAPCorpus(data_dir=str(tmp_path / "empty")).as_streaming_dataset()
     shutil.copytree(corpus, tmp_path / "corpus")
     (tmp_path / "corpus" / "band_statistics.json").unlink()

@@ -424,14 +424,11 @@ def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path) -> 
 
 
 def bad_scenes():
-    cube, labels = small_cube()
+    _, labels = small_cube()
     values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
-    with_nan = cube.astype(np.float32)
-    with_nan[3, 5, 6:9] = np.nan
     one_class = values.copy()
     one_class[:, :24][one_class[:, :24] > 0] = 1
     return {
-        "NaN": ({"image": with_nan}, ("scene.tif", "NaN", "3 pixels")),
         "one class": ({"values": one_class}, ("at least 2 classes", "got 1 (meadow)")),
         "labels outside the list": ({"values": np.where(values == 3, 9, values)}, ("scene.tif", "got 9")),
     }

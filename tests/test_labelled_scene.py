@@ -402,6 +402,16 @@ def test_damaged_files_are_refused(tmp_path: Path):
     assert_one_clear_line(lambda: read_cube(empty), "nodata in all 64 pixels")
 
 
+def test_pixels_with_nan_in_a_band_lose_their_label_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = write_scene(tmp_path / "files")
+    image = striped_cube(SIZE, SIZE).astype(np.float32)
+    image[1, 3, 4:7] = np.nan
+    write_image(folder / "images" / "scene.tif", image)
+    (scene,) = builder(folder, tmp_path).data.scenes
+    assert (scene.labels[3, 4:7] == 255).all() and not scene.valid[3, 4:7].any() and scene.valid.sum() == 48 * 48 - 3
+    assert "labelled pixels lack data" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "word"), [("4500\n5500\n", "4500 to 5500"), ("a\n", "got none"), ("", "got none"), ("450\nx\n", "line 2")]
 )

@@ -472,7 +472,7 @@ def twice_the_same(folder):
 
 DEFECTS = {
     truncated_zip: "a whole ZIP",
-    truncated_image: "a whole, readable raster",
+    truncated_image: "a whole GeoTIFF",
     no_band_list: "a list of bands",
     duplicate_wavelengths: "wavelengths that differ",
     other_bands: "expected 444.549 nm in band 0 as in",

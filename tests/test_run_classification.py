@@ -107,15 +107,12 @@ def test_classes_without_training_pixels_are_named(run_script, tmp_path, caplog)
 
 
 def bad_inputs():
-    cube, labels = small_cube()
+    _, labels = small_cube()
     values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
-    with_nan = cube.astype(np.float32)
-    with_nan[3, 5, 6:9] = np.nan
     one_class = values.copy()
     one_class[:, :24][one_class[:, :24] > 0] = 1
     overlapping = ("--train_area", "0,24,0,30", "--test_area", "0,24,28,52")
     return {
-        "NaN": ({"image": with_nan}, AREAS, ("scene.tif", "NaN", "3 pixels")),
         "one class": ({"values": one_class}, AREAS, ("at least 2 classes", "got 1 (meadow)")),
         "labels outside the list": ({"values": np.where(values == 3, 9, values)}, AREAS, ("scene.tif", "got 9")),
         "overlap": ({}, overlapping, ("do not overlap", "48 pixels")),

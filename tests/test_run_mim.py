@@ -252,7 +252,7 @@ def test_bad_input(tiles, tmp_path, run_script, damage, arguments, words):
     elif damage == "truncated":
         tile.write_bytes(tile.read_bytes()[: tile.stat().st_size // 2])
     elif damage == "another band count":
-        write_tile(tile, np.ones((19, 16, 16), np.int16), 450 + 30 * np.arange(19))
+        write_tile(tile, np.full((19, 16, 16), 1000, np.int16), 450 + 30 * np.arange(19))
     elif damage == "all nodata":
         write_tile(tile, np.full((NUM_BANDS, 16, 16), -32768, np.int16), 450 + 30 * np.arange(NUM_BANDS))
     elif damage == "product without METADATA.XML":

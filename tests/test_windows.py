@@ -62,11 +62,16 @@ def test_grid_windows_cover_once(tiles):
     assert all_windows(windows)[:4].flatten().sort().values.equal(torch.from_numpy(tiles[0]).flatten().sort().values)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (4, 8), (16, 24)])
-def test_tile_to_windows_and_back(tiles, size):
+@pytest.mark.parametrize(("size", "count"), [((8, 8), 6), ((4, 8), 12), ((16, 24), 1), (8, 6), (7, 12), ((5, 24), 4)])
+def test_tile_to_windows_and_back(tiles, size, count):
     windows = tile_to_windows(tiles[1], size)
-    assert windows.shape == (16 * 24 // (size[0] * size[1]), 3, *size)
-    assert np.array_equal(windows_to_tile(windows, 24 // size[1]).numpy(), tiles[1])
+    assert windows.shape == (count, 3, *((size, size) if isinstance(size, int) else size))
+    assert np.array_equal(windows_to_tile(windows, tiles[1].shape[1:]).numpy(), tiles[1])
+
+
+def test_windows_larger_than_a_tile_are_refused(tiles):
+    with pytest.raises(ValueError, match="windows of 1 to 16 pixels along an axis of 16, got 17"):
+        tile_to_windows(tiles[1], (17, 8))
 
 
 def test_windows_that_do_not_fit(tiles):

@@ -160,7 +160,7 @@ def test_builder_says_what_is_missing(tmp_path, products, corpus):
     shutil.copytree(products, tmp_path / "products")
     next((tmp_path / "products").rglob("*METADATA.XML")).unlink()
     with pytest.raises(ProductError, match="METADATA.XML beside it"):
-        EnMAPCorpus(data_dir=str(tmp_path / "products")).as_streaming_dataset()
+        list(EnMAPCorpus(data_dir=str(tmp_path / "products")).as_streaming_dataset(split="train"))
 
 
 # Tiles by number

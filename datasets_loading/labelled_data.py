@@ -308,7 +308,7 @@ def check_same_grid(
     check_same_crs(crs, image.crs, image.transform, where, image.name)
     # All four corners: other pixels, a rotation, or another direction show at one of them
     height, width = size
-    own = [pixel_of(image.transform, *(transform * corner)) for corner in corners_of(height, width)]
+    own = [pixel_of(image.transform, *(transform @ corner)) for corner in corners_of(height, width)]
     apart = [(row - y, column - x) for (row, column), (x, y) in zip(own, corners_of(height, width), strict=True)]
     if max(abs(distance) for pair in apart for distance in pair) > 0.5:
         (row, column), (last_row, last_column) = apart[0], apart[-1]

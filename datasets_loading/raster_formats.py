@@ -27,6 +27,9 @@ from datasets_loading.raster_file import ProductError, Stated, fail, raster_erro
 from datasets_loading.stac_items import explain_failure, prepare_remote
 from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
 
+RASTER_CACHE_MEGABYTES = 64
+"""What the raster library may keep of blocks it has read: its own default is a share of the machine's memory."""
+
 DRIVERS = ["GTiff", "ENVI", "JP2OpenJPEG"]
 """What the raster library may open. Its other formats fetch addresses or other files that a text file names."""
 _ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".bin", ".raw", ".cube", ".pix", ".hyspex")
@@ -77,6 +80,8 @@ class GdalFile:
     def dataset(self) -> DatasetReader:
         """The open file of this process: a file position must not be shared between processes."""
         if os.getpid() not in self._datasets:
+            # Read before the first block is kept, by the raster library itself
+            os.environ.setdefault("GDAL_CACHEMAX", str(RASTER_CACHE_MEGABYTES))
             prepare_remote(self.location)
             try:
                 # `rasterio.open` takes one driver only
@@ -123,12 +128,20 @@ class GdalFile:
         scales, offsets = np.array(dataset.scales)[places], np.array(dataset.offsets)[places]
         own = not (np.all(scales == 1) and not offsets.any())
         stated = Stated(gain=scales if own else None, offset=offsets if own else None)
+        to_reflectance = _header_numbers(header, "data_reflectance_gain_values", dataset.count, self.location)
+        if to_reflectance is not None:
+            shift = _header_numbers(header, "data_reflectance_offset_values", dataset.count, self.location)
+            stated.gain, stated.quantity = to_reflectance[places], "reflectance"
+            stated.offset = np.zeros(len(places)) if shift is None else shift[places]
         factor = _header_numbers(header, "reflectance_scale_factor", 1, self.location)
         if factor is not None:
             if not (np.isfinite(factor[0]) and factor[0] > 0):
                 fail(self.location, "a positive reflectance scale factor", f"{factor[0]:g}")
-            # ENVI: data gain and offset come first, and the factor then divides what they give
-            stated.gain, stated.offset, stated.quantity = scales / factor[0], offsets / factor[0], "reflectance"
+            # ENVI: gain and offset come first, and the factor then divides what they give
+            gain, shift = (
+                (scales, offsets) if stated.offset is None or stated.gain is None else (stated.gain, stated.offset)
+            )
+            stated.gain, stated.offset, stated.quantity = gain / factor[0], shift / factor[0], "reflectance"
         nodata = np.array([np.nan if value is None else value for value in dataset.nodatavals])[places]
         if not np.isnan(nodata).all():
             stated.nodata = float(nodata[0]) if (nodata == nodata[0]).all() else nodata

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import math
 import numbers
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,14 +35,12 @@ logger = logging.getLogger(__name__)
 USUAL_FILLS = (-9999.0, -32768.0, 65535.0)
 """Stored numbers that mean no data in many files that do not declare it. So does anything below -1e30."""
 
-RASTER_CACHE_MEGABYTES = 64
-"""What the raster library may keep of blocks it has read: its own default is a share of the machine's memory."""
-
 _LOWEST_REFLECTANCE, _HIGHEST_REFLECTANCE = -0.5, 4.0
 _LOWEST_INFRARED = 0.25
 _FEW_PIXELS = 16
-_LARGEST_SAMPLE = 16_000_000
+_LARGEST_SAMPLE = 4_000_000
 _SAMPLE_WINDOWS, _SAMPLE_SIDE = 5, 16
+_SAMPLED_PIXELS = 512
 
 
 class Raster:
@@ -86,6 +83,7 @@ class Raster:
             trusted: the format defines what its numbers mean, so that no sample needs to be read.
         """
         self.path, self._file = Path(path), file
+        self._held: list[tuple[Window, np.ndarray]] | None = None
         stated = file.stated
         num_bands, self.height, self.width = file.shape
         self.shape = file.shape
@@ -161,7 +159,7 @@ class Raster:
             # As most products are: their numbers are taken as they are, without a copy
             window = self._checked(window, 2 * (self.num_bands if bands is None else len(bands)))
             chosen = self._chosen(bands)
-            values = self._file.read([int(band) for band in self._order[chosen]], *window.toslices())
+            values = self._numbers(self._order[chosen], window)
             without = self._without_data(values, window)
             if self._nodata not in (None, ENMAP.nodata):
                 values[_equal(values, self._nodata)] = ENMAP.nodata
@@ -190,7 +188,7 @@ class Raster:
             ProductError: the file is damaged.
         """
         ranges = _BandRanges(self.num_bands)
-        for window in self._sample_windows():
+        for window, _ in self._parts:
             ranges.update(np.arange(self.num_bands), *self.read(window))
         # A sample may lie beside the data of a band
         for band in np.flatnonzero(self.good_bands & ~ranges.differ):
@@ -210,6 +208,7 @@ class Raster:
     def close(self) -> None:
         """Closes the file; a later reading opens it again."""
         self._file.close()
+        self._held = None
 
     def __enter__(self) -> Raster:
         return self
@@ -247,7 +246,7 @@ class Raster:
         chosen = self._chosen(bands)
         window = self._checked(window, len(chosen) * (np.dtype(self._file.dtype).itemsize + bytes_per_number))
         file_bands = self._order[chosen]
-        values = self._file.read([int(band) for band in file_bands], *window.toslices())
+        values = self._numbers(file_bands, window)
         without = self._without_data(values, window)
         invalid = np.zeros(values.shape, dtype=bool) if without is None else without
         if isinstance(self._nodata, np.ndarray):
@@ -273,7 +272,9 @@ class Raster:
             filled = _equal(values, fill)
             if filled.any():
                 share = filled.mean()
-                self._tell(f"{fill:g} taken for no data, first in {share:.1%} of the numbers of a part", f"{fill:g} ")
+                self._tell(
+                    f"{fill:g} taken for no data, first in {share:.1%} of a part; --nodata overrules", f"{fill:g} "
+                )
                 without = filled if without is None else without | filled
         return without
 
@@ -282,7 +283,7 @@ class Raster:
         key = key or note[:24]
         if key not in self._told and not any(said.startswith(key) for said in self.notes):
             self._told.add(key)
-            logger.warning("%s: %s (--nodata overrules)", self.path, note)
+            logger.warning("%s: %s", self.path, note)
 
     def _implausible_fills(self, gain: np.ndarray, shift: np.ndarray) -> list[float]:
         """Usual fills that can be stored, are not declared, and would be no reflectance."""
@@ -299,28 +300,43 @@ class Raster:
                 fills.append(fill)
         return fills
 
+    @property
+    def _parts(self) -> list[tuple[Window, np.ndarray]]:
+        """Windows spread over the image with their stored numbers, in the order of the file: all of a small image."""
+        if self._held is None:
+            every_band = np.arange(self.num_bands)
+            windows = list(self._sample_windows())
+            self._held = [(window, self._file.read(every_band.tolist(), *window.toslices())) for window in windows]
+        return self._held
+
     def _sample_windows(self) -> Iterator[Window]:
-        """Windows spread over the image: all of a small one."""
         if self.num_bands * self.height * self.width <= _LARGEST_SAMPLE:
-            yield from row_windows((self.height, self.width), max(1, 4_000_000 // (self.num_bands * self.width)))
+            yield Window(0, 0, self.width, self.height)
             return
+        # Not across the edges of blocks, all of which would have to be decoded
         rows, columns = (
-            np.unique(np.linspace(0, max(length - _SAMPLE_SIDE, 0), _SAMPLE_WINDOWS).astype(int))
+            np.unique(np.linspace(0, max(length - _SAMPLE_SIDE, 0), _SAMPLE_WINDOWS) // _SAMPLE_SIDE * _SAMPLE_SIDE)
             for length in (self.height, self.width)
         )
-        for row in rows:
-            for column in columns:
-                yield Window(
-                    int(column), int(row), min(_SAMPLE_SIDE, self.width - int(column)), min(_SAMPLE_SIDE, self.height)
-                )
+        for row in rows.astype(int).tolist():
+            for column in columns.astype(int).tolist():
+                size = min(_SAMPLE_SIDE, self.width - column), min(_SAMPLE_SIDE, self.height - row)
+                yield Window(column, row, *size)
+
+    def _numbers(self, file_bands: np.ndarray, window: Window) -> np.ndarray:
+        """A copy of the stored numbers of some bands, (bands, height, width); from memory where they are there."""
+        for held, values in self._held or ():
+            row, column = window.row_off - held.row_off, window.col_off - held.col_off
+            if min(row, column) >= 0 and row + window.height <= held.height and column + window.width <= held.width:
+                return values[file_bands, row : row + window.height, column : column + window.width]
+        return self._file.read(file_bands.tolist(), *window.toslices())
 
     @cached_property
     def _sample(self) -> np.ndarray:
         """Stored numbers that may be data, in the file's order, float64 (bands, pixels), NaN elsewhere."""
         parts = []
-        for window in self._sample_windows():
-            values = self._file.read(range(self.num_bands), *window.toslices())
-            step = max(1, math.ceil(values.size / 400_000)) if self.num_bands else 1
+        for window, values in self._parts:
+            step = max(1, values[0].size * len(self._parts) // _SAMPLED_PIXELS)
             part = values.reshape(self.num_bands, -1)[:, ::step].astype(np.float64)
             mask = self._file.read_mask(*window.toslices())
             if mask is not None:
@@ -340,7 +356,8 @@ class Raster:
     def _sample_without_fills(self) -> np.ndarray:
         if self._nodata_is_given:
             return self._sample
-        return np.where(np.isin(self._sample, USUAL_FILLS) | (self._sample < -1e30), np.nan, self._sample)
+        fills = [self._sample == fill for fill in USUAL_FILLS]
+        return np.where(np.logical_or.reduce([*fills, self._sample < -1e30]), np.nan, self._sample)
 
     def _settle_numbers(
         self, scale: float | None, offset: float | None, radiance: bool
@@ -444,7 +461,8 @@ class Raster:
                 self.notes.append(f"{empty:.1%} of the pixels hold 0 in every band and are read as data (--nodata 0)")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_sample")}
+        kept = {name: value for name, value in self.__dict__.items() if not name.startswith("_sample")}
+        return {**kept, "_held": None}
 
 
 class _BandRanges:
@@ -499,8 +517,6 @@ def open_raster(
         ProductError: the file is missing, damaged, shorter than it declares or of another kind; wavelengths do not fit
             its bands; or its numbers can be read in two ways.
     """
-    # Read before the first block is kept, by the raster library itself
-    os.environ.setdefault("GDAL_CACHEMAX", str(RASTER_CACHE_MEGABYTES))
     path = Path(path)
     if not path.exists():
         fail(path, "an image", "no such file")

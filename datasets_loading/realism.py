@@ -54,7 +54,7 @@ def read_tiles(folder: str | Path) -> list[Tile]:
             if raster.wavelengths is None:
                 raise ValueError(f"{path}: expected the tag `wavelength` (nm) on every band, found bands without")
             transform = raster.transform or Affine.identity()
-            (left, top), (right, bottom) = transform * (0, 0), transform * (raster.width, raster.height)
+            (left, top), (right, bottom) = transform @ (0, 0), transform @ (raster.width, raster.height)
             reflectance, _ = raster.read()
             tiles.append(Tile(path.name, reflectance, raster.wavelengths, (left, bottom, right, top)))
     if any(not np.allclose(tile.wavelengths, tiles[0].wavelengths, atol=0.5) for tile in tiles[1:]):

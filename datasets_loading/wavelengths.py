@@ -166,7 +166,9 @@ def read_wavelength_file(
         fail(path, f"{num_bands} wavelengths, one for each band", f"{len(rows)}")
     centres = [row[0] for row in rows]
     widths = [row[1] for row in rows] if all(len(row) >= 2 for row in rows) else None
-    for kind, values in (("a wavelength", centres), ("a positive width", widths or [])):
+    # Widths of 0 in all lines are none, as in headers
+    stated_widths = widths if widths is not None and any(widths) else []
+    for kind, values in (("a wavelength", centres), ("a positive width", stated_widths)):
         for (number, _), value in zip(lines, values, strict=False):
             if not (np.isfinite(value) and value > 0):
                 fail(f"{path}, line {number}", kind, f"{value:g}")

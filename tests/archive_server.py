@@ -1,31 +1,38 @@
-"""A download archive of one process: files by ranges, behind a login, as DLR's archive serves those of EnMAP; and the
-small product with the file names and the catalogue item that it would have there.
+"""A download archive on the loopback: files by ranges, behind a login, as DLR's archive serves those of EnMAP; and the
+small product with the file names and the catalogue item that it would have there, and what is expected of its readers.
 
-    with ArchiveServer() as archive:
-        archive.files["/scene.json"] = b"..."
+    with archive_process() as new_archive:
+        archive = new_archive()
+        archive.files |= {"/scene.json": b"..."}
         open_scene(archive.address("/scene.json"))
 
 As there, the catalogue (files that end in ".json") is open to all, and whoever asks for another file without a login
-gets a web page of status 200. Each server has a port of its own: the raster library remembers what it got from one.
+gets a web page of status 200. Each archive has a port of its own: the raster library remembers what it got from one.
+They run in a process of their own: the raster library lets no other thread run while it waits for some answers.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
 import re
 import shutil
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.managers import BaseManager, NamespaceProxy
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import rasterio
 from small_products import (
+    ACQUISITION_TIME,
     FWHM,
     HEIGHT,
     NAME,
@@ -37,8 +44,11 @@ from small_products import (
     write_small_product,
 )
 
+from datasets_loading.raster_file import ProductError
+from datasets_loading.scenes import open_scene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import REMOTE_SETTINGS
+from datasets_loading.tiles import TileSet, read_tile_set
 
 DOWNLOADS = "https://download.geoservice.dlr.de/ENMAP/files/L2A/2022/12/03/DT0000006195/03"
 ASSETS = {
@@ -71,13 +81,14 @@ class Request(NamedTuple):
 
 
 class ArchiveServer:
-    """The server, in a thread, while the `with` block lasts.
+    """The server, in a thread of the process of `archive_process`.
 
     Attributes:
         files: content of each path.
         cookie: the cookie of who is logged in, or "".
         login: user and password, or None. Without a cookie and a login all files are open.
         failures: statuses that a path is answered with before it is served, the first one first.
+        host: address of the server.
         redirections: address that a path sends its reader to.
         cut_from: place in a file from which on every answer breaks off in its middle, or None.
         silent_from: place in a file from which on every answer stops in its middle, with the connection left open.
@@ -95,10 +106,16 @@ class ArchiveServer:
         self.silent_from: int | None = None
         self.requests: list[Request] = []
         self.bytes_sent: dict[str, int] = {}
-        self.lock, self.closed = threading.Lock(), threading.Event()
+        self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (RequestHandler,), {"archive": self}))
         self.server.daemon_threads = True
         self.host = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+class Archive(NamespaceProxy):
+    """An `ArchiveServer` for the tests: its attributes can be read, which copies them, and set."""
 
     def address(self, path: str) -> str:
         return self.host + path
@@ -107,21 +124,24 @@ class ArchiveServer:
         """Takes in the small product, and gives the address of its item; `folder` is a place to write files in."""
         item = small_item(self.address("/files"))
         layers = {f"quality_{name}".replace("test_", "test"): layer[None] for name, layer in small_quality().items()}
-        for asset, cube in {"image": small_cube(), **layers}.items():
-            self.files[item["assets"][asset]["href"].removeprefix(self.host)] = cog(cube, folder)
-        self.files["/item.json"] = json.dumps(item).encode()
+        cubes = {item["assets"][name]["href"]: cube for name, cube in {"image": small_cube(), **layers}.items()}
+        self.files |= {address.removeprefix(self.host): cog(cube, folder) for address, cube in cubes.items()}
+        self.files |= {"/item.json": json.dumps(item).encode()}
         return self.address("/item.json")
 
-    def __enter__(self) -> ArchiveServer:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.closed.set()
-        self.server.shutdown()
-        self.server.server_close()
+class ArchiveManager(BaseManager):
+    """Starts the process."""
+
+
+ArchiveManager.register("archive", ArchiveServer, Archive)
+
+
+@contextmanager
+def archive_process() -> Iterator[Callable[[], Archive]]:
+    """The process, which lasts as long as the `with` block, and a function that makes an archive in it."""
+    with ArchiveManager(ctx=multiprocessing.get_context("spawn")) as manager:
+        yield manager.archive  # type: ignore[attr-defined]
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -196,7 +216,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(body)
             if is_silent:
-                archive.closed.wait(20)
+                time.sleep(20)
             if is_cut or is_silent:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -299,3 +319,41 @@ def log_in(monkeypatch: pytest.MonkeyPatch, folder: Path, way: str, secret: str)
         file.write_text(f"machine 127.0.0.1\nlogin student\npassword {secret}\n")
         file.chmod(0o600)
         monkeypatch.setenv("GDAL_HTTP_NETRC_FILE", str(file))
+
+
+def assert_is_small_product(path: Path | str, **opening: Any) -> None:
+    """The pixels, bands and quality layers are those of the small product."""
+    with open_scene(path, **opening) as scene:
+        assert scene.name == NAME
+        np.testing.assert_array_equal(scene.read(), small_cube())
+        np.testing.assert_array_equal(scene.wavelengths, WAVELENGTHS)
+        np.testing.assert_array_equal(scene.read_excluded(kinds=["cloud"]), small_quality()["cloud"] == 1)
+        np.testing.assert_array_equal(scene.read_excluded(kinds=["water"]), small_quality()["classes"] == 2)
+        assert scene.product is not None and scene.product.acquisition_time == ACQUISITION_TIME
+        assert scene.crs is not None and scene.crs.to_epsg() == 32633 and scene.transform == TRANSFORM
+
+
+def read_scene(path: Path | str, **opening: Any) -> np.ndarray:
+    with open_scene(path, **opening) as scene:
+        return scene.read()
+
+
+def read_clouds(path: Path | str) -> np.ndarray:
+    with open_scene(path) as scene:
+        return scene.read_excluded(kinds=["cloud"])
+
+
+def read_tiles(path: Path | str, **opening: Any) -> TileSet:
+    return read_tile_set(path, progress=False, **opening)
+
+
+def assert_refused(path: Path | str, *words: str, where: Path | str | None = None, read: Any = read_scene) -> str:
+    """Reading ends in one line: the path (or `where`), what was expected, what came, and in it these words."""
+    with pytest.raises(ProductError) as error:
+        read(path)
+    message = str(error.value)
+    assert message.removeprefix("/vsicurl/").startswith(f"{path if where is None else where}"), message
+    assert re.search(": expected .+, got .+", message) and "\n" not in message, message
+    for word in words:
+        assert word in message, message
+    return message

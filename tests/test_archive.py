@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,16 @@ import numpy as np
 import pytest
 from archive_server import (
     LOGIN_PAGE,
-    ArchiveServer,
+    Archive,
+    archive_process,
+    assert_is_small_product,
+    assert_refused,
     closed_port,
     cog,
     log_in,
+    read_clouds,
+    read_scene,
+    read_tiles,
     set_plain_environment,
     small_item,
     write_archive_files,
@@ -32,21 +37,18 @@ from small_products import (
     FWHM,
     HEIGHT,
     NAME,
-    TRANSFORM,
     WAVELENGTHS,
     WIDTH,
     edit_metadata,
     part,
     small_cube,
-    small_quality,
 )
 
 from datasets_loading.enmap_product import EnMAPProduct, find_products
-from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import REMOTE_SETTINGS
-from datasets_loading.tiles import TileSet, find_sources, read_tile_set
+from datasets_loading.tiles import find_sources
 
 SHARED = Path(os.environ.get("HSST_SHARED", Path(__file__).parents[2] / "shared"))
 REAL_ITEMS = SHARED / "data" / "enmap_stac"
@@ -62,48 +64,15 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     set_plain_environment(monkeypatch, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def new_archive() -> Iterator[Callable[[], Archive]]:
+    with archive_process() as new:
+        yield new
+
+
 @pytest.fixture
-def archive() -> Iterator[ArchiveServer]:
-    with ArchiveServer() as server:
-        yield server
-
-
-def assert_is_small_product(path: Path | str, **opening: Any) -> None:
-    """The pixels, bands and quality layers are those of the small product."""
-    with open_scene(path, **opening) as scene:
-        assert scene.name == NAME
-        np.testing.assert_array_equal(scene.read(), small_cube())
-        np.testing.assert_array_equal(scene.wavelengths, WAVELENGTHS)
-        np.testing.assert_array_equal(scene.read_excluded(kinds=["cloud"]), small_quality()["cloud"] == 1)
-        np.testing.assert_array_equal(scene.read_excluded(kinds=["water"]), small_quality()["classes"] == 2)
-        assert scene.product is not None and scene.product.acquisition_time == ACQUISITION_TIME
-        assert scene.crs is not None and scene.crs.to_epsg() == 32633 and scene.transform == TRANSFORM
-
-
-def read_scene(path: Path | str, **opening: Any) -> np.ndarray:
-    with open_scene(path, **opening) as scene:
-        return scene.read()
-
-
-def read_clouds(path: Path | str) -> np.ndarray:
-    with open_scene(path) as scene:
-        return scene.read_excluded(kinds=["cloud"])
-
-
-def read_tiles(path: Path | str, **opening: Any) -> TileSet:
-    return read_tile_set(path, progress=False, **opening)
-
-
-def assert_refused(path: Path | str, *words: str, where: Path | str | None = None, read: Any = read_scene) -> str:
-    """Reading ends in one line: the path (or `where`), what was expected, what came, and in it these words."""
-    with pytest.raises(ProductError) as error:
-        read(path)
-    message = str(error.value)
-    assert message.removeprefix("/vsicurl/").startswith(f"{path if where is None else where}"), message
-    assert re.search(": expected .+, got .+", message) and "\n" not in message, message
-    for word in words:
-        assert word in message, message
-    return message
+def archive(new_archive: Callable[[], Archive]) -> Archive:
+    return new_archive()
 
 
 # Files and folders
@@ -297,16 +266,16 @@ def test_item_beside_its_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["address", "path", "file", "relative"])
-def test_item_of_files_in_the_archive(tmp_path: Path, archive: ArchiveServer, kind: str):
+def test_item_of_files_in_the_archive(tmp_path: Path, archive: Archive, kind: str):
     address = archive.add_small_product(tmp_path)
     if kind == "relative":
-        archive.files["/item.json"] = json.dumps(small_item("./files")).encode()
+        archive.files |= {"/item.json": json.dumps(small_item("./files")).encode()}
     item = write_item(tmp_path / "item.json", archive.files["/item.json"])
     assert_is_small_product({"path": Path(address), "file": item}.get(kind, address))
     assert find_scenes([address]) == [address]
 
 
-def test_a_window_is_read_without_the_rest_of_the_scene(tmp_path: Path, archive: ArchiveServer):
+def test_a_window_is_read_without_the_rest_of_the_scene(tmp_path: Path, archive: Archive):
     cube = np.random.default_rng(0).integers(0, 10000, (12, 512, 512), dtype=np.int16)
     item = small_item(archive.address("/files"), shape=(512, 512))
     image = item["assets"]["image"]["href"].removeprefix(archive.host)
@@ -413,20 +382,20 @@ def test_defective_items(tmp_path: Path, place: str, value: Any, words: str):
         (json.dumps({"type": "FeatureCollection", "features": [small_item()]}).encode(), "JSON of another kind"),
     ],
 )
-def test_what_is_no_item(tmp_path: Path, archive: ArchiveServer, content: bytes, word: str):
-    archive.files["/item.json"] = content
+def test_what_is_no_item(tmp_path: Path, archive: Archive, content: bytes, word: str):
+    archive.files |= {"/item.json": content}
     assert_refused(archive.address("/item.json"), word)
     assert_refused(write_item(tmp_path / "item.json", content), word)
 
 
-def test_no_item_at_the_address(tmp_path: Path, archive: ArchiveServer):
+def test_no_item_at_the_address(tmp_path: Path, archive: Archive):
     assert_refused(archive.address("/absent.json"), "Not Found")
     assert_refused(Path(archive.address("/absent.json")), "Not Found", where=archive.address("/absent.json"))
     assert_refused(f"{closed_port()}/item.json", "refused")
     assert_refused(archive.address("/two words.json"), "a STAC item")
     assert_refused("https://", "a STAC item")
     assert_refused(tmp_path / "absent.json", "No such file")
-    archive.failures["/item.json"] = [502] * 9
+    archive.failures = {"/item.json": [502] * 9}
     assert_refused(archive.address("/item.json"), "Bad Gateway")
 
 
@@ -434,7 +403,7 @@ def test_no_item_at_the_address(tmp_path: Path, archive: ArchiveServer):
 
 
 @pytest.mark.parametrize("way", ["cookie", "netrc"])
-def test_login(tmp_path: Path, archive: ArchiveServer, monkeypatch: pytest.MonkeyPatch, way: str):
+def test_login(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch, way: str):
     item = archive.add_small_product(tmp_path)
     archive.cookie, archive.login = "session=opensesame", ("student", "opensesame")
     log_in(monkeypatch, tmp_path, way, "opensesame")
@@ -446,7 +415,7 @@ def test_login(tmp_path: Path, archive: ArchiveServer, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("way", ["none", "cookie", "netrc"])
 def test_refused_login(
-    tmp_path: Path, archive: ArchiveServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
 ):
     item = archive.add_small_product(tmp_path)
     archive.cookie, archive.login = "session=opensesame", ("student", "opensesame")
@@ -458,54 +427,54 @@ def test_refused_login(
 
 @pytest.mark.parametrize("way", ["cookie", "netrc"])
 def test_a_login_is_not_sent_on_to_another_host(
-    tmp_path: Path, archive: ArchiveServer, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, new_archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch, way: str
 ):
+    archive, sign_on = new_archive(), new_archive()
     item = archive.add_small_product(tmp_path)
+    sign_on.files = {"/login.html": LOGIN_PAGE}
+    archive.redirections = {IMAGE: sign_on.address("/login.html").replace("127.0.0.1", "localhost")}
     log_in(monkeypatch, tmp_path, way, "wrongsecret")
-    with ArchiveServer() as sign_on:
-        sign_on.files["/login.html"] = LOGIN_PAGE
-        archive.redirections[IMAGE] = sign_on.address("/login.html").replace("127.0.0.1", "localhost")
-        assert_refused(item, "the login was refused", where=archive.address(IMAGE))
-        sent = [request for request in archive.requests if request.path == IMAGE]
-        assert all(request.cookie or request.authorization for request in sent) and sign_on.requests
-        # The raster library itself sends its cookie on; the request that looks for the reason, the last one, does not
-        assert not any(request.authorization for request in sign_on.requests) and not sign_on.requests[-1].cookie
+    assert_refused(item, "the login was refused", where=archive.address(IMAGE))
+    sent = [request for request in archive.requests if request.path == IMAGE]
+    assert all(request.cookie or request.authorization for request in sent) and sign_on.requests
+    # The raster library itself sends its cookie on; the request that looks for the reason, the last one, does not
+    assert not any(request.authorization for request in sign_on.requests) and not sign_on.requests[-1].cookie
 
 
-def test_a_busy_archive_is_asked_again(tmp_path: Path, archive: ArchiveServer):
+def test_a_busy_archive_is_asked_again(tmp_path: Path, archive: Archive):
     item = archive.add_small_product(tmp_path)
-    archive.failures |= {IMAGE: [502, 502], CLOUD: [503, 502]}
+    archive.failures = {IMAGE: [502, 502], CLOUD: [503, 502]}
     assert_is_small_product(item)
     assert [request.status for request in archive.requests if request.path == IMAGE][:2] == [502, 502]
     assert archive.failures == {IMAGE: [], CLOUD: []}
 
 
-def test_files_that_the_archive_does_not_give(tmp_path: Path, archive: ArchiveServer):
+def test_files_that_the_archive_does_not_give(tmp_path: Path, archive: Archive):
     item = archive.add_small_product(tmp_path)
-    archive.failures[IMAGE] = [502] * 40
+    archive.failures = {IMAGE: [502] * 40}
     assert_refused(item, "Bad Gateway", where=archive.address(IMAGE))
-    del archive.files[CLOUD]
+    archive.files = {path: content for path, content in archive.files.items() if path != CLOUD}
     assert_refused(item, "Not Found", read=read_clouds, where=archive.address(CLOUD))
     host = closed_port()
     moved = write_item(tmp_path / "moved.json", small_item(f"{host}/files"))
     assert_refused(moved, "refused", where=host + IMAGE)
 
 
-def test_files_of_another_size_or_kind_than_the_item_states(tmp_path: Path, archive: ArchiveServer):
+def test_files_of_another_size_or_kind_than_the_item_states(tmp_path: Path, archive: Archive):
     item = archive.add_small_product(tmp_path)
-    archive.files[IMAGE] = cog(small_cube()[:, :100], tmp_path)
-    archive.files[CLOUD] = b"no raster"
+    archive.files |= {IMAGE: cog(small_cube()[:, :100], tmp_path)}
+    archive.files |= {CLOUD: b"no raster"}
     assert_refused(item, "150 x 170 pixels", "100 x 170", where=archive.address(IMAGE))
     assert_refused(item, read=read_clouds, where=archive.address(CLOUD))
 
 
-def test_a_connection_that_breaks_off(tmp_path: Path, archive: ArchiveServer):
+def test_a_connection_that_breaks_off(tmp_path: Path, archive: Archive):
     item = archive.add_small_product(tmp_path)
     archive.cut_from = len(archive.files[IMAGE]) // 2
     assert_refused(item, where=archive.address(IMAGE))
 
 
-def test_a_server_that_falls_silent(tmp_path: Path, archive: ArchiveServer, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_falls_silent(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GDAL_HTTP_TIMEOUT")
     assert float(REMOTE_SETTINGS["GDAL_HTTP_LOW_SPEED_TIME"]) <= 60
     monkeypatch.setitem(REMOTE_SETTINGS, "GDAL_HTTP_LOW_SPEED_TIME", "1")
@@ -517,7 +486,7 @@ def test_a_server_that_falls_silent(tmp_path: Path, archive: ArchiveServer, monk
     assert time.monotonic() - start < 15
 
 
-def test_local_files_are_read_as_before_after_remote_ones(tmp_path: Path, archive: ArchiveServer):
+def test_local_files_are_read_as_before_after_remote_ones(tmp_path: Path, archive: Archive):
     cube = np.random.default_rng(0).integers(100, 9000, (12, 20, 24), dtype=np.int16)
     envi = write_image(tmp_path / "scene.bsq", cube, driver="ENVI")
     assert_is_small_product(archive.add_small_product(tmp_path))

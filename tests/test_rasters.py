@@ -24,7 +24,7 @@ from scipy.io import savemat
 from transformers import pipeline
 
 from datasets_loading import raster_formats, rasters
-from datasets_loading.labelled_data import read_cube, read_label_values
+from datasets_loading.labelled_data import NEVER_CLASSES, read_cube, read_label_values
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.raster_file import ProductError
 from datasets_loading.rasters import open_raster
@@ -191,6 +191,13 @@ STATED: dict[str, tuple[str, dict[str, Any], Any, Any]] = {
     "offset of stored numbers": ("", {"offsets": -1000}, 1e-4, -0.1),
     "factor": ("reflectance scale factor = 5000", {}, 1 / 5000, 0),
     "gains and offsets": (GAINS, {}, STEPS * 1e-4, -STEPS / 100),
+    "gains of reflectance beside those of radiance": (
+        f"data gain values = {listed(7)}\n"
+        + GAINS.replace("gain", "reflectance gain").replace("offset", "reflectance offset"),
+        {},
+        STEPS * 1e-4,
+        -STEPS / 100,
+    ),
     # gain and offset come first, and the factor divides what they give
     "all three": (f"{NUMBERS}\nreflectance scale factor = 12500", {}, STEPS / 12500, -100 / 12500),
 }
@@ -539,14 +546,14 @@ def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: dict[str, Any]
         _ = builder.data
 
 
-@pytest.mark.parametrize("value", [255, -1, -100, -9999, math.nan])
+@pytest.mark.parametrize("value", [255, -1, -100, -9999, math.nan, 7])
 def test_values_that_mean_no_class_everywhere_are_unlabelled_but_for_those_with_a_name(
     tmp_path: Path, value: float
 ) -> None:
     labels = np.where(np.arange(WIDTH) == 0, np.float32(value), LABELS)
-    (scene,) = labelled(tmp_path, labels).data.scenes
+    (scene,) = labelled(tmp_path, labels, grid={"nodata": 7}).data.scenes
     np.testing.assert_array_equal(scene.labels, np.where(np.arange(WIDTH) == 0, 255, LABELS - 1))
-    if not math.isnan(value):
+    if value in NEVER_CLASSES:
         names = {1: "water", 2: "soil", 3: "forest", int(value): "snow"}
         (scene,) = labelled(tmp_path, labels, class_names=names).data.scenes
         assert np.unique(scene.labels).tolist() == [0, 1, 2, 3]

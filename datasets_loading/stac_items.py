@@ -229,7 +229,8 @@ def explain_failure(location: str) -> str | None:
             content = answer.read(512)
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        return f"no answer ({reason}): a login for its host may be missing in ~/.netrc"
+        hint = ": a login for its host may be missing in ~/.netrc" if getattr(error, "code", 0) in (401, 403) else ""
+        return f"no answer ({reason}){hint}"
     if looks_like_a_page(content):
         return (
             "a web page: the login was refused, or none was given; put user and password for the host into ~/.netrc, "

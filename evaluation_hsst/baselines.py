@@ -9,6 +9,7 @@ come from scikit-learn.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -815,17 +816,13 @@ def choose_bands(
     if base is None:
         if data.wavelengths is not None:
             finder = HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS))
-            try:
-                bands = finder.match_wavelengths(data.wavelengths.tolist())
-            except ValueError:
-                bands = []
-            if bands and valid[bands].all():
-                return bands
+            with contextlib.suppress(ValueError):
+                return finder.match_wavelengths(data.wavelengths, valid)
         return np.flatnonzero(valid).tolist()
     advice = "adapt the checkpoint to these bands (--adapt_bands, or adapt_to_wavelengths)"
     if data.wavelengths is not None and processor is not None and processor.wavelengths is not None:
         try:
-            bands = processor.match_wavelengths(data.wavelengths.tolist())
+            bands = processor.match_wavelengths(data.wavelengths, valid)
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {str(error).rstrip('.')}: {advice}") from None
     elif data.num_bands == base.num_channels:

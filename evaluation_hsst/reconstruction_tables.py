@@ -170,16 +170,9 @@ def bands_of_model(tiles: Tiles, processor: HSSTImageProcessor, source: str) -> 
         unknown = "tiles" if tiles.wavelengths is None else "model"
         raise ValueError(f"{source}: expected wavelengths of tiles and model, got none of the {unknown}")
     try:
-        bands = processor.match_wavelengths(tiles.wavelengths.tolist())
+        return processor.match_wavelengths(tiles.wavelengths, tiles.valid_bands)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    empty = [band for band in bands if not tiles.valid_bands[band]]
-    if empty:
-        raise ValueError(
-            f"{source}: expected data in every band of the model, but {len(empty)} hold none, the first at "
-            f"{tiles.wavelengths[empty[0]]:.1f} nm"
-        )
-    return bands
 
 
 def standardised_spectra(

@@ -210,10 +210,16 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
             "`wavelengths` (nm) to pick the model's bands from any others."
         )
 
-    def match_wavelengths(self, centres: list[float]) -> list[int]:
+    def match_wavelengths(
+        self, centres: Sequence[float] | np.ndarray, with_data: Sequence[bool] | np.ndarray | None = None
+    ) -> list[int]:
         """
         For each band of the model the index of the nearest of `centres` (nm). Where one is the nearest to two bands,
         as between the detectors of EnMAP, whose ranges overlap, the other band takes the nearest one that is left.
+
+        Args:
+            centres: band centres of an image in nm (bands,).
+            with_data: which of its bands hold data (bands,); only these are taken. All by default.
 
         Raises:
             ValueError: the processor knows no wavelengths, or a band of the model has none of `centres` within
@@ -224,20 +230,25 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
                 "This processor does not know the wavelengths of the model's bands: pass images as they are."
             )
         wanted, given = np.asarray(self.wavelengths, dtype=np.float64), np.asarray(centres, dtype=np.float64)
+        candidates = np.arange(len(given)) if with_data is None else np.flatnonzero(with_data)
+        given = given[candidates]
+        if not len(given):
+            raise ValueError("Expected bands with data, got none.")
+        kind = "band" if with_data is None else "band with data"
         distances = np.abs(wanted[:, None] - given[None, :])
         missing = np.flatnonzero(distances.min(axis=1) > self.wavelength_tolerance)
         if len(missing):
             named = ", ".join(f"{wanted[band]:.1f}" for band in missing[:5])
             named += ", ..." if len(missing) > 5 else ""
             raise ValueError(
-                f"Expected a band within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
-                f"but {len(missing)} have none: {named} nm; the image has {len(given)} bands from "
+                f"Expected a {kind} within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
+                f"but {len(missing)} have none: {named} nm; the image has {len(given)} such bands from "
                 f"{given.min():.1f} to {given.max():.1f} nm."
             )
         matched = match_bands(wanted, given, np.full(len(given), self.wavelength_tolerance))
         if (matched < 0).any():
-            raise ValueError(describe_shared_band(wanted, given, matched))
-        return matched.tolist()
+            raise ValueError(describe_shared_band(wanted, given, matched, candidates))
+        return candidates[matched].tolist()
 
     def standardize(
         self, pixels: torch.Tensor, scale: float | None = None, nodata: float | None = None

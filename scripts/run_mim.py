@@ -245,7 +245,7 @@ def choose_bands(config: HSSTConfig, tiles: Tiles, arguments: argparse.Namespace
     else:
         finder = HSSTImageProcessor(wavelengths=config.wavelengths)
         try:
-            bands = finder.match_wavelengths(tiles.wavelengths.tolist())
+            bands = finder.match_wavelengths(tiles.wavelengths, tiles.valid_bands)
         except ValueError as error:
             raise ValueError(f"{source}: {error}{advice}") from error
     empty = [band for band in bands if not tiles.valid_bands[band]]

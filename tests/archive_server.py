@@ -47,7 +47,7 @@ from small_products import (
 from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import open_scene
 from datasets_loading.sensors import ENMAP
-from datasets_loading.stac_items import REMOTE_SETTINGS
+from datasets_loading.stac_items import OPENING_SETTINGS, REMOTE_SETTINGS
 from datasets_loading.tiles import TileSet, read_tile_set
 
 DOWNLOADS = "https://download.geoservice.dlr.de/ENMAP/files/L2A/2022/12/03/DT0000006195/03"
@@ -300,7 +300,7 @@ def closed_port() -> str:
 
 def set_plain_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """No login of this machine's user, short waits, and nothing that stays behind in this process."""
-    for name in (*REMOTE_SETTINGS, "GDAL_HTTP_COOKIE", "GDAL_HTTP_NETRC_FILE"):
+    for name in (*REMOTE_SETTINGS, *OPENING_SETTINGS, "GDAL_HTTP_COOKIE", "GDAL_HTTP_NETRC_FILE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name in ("NO_PROXY", "no_proxy"):
@@ -310,15 +310,16 @@ def set_plain_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "5")
 
 
-def log_in(monkeypatch: pytest.MonkeyPatch, folder: Path, way: str, secret: str) -> None:
-    """Gives the raster library a secret as a cookie, or as a password in a netrc file; of other ways nothing."""
+def log_in(monkeypatch: pytest.MonkeyPatch, home: Path, way: str, secret: str) -> None:
+    """Gives the raster library a secret: "cookie", "netrc" (a file of any name), "home" (`~/.netrc`), or "none"."""
     if way == "cookie":
         monkeypatch.setenv("GDAL_HTTP_COOKIE", f"session={secret}")
-    elif way == "netrc":
-        file = folder / "logins"
+    elif way != "none":
+        file = home / {"netrc": "logins", "home": ".netrc"}[way]
         file.write_text(f"machine 127.0.0.1\nlogin student\npassword {secret}\n")
         file.chmod(0o600)
-        monkeypatch.setenv("GDAL_HTTP_NETRC_FILE", str(file))
+        if way == "netrc":
+            monkeypatch.setenv("GDAL_HTTP_NETRC_FILE", str(file))
 
 
 def assert_is_small_product(path: Path | str, **opening: Any) -> None:

@@ -272,7 +272,7 @@ def test_item_of_files_in_the_archive(tmp_path: Path, archive: Archive, kind: st
         archive.files |= {"/item.json": json.dumps(small_item("./files")).encode()}
     item = write_item(tmp_path / "item.json", archive.files["/item.json"])
     assert_is_small_product({"path": Path(address), "file": item}.get(kind, address))
-    assert find_scenes([address]) == [address]
+    assert find_scenes([address]) == [EnMAPProduct.open(Path(address)).path] == [address]
 
 
 def test_a_window_is_read_without_the_rest_of_the_scene(tmp_path: Path, archive: Archive):
@@ -290,10 +290,10 @@ def test_a_window_is_read_without_the_rest_of_the_scene(tmp_path: Path, archive:
 
 def test_layers_that_an_item_lacks_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     item = small_item()
-    item["assets"] |= {"quality_cloud": None, "quality_snow": {"href": None}}
+    item["assets"] |= {"quality_cloud": None, "quality_haze": "haze.TIF", "quality_snow": {"href": None}}
     product = EnMAPProduct.open(write_item(tmp_path / "item.json", item))
-    assert product.missing_layers == ("cloud", "snow")
-    assert "quality layers missing, taken as clear: cloud, snow" in caplog.text
+    assert product.missing_layers == ("cloud", "haze", "snow")
+    assert "quality layers missing, taken as clear: cloud, haze, snow" in caplog.text
 
 
 def test_bands_gains_and_order_are_those_of_the_item(tmp_path: Path):
@@ -402,7 +402,7 @@ def test_no_item_at_the_address(tmp_path: Path, archive: Archive):
 # Logins, and what goes wrong on the way
 
 
-@pytest.mark.parametrize("way", ["cookie", "netrc"])
+@pytest.mark.parametrize("way", ["cookie", "netrc", "home"])
 def test_login(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch, way: str):
     item = archive.add_small_product(tmp_path)
     archive.cookie, archive.login = "session=opensesame", ("student", "opensesame")
@@ -413,7 +413,7 @@ def test_login(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
     assert catalogue and not any(request.cookie or request.authorization for request in catalogue)
 
 
-@pytest.mark.parametrize("way", ["none", "cookie", "netrc"])
+@pytest.mark.parametrize("way", ["none", "cookie", "netrc", "home"])
 def test_refused_login(
     tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
 ):
@@ -425,7 +425,7 @@ def test_refused_login(
     assert "wrongsecret" not in message + caplog.text and "student" not in message + caplog.text
 
 
-@pytest.mark.parametrize("way", ["cookie", "netrc"])
+@pytest.mark.parametrize("way", ["cookie", "netrc", "home"])
 def test_a_login_is_not_sent_on_to_another_host(
     tmp_path: Path, new_archive: Callable[[], Archive], monkeypatch: pytest.MonkeyPatch, way: str
 ):
@@ -449,10 +449,12 @@ def test_a_busy_archive_is_asked_again(tmp_path: Path, archive: Archive):
     assert archive.failures == {IMAGE: [], CLOUD: []}
 
 
-def test_files_that_the_archive_does_not_give(tmp_path: Path, archive: Archive):
-    item = archive.add_small_product(tmp_path)
-    archive.failures = {IMAGE: [502] * 40}
-    assert_refused(item, "Bad Gateway", where=archive.address(IMAGE))
+def test_files_that_the_archive_does_not_give(tmp_path: Path, new_archive: Callable[[], Archive]):
+    item = (archive := new_archive()).add_small_product(tmp_path)
+    archive.failures = {IMAGE: [502] * 40, CLOUD: [401] * 40}
+    assert "netrc" not in assert_refused(item, "(Bad Gateway)", where=archive.address(IMAGE))
+    assert_refused(item, "(Unauthorized): a login", "~/.netrc", read=read_clouds, where=archive.address(CLOUD))
+    item = (archive := new_archive()).add_small_product(tmp_path)
     archive.files = {path: content for path, content in archive.files.items() if path != CLOUD}
     assert_refused(item, "Not Found", read=read_clouds, where=archive.address(CLOUD))
     host = closed_port()

@@ -23,7 +23,6 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
@@ -32,7 +31,7 @@ from datasets_loading.raster_file import ProductError, fail, is_hidden, walk_fil
 from datasets_loading.raster_formats import GdalFile
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
-from datasets_loading.stac_items import is_address, is_stac_item, opening_settings, read_item
+from datasets_loading.stac_items import is_address, is_stac_item, read_item
 from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
@@ -110,6 +109,15 @@ def metadata_beside(image: Path) -> Path | None:
     return item if item.is_file() else None
 
 
+def only_image(folder: Path) -> Path | None:
+    """The spectral image in a folder without METADATA.XML, where there is just one."""
+    files = walk_files(folder)
+    if any(_is_metadata(file.name) for file in files):
+        return None
+    images = [file for file in files if product_part(file.name) == "SPECTRAL_IMAGE" and file.suffix.lower() != ".hdr"]
+    return images[0] if len(images) == 1 else None
+
+
 def _is_metadata(name: str) -> bool:
     match = _FILE_NAME.fullmatch(name)
     return (
@@ -178,11 +186,13 @@ class EnMAPProduct:
         if is_stac_item(path):
             return cls._from_item(path, radiance)
         path = Path(path)
-        if product_part(path.name) == "SPECTRAL_IMAGE" and path.is_file():
-            described = metadata_beside(path)
-            if described is None:
+        image = only_image(path) if path.is_dir() else path
+        if image is not None and product_part(image.name) == "SPECTRAL_IMAGE" and image.is_file():
+            described = metadata_beside(image)
+            if described is not None:
+                return cls.open(described, radiance=radiance)
+            if path.is_file():
                 fail(path, "the product's METADATA.XML beside it", "none")
-            return cls.open(described, radiance=radiance)
         content, metadata_file, locations = _find_files(path)
         where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
         root = _parse_xml(content, where)
@@ -377,8 +387,7 @@ class EnMAPProduct:
         if part not in self._files:
             if part not in self._locations:
                 fail(self.path, f"a file {self.name}-{part}.TIF", "none")
-            with rasterio.Env(**opening_settings(self._locations[part])):
-                file = GdalFile(self._locations[part])
+            file = GdalFile(self._locations[part])
             if file.shape[1:] != self.shape:
                 fail(file.location, f"{_size(self.shape)} pixels as in METADATA.XML", _size(file.shape[1:]))
             self._files[part] = file

@@ -91,6 +91,7 @@ class RasterFile(Protocol):
 
 def fail(where: object, expected: str, got: str) -> NoReturn:
     """Raises ProductError with one line: the file, what was expected, and what came."""
+    where = str(where).removeprefix("/vsicurl/")
     archive = re.match(r"/vsi[a-z]+/{(.*?)}(/.*)?$", str(where))
     place = archive[1] + (archive[2] or "") if archive else where
     raise ProductError(" ".join(f"{place}: expected {expected}, got {got}".split()))

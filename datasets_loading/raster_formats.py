@@ -24,7 +24,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from datasets_loading.raster_file import ProductError, Stated, fail, raster_errors
-from datasets_loading.stac_items import explain_failure, prepare_remote
+from datasets_loading.stac_items import explain_failure, opening_settings, prepare_remote
 from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
 
 RASTER_CACHE_MEGABYTES = 64
@@ -85,7 +85,7 @@ class GdalFile:
             prepare_remote(self.location)
             try:
                 # `rasterio.open` takes one driver only
-                with raster_errors(self.location), rasterio.Env():
+                with raster_errors(self.location), rasterio.Env(**opening_settings(self.location)):
                     self._datasets[os.getpid()] = DatasetReader(self.location, driver=DRIVERS)
             except ProductError:
                 reason = explain_failure(self.location)
@@ -98,6 +98,17 @@ class GdalFile:
         file_bands = [self._file_bands[band] for band in bands]
         with raster_errors(self.location):
             return self.dataset.read(file_bands, window=Window.from_slices(rows, columns))
+
+    def read_reduced(self) -> np.ndarray | None:
+        """All bands of a remote image as its smallest overview has them; None where that would save nothing."""
+        if not self.location.startswith("/vsicurl/"):
+            return None
+        with raster_errors(self.location):
+            factors = self.dataset.overviews(self._file_bands[0])
+            if not factors:
+                return None
+            size = (-(-side // factors[-1]) for side in self.shape[1:])
+            return self.dataset.read(self._file_bands, out_shape=(len(self._file_bands), *size))
 
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
         if self._alpha is None and not self._has_mask:

@@ -82,13 +82,13 @@ class Raster:
             scale, offset, nodata, radiance: as for `open_raster`.
             trusted: the format defines what its numbers mean, so that no sample needs to be read.
         """
-        self.path, self._file = Path(path), file
+        self.path, self._file = path, file
         self._held: list[tuple[Window, np.ndarray]] | None = None
         stated = file.stated
         num_bands, self.height, self.width = file.shape
         self.shape = file.shape
         self.block_shape = file.block_shape
-        self.name = stated.name or self.path.stem
+        self.name = stated.name or Path(path).stem
         self.crs, self.transform, self.metadata = stated.crs, stated.transform, stated.metadata
         self.notes = list(stated.notes)
         self._told: set[str] = set()
@@ -188,10 +188,15 @@ class Raster:
             ProductError: the file is damaged.
         """
         ranges = _BandRanges(self.num_bands)
-        for window, _ in self._parts:
-            ranges.update(np.arange(self.num_bands), *self.read(window))
-        # A sample may lie beside the data of a band
-        for band in np.flatnonzero(self.good_bands & ~ranges.differ):
+        reduced = self._file.read_reduced() if isinstance(self._file, GdalFile) else None
+        if reduced is not None:
+            values = reduced[self._order]
+            ranges.update(np.arange(self.num_bands), values, self._hold_data(values, self._order))
+        else:
+            for window, _ in self._parts:
+                ranges.update(np.arange(self.num_bands), *self.read(window))
+        # A sample may lie beside the data of a band; an overview shows all of it
+        for band in np.flatnonzero(self.good_bands & ~ranges.differ) if reduced is None else ():
             for window in row_windows((self.height, self.width), max(256, self.block_shape[0])):
                 ranges.update(np.array([band]), *self.read(window, [int(band)]))
                 if ranges.differ[band]:
@@ -248,13 +253,19 @@ class Raster:
         file_bands = self._order[chosen]
         values = self._numbers(file_bands, window)
         without = self._without_data(values, window)
-        invalid = np.zeros(values.shape, dtype=bool) if without is None else without
+        valid = self._hold_data(values, file_bands)
+        if without is not None:
+            valid &= ~without
+        valid[~self.good_bands[chosen]] = False
+        return chosen, values, valid
+
+    def _hold_data(self, values: np.ndarray, file_bands: np.ndarray) -> np.ndarray:
+        """Which numbers (bands, height, width) of some bands are not the nodata value, bool."""
         if isinstance(self._nodata, np.ndarray):
-            invalid |= values == self._nodata[file_bands, None, None]
-        elif self._nodata is not None:
-            invalid |= _equal(values, self._nodata)
-        invalid[~self.good_bands[chosen]] = True
-        return chosen, values, ~invalid
+            return values != self._nodata[file_bands, None, None]
+        if self._nodata is None:
+            return np.ones(values.shape, dtype=bool)
+        return ~_equal(values, self._nodata)
 
     def _without_data(self, values: np.ndarray, window: Window) -> np.ndarray | None:
         """Numbers that are no data for another reason than the nodata value, bool; None where there are none."""

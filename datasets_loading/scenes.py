@@ -27,6 +27,7 @@ from datasets_loading.enmap_product import (
     check_level,
     level_in_name,
     metadata_beside,
+    only_image,
     product_part,
 )
 from datasets_loading.raster_file import ProductError, fail, is_hidden
@@ -180,7 +181,9 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
             logger.warning("%s: %s", path, "; ".join(product.notes))
         return scene
     path = Path(path)
-    if product_part(path.name) == "SPECTRAL_IMAGE" and path.is_file():
+    image = only_image(path) if path.is_dir() and not is_desis(path) else path
+    if image is not None and product_part(image.name) == "SPECTRAL_IMAGE" and image.is_file():
+        path = image
         return Scene(open_lone_image(path, radiance=radiance, **reading), path)
     raster = open_raster(path, radiance=radiance, **reading)
     raster.tell()
@@ -207,7 +210,10 @@ def is_product(path: str | Path) -> bool:
         return False
     if product_part(path.name) == "SPECTRAL_IMAGE" and path.is_file():
         return metadata_beside(path) is not None
-    return path.is_dir() or path.name.lower().endswith((".zip", ".xml", *ARCHIVE_ENDINGS))
+    if path.is_dir():
+        image = only_image(path)
+        return image is None or metadata_beside(image) is not None
+    return path.name.lower().endswith((".zip", ".xml", *ARCHIVE_ENDINGS))
 
 
 def open_lone_image(path: Path, **reading: Any) -> Raster:

@@ -11,6 +11,7 @@ import json
 import netrc
 import os
 import re
+import time
 import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -29,6 +31,8 @@ LARGEST_ITEM = 5_000_000
 """Bytes that an item may have; those of the archive have about 65,000."""
 
 TIMEOUT_SECONDS = 30
+RETRY_PAUSES = (1, 2, 4)
+"""Seconds before a busy server (5xx) is asked again."""
 
 REMOTE_SETTINGS = {
     # A busy archive is asked again, and a silent one is not waited for
@@ -167,9 +171,7 @@ def read_item(path: str | Path) -> Item:
     source = re.sub(r"^(https?:)/+", r"\1//", str(path)) if is_address(path) else str(path)
     try:
         if is_address(source):
-            request = urllib.request.Request(source, headers={"Accept": "application/geo+json, application/json"})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-                content = answer.read(LARGEST_ITEM + 1)
+            content = _fetch(source)
         else:
             with Path(source).open("rb") as file:
                 content = file.read(LARGEST_ITEM + 1)
@@ -195,6 +197,20 @@ def read_item(path: str | Path) -> Item:
     ):
         fail(source, "a STAC item with id, properties and assets", "JSON of another kind")
     return Item(source, item)
+
+
+def _fetch(address: str) -> bytes:
+    """The answer of a server, which is asked again where it is busy."""
+    request = urllib.request.Request(address, headers={"Accept": "application/geo+json, application/json"})
+    for pause in (*RETRY_PAUSES, None):
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                return answer.read(LARGEST_ITEM + 1)
+        except HTTPError as error:
+            if error.code < 500 or pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError
 
 
 def looks_like_a_page(content: bytes) -> bool:

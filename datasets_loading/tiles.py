@@ -531,7 +531,10 @@ def find_sources(folder: Path) -> Sources:
         elif path.name.lower().endswith(ARCHIVE_ENDINGS):
             archives.append(path)
         elif part == "SPECTRAL_IMAGE":
-            if metadata_beside(path) is None and ending != ".hdr":
+            described_by = metadata_beside(path)
+            if described_by is not None and described_by.suffix == ".json":
+                products.append(described_by)
+            elif described_by is None and ending != ".hdr":
                 images.append(path)
         elif part is None and ending in IMAGE_ENDINGS and not path.stem.endswith("_labels"):
             # Of a product of DESIS one file is the image

@@ -262,6 +262,9 @@ def test_item_beside_its_files(tmp_path: Path):
         assert_is_small_product(path)
         assert EnMAPProduct.open(path).missing_layers == ()
     assert read_tiles(item).names == [f"{NAME}_x00064_y00064"]
+    (folder / "other name.JSON").unlink()
+    assert_is_small_product(folder)
+    assert read_tiles(tmp_path / "scene").names == [f"{NAME}_x00064_y00064"]
     assert_is_small_product(write_item(item, small_item(**{"processing:level": "L1C"})), radiance=True)
 
 
@@ -286,6 +289,17 @@ def test_a_window_is_read_without_the_rest_of_the_scene(tmp_path: Path, archive:
     assert 0 < archive.bytes_sent[image] < len(archive.files[image]) / 6
     # Neither the folder nor files beside the image are asked for
     assert {request.path for request in archive.requests} == {image, "/item.json"}
+
+
+def test_bands_without_data_are_found_in_an_overview(tmp_path: Path, archive: Archive):
+    cube = np.random.default_rng(0).integers(0, 10000, (12, 512, 512), dtype=np.int16)
+    cube[8] = -32768
+    item = small_item(archive.address("/files"), shape=(512, 512))
+    image = item["assets"]["image"]["href"].removeprefix(archive.host)
+    archive.files |= {image: cog(cube, tmp_path), "/item.json": json.dumps(item).encode()}
+    with open_scene(archive.address("/item.json")) as scene:
+        assert np.flatnonzero(~scene.valid_bands).tolist() == [8]
+    assert archive.bytes_sent[image] < len(archive.files[image]) / 3
 
 
 def test_layers_that_an_item_lacks_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):

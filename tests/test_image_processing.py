@@ -56,6 +56,40 @@ def test_single_images_batches_lists_numpy_and_torch_agree(processor):
     assert isinstance(as_numpy.pixel_values, np.ndarray) and isinstance(as_numpy.pixel_mask, np.ndarray)
 
 
+ARRAYS = {
+    "other byte order": lambda stored: stored.astype(">i2"),
+    "negative strides": lambda stored: stored[::-1, :, ::-1].copy()[::-1, :, ::-1],
+    "uint16": lambda stored: stored.astype(np.uint16),
+    "uint32 of the other byte order": lambda stored: stored.astype(">u4"),
+    "float16": lambda stored: stored.astype(np.float16),
+    "read only": lambda stored: np.broadcast_to(stored, stored.shape),
+    "bfloat16 tensor": lambda stored: torch.from_numpy(stored).bfloat16(),
+    "tensor with gradients": lambda stored: torch.from_numpy(stored.astype(np.float32)).requires_grad_(),
+    "masked array": np.ma.masked_array,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_of_every_kind_are_taken(processor, kind):
+    stored = image() // 64 * 64  # so that half precision holds it
+    stored = np.where(stored > 4096, 4096, stored).astype(np.int16)
+    outputs = processor(ARRAYS[kind](stored))
+    tolerance = 0.1 if kind == "bfloat16 tensor" else 1e-5
+    np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored), atol=tolerance)
+    assert not outputs.pixel_values.requires_grad
+
+
+def test_masked_pixels_are_no_data(processor):
+    mask = np.zeros((4, 5, 6), dtype=bool)
+    mask[2, 1, 3] = True
+    for dtype in (np.int16, np.float32):
+        outputs = processor(np.ma.masked_array(image(dtype=dtype), mask))
+        expected = np.ones((5, 6), dtype=int)
+        expected[1, 3] = 0
+        np.testing.assert_array_equal(outputs.pixel_mask[0], expected)
+        assert (outputs.pixel_values[0, :, 1, 3] == 0).all()
+
+
 def test_bands_are_picked_by_index_from_the_sensors_files(processor):
     stored = image(6)
     outputs = processor(stored)
@@ -170,6 +204,11 @@ def test_saved_statistics_come_back(processor, tmp_path):
         ([image(), image()[:, :3]], {}, ["must have one shape"]),
         ([], {}, ["no image"]),
         (image(), {"return_tensors": "tf"}, ["'pt' or 'np', got 'tf'"]),
+        (image(), {"scale": "10000"}, ["`scale` must be a number, got '10000'"]),
+        (image(), {"scale": 0}, ["`scale` must be positive, got 0"]),
+        (image(), {"nodata": [0]}, ["`nodata` must be a number, got [0]"]),
+        (image().astype(complex), {}, ["an image of numbers", "complex128"]),
+        (image().astype(str), {}, ["an image of numbers"]),
     ],
 )
 def test_bad_images(processor, stored, arguments, words):

@@ -497,6 +497,29 @@ def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
     np.testing.assert_array_equal(torch_outputs["classes"], classes)
 
 
+def test_pipeline_takes_arrays_of_every_kind(dense, processor):
+    classify = pipeline(TASK, model=dense, image_processor=processor)
+    pixels = image()
+    expected = classify(pixels, wavelengths=CENTRES)["classes"]
+    mask = np.zeros(pixels.shape, dtype=bool)
+    mask[3, 4, 5] = True
+    for array in (
+        pixels.astype(">i2"),
+        pixels[:, ::-1].copy()[:, ::-1],
+        torch.from_numpy(pixels.astype(np.float32)).requires_grad_(),
+        np.ma.masked_array(pixels, np.zeros(pixels.shape, dtype=bool)),
+    ):
+        np.testing.assert_array_equal(classify(array, wavelengths=CENTRES)["classes"], expected)
+    assert classify(torch.from_numpy(pixels).bfloat16(), wavelengths=CENTRES)["classes"].shape == expected.shape
+    masked = classify(np.ma.masked_array(pixels, mask), wavelengths=CENTRES)["classes"]
+    assert masked[4, 5] == NO_CLASS and (masked == NO_CLASS).sum() == (expected == NO_CLASS).sum() + 1
+    for one in classify([pixels, pixels], wavelengths=CENTRES, batch_size=2):
+        np.testing.assert_array_equal(one["classes"], expected)
+    for name, value in (("nodata", "none"), ("scale", [1])):
+        with pytest.raises(ValueError, match=f"`{name}` must be a number"):
+            classify(pixels, wavelengths=CENTRES, **{name: value})
+
+
 def test_pipeline_says_what_is_wrong(dense, processor, tmp_path):
     classify = pipeline(TASK, model=dense, image_processor=processor)
     with pytest.raises(ValueError, match="bands, height, width"):

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from conftest import assert_one_clear_line
+from rasterio.warp import transform as transform_coordinates
 from small_benchmarks import write_houston, write_raster
 from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_small_checkpoint, write_small_scene
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
@@ -104,6 +106,46 @@ def test_classes_without_training_pixels_are_named(run_script, tmp_path, caplog)
     given = ("--model", "knn", "--window_size", 5, "--output_dir", tmp_path / "output")
     assert run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *given).returncode == 0
     assert "class water has" in caplog.text
+
+
+def test_points_in_a_vector_file_train_a_model_that_maps_the_scene(run_script, tmp_path) -> None:
+    pytest.importorskip("pyogrio")
+    folder = write_small_scene(tmp_path / "scene")
+    _, labels = small_cube()
+    with rasterio.open(folder / "images" / "scene.tif") as dataset:
+        crs, transform = dataset.crs, dataset.transform
+    generator = np.random.default_rng(0)
+    rows, columns = np.nonzero(labels != 255)
+    drawn = generator.choice(len(rows), 60, replace=False)
+    features = []
+    for row, column in zip(rows[drawn], columns[drawn], strict=True):
+        x, y = transform @ (column + generator.uniform(), row + generator.uniform())
+        (longitude,), (latitude,) = transform_coordinates(crs, "EPSG:4326", [x], [y])
+        geometry = {"type": "Point", "coordinates": [longitude, latitude]}
+        properties = {"cover": CLASS_NAMES[labels[row, column]], "surveyor": "someone"}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    points = tmp_path / "points.geojson"
+    points.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    given = ["--data_dir", folder, "--images", "images/scene.tif", "--labels", points, "--class_column", "cover"]
+    output = tmp_path / "output"
+    arguments = [*given, *AREAS, "--model", "hsst", "--model_name_or_path", write_small_checkpoint(tmp_path / "hsst")]
+    result = run_script(SCRIPT, *arguments, "--max_steps", 120, "--learning_rate", "1e-2", "--output_dir", output)
+    assert result.returncode == 0, result.stderr
+    results = json.loads((output / "all_results.json").read_text())
+    assert results["class_names"] == sorted(CLASS_NAMES)
+    counts = np.array([results["labelled_pixels"][split] for split in ("train", "test")])
+    train, test = columns[drawn] < 22, columns[drawn] >= 28
+    assert counts.sum(axis=1).tolist() == [train.sum(), test.sum()] and results["overall_accuracy"] > 0.6
+    image = folder / "images" / "scene.tif"
+    result = run_script("predict_scene.py", image, "--model", output, "--output", tmp_path / "map.tif")
+    assert result.returncode == 0, result.stderr
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        classes = dataset.read(1)
+    in_order = np.array([sorted(CLASS_NAMES).index(name) for name in CLASS_NAMES])
+    known = labels != 255
+    assert (classes[known] == in_order[labels[known]]).mean() > 0.6
+    result = run_script(SCRIPT, *given[:-2], *AREAS, "--model", "knn", "--output_dir", tmp_path / "none")
+    assert_one_clear_line(result, points, "cover", "surveyor")
 
 
 def bad_inputs():

@@ -62,6 +62,32 @@ def tiles(tmp_path):
     return folder
 
 
+def test_what_images_do_not_state_is_given(tiles, tmp_path, run_script):
+    """Reflectance from 0 to 1 without wavelengths, told by --scale and --wavelengths, trains the same model."""
+    fractions = tmp_path / "fractions"
+    fractions.mkdir()
+    for path in sorted(tiles.glob("*.tif")):
+        with rasterio.open(path) as dataset:
+            stored = dataset.read()
+        write_tile(fractions / path.name, np.where(stored == -32768, np.nan, stored / 10000).astype(np.float32))
+    given = ["--wavelengths", tmp_path / "bands.csv", "--scale", 1]
+    (tmp_path / "bands.csv").write_text("".join(f"{450 + 30 * band}\n" for band in range(NUM_BANDS)))
+    losses, statistics = [], []
+    for folder, options in ((tiles, []), (fractions, given)):
+        output = tmp_path / f"from {folder.name}"
+        arguments = ["--train_dir", folder, "--output_dir", output, *options, *ARGUMENTS, "--max_train_steps", 2]
+        result = run_script("run_mim.py", *arguments)
+        assert result.returncode == 0, result.stderr
+        losses.append(json.loads((output / "all_results.json").read_text())["eval_loss"])
+        statistics.append(json.loads((output / "preprocessor_config.json").read_text())["image_mean"])
+        corpus = ["--data_dir", folder, "--output_dir", tmp_path / f"corpus of {folder.name}", *options]
+        result = run_script("prepare_enmap.py", *corpus)
+        assert result.returncode == 0 and "not used" not in result.stderr, result.stderr
+    assert losses[0] == losses[1] and statistics[0] == statistics[1]
+    result = run_script("run_mim.py", "--train_dir", fractions, "--output_dir", tmp_path / "none", *ARGUMENTS)
+    assert_one_clear_line(result, "tile_0.tif", "--scale 1")
+
+
 def parameter_hash(folder):
     state = AutoModelForMaskedImageModeling.from_pretrained(folder).state_dict()
     return hashlib.sha256(b"".join(state[name].numpy().tobytes() for name in sorted(state))).hexdigest()

@@ -508,9 +508,10 @@ def test_raster_whose_own_wavelengths_contradict_the_metadata(folder: Path):
     assert_one_line(error, image)
 
 
-# Stored numbers
+# Official files
 
 
+@needs_official_files
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_official_qualification_product(tmp_path: Path, unpacked: bool):
     path = OFFICIAL / "enmap_L2A_gtif_qualification.zip"

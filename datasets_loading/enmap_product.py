@@ -27,7 +27,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import ProductError, fail, is_hidden, walk_files
+from datasets_loading.raster_file import ProductError, fail, is_hidden, parse_xml, to_number, walk_files
 from datasets_loading.raster_formats import GdalFile
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
@@ -195,7 +195,7 @@ class EnMAPProduct:
                 fail(path, "the product's METADATA.XML beside it", "none")
         content, metadata_file, locations = _find_files(path)
         where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
-        root = _parse_xml(content, where)
+        root = parse_xml(content, where)
         name = _read_name(root, metadata_file)
         quantity = check_level(_read_level(root, name), radiance, where)
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
@@ -538,20 +538,6 @@ def _read_notes(root: ElementTree.Element) -> tuple[str, ...]:
     return (f"corrected in the mode {correction}: pixels of water hold water reflectance{kind}",)
 
 
-class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
-    """Stops at a document type declaration: products have none, and entities can only be declared in one."""
-
-    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
-        raise ElementTree.ParseError("a document type declaration")
-
-
-def _parse_xml(content: bytes, where: str) -> ElementTree.Element:
-    try:
-        return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BuilderWithoutDoctype()))
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        fail(where, "well-formed XML", f"{error or 'none'}")
-
-
 def _read_name(root: ElementTree.Element, metadata_file: str) -> str:
     for file_name in (root.findtext("metadata/name", "").strip(), PurePosixPath(metadata_file).name):
         match = _FILE_NAME.fullmatch(file_name)
@@ -568,14 +554,14 @@ def _read_bands(
     elements = root.findall("specific/bandCharacterisation/bandID")
     if not elements:
         fail(where, "a list of bands (specific/bandCharacterisation/bandID)", "none")
-    numbers = np.array([_number(element.get("number"), "a band's number", where) for element in elements])
+    numbers = np.array([to_number(element.get("number"), "a band's number", where) for element in elements])
     if not np.array_equal(np.sort(numbers), np.arange(1, len(numbers) + 1)):
         fail(where, f"bands numbered from 1 to {len(numbers)}, each once", _shortened(numbers))
 
     def values(tag: str) -> np.ndarray:
         return np.array(
             [
-                _number(element.findtext(tag), f"a {tag} in band {int(number)}", where)
+                to_number(element.findtext(tag), f"a {tag} in band {int(number)}", where)
                 for number, element in zip(numbers, elements, strict=True)
             ]
         )
@@ -594,7 +580,7 @@ def _read_detectors(root: ElementTree.Element, file_bands: np.ndarray, where: st
     lists = {}
     for detector in ("VNIR", "SWIR"):
         text = root.findtext(f"specific/{detector.lower()}ProductQuality/expectedChannelsList", "")
-        channels = [_number(number, "channel numbers", where) for number in text.split(",") if number.strip()]
+        channels = [to_number(number, "channel numbers", where) for number in text.split(",") if number.strip()]
         lists[detector] = [int(channel) for channel in channels]
     detector_of_channel = {channel: detector for detector, channels in lists.items() for channel in channels}
     detectors = tuple(detector_of_channel.get(int(band), "unknown") for band in file_bands)
@@ -610,7 +596,7 @@ def _read_detectors(root: ElementTree.Element, file_bands: np.ndarray, where: st
 def _read_valid_bands(root: ElementTree.Element, file_bands: np.ndarray, where: str) -> np.ndarray | None:
     """Which bands hold data by their stated means, in ascending wavelength; None where a mean is missing."""
     means = {
-        element.get("number"): _number(element.findtext("mean"), "a mean in product/bandStatistics", where)
+        element.get("number"): to_number(element.findtext("mean"), "a mean in product/bandStatistics", where)
         for element in root.findall("product/bandStatistics/bandID")
     }
     if any(str(band) not in means for band in file_bands):
@@ -619,8 +605,8 @@ def _read_valid_bands(root: ElementTree.Element, file_bands: np.ndarray, where: 
 
 
 def _read_shape(root: ElementTree.Element, where: str) -> tuple[int, int]:
-    height = _number(root.findtext("specific/heightOfOrthoScene"), "specific/heightOfOrthoScene in pixels", where)
-    width = _number(root.findtext("specific/widthOfOrthoScene"), "specific/widthOfOrthoScene in pixels", where)
+    height = to_number(root.findtext("specific/heightOfOrthoScene"), "specific/heightOfOrthoScene in pixels", where)
+    width = to_number(root.findtext("specific/widthOfOrthoScene"), "specific/widthOfOrthoScene in pixels", where)
     return int(height), int(width)
 
 
@@ -635,17 +621,7 @@ def _read_time(root: ElementTree.Element, where: str) -> datetime:
 
 def _read_sun_elevation(root: ElementTree.Element, where: str) -> float:
     text = root.findtext("specific/sunElevationAngle/center")
-    return _number(text, "degrees in specific/sunElevationAngle/center", where)
-
-
-def _number(text: str | None, expected: str, where: str) -> float:
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = float("nan")
-    if not np.isfinite(number):
-        fail(where, expected, "none" if text is None or not text.strip() else repr(text))
-    return number
+    return to_number(text, "degrees in specific/sunElevationAngle/center", where)
 
 
 def _shortened(numbers: np.ndarray) -> str:

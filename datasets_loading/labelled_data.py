@@ -255,6 +255,8 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
     mask = file.read_mask(slice(0, height), slice(0, width))
     file.close()
     without = ~np.isfinite(values) if mask is None else ~np.isfinite(values) | ~mask
+    if values.dtype.kind == "f":
+        without |= np.abs(values) > 1e30
     if file.stated.nodata is not None:
         without |= values == file.stated.nodata
     # in a type that holds -1, which the unsigned ones of most label files do not

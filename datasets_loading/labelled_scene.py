@@ -192,9 +192,21 @@ class LabelledScene(LabelledBuilder):
                 allow_outside=len(cubes) > 1,
             )
             logger.warning("%s on %s: %s", path, cube.name, labels.description)
-            names = dict(enumerate(labels.class_names))
-            found.append(np.where(labels.values < 0, UNLABELLED, labels.values - 1).astype(np.uint8))
-        return names, found
+            found.append(np.where(labels.values < 0, UNLABELLED, labels.values - 1))
+        # Numbers that mean no class in rasters mean none here
+        none = {str(value) for value in (*NEVER_CLASSES, *((0,) if config.unlabelled is None else config.unlabelled))}
+        kept = [
+            number
+            for number, name in enumerate(labels.class_names)
+            if config.class_names is not None or name not in none
+        ]
+        left_out = [name for name in labels.class_names if labels.class_names.index(name) not in kept]
+        if left_out:
+            logger.warning("%s: read as unlabelled: %s (--unlabelled)", path, ", ".join(left_out))
+        table = np.full(UNLABELLED + 1, UNLABELLED, dtype=np.uint8)
+        table[kept] = np.arange(len(kept))
+        names = {number: labels.class_names[old] for number, old in enumerate(kept)}
+        return names, [table[values] for values in found]
 
 
 def make_split(config: LabelledSceneConfig, scenes: Sequence[Scene], labels: Labels) -> Split:
@@ -311,6 +323,13 @@ def _class_names(
         if not names:
             unlabelled = (0,) if config.unlabelled is None else config.unlabelled
             names = {value: f"class {value}" for value in values if value not in unlabelled}
+            if config.unlabelled is None and 0 in values and values == set(range(len(values))):
+                count = sum(int((raster == 0).sum()) for raster in rasters)
+                logger.warning(
+                    "%s: 0 is read as unlabelled (%d pixels). Where it is a class, say --unlabelled 255",
+                    label_paths[0],
+                    count,
+                )
     if len(names) > UNLABELLED:
         raise ProductError(f"{label_paths[0]}: expected at most {UNLABELLED} classes, got {len(names)} label values")
     return dict(sorted(names.items()))

@@ -50,7 +50,7 @@ from datasets_loading.shards import (
     write_statistics_and_card,
     write_text,
 )
-from datasets_loading.tiles import Sources, cut_product, find_sources, open_image
+from datasets_loading.tiles import Notes, Sources, cut_product, find_sources, open_image
 from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class CutSettings:
         tile_size: side of a tile in pixels; smaller GeoTIFF tiles stay as they are.
         max_nodata: largest share of a tile's pixels off the swath or without data.
         max_cloud: largest share of a tile's pixels classified as cloud.
-        wavelength_file, scale, nodata, radiance: how to read images that do not say so themselves, as for
+        wavelength_file, scale, nodata, variable, radiance: how to read images that do not say so themselves, as for
             `datasets_loading.rasters.open_raster`.
 
     Raises:
@@ -82,6 +82,7 @@ class CutSettings:
     wavelength_file: str | None = None
     scale: float | None = None
     nodata: float | None = None
+    variable: str | None = None
     radiance: bool = False
 
     @property
@@ -91,6 +92,7 @@ class CutSettings:
             "wavelengths": self.wavelength_file,
             "scale": self.scale,
             "nodata": self.nodata,
+            "variable": self.variable,
             "radiance": self.radiance,
         }
 
@@ -363,6 +365,8 @@ def _product_rows(source: Source, settings: CutSettings, bands: Bands, tally: Ta
     (path,) = source.paths
     with EnMAPProduct.open(path, radiance=settings.radiance) as product:
         bands.check(product.num_bands, product.wavelengths, path)
+        if product.notes:
+            logger.warning("%s: %s", path, "; ".join(product.notes))
         tally.wavelengths, tally.fwhm = product.wavelengths, product.fwhm
         tally.valid_bands = np.zeros(product.num_bands, dtype=bool)
         cuts = cut_product(product, settings.tile_size, settings.max_nodata, settings.max_cloud)
@@ -393,15 +397,21 @@ def _product_rows(source: Source, settings: CutSettings, bands: Bands, tally: Ta
 
 
 def _tile_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
+    notes = Notes()
     for path in source.paths:
+        num_rows = 0
         try:
             with open_image(path, **settings.reading) as raster:
-                raster.tell()
+                notes.add(path, raster.notes)
                 bands.check(raster.num_bands, raster.wavelengths, path)
                 name = path.relative_to(source.root).with_suffix("").as_posix()
-                yield from _image_rows(raster, name, settings, tally)
+                for row in _image_rows(raster, name, settings, tally):
+                    num_rows += 1
+                    yield row
         except ProductError as error:
-            tally.errors.append(str(error))
+            kept = f"; {num_rows} tiles before the damage are kept" if num_rows else ""
+            tally.errors.append(f"{error}{kept}")
+    notes.tell(source.root)
 
 
 def _image_rows(raster: Raster, name: str, settings: CutSettings, tally: Tally) -> Iterator[dict[str, Any]]:
@@ -509,10 +519,15 @@ def _settle_bands(
     path = folder / SETTINGS_NAME
     if records and path.is_file():
         content = json.loads(path.read_text())
-        cut = {name: content.get(name) for name in asdict(settings)}
-        if cut != asdict(settings):
-            changed = ", ".join(f"{name} {cut[name]}" for name in cut if cut[name] != asdict(settings)[name])
-            raise ValueError(f"{folder}: expected the settings of its first run ({changed}), got others; choose anew")
+        # As text, for the nodata value NaN is not equal to itself
+        own = {name: json.dumps(value) for name, value in asdict(settings).items()}
+        usual = asdict(CutSettings())
+        cut = {name: json.dumps(content.get(name, usual[name])) for name in own}
+        if cut != own:
+            changed = ", ".join(f"{name} {cut[name]}" for name in cut if cut[name] != own[name])
+            raise ValueError(
+                f"{folder}: expected the settings of its first run ({changed}), got others: use another --output_dir"
+            )
         wavelengths = content["wavelengths"]
         return Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
     bands = first_bands(sources, settings)

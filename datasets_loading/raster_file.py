@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,3 +127,29 @@ def walk_files(folder: Path) -> list[Path]:
 def is_hidden(path: PurePath) -> bool:
     """Whether a file, or a folder above it, is hidden: a product being written, or a twin "._" left by an archiver."""
     return any(part.startswith(".") for part in path.parts)
+
+
+class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
+    """Stops at a document type declaration: products have none, and entities can only be declared in one."""
+
+    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
+        raise ElementTree.ParseError("a document type declaration")
+
+
+def parse_xml(content: bytes, where: object) -> ElementTree.Element:
+    """The root of an XML document; raises ProductError where it is none, or declares a document type."""
+    try:
+        return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BuilderWithoutDoctype()))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        fail(where, "well-formed XML", f"{error or 'none'}")
+
+
+def to_number(text: str | None, expected: str, where: object) -> float:
+    """A finite number from a text; raises ProductError where it is none."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = float("nan")
+    if not np.isfinite(number):
+        fail(where, expected, "none" if text is None or not text.strip() else repr(text))
+    return number

@@ -56,9 +56,15 @@ _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 
 
 class GdalFile:
-    """A GeoTIFF, ENVI image or JPEG 2000 as a `RasterFile`; `location` may be a path of GDAL's file systems."""
+    """A GeoTIFF, ENVI image or JPEG 2000 as a `RasterFile`.
 
-    def __init__(self, location: str):
+    Args:
+        location: the file, or a path of GDAL's file systems.
+        with_wavelengths: whether to look for wavelengths in it: where others are given, its own may be wrong.
+    """
+
+    def __init__(self, location: str, with_wavelengths: bool = True):
+        self._with_wavelengths = with_wavelengths
         self.location = location
         self._datasets: dict[int, DatasetReader] = {}
         dataset = self.dataset
@@ -72,6 +78,8 @@ class GdalFile:
         self._has_mask = self._alpha is None and MaskFlags.per_dataset in flags
         self.shape = len(self._file_bands), dataset.height, dataset.width
         types = {dataset.dtypes[band - 1] for band in self._file_bands}
+        if any(kind.startswith("complex") for kind in types):
+            fail(location, "whole or real numbers", f"numbers of type {', '.join(sorted(types))}")
         self.dtype = np.result_type(*(np.dtype(kind) for kind in types))
         self.block_shape = dataset.block_shapes[0]
         self.stated = self._read_stated(dataset)
@@ -154,11 +162,16 @@ class GdalFile:
             )
             stated.gain, stated.offset, stated.quantity = gain / factor[0], shift / factor[0], "reflectance"
         nodata = np.array([np.nan if value is None else value for value in dataset.nodatavals])[places]
+        if dataset.driver == "ENVI" and ignored:
+            nodata[:] = _number(ignored)  # the library takes {-9999} for 0
         if not np.isnan(nodata).all():
             stated.nodata = float(nodata[0]) if (nodata == nodata[0]).all() else nodata
         tags = [dataset.tags(band) for band in self._file_bands]
         stated.good_bands = _good_bands(header, tags, len(tags), self.location)
-        centres, widths, unit = self._stated_wavelengths(dataset, header, tags)
+        if self._with_wavelengths:
+            centres, widths, unit = self._stated_wavelengths(dataset, header, tags)
+        else:
+            centres = None
         if centres is not None:
             stated.wavelengths, stated.fwhm, stated.notes = to_nanometres(centres, widths, unit, self.location)
         if not dataset.transform.is_identity:
@@ -216,8 +229,8 @@ class GdalFile:
 class ArrayFile:
     """An array of a MATLAB, NumPy, HDF5 or NetCDF file as a `RasterFile`.
 
-    Its bands are the axis that is as long as the file's own list of wavelengths, or those given. Where there are none,
-    they are the last axis of MATLAB, HDF5 and NetCDF files, (height, width, bands); NumPy files have no such usage.
+    Its bands are the axis that is as long as the file's own list of wavelengths, or those given. In MATLAB files
+    without any they are the last axis, (height, width, bands), as is the usage; other files have none.
     """
 
     def __init__(self, path: Path, variable: str | None = None, wavelengths: Any = None, dimensions: int = 3):
@@ -233,16 +246,20 @@ class ArrayFile:
         if dimensions == 2:
             self.axis, self.shape = -1, (1, shape[0], shape[1])
         else:
-            self._state_bands(arrays)
-            self._state_attributes()
+            good = self._state_bands(arrays, wavelengths is None)
             known = self._length_of(wavelengths)
             self.axis = self._band_axis(shape, known)
+            if good is not None and len(good) == shape[self.axis]:
+                self.stated.good_bands = good
+            self._state_attributes(shape[self.axis])
             height, width = (length for axis, length in enumerate(shape) if axis != self.axis)
             self.shape = (shape[self.axis], height, width)
         self.block_shape = min(self.shape[1], 64), self.shape[2]
 
-    def _state_bands(self, arrays: dict[str, tuple[tuple[int, ...], str]]) -> None:
-        """Wavelengths, widths and bad bands that stand in the file as arrays of their own, if they do."""
+    def _state_bands(
+        self, arrays: dict[str, tuple[tuple[int, ...], str]], with_wavelengths: bool
+    ) -> np.ndarray | None:
+        """Puts in wavelengths and widths that are arrays of the file; gives its list of good bands."""
         shape = arrays[self.variable][0]
 
         def find(names: re.Pattern[str]) -> tuple[str, np.ndarray] | None:
@@ -253,28 +270,31 @@ class ArrayFile:
             return None
 
         centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
-        if centres is not None:
+        if centres is not None and with_wavelengths:
             unit = next((unit for unit in ("nm", "um") if centres[0].lower().endswith(unit)), None)
             fits = widths is not None and widths[1].shape == centres[1].shape
             self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometres(
                 centres[1], widths[1] if widths is not None and fits else None, unit, self.path
             )
-        if good is not None:
-            self.stated.good_bands = good[1] > 0
+        return None if good is None else good[1] > 0
 
-    def _state_attributes(self) -> None:
+    def _state_attributes(self, num_bands: int) -> None:
         """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
         attributes = getattr(self._array(), "attrs", {})
         held = {
             name: np.ravel(attributes[name])
-            for name in ("_FillValue", "scale_factor", "add_offset", "units")
+            for name in ("missing_value", "_FillValue", "scale_factor", "add_offset", "units")
             if name in attributes
         }
-        if "_FillValue" in held:
-            self.stated.nodata = float(held["_FillValue"][0])
+        for name in ("scale_factor", "add_offset"):
+            if name in held and held[name].size not in (1, num_bands):
+                fail(self.path, f"one {name}, or one for each of {num_bands} bands", f"{held[name].size}")
+        for name in ("missing_value", "_FillValue"):
+            if name in held:
+                self.stated.nodata = float(held[name][0])
         if "scale_factor" in held or "add_offset" in held:
-            self.stated.gain = np.array([float(held.get("scale_factor", [1])[0])])
-            self.stated.offset = np.array([float(held.get("add_offset", [0])[0])])
+            self.stated.gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
+            self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
         if "units" in held and is_radiance(str(held["units"][0])):
             self.stated.quantity = "radiance"
 
@@ -289,16 +309,16 @@ class ArrayFile:
         return len(read_wavelength_file(sidecar)[0]) if sidecar.is_file() else None
 
     def _band_axis(self, shape: tuple[int, ...], known: int | None) -> int:
-        if known is None and self.path.suffix.lower() in (".npy", ".npz"):
-            size = " x ".join(map(str, shape))
-            advice = "none: they tell which of its axes are the bands (--wavelengths, or wavelengths.txt beside it)"
+        size, is_matlab = " x ".join(map(str, shape)), self.path.suffix.lower() == ".mat"
+        if is_matlab and known in (None, shape[2]):
+            return 2
+        if known is None:
+            advice = "none, so that its band axis is unknown: give --wavelengths, or wavelengths.txt beside it"
             fail(self.path, f"the wavelengths of an array of {size}", advice)
-        usual = 2
-        if known is None or shape[usual] == known:
-            return usual
         fitting = [axis for axis in (2, 0, 1) if shape[axis] == known]
-        if not fitting:
-            fail(self.path, f"{known} bands as there are wavelengths", f"an array of {' x '.join(map(str, shape))}")
+        if len(fitting) != 1:
+            where = "no axis" if not fitting else f"{len(fitting)} axes"
+            fail(self.path, f"one axis of {known} bands as there are wavelengths", f"{where} in an array of {size}")
         return fitting[0]
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
@@ -377,7 +397,10 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
         header = dataset.tags(ns="ENVI")
         if dataset.driver == "ENVI" and header.get("file_compression", "0").strip() in ("", "0"):
             sizes = sum(np.dtype(kind).itemsize for kind in dataset.dtypes) * dataset.width * dataset.height
-            sizes += int(float(header.get("header_offset", 0) or 0))
+            start = _number(header.get("header_offset", "0").strip() or "0")
+            if not (np.isfinite(start) and start >= 0):
+                fail(location, "a number as 'header offset' in its ENVI header", repr(header["header_offset"]))
+            sizes += int(start)
             if size < sizes:
                 fail(location, f"{sizes:,} bytes as its ENVI header declares", f"{size:,}: it was cut off")
         elif dataset.driver == "GTiff":
@@ -505,7 +528,7 @@ def _choose_array(
         and not (dimensions == 3 and 3 in shape and np.dtype(dtype) == np.uint8)
     ]
     if len(fitting) != 1:
-        flag = "--image_variable" if dimensions == 3 else "--label_variable"
+        flag = "--variable, of labelled scenes --image_variable" if dimensions == 3 else "--label_variable"
         fail(path, f"one array with {dimensions} dimensions", f"{len(fitting)} ({held}): name it ({flag})")
     return fitting[0]
 

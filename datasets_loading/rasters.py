@@ -99,13 +99,15 @@ class Raster:
         self.good_bands = good[self._order]
         for name, value in (("scale", scale), ("offset", offset), ("nodata", nodata)):
             _check_number(name, value, path)
-        self._nodata_is_given = nodata is not None
-        self._nodata = stated.nodata if nodata is None else nodata
+        self._no_fills = nodata is not None and bool(np.isnan(nodata))
+        self._nodata = stated.nodata if nodata is None else None if self._no_fills else nodata
+        if nodata is not None and stated.nodata is not None and not np.array_equal(stated.nodata, nodata):
+            self.notes.append(f"its declared nodata {_range(stated.nodata)} is overruled")
         if self._nodata is not None and np.dtype(file.dtype) == np.float32:
             with np.errstate(over="ignore"):  # a number as the file can hold it
                 self._nodata = np.asarray(self._nodata, dtype=np.float32).astype(np.float64)[()]
-        self._trusted = trusted and scale is None
-        if stated.quantity == "radiance" and not radiance and scale is None:
+        self._trusted = trusted and scale is None and stated.quantity == "reflectance"
+        if stated.quantity == "radiance" and not radiance:
             fail(
                 path,
                 "reflectance",
@@ -143,7 +145,7 @@ class Raster:
         """
         chosen, values, valid = self._read(window, bands, bytes_per_number=8)
         with np.errstate(invalid="ignore", over="ignore"):
-            reflectance = values.astype(np.float32, copy=values.dtype == np.float32)
+            reflectance = values.astype(np.float32, copy=False)
             reflectance *= self.gain[chosen, None, None].astype(np.float32)
             reflectance += self.offset[chosen, None, None].astype(np.float32)
         reflectance[~valid] = np.nan
@@ -177,7 +179,7 @@ class Raster:
             beyond += int((~fits).sum())
             stored[number][inside] = np.where(fits, numbers_, ENMAP.nodata).astype(np.int16)
         if beyond:
-            self._tell(f"reflectance beyond 3.2767 taken for no data, first in {beyond:,} numbers of a part")
+            self._tell(f"numbers beyond 3.2767 treated as no data, first in {beyond:,} numbers of a part")
         return stored
 
     @cached_property
@@ -275,7 +277,7 @@ class Raster:
             without = np.broadcast_to(~mask, values.shape).copy()
         if values.dtype.kind in "fc":
             unknown = ~np.isfinite(values)
-            if not self._nodata_is_given:
+            if not self._no_fills:
                 unknown |= values < -1e30
             if unknown.any():
                 without = unknown if without is None else without | unknown
@@ -298,7 +300,7 @@ class Raster:
 
     def _implausible_fills(self, gain: np.ndarray, shift: np.ndarray) -> list[float]:
         """Usual fills that can be stored, are not declared, and would be no reflectance."""
-        if self._nodata_is_given or self._trusted:
+        if self._no_fills or self._trusted:
             return []
         dtype = np.dtype(self._file.dtype)
         limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(np.float32)
@@ -318,7 +320,27 @@ class Raster:
             every_band = np.arange(self.num_bands)
             windows = list(self._sample_windows())
             self._held = [(window, self._file.read(every_band.tolist(), *window.toslices())) for window in windows]
+            if len(windows) > 1 and not any(self._may_be_data(values).any() for _, values in self._held):
+                self._held += self._first_data(every_band)
         return self._held
+
+    def _first_data(self, every_band: np.ndarray) -> list[tuple[Window, np.ndarray]]:
+        """A part of a large image whose sample holds no data: pixels of the first rows that do."""
+        some = every_band[:: max(1, self.num_bands // 8)]
+        for window in row_windows((self.height, self.width), _SAMPLE_SIDE):
+            found = self._may_be_data(self._file.read(some.tolist(), *window.toslices())).any(axis=(0, 1))
+            if found.any():
+                column = int(np.argmax(found)) // _SAMPLE_SIDE * _SAMPLE_SIDE
+                part = Window(column, window.row_off, min(_SAMPLE_SIDE, self.width - column), window.height)
+                return [(part, self._file.read(every_band.tolist(), *part.toslices()))]
+        return []
+
+    def _may_be_data(self, values: np.ndarray) -> np.ndarray:
+        """Numbers that are neither the nodata value nor a usual fill, bool."""
+        fills = () if self._no_fills else USUAL_FILLS
+        nodata = () if self._nodata is None else np.unique(self._nodata)
+        without = [_equal(values, float(number)) for number in (*fills, *nodata)]
+        return np.isfinite(values) & ~np.logical_or.reduce([*without, values < -1e30])
 
     def _sample_windows(self) -> Iterator[Window]:
         if self.num_bands * self.height * self.width <= _LARGEST_SAMPLE:
@@ -365,7 +387,7 @@ class Raster:
 
     @cached_property
     def _sample_without_fills(self) -> np.ndarray:
-        if self._nodata_is_given:
+        if self._no_fills:
             return self._sample
         fills = [self._sample == fill for fill in USUAL_FILLS]
         return np.where(np.logical_or.reduce([*fills, self._sample < -1e30]), np.nan, self._sample)
@@ -375,56 +397,86 @@ class Raster:
     ) -> tuple[np.ndarray, np.ndarray, str]:
         """Gain and offset that give reflectance, float64 (bands,) each in the order of the file, and where from."""
         stated, ones = self._file.stated, np.ones(self.num_bands)
-        if scale is not None:
-            if scale <= 0:
-                fail(self.path, "a positive scale", f"{scale:g}")
-            return ones / scale, ones * (offset or 0.0), f"given: reflectance x {scale:g}"
         gain = ones if stated.gain is None else ones * stated.gain
-        shift = np.zeros(self.num_bands) if stated.offset is None else ones * stated.offset
-        if offset is not None:
-            shift = ones * offset
+        shift = 0.0 * ones if stated.offset is None else ones * stated.offset
         if not (np.isfinite(gain).all() and np.isfinite(shift).all() and gain.all()):
             bad = gain[~(np.isfinite(gain) & (gain != 0))]
             fail(self.path, "a finite scale other than 0 in each band", f"{bad[0] if len(bad) else 'an offset NaN'}")
-        if self._trusted and stated.quantity in ("reflectance", "radiance"):
-            return gain, shift, f"stated: gain {_range(gain)}, offset {_range(shift)}"
+        own = f"gain {_range(gain)}, offset {_range(shift)}"
+        if scale is not None:
+            if scale <= 0:
+                fail(self.path, "a positive scale", f"{scale:g}")
+            if stated.quantity is not None or not np.allclose(gain, 1) or shift.any():
+                self.notes.append(f"what it states ({own}) is overruled by the given scale {scale:g}")
+            gain, shift, source = ones / scale, 0.0 * ones, f"given: reflectance x {scale:g}"
+        elif self._trusted:
+            source = f"stated: {own}"
+        else:
+            factor, source = self._decide(gain, shift, radiance)
+            gain, shift = gain / factor, shift / factor
+        if offset is not None:
+            shift = ones * offset
+        return gain, shift, source
+
+    def _decide(self, gain: np.ndarray, shift: np.ndarray, radiance: bool) -> tuple[float, str]:
+        """What number * gain + offset has to be divided by to be reflectance (or radiance), and where that is from.
+
+        Raises:
+            ProductError: the numbers can be read in two ways.
+        """
+        stated = self._file.stated
+        own = f"gain {_range(gain)}, offset {_range(shift)}"
+        is_scaled = not np.allclose(gain, 1)
+        quantity = stated.quantity or ("radiance" if radiance else "reflectance" if is_scaled else None)
         high = self._typical_highest(gain, shift)
-        if high is None:  # no pixel with data: nothing can be read wrongly
-            own = stated.quantity is not None or not np.allclose(gain, 1)
-            return (gain, shift, "stated") if own else (gain / ENMAP.scale, shift / ENMAP.scale, "no pixel with data")
-        quantity = stated.quantity or ("reflectance" if not np.allclose(gain, 1) else None)
-        if quantity is not None and high <= _HIGHEST_REFLECTANCE and (high > 2e-3 or quantity == "radiance"):
-            return gain, shift, f"stated: gain {_range(gain)}, offset {_range(shift)}"
-        shape = self._infrared_to_green
-        if quantity is None and high <= _HIGHEST_REFLECTANCE and (shape or 0) > _LOWEST_INFRARED and not radiance:
+        if high is None:  # no pixel holds data: nothing can be read wrongly
+            return (1.0, f"stated: {own}") if quantity is not None else (ENMAP.scale, "no pixel with data")
+        falls = self._infrared_to_green
+        doubt = "its spectra fall towards 2200 nm as radiance does, or as those of water and snow do"
+        largest = 3.2767 if quantity == "radiance" else _HIGHEST_REFLECTANCE
+        if quantity is not None and high <= largest and (high > 2e-3 or quantity == "radiance"):
+            # A gain alone may also be one of radiance
+            if stated.quantity is None and not radiance and falls is not None and falls < _LOWEST_INFRARED / 2:
+                self.notes.append(doubt)
+            return 1.0, f"stated: {own}"
+        has_fractions = self._has_fractions
+        fraction_like = quantity is None and has_fractions and high <= _HIGHEST_REFLECTANCE
+        if fraction_like and (falls or 0) > _LOWEST_INFRARED:
             self.notes.append(f"no scale stated: fractions up to {high:.3g} read as reflectance from 0 to 1")
-            return gain, shift, "assumed: reflectance x 1"
-        stated_text = "" if quantity is None else f" after its gain of {_range(gain)} and offset of {_range(shift)}"
-        dtype = np.dtype(self._file.dtype)
-        unscaled = quantity is None or (quantity == "radiance" and np.allclose(gain, 1))
-        if unscaled and high > 255 and high <= 20_000 and dtype.itemsize > 1:
+            return 1.0, "assumed: reflectance x 1"
+        unscaled = quantity is None or (quantity == "radiance" and not is_scaled)
+        if unscaled and 255 < high <= 20_000 and np.dtype(self._file.dtype).itemsize > 1:
             what = quantity or "reflectance"
             self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as {what} x 10000")
-            if shape is not None and shape < _LOWEST_INFRARED / 2 and not radiance:
-                self.notes.append(
-                    "its spectra fall towards 2200 nm as radiance does, or as those of water and snow do"
-                )
-            return gain / ENMAP.scale, shift / ENMAP.scale, f"assumed: {what} x 10000"
-        reading = (
-            "which needs a scale (--scale) that makes it at most 3.2767"
-            if quantity == "radiance"
-            else "which may be reflectance from 0 to 1 (--scale 1), radiance, or something else"
-            if high <= _HIGHEST_REFLECTANCE
-            else "which may be percent (--scale 100), 8 bits (--scale 255) or dark reflectance x 10000 (--scale 10000)"
-            if high <= 255
-            else "far above 10000: reflectance x another scale (--scale), or radiance"
-        )
-        kind = "fractions" if high <= _HIGHEST_REFLECTANCE and quantity is None else f"numbers of {dtype}"
+            if falls is not None and falls < _LOWEST_INFRARED / 2 and not radiance:
+                self.notes.append(doubt)
+            return ENMAP.scale, f"assumed: {what} x 10000"
+
+        def advised(divisor: float) -> str:
+            # The given scale takes the place of what the file states
+            return f"--scale {divisor / float(np.median(gain)):g}"
+
+        if quantity == "radiance":
+            reading = "which needs a scale (--scale) that makes it at most 3.2767"
+        elif high <= _HIGHEST_REFLECTANCE and (has_fractions or quantity is not None):
+            reading = f"which may be reflectance from 0 to 1 ({advised(1)}), radiance, or something else"
+        elif high <= 255:
+            dark = f"dark reflectance x 10000 ({advised(10000)})"
+            reading = f"which may be percent ({advised(100)}), 8 bits ({advised(255)}) or {dark}"
+        else:
+            reading = "far above 10000: reflectance x another scale (--scale), or radiance"
+        kind = "fractions" if fraction_like else f"numbers of {np.dtype(self._file.dtype)}"
+        after = "" if quantity is None else f" after its {own}"
         fail(
             self.path,
             "stored numbers (reflectance x 10000), or the scale that makes them reflectance",
-            f"{kind} up to {high:.4g}{stated_text}, {reading}",
+            f"{kind} up to {high:.4g}{after}, {reading}",
         )
+
+    @property
+    def _has_fractions(self) -> bool:
+        known = self._sample_without_fills[np.isfinite(self._sample_without_fills)]
+        return bool((known != np.rint(known)).any())
 
     @cached_property
     def _infrared_to_green(self) -> float | None:
@@ -448,28 +500,64 @@ class Raster:
         return float(np.median(ratios)) if ratios.size else None
 
     def _typical_highest(self, gain: np.ndarray, shift: np.ndarray) -> float | None:
-        """What all but half a percent of the sample stay below, usual fills left out."""
+        """What all but half a percent of the sample stay below, usual fills left out; notes bands far beyond it."""
         values = self._sample_without_fills * gain[:, None] + shift[:, None]
-        known = values[np.isfinite(values)]
-        return float(np.percentile(known, 99.5)) if known.size else None
+        known = np.isfinite(values)
+        if not known.any():
+            return None
+        high = float(np.percentile(values[known], 99.5))
+        highest = np.where(known, values, -np.inf).max(axis=1)
+        median = float(np.median(highest[np.isfinite(highest)]))
+        beyond = np.flatnonzero(highest > 100 * max(abs(median), abs(high), 1e-6))
+        if len(beyond):
+            self.notes.append(
+                f"{len(beyond)} bands hold numbers a hundred times those of the others, the first is "
+                f"band {beyond[0] + 1} of the file, up to {highest[beyond[0]]:g}"
+            )
+        return high
 
     def _look_for_fills(self) -> None:
         """Notes undeclared fills by their count in the sample, and pixels that hold 0 in every band."""
         sample = self._sample
         huge = sample < -1e30
         found = [(fill, sample == fill) for fill in self._fills]
-        if huge.any() and not self._nodata_is_given:
+        if huge.any() and not self._no_fills:
             found.append((sample[huge].min(), huge))
             sample = np.where(huge, np.nan, sample)
         for fill, places in found:
             share = float(places.mean()) if sample.size else 0.0
             if share:
-                self.notes.append(f"{fill:g} taken for no data ({share:.1%} of the numbers; --nodata overrules)")
+                self.notes.append(f"{fill:g} treated as no data ({share:.1%} of the numbers; --nodata nan: data)")
+        self._check_lowest()
         known = np.isfinite(sample)
-        if self.num_bands >= 10 and not self._nodata_is_given:
+        if self.num_bands >= 10 and not self._no_fills:
             empty = float((known.any(axis=0) & ((sample == 0) | ~known).all(axis=0)).mean()) if sample.size else 0.0
             if empty:
                 self.notes.append(f"{empty:.1%} of the pixels hold 0 in every band and are read as data (--nodata 0)")
+
+    def _check_lowest(self) -> None:
+        """Refuses numbers far below 0, and notes a lowest number that occurs again and again, as fills do."""
+        values = self._sample_without_fills
+        known = values[np.isfinite(values)]
+        if not known.size:
+            return
+        gain, shift = np.empty(self.num_bands), np.empty(self.num_bands)
+        gain[self._order], shift[self._order] = self.gain, self.offset
+        lowest, count = float(known.min()), int((known == known.min()).sum())
+        with np.errstate(invalid="ignore"):
+            below = float((values * gain[:, None] + shift[:, None] < _LOWEST_REFLECTANCE).sum() / known.size)
+        if below > 1e-3 and not self._no_fills:
+            fail(
+                self.path,
+                f"reflectance above {_LOWEST_REFLECTANCE:g}",
+                f"{below:.1%} of the numbers below it, the lowest is {lowest:g}: --nodata {lowest:g} leaves that out, "
+                "--nodata nan takes all as data",
+            )
+        if lowest < 0 and count > 0.005 * known.size:
+            self.notes.append(
+                f"{count / known.size:.1%} of the numbers are {lowest:g}, the lowest, and read as data "
+                f"(--nodata {lowest:g})"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if not name.startswith("_sample")}
@@ -506,6 +594,7 @@ def open_raster(
     radiance: bool = False,
     orthorectified: bool = True,
     num_bands: int | None = None,
+    usual: Stated | None = None,
 ) -> Raster:
     """Opens an image of any format.
 
@@ -517,12 +606,13 @@ def open_raster(
         fwhm: full width at half maximum of each band in nm.
         scale: stored number that means a reflectance of 1, where the file does not state it, or wrongly.
         offset: reflectance of the stored number 0.
-        nodata: stored number of a pixel without data; NaN for none. By default what the file states, and the usual
-            fills that it does not state. NaN and infinity always are.
+        nodata: stored number of a pixel without data, in place of the one that the file states; NaN for none. The
+            usual fills, where they cannot be reflectance, are no data beside it. NaN and infinity always are.
         variable: array of a MATLAB, `.npz`, HDF5 or NetCDF file that holds several.
         radiance: take radiance as it is, which is refused otherwise.
         orthorectified: lay an image in sensor geometry on its map grid where it brings a lookup table (EMIT).
         num_bands: how many bands from the first one on are spectral ones; by default all.
+        usual: what is usual for files of this kind, in place of what the file does not state; its notes are said.
 
     Raises:
         ProductError: the file is missing, damaged, shorter than it declares or of another kind; wavelengths do not fit
@@ -540,6 +630,11 @@ def open_raster(
     if num_bands is not None:
         file = _first_bands(file, num_bands, path)
     _state_wavelengths(file.stated, file.shape[0], path, wavelengths, fwhm)
+    if usual is not None:
+        own = vars(file.stated)
+        fitting = {name: value for name, value in vars(usual).items() if np.size(value) in (1, file.shape[0])}
+        own |= {name: value for name, value in fitting.items() if own.get(name) is None}
+        file.stated.notes += usual.notes
     return Raster(
         file, path, scale=scale, offset=offset, nodata=nodata, radiance=radiance, trusted=spectrometer is not None
     )
@@ -550,7 +645,7 @@ def _open_file(path: Path, variable: str | None, wavelengths: Any) -> RasterFile
         fail(path, "an image", "a folder")
     if path.suffix.lower() in ARRAY_ENDINGS:
         return ArrayFile(path, variable, wavelengths)
-    return GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
+    return GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path), wavelengths is None)
 
 
 def _state_wavelengths(
@@ -598,7 +693,7 @@ def _equal(values: np.ndarray, number: float) -> np.ndarray:
     return np.zeros(values.shape, dtype=bool)
 
 
-def _range(values: np.ndarray) -> str:
+def _range(values: np.ndarray | float) -> str:
     low, high = float(np.min(values)), float(np.max(values))
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -38,7 +39,7 @@ class Tile:
     bounds: tuple[float, float, float, float]
 
 
-def read_tiles(folder: str | Path) -> list[Tile]:
+def read_tiles(folder: str | Path, **reading: Any) -> list[Tile]:
     """Read GeoTIFF tiles of reflectance whose wavelengths are known.
 
     Raises:
@@ -50,9 +51,10 @@ def read_tiles(folder: str | Path) -> list[Tile]:
         raise ValueError(f"{folder}: expected a folder of GeoTIFF tiles, found none")
     tiles = []
     for path in paths:
-        with open_raster(path) as raster:
+        with open_raster(path, **reading) as raster:
+            raster.tell()
             if raster.wavelengths is None:
-                raise ValueError(f"{path}: expected the tag `wavelength` (nm) on every band, found bands without")
+                raise ValueError(f"{path}: expected wavelengths of its bands (tags, wavelengths.txt), found none")
             transform = raster.transform or Affine.identity()
             (left, top), (right, bottom) = transform @ (0, 0), transform @ (raster.width, raster.height)
             reflectance, _ = raster.read()

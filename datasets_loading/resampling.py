@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -72,9 +73,7 @@ def resample_image(
     *,
     name: str | None = None,
     tile_size: int = 64,
-    wavelengths: Path | None = None,
-    scale: float | None = None,
-    nodata: float | None = None,
+    **reading: Any,
 ) -> ResampledImage:
     """Writes one image as tiles with EnMAP's 224 bands, of which the 22 of water vapour hold nodata as in products.
 
@@ -85,14 +84,12 @@ def resample_image(
         output_dir: where the tiles go; made if missing. A file appears there whole or not at all.
         name: how the names of the tiles begin; the image's name by default.
         tile_size: largest side of a tile in pixels; larger images are cut into parts of about equal size.
-        wavelengths: file with band centres in nm, and widths, one band a line, where the image states none.
-        scale: stored number of a reflectance of 1, where the image does not state it.
-        nodata: stored number of pixels without data, where the image does not state it.
+        reading: how to read the image where it does not say so itself, as for `open_scene`.
 
     Raises:
         ProductError: the image is damaged, states no wavelengths, or does not cover every band of EnMAP with data.
     """
-    with open_scene(path, wavelengths=wavelengths, scale=scale, nodata=nodata) as scene:
+    with open_scene(path, **reading) as scene:
         bands, weights = enmap_weights(scene)
         tiles, num_pixels = [], 0
         for window in tile_windows(scene.shape, tile_size):

@@ -30,7 +30,7 @@ from datasets_loading.enmap_product import (
     only_image,
     product_part,
 )
-from datasets_loading.raster_file import ProductError, fail, is_hidden
+from datasets_loading.raster_file import ProductError, Stated, fail, is_hidden
 from datasets_loading.rasters import Raster, open_raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import is_desis
@@ -175,7 +175,10 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
         product = EnMAPProduct.open(path, radiance=radiance)
         overruled = {name: value for name, value in reading.items() if value is not None and name != "orthorectified"}
         if overruled:
-            fail(path, "a product to state its own bands and numbers", f"{', '.join(overruled)} beside it")
+            options = ", ".join(f"--{name}" for name in overruled)
+            raise ProductError(
+                f"{path}: {options} cannot be used with a product, which states its own bands and numbers"
+            )
         scene = Scene(product, path)
         if product.notes:
             logger.warning("%s: %s", path, "; ".join(product.notes))
@@ -184,8 +187,9 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
     image = only_image(path) if path.is_dir() and not is_desis(path) else path
     if image is not None and product_part(image.name) == "SPECTRAL_IMAGE" and image.is_file():
         path = image
-        return Scene(open_lone_image(path, radiance=radiance, **reading), path)
-    raster = open_raster(path, radiance=radiance, **reading)
+        raster = open_lone_image(path, radiance=radiance, **reading)
+    else:
+        raster = open_raster(path, radiance=radiance, **reading)
     raster.tell()
     return Scene(raster, path)
 
@@ -217,28 +221,31 @@ def is_product(path: str | Path) -> bool:
 
 
 def open_lone_image(path: Path, **reading: Any) -> Raster:
-    """The spectral image of a product without its metadata: with EnMAP's nominal bands, which are said to be such.
+    """The spectral image of a product without its metadata: with EnMAP's nominal bands, which are noted to be such.
 
     Raises:
         ProductError: it has another number of bands than EnMAP, and states no wavelengths; or its name is that of
             radiance.
     """
+    if not path.name.upper().startswith("ENMAP"):
+        return open_raster(path, **reading)
     given = bool(reading.get("radiance")) or reading.get("scale") is not None
     check_level(level_in_name(path.name), given, path)
-    raster = open_raster(path, **{"scale": ENMAP.scale, "nodata": ENMAP.nodata, **_given(reading)})
+    usual = Stated(
+        wavelengths=np.array(ENMAP.wavelengths),
+        fwhm=np.array(ENMAP.fwhm),
+        gain=np.array(1 / ENMAP.scale),
+        nodata=float(ENMAP.nodata),
+        quantity="reflectance",
+        notes=[
+            "METADATA.XML is missing: EnMAP's nominal bands, a gain of 0.0001 and nodata -32768 taken where the image "
+            "does not state its own"
+        ],
+    )
+    raster = open_raster(path, **reading, usual=usual)
     if raster.wavelengths is None:
-        if raster.num_bands != ENMAP.num_bands:
-            fail(path, f"{ENMAP.num_bands} bands, or METADATA.XML beside it to say which", f"{raster.num_bands} bands")
-        nominal = {"wavelengths": ENMAP.wavelengths, "fwhm": ENMAP.fwhm}
-        raster.close()
-        raster = open_raster(path, **{"scale": ENMAP.scale, "nodata": ENMAP.nodata, **nominal, **_given(reading)})
-        raster.notes.append("METADATA.XML is missing: EnMAP's nominal bands and a gain of 0.0001 taken")
-    raster.tell()
+        fail(path, f"{ENMAP.num_bands} bands, or METADATA.XML beside it to say which", f"{raster.num_bands} bands")
     return raster
-
-
-def _given(reading: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in reading.items() if value is not None}
 
 
 def find_scenes(patterns: Sequence[str | Path]) -> list[Path | str]:

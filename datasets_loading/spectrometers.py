@@ -26,7 +26,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import ProductError, RasterFile, Stated, fail, raster_errors
+from datasets_loading.raster_file import ProductError, RasterFile, Stated, fail, parse_xml, raster_errors, to_number
 
 _PRISMA_NAME = re.compile(r"PRS_L(1|2B|2C|2D)_.+\.he5", re.I)
 _PRISMA_SWATH = re.compile(r"PRS_(L1|L2B|L2C|L2D)_HCO")
@@ -421,7 +421,7 @@ class DesisFile(_SpectrometerFile):
 
     def _describe(self) -> None:
         self.path, metadata, level = _find_desis(self.path)
-        root = _parse_xml(metadata)
+        root = _read_xml(metadata)
         # Elements named "band" stand under the orientation of the sensor as well.
         elements = root.findall("specific/bandCharacterisation/band")
         if not elements:
@@ -429,7 +429,7 @@ class DesisFile(_SpectrometerFile):
 
         def values(tag: str) -> np.ndarray:
             texts = (element.findtext(tag) for element in elements)
-            return np.array([_number(text, f"a {tag} in each band", metadata) for text in texts])
+            return np.array([to_number(text, f"a {tag} in each band", metadata) for text in texts])
 
         order = np.argsort(values("bandNumber"))
         if not np.diff(values("bandNumber")[order]).all():
@@ -573,31 +573,11 @@ def _find_desis(path: Path) -> tuple[Path, Path, str]:
     return parts["image"], parts["metadata"], own["level"].upper()
 
 
-class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
-    """Stops at a document type declaration: products have none, and entities can only be declared in one."""
-
-    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
-        raise ElementTree.ParseError("a document type declaration")
-
-
-def _parse_xml(path: Path) -> ElementTree.Element:
+def _read_xml(path: Path) -> ElementTree.Element:
     try:
-        parser = ElementTree.XMLParser(target=_BuilderWithoutDoctype())
-        return ElementTree.fromstring(path.read_bytes(), parser=parser)
+        return parse_xml(path.read_bytes(), path)
     except OSError as error:
         fail(path, "a readable file", error.strerror or str(error))
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        fail(path, "well-formed XML", f"{error or 'none'}")
-
-
-def _number(text: str | None, expected: str, where: Path) -> float:
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = float("nan")
-    if not np.isfinite(number):
-        fail(where, expected, "none" if text is None or not text.strip() else repr(text))
-    return number
 
 
 __all__ = ["DesisFile", "EmitFile", "PrismaFile", "is_desis", "is_emit", "is_prisma", "open_spectrometer"]

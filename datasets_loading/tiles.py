@@ -218,7 +218,7 @@ def read_tile_set(
     sources = find_sources(folder)
     for path in sources.archives:
         logger.warning("%s: an archive, left out: unpack it first", path)
-    collection, notes = _Collection(bands), _Notes()
+    collection, notes = _Collection(bands), Notes()
     num_files = len(sources.products) + len(sources.images)
     with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
         for path in sources.products:
@@ -228,7 +228,7 @@ def read_tile_set(
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
         for path in sources.images:
-            name = path.relative_to(folder).with_suffix("").as_posix() if folder.is_dir() else path.stem
+            name = path.relative_to(folder).with_suffix("").as_posix()
             with open_image(path, **reading) as raster:
                 notes.add(path, raster.notes)
                 collection.add_tile(replace(_tile_of(raster, path), name=name), path)
@@ -400,7 +400,7 @@ def cut_product(
         yield tiles, len(columns) - len(passing)
 
 
-class _Notes:
+class Notes:
     """What was assumed of many files, to be said once for all of them."""
 
     def __init__(self) -> None:
@@ -416,7 +416,7 @@ class _Notes:
     def tell(self, folder: Path | str) -> None:
         for kind, count in self.files.items():
             path, note = self.first[kind]
-            logger.warning("%s: %s%s", path, note, f", and alike in {count - 1} more files" if count > 1 else "")
+            logger.warning("%s: %s%s", path, note, f", and {count - 1} other files" if count > 1 else "")
 
 
 class _Collection:
@@ -494,6 +494,19 @@ class _Collection:
         )
 
 
+def _without_twins(images: list[Path]) -> list[Path]:
+    """The images without data that an ENVI header among them describes, and without headers of no ENVI image."""
+    described, stray = set(), set()
+    for path in images:
+        if path.suffix.lower() == ".hdr":
+            try:
+                described.add(envi_data(path))
+            except ProductError as error:
+                logger.warning("left out: %s", error)
+                stray.add(path)
+    return [path for path in images if path not in described and path not in stray]
+
+
 class Sources(NamedTuple):
     """What a folder holds, each sorted by path.
 
@@ -516,11 +529,10 @@ def find_sources(folder: Path) -> Sources:
     Raises:
         ProductError: there is nothing of the kind, or `folder` is a single tile.
     """
-    if folder.is_file() and folder.suffix.lower() in (".tif", ".tiff") and product_part(folder.name) is None:
+    if folder.is_file() and folder.suffix.lower() in IMAGE_ENDINGS and product_part(folder.name) is None:
         raise ProductError(f"{folder}: expected a folder of EnMAP products or images, got one file; name its folder")
     if folder.is_file():
-        is_image = folder.suffix.lower() in IMAGE_ENDINGS and product_part(folder.name) is None
-        return Sources([], [folder], []) if is_image else Sources([folder], [], [])
+        return Sources([folder], [], [])
     if not folder.is_dir():
         raise ProductError(f"{folder}: expected a folder of EnMAP products or images, got nothing there")
     products, images, archives = [], [], []
@@ -537,11 +549,11 @@ def find_sources(folder: Path) -> Sources:
             elif described_by is None and ending != ".hdr":
                 images.append(path)
         elif part is None and ending in IMAGE_ENDINGS and not path.stem.endswith("_labels"):
-            # Of a product of DESIS one file is the image
-            if not path.name.startswith("DESIS-") or is_desis(path):
+            # Of a product of DESIS one file is the image, and EMIT's uncertainties and masks are none
+            is_other = path.name.startswith("DESIS-") and not is_desis(path)
+            if not is_other and not re.match(r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_", path.name):
                 images.append(path)
-    described = {envi_data(path) for path in images if path.suffix.lower() == ".hdr"}
-    images = [path for path in images if path not in described]
+    images = _without_twins(images)
     if not products and not images:
         unpack = f"{len(archives)} archives: unpack {archives[0].name} first" if archives else "none"
         raise ProductError(f"{folder}: expected EnMAP products or images, got {unpack}")

@@ -40,7 +40,6 @@ def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
         help=f"pixels of EnMAP products {fate} (outside cloud shadow); nothing after it: none",
     )
     add_reading_arguments(parser)
-    parser.add_argument("--variable", help="array of a MATLAB, NumPy, HDF5 or NetCDF file that holds several")
     parser.add_argument(
         "--sensor_geometry",
         action="store_true",
@@ -49,13 +48,19 @@ def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
     parser.add_argument("--resample", action="store_true", help="resample spectra to the model's bands")
 
 
-def add_reading_arguments(parser: Any) -> None:
+def add_reading_arguments(parser: Any, with_variable: bool = True) -> None:
     """How images are read that do not say so themselves; `reading_of` gives them."""
     parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
-    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
     parser.add_argument(
-        "--nodata", type=float, help="stored number of pixels without data, where a file states none; nan: none"
+        "--scale", type=float, help="stored number of a reflectance of 1, in place of what an image states"
     )
+    parser.add_argument(
+        "--nodata",
+        type=float,
+        help="stored number of pixels without data, in place of what an image states; nan: none",
+    )
+    if with_variable:
+        parser.add_argument("--variable", help="array of a MATLAB, NumPy, HDF5 or NetCDF file that holds several")
     parser.add_argument("--radiance", action="store_true", help="take radiance as it is, for a model trained on such")
 
 

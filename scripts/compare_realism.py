@@ -2,7 +2,7 @@
 
     python scripts/compare_realism.py --real_dir enmap_tiles/images --output_dir realism --date 2022-07-24
 
-Real tiles are GeoTIFFs of stored numbers whose bands carry the tag `wavelength`. Written are `realism.json`,
+Real tiles are GeoTIFFs of reflectance whose wavelengths are known. Written are `realism.json`,
 `realism_statistics.png` and `realism_scenes.png`.
 """
 
@@ -46,6 +46,7 @@ REAL, SIMULATED, YARDSTICK = "#222222", "#d1495b", "#3a7ca5"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where tiles do not state it")
     parser.add_argument("--real_dir", type=Path, required=True, help="folder of real tiles")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--num_scenes", type=int, default=8, help="simulated scenes (default: 8)")
@@ -176,7 +177,7 @@ def main() -> None:
     if arguments.num_scenes < 1 or arguments.size < 8 or arguments.seed < 0:
         raise ValueError("--num_scenes is at least 1, --size at least 8, --seed at least 0")
     time = arguments.date and arguments.date.replace(hour=10, minute=45, tzinfo=UTC)
-    tiles = read_tiles(arguments.real_dir)
+    tiles = read_tiles(arguments.real_dir, scale=arguments.scale)
     scenes = [
         simulate_scene(arguments.size, arguments.size, seed=seed, swath=False, acquisition_time=time)
         for seed in tqdm(range(arguments.seed, arguments.seed + arguments.num_scenes), desc="simulating", unit="scene")

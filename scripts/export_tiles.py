@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from command_line import one_line_errors
+from command_line import add_reading_arguments, one_line_errors, reading_of
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_corpus import read_corpus
@@ -26,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of products, GeoTIFF tiles or shards")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file")
+    add_reading_arguments(parser)
     parser.add_argument("--tile_size", type=int, default=64, help="side of the tiles in pixels (64)")
     parser.add_argument("--max_tiles", type=int, help="keep so many, drawn at random (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
@@ -59,7 +60,7 @@ def export(arguments: argparse.Namespace) -> None:
     if is_corpus(arguments.data_dir):
         tiles: Tiles = read_corpus(arguments.data_dir, streaming=False)
     else:
-        tiles = read_tile_set(arguments.data_dir, arguments.tile_size)
+        tiles = read_tile_set(arguments.data_dir, arguments.tile_size, **reading_of(arguments))
     if tiles.wavelengths is None:
         raise ValueError(f"{arguments.data_dir}: expected tiles that state their wavelengths, got none")
     bands = np.flatnonzero(tiles.valid_bands)

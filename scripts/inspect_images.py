@@ -65,7 +65,10 @@ def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[st
             raise ValueError(f"{arguments.list}, line {number}: expected a column path, got none")
         own: dict[str, Any] = {"radiance": bool(row.get("radiance"))}
         own |= {name: row[name] for name in ("variable",) if row.get(name)}
-        own |= {name: float(row[name]) for name in ("scale", "nodata") if row.get(name)}
+        try:
+            own |= {name: float(row[name]) for name in ("scale", "nodata") if row.get(name)}
+        except ValueError as error:
+            raise ValueError(f"{arguments.list}, line {number}: expected a number, {error}") from None
         if row.get("wavelengths"):
             own["wavelengths"] = folder / row["wavelengths"]
         entries.append((row.get("title") or row["path"], folder / row["path"], own))
@@ -87,7 +90,9 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     wavelengths = scene.wavelengths
     return {
         "title": title,
-        "format": scene.raster.metadata.get("format", scene.raster.metadata.get("sensor", "EnMAP")),
+        "format": "EnMAP"
+        if scene.product
+        else scene.raster.metadata.get("format", scene.raster.metadata.get("sensor", "")),
         "bands": len(good),
         "bands_with_data": int(good.sum()),
         "wavelengths": None if wavelengths is None else [float(wavelengths[0]), float(wavelengths[-1])],

@@ -11,7 +11,7 @@ vapour); one that does not is refused, for a missing band would make every pixel
 import argparse
 from pathlib import Path
 
-from command_line import one_line_errors
+from command_line import add_reading_arguments, one_line_errors, reading_of
 from tqdm.auto import tqdm
 
 from datasets_loading.resampling import enmap_weights, find_images, resample_image
@@ -22,9 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", help="GeoTIFF or ENVI images of reflectance, or folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the tiles, made if missing")
-    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
-    parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where a file states none")
-    parser.add_argument("--nodata", type=float, help="stored number of pixels without data, where a file states none")
+    add_reading_arguments(parser)
     parser.add_argument("--tile_size", type=int, default=64, help="largest side of a tile in pixels (default: 64)")
     return parser.parse_args()
 
@@ -38,11 +36,7 @@ def main() -> None:
         names = [image.stem for image in images]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"images: expected names that differ, got {duplicates[0]} more than once")
-        reading = {
-            "wavelengths": arguments.wavelengths,
-            "scale": arguments.scale,
-            "nodata": arguments.nodata,
-        }
+        reading = reading_of(arguments)
         for image in tqdm(images, desc="checking", unit="image"):  # all of them before the first tile is written
             with open_scene(image, **reading) as scene:
                 enmap_weights(scene)

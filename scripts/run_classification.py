@@ -87,7 +87,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--image_variable", help="array of a MATLAB or NumPy file of an image that holds several")
     data.add_argument("--label_variable", help="array of a MATLAB or NumPy file of labels that holds several")
-    add_reading_arguments(data)
+    add_reading_arguments(data, with_variable=False)
     data.add_argument("--block_size", type=int, default=64, help="side of the blocks of a split, in pixels (64)")
     data.add_argument("--split_seed", type=int, default=0, help="of dealing blocks (0)")
 

@@ -58,7 +58,7 @@ from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
-    "wavelengths scale nodata radiance "
+    "wavelengths scale nodata radiance variable "
     "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_ratio "
     "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
     "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed recompute_statistics"
@@ -520,7 +520,12 @@ def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) 
             raise ValueError(f"{checkpoint}: expected a checkpoint of run_mim.py with its run.json, found none")
     saved = json.loads((checkpoint / "run.json").read_text())
     # What a checkpoint of an earlier version does not say cannot be compared
-    changed = sorted(name for name in description if description[name] != saved.get(name, description[name]))
+    changed = sorted(
+        name
+        for name, value in description.items()
+        # As text, for the nodata value NaN is not equal to itself
+        if json.dumps(value) != json.dumps(saved.get(name, value))
+    )
     if changed:
         differences = ", ".join(f"{name} was {saved.get(name)} and is {description[name]}" for name in changed)
         raise ValueError(

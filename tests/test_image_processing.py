@@ -123,7 +123,7 @@ def test_the_bands_of_enmap_are_found_in_either_order_and_in_a_new_calibration()
 
 def test_a_band_of_the_image_serves_one_band_of_the_model(processor):
     close = HSSTImageProcessor(wavelengths=[500.0, 504.0, 700.0])
-    with pytest.raises(ValueError, match=r"one band, at 501\.50 nm \(band 1\), for those at 500\.00 and 504\.00 nm"):
+    with pytest.raises(ValueError, match=r"500\.00 and 504\.00 nm\) both match image band 1 \(501\.50 nm\)"):
         close.match_wavelengths([700.0, 501.5, 900.0])
     assert close.match_wavelengths([700.0, 501.5, 508.0]) == [1, 2, 0]
 

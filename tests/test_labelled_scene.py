@@ -402,6 +402,24 @@ def test_damaged_files_are_refused(tmp_path: Path):
     assert_one_clear_line(lambda: read_cube(empty), "nodata in all 64 pixels")
 
 
+def test_vector_classes_that_mean_none_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    pytest.importorskip("shapely")
+    folder = write_scene(tmp_path / "files")
+    with rasterio.open(folder / "images" / "scene.tif") as dataset:
+        transform = dataset.transform
+    lines = ["x,y,cover"]
+    for number, cover in enumerate([0, 255, -9999, 1, 2] * 40):
+        x, y = transform @ (number % 48 + 0.5, 10 * (number // 48) + 0.5)
+        lines.append(f"{x},{y},{cover}")
+    (folder / "points.csv").write_text("\n".join(lines) + "\n")
+    settings = {"labels": "points.csv", "class_column": "cover"}
+    data = builder(folder, tmp_path / "cache", **settings).data
+    assert data.class_names == ("1", "2") and set(np.unique(data.scenes[0].labels)) == {0, 1, UNLABELLED}
+    assert "read as unlabelled: -9999, 0, 255" in caplog.text
+    data = builder(folder, tmp_path / "other", **settings, unlabelled=(2,)).data
+    assert data.class_names == ("0", "1")
+
+
 def test_pixels_with_nan_in_a_band_lose_their_label_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = write_scene(tmp_path / "files")
     image = striped_cube(SIZE, SIZE).astype(np.float32)

@@ -377,7 +377,7 @@ def test_a_band_of_the_scene_serves_one_band_of_the_model(processor):
     shared = np.array(CENTRES)
     shared[3] = 2000.0
     wide = np.full(6, 250.0)
-    words = r"one band, at 700\.00 nm \(band 2\), for those at 700\.00 and 800\.00 nm.*--resample"
+    words = r"700\.00 and 800\.00 nm\) both match image band 2 \(700\.00 nm\).*--resample"
     with pytest.raises(ValueError, match=words):
         select_bands(ArrayScene(pixels, shared, wide), processor, 6)
     more = ArrayScene(np.concatenate([pixels, pixels[:1]]), [*shared, 790.0], [*wide, 30.0])

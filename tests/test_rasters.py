@@ -356,7 +356,7 @@ def test_numbers_that_16_bits_cannot_hold_are_no_data_and_not_clipped(
     expected[3, 5, 1] = NODATA
     np.testing.assert_array_equal(entrance(tif(tmp_path / "a.tif", values, nodata=0)), expected)
     # As floating-point numbers any reflectance is given
-    assert entrance is read or "beyond 3.2767 taken for no data" in caplog.text
+    assert entrance is read or "beyond 3.2767 treated as no data" in caplog.text
 
 
 @pytest.mark.parametrize("unit", ["W/m2/sr/um", "uW cm-2 sr-1 nm-1", "Radiance"])
@@ -448,20 +448,69 @@ def test_usual_fills_are_found_where_none_is_declared_and_their_share_is_said(
     values = (fractions() if dtype.startswith("float") else image()).astype(dtype)
     path = tif(tmp_path / "a.tif", with_rows(values, fill))
     np.testing.assert_array_equal(entrance(path), with_rows(image(), NODATA))
-    note = f"{fill:g} taken for no data (16.7% of the numbers; --nodata overrules)"
+    note = f"{fill:g} treated as no data (16.7% of the numbers; --nodata nan: data)"
     assert open_raster(path).notes.count(note) == 1
     assert caplog.text.count(note) == (entrance in SPEAKING.values())
 
 
-def test_nodata_of_the_caller_overrules_what_is_found_and_what_is_declared(tmp_path: Path, entrance: Reader) -> None:
+def test_nodata_of_the_caller_stands_beside_the_usual_fills_and_nan_means_none(
+    tmp_path: Path, entrance: Reader
+) -> None:
     values = with_rows(image(), -9999)
     values[:, 5, 5] = 7
-    expected = values.copy()
+    expected = with_rows(image(), NODATA)
     expected[:, 5, 5] = NODATA
     for name, declared in (("found", None), ("declared", -9999)):
         path = tif(tmp_path / name / "a.tif", values, nodata=declared)
         np.testing.assert_array_equal(entrance(path, nodata=math.nan), values)
         np.testing.assert_array_equal(entrance(path, nodata=7), expected)
+
+
+def test_numbers_far_below_zero_are_refused(tmp_path: Path, entrance: Reader) -> None:
+    path = tif(tmp_path / "a.tif", with_rows(image(), -9998))
+    with refused(path, "reflectance above -0.5", "16.7% of the numbers", "--nodata -9998"):
+        entrance(path)
+    assert (entrance(path, nodata=-9998)[:, :2] == NODATA).all()
+
+
+def test_a_lowest_number_that_is_often_there_is_said(tmp_path: Path, speaking: Reader, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", with_rows(image(), -999))
+    np.testing.assert_array_equal(speaking(path), with_rows(image(), -999))
+    assert caplog.text.count("16.7% of the numbers are -999, the lowest, and read as data (--nodata -999)") == 1
+
+
+def test_data_beside_the_sample_of_a_large_image_decide_what_its_numbers_are(tmp_path: Path) -> None:
+    values = np.full((BANDS, 500, 500), -9999, dtype=np.float32)
+    values[:, 40:60, 40:60] = 0.2 + np.arange(20) / 100
+    path = tif(tmp_path / "a.tif", values, nodata=-9999)
+    raster = open_raster(path)
+    assert raster.scale_note == "assumed: reflectance x 1" and "fractions" in raster.notes[0]
+    assert raster.read_stored(Window(45, 45, 1, 1))[0] == 2500
+
+
+def test_a_band_on_another_scale_is_refused_or_said(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", image(), scales=np.where(np.arange(BANDS) == 3, 1.0, 1e-4))
+    with refused(path, "after its gain 0.0001 to 1"):
+        open_raster(path)
+    np.save(tmp_path / "b.npy", np.concatenate([image().repeat(12, axis=0), 200 * image()[:1].astype(np.int32)]))
+    raster = open_raster(tmp_path / "b.npy", wavelengths=np.linspace(420, 2440, 12 * BANDS + 1))
+    assert any("1 bands hold numbers a hundred times those of the others" in note for note in raster.notes)
+
+
+def test_scales_and_offsets_of_the_caller_are_said_where_they_overrule(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", image(), scales=1e-4, offsets=-0.1)
+    assert (
+        "what it states (gain 0.0001, offset -0.1) is overruled by the given scale 5000"
+        in open_raster(path, scale=5000).notes
+    )
+    plain = open_raster(tif(tmp_path / "b.tif", image()), offset=0.1)
+    assert np.allclose(plain.offset, 0.1) and np.allclose(plain.gain, 1e-4)
+
+
+def test_whole_numbers_are_no_fractions(tmp_path: Path) -> None:
+    path = tif(tmp_path / "a.tif", (image() % 3 + 1).astype(np.int16))
+    with refused(path, "numbers of int16 up to 3", "percent"):
+        open_raster(path)
 
 
 def test_zero_in_every_band_is_data_and_said_unless_the_caller_overrules(

@@ -63,14 +63,14 @@ def describe_shared_band(
     alone = int(np.flatnonzero(matched < 0)[0])
     shared = int(np.abs(given - wanted[alone]).argmin())
     owner = np.flatnonzero(matched == shared)
-    others = f"{wanted[owner[0]]:.2f} and " if len(owner) else ""
     number = shared if numbers is None else int(numbers[shared])
+    band = f"image band {number} ({given[shared]:.2f} nm)"
     count = int((matched < 0).sum())
-    return (
-        f"Expected a band of its own for each of the model's {len(wanted)} bands, but the image has one band, at "
-        f"{given[shared]:.2f} nm (band {number}), for those at {others}{wanted[alone]:.2f} nm"
-        f"{f', and {count - 1} more like these' if count > 1 else ''}."
-    )
+    others = f" {count - 1} other bands have the same problem." if count > 1 else ""
+    if not len(owner):
+        return f"The model band at {wanted[alone]:.2f} nm has no image band of its own near {band}.{others}"
+    first = f"{wanted[owner[0]]:.2f} and {wanted[alone]:.2f} nm"
+    return f"Two model bands ({first}) both match {band}; each needs its own.{others}"
 
 
 def nearest_spacing(centres: np.ndarray) -> np.ndarray:

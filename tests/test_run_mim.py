@@ -285,7 +285,7 @@ def test_bad_input(tiles, tmp_path, run_script, damage, arguments, words):
         shutil.rmtree(tiles)
         (tiles / "product").mkdir(parents=True)
         name = "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z-SPECTRAL_IMAGE.TIF"
-        write_tile(tiles / "product" / name, np.ones((NUM_BANDS, 64, 64), np.int16))
+        write_tile(tiles / "product" / name, np.full((NUM_BANDS, 64, 64), 1000, np.int16))
     output = tmp_path / "model"
     source = tile if damage == "one tile" else tiles
     result = run_script("run_mim.py", "--train_dir", source, "--output_dir", output, *ARGUMENTS, *arguments)

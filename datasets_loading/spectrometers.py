@@ -14,6 +14,7 @@ import importlib
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ _LARGEST_CHUNK = 2**31
 _STRIP_BYTES = 2**25
 
 
-class _SpectrometerFile:
+class _SpectrometerFile(ABC):
     """What the readers share: windows, and one handle per process, opened at the first reading."""
 
     shape: tuple[int, int, int]
@@ -70,15 +71,17 @@ class _SpectrometerFile:
             self.close()
             raise
 
+    @abstractmethod
     def _open(self) -> Any:
-        raise NotImplementedError
+        """Opens the file in this process."""
 
+    @abstractmethod
     def _describe(self) -> None:
         """Sets `shape`, `dtype`, `block_shape` and `stated`, or raises ProductError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_numbers(self, bands: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        raise NotImplementedError
+        """Stored numbers of some bands in a window inside the image, (bands, height, width)."""
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
         """Stored numbers of some bands (from 0) in a window, (bands, height, width) of type `dtype`.

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 
 import modeling_hsst
 from evaluation_hsst.training_sources import check_sources
-from modeling_hsst.hub_hsst import AUTO_MAP, PROCESSOR_AUTO_MAP, code_files
+from modeling_hsst.hub_hsst import AUTO_MAP, PROCESSOR_AUTO_MAP, add_code, code_files
 
 REPOSITORY_TYPES = ("model", "dataset")
 
@@ -150,6 +151,29 @@ def _hashes(path: Path) -> FileHashes:
             sha256.update(part)
             git.update(part)
     return FileHashes(path, size, sha256.hexdigest(), git.hexdigest())
+
+
+def stage_model_folder(folder: str | Path, target: str | Path) -> Path:
+    """
+    Copies a model's folder, as it lies in `model_cards` or as training saved it, to a new folder `target`, and adds
+    the code and the auto maps that its Hub repository has beside them.
+
+    Raises:
+        ValueError: there is no such folder, it holds links, it lacks a configuration or has one that is not JSON, or
+            `target` exists.
+    """
+    names = folder_files(folder)
+    missing = [name for name in MODEL_FILES if name not in names]
+    if missing:
+        raise ValueError(f"{folder}: not ready to be published: {'; '.join(f'{name} is missing' for name in missing)}")
+    if Path(target).exists():
+        raise ValueError(f"{target}: expected a folder that does not exist yet")
+    shutil.copytree(folder, target)
+    try:
+        return add_code(target)
+    except ValueError:
+        shutil.rmtree(target)
+        raise
 
 
 def check_model_folder(folder: str | Path) -> None:

@@ -201,6 +201,9 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
+        # It names code that lay beside the checkpoint and that `save_pretrained` of the package's classes does not copy
+        if not __name__.startswith("transformers_modules"):
+            kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
 
     def _default_spectral_positions(self) -> list[float | int]:

@@ -31,26 +31,38 @@ def export_for_hub(model: PreTrainedModel, processor: BaseImageProcessor, folder
     Args:
         model: any HSST model; its weights and configuration are saved.
         processor: the image processor that belongs to the weights.
-        folder: where to; made if it is missing, other files in it are left alone.
+        folder: where to save them; created if missing. Other files in it are left alone.
 
     Returns:
         The folder.
     """
-    folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    add_auto_map(folder / CONFIG_NAME, AUTO_MAP)
-    add_auto_map(folder / IMAGE_PROCESSOR_NAME, PROCESSOR_AUTO_MAP)
+    return add_code(folder)
+
+
+def add_code(folder: str | Path) -> Path:
+    """
+    Adds to a saved model and processor the code that they run with where this package is not installed, and the auto
+    maps by which transformers finds it.
+
+    Raises:
+        ValueError: a configuration is not a JSON object.
+    """
+    folder = Path(folder)
+    for name, auto_map in ((CONFIG_NAME, AUTO_MAP), (IMAGE_PROCESSOR_NAME, PROCESSOR_AUTO_MAP)):
+        path = folder / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        content["auto_map"] = auto_map
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for code_file in code_files():
         shutil.copyfile(code_file, folder / code_file.name)
     return folder
-
-
-def add_auto_map(path: Path, auto_map: dict[str, str]) -> None:
-    """Writes `auto_map` into a saved configuration, in place of what is recorded there."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["auto_map"] = auto_map
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def code_files() -> list[Path]:
@@ -62,4 +74,4 @@ def code_files() -> list[Path]:
     return sorted({*entry_files, *imported_files})
 
 
-__all__ = ["export_for_hub"]
+__all__ = ["add_code", "export_for_hub"]

@@ -97,6 +97,9 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     clip_range = [-0.02, 1.0]
 
     def __init__(self, **kwargs: Any) -> None:
+        # It names code that lay beside the checkpoint and that `save_pretrained` of the package's class does not copy
+        if not __name__.startswith("transformers_modules"):
+            kwargs.pop("auto_map", None)
         super().__init__(**kwargs)
         self._set_attributes(**kwargs)
         band_lists = ("image_mean", "image_std", "wavelengths", "band_indices")

@@ -1,5 +1,5 @@
 """
-Lay out a trained model as its Hub repository: weights, configuration, processor, flat code, figures and card.
+Lay out a trained model as a folder to publish: weights, configuration, processor, figures and card.
 
     python scripts/build_model_card.py --model outputs/hsst --sources simulated neon --reconstruction outputs/rec \\
         --label_efficiency outputs/labels --sensors outputs/sensors --output model_cards/hsst-enmap --final
@@ -39,7 +39,6 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
 )
-from modeling_hsst.hub_hsst import export_for_hub
 
 REPOSITORY = "hsg-aiml/hsst-enmap"
 MODEL_CLASSES: tuple[Any, ...] = (HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTForImageClassification)
@@ -59,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", type=Path, required=True, help="output folder of run_mim.py or run_classification.py"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the Hub repository")
+    parser.add_argument("--output", type=Path, required=True, help="folder to publish with publish.py")
     parser.add_argument("--repository", help=f"its name on the Hub ({REPOSITORY}, or {REPOSITORY}-landcover)")
     parser.add_argument("--base", default=REPOSITORY, help=f"name of the model that was fine-tuned ({REPOSITORY})")
     parser.add_argument(
@@ -131,7 +130,8 @@ def main() -> None:
                 command = EVALUATIONS["other_labels"][1]
                 figures[OTHER_LABELS_FIGURE] = figure(given["other_labels"], OTHER_LABELS_FIGURE, command)
             card = land_cover_card(model.config, results, settings, Evaluations(**evaluations), processor.scale)
-        export_for_hub(model, processor, arguments.output)
+        model.save_pretrained(arguments.output)
+        processor.save_pretrained(arguments.output)
         for name, path in figures.items():
             if path.resolve() != (arguments.output / name).resolve():
                 shutil.copyfile(path, arguments.output / name)
@@ -147,7 +147,7 @@ def main() -> None:
             write_json(arguments.output / EVALUATIONS[name][0], content)
         write_json(arguments.output / "all_results.json", results)
         write_whole(arguments.output / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    print(f"Hub repository: {arguments.output}")
+    print(f"Folder to publish: {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""model_cards/hsst-enmap is the Hub repository: complete, in step with the package, loadable in every way."""
+"""model_cards/hsst-enmap, staged, is the Hub repository: complete, in step with the package, loadable in every way."""
 
+import filecmp
 import json
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from conftest import assert_one_clear_line
 from loopback_hub import LoopbackHub
 from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from evaluation_hsst.label_efficiency import label_efficiency_table
+from evaluation_hsst.publication import stage_model_folder
 from evaluation_hsst.reconstruction_tables import reconstruction_table
 from evaluation_hsst.sensor_comparison import sensor_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
@@ -20,9 +23,14 @@ HEADS = ("AutoModelForImageClassification", "AutoModelForSemanticSegmentation")
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
+def staged(tmp_path_factory):
+    return stage_model_folder(FOLDER, tmp_path_factory.mktemp("staged") / "hsst-enmap")
+
+
+@pytest.fixture(scope="module")
+def hub(staged, tmp_path_factory):
     with LoopbackHub() as hub:
-        run_client(hub, tmp_path_factory.mktemp("pusher"), PUSH, REPOSITORY, str(FOLDER))
+        run_client(hub, tmp_path_factory.mktemp("pusher"), PUSH, REPOSITORY, str(staged))
         yield hub
 
 
@@ -59,11 +67,27 @@ def test_loads_by_name_without_the_package(hub, image_file, tmp_path):
 
 
 @pytest.mark.parametrize("folder", [FOLDER, LAND_COVER], ids=lambda folder: folder.name)
-def test_code_is_the_packages(folder):
+def test_code_is_in_what_is_published_and_not_in_git(folder, tmp_path):
+    assert not list(folder.glob("*.py"))
+    staged = stage_model_folder(folder, tmp_path / "staged")
     names = {path.name for path in code_files()}
-    assert names == {path.name for path in folder.glob("*.py")}
-    for path in code_files():
-        assert (folder / path.name).read_text() == path.read_text(), f"{path.name}: run scripts/build_model_card.py"
+    assert names == {path.name for path in staged.glob("*.py")}
+    for name in ("config.json", "preprocessor_config.json"):
+        there, here = (json.loads((place / name).read_text()) for place in (staged, folder))
+        assert there.pop("auto_map") and there == here
+    others = {path.name for path in folder.iterdir()}
+    assert others == {path.name for path in staged.iterdir()} - names
+    _, changed, unread = filecmp.cmpfiles(folder, staged, others, shallow=False)
+    assert sorted(changed) == ["config.json", "preprocessor_config.json"] and not unread
+
+
+def test_what_was_saved_after_loading_names_no_code(staged, tmp_path):
+    """A fine-tuned model of `Trainer` or `save_pretrained` has no code beside it, so that it must not ask for it."""
+    AutoModelForSemanticSegmentation.from_pretrained(staged).save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(staged).save_pretrained(tmp_path)
+    assert "auto_map" in (staged / "config.json").read_text()
+    assert not [path.name for path in tmp_path.iterdir() if b"auto_map" in path.read_bytes()]
+    assert AutoModelForSemanticSegmentation.from_pretrained(tmp_path).num_parameters() > 10_000
 
 
 def test_the_land_cover_model_is_ready_for_scenes():
@@ -81,7 +105,7 @@ def test_holds_what_a_repository_needs_and_nothing_else():
     extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
     extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png"}
     extra |= {"label_efficiency.json", "sensors.json"}
-    assert {path.name for path in FOLDER.iterdir()} == extra | {path.name for path in code_files()}
+    assert {path.name for path in FOLDER.iterdir()} == extra
 
 
 def test_card_says_what_the_result_file_says():
@@ -123,7 +147,7 @@ def test_the_card_is_built_by_its_script(tmp_path, run_script):
     result = run_script("build_model_card.py", "--model", model, *evaluations, *sources, "--output", tmp_path / "card")
     assert result.returncode == 0, result.stderr
     for path in FOLDER.iterdir():
-        if path.name != "config.json":
+        if path.name != "config.json":  # names the architecture
             assert (tmp_path / "card" / path.name).read_bytes() == path.read_bytes(), path.name
 
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -21,7 +23,7 @@ from evaluation_hsst.model_cards import (
     validation_table,
     without_folders,
 )
-from evaluation_hsst.publication import check_model_folder
+from evaluation_hsst.publication import check_model_folder, stage_model_folder
 from evaluation_hsst.sensor_comparison import ADAPTED, RESAMPLED, WAYS
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
@@ -158,7 +160,12 @@ def pretrained(tmp_path_factory):
 def quick_check(monkeypatch):
     """Publication's check but for loading in clean processes, a matter of seconds."""
     monkeypatch.setattr(evaluation_hsst.publication, "_loading_problems", lambda folder: [])
-    return check_model_folder
+    return check_staged
+
+
+def check_staged(folder):
+    with tempfile.TemporaryDirectory() as temporary:
+        check_model_folder(stage_model_folder(folder, Path(temporary) / "staged"))
 
 
 def test_a_pre_trained_model_becomes_a_folder_that_is_ready(tmp_path, run_script, pretrained, quick_check):
@@ -305,10 +312,10 @@ def test_a_land_cover_folder_maps_a_scene(land_cover, fine_tuned, tmp_path, run_
 
 @pytest.mark.slow
 def test_both_kinds_of_folders_load_with_and_without_the_package(land_cover, pretrained, tmp_path, run_script):
-    check_model_folder(land_cover)
+    check_staged(land_cover)
     result = run_script("build_model_card.py", "--model", pretrained, "--output", tmp_path / "card")
     assert result.returncode == 0, result.stderr
-    check_model_folder(tmp_path / "card")
+    check_staged(tmp_path / "card")
 
 
 def build_land_cover(*arguments, **environment):
@@ -342,7 +349,7 @@ def test_the_land_cover_script_builds_a_folder_that_is_ready(tmp_path):
     folders = tmp_path / "work", SCRIPTS.parent / "model_cards" / "hsst-enmap", tmp_path / "card"
     process = build_land_cover(*folders[1:], "--use_cpu", LAND_COVER_WORK=str(folders[0]), **few)
     assert process.returncode == 0, process.stderr
-    check_model_folder(tmp_path / "card")
+    check_staged(tmp_path / "card")
 
 
 def without(name):

@@ -19,7 +19,7 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
 )
-from modeling_hsst.hub_hsst import PROCESSOR_AUTO_MAP, add_auto_map
+from modeling_hsst.hub_hsst import add_code
 from modeling_hsst.pipeline_hsst import TASK, HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import (
     NO_CLASS,
@@ -608,6 +608,6 @@ def test_a_model_from_a_repository_with_code_is_loaded_without_a_question(dense,
     monkeypatch.setattr("builtins.input", ask)
     dense.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    add_auto_map(tmp_path / "preprocessor_config.json", PROCESSOR_AUTO_MAP)
+    add_code(tmp_path)
     classify = pipeline(TASK, model=str(tmp_path))
     assert type(classify.image_processor) is HSSTImageProcessor

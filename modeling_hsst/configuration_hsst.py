@@ -201,7 +201,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
-        # It names code that lay beside the checkpoint and that `save_pretrained` of the package's classes does not copy
+        # It names code that lay beside the checkpoint and that `save_pretrained` of the package's class does not copy
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)

@@ -16,9 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from command_line import one_line_errors
-
-from evaluation_hsst.model_cards import (
+from hsst.support.command_line import one_line_errors
+from hsst.support.model_cards import (
     CONFUSION_FIGURE,
     MAP_FIGURE,
     OTHER_LABELS_FIGURE,
@@ -30,9 +29,9 @@ from evaluation_hsst.model_cards import (
     pretrained_card,
     without_folders,
 )
-from evaluation_hsst.model_sources import read_config, reading
-from evaluation_hsst.reports import write_json, write_whole
-from evaluation_hsst.training_sources import check_sources, publishable_sources
+from hsst.support.model_sources import read_config, reading
+from hsst.support.reports import write_json, write_whole
+from hsst.support.training_sources import check_sources, publishable_sources
 from modeling_hsst import (
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,

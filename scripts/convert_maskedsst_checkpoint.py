@@ -11,10 +11,9 @@ The files hold no band statistics: --processor names a folder with the `preproce
 import argparse
 from pathlib import Path
 
-from command_line import one_line_errors
-
+from hsst.support.command_line import one_line_errors
+from hsst.support.conversion import model_from_published, read_published_checkpoint
 from modeling_hsst import HSSTImageProcessor
-from modeling_hsst.conversion_hsst import model_from_published, read_published_checkpoint
 
 
 def parse_arguments() -> argparse.Namespace:

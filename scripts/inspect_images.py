@@ -19,12 +19,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from command_line import add_reading_arguments, one_line_errors, reading_of
 from tqdm.auto import tqdm
 
-from datasets_loading.figures import true_colour
 from datasets_loading.scenes import Scene, find_scenes, open_scene
-from evaluation_hsst.reports import write_json, write_whole
+from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.figures import true_colour
+from hsst.support.reports import write_json, write_whole
 
 matplotlib.use("Agg")
 

@@ -12,13 +12,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from command_line import add_scene_arguments, one_line_errors, reading_of
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskedImageModeling
 from transformers.utils import logging as transformers_logging
 
-from datasets_loading.figures import plot_reconstruction
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
+from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
+from hsst.support.figures import plot_reconstruction
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import hidden_values

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command_line import add_scene_arguments, one_line_errors, reading_of
 from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 import modeling_hsst  # noqa: F401
-from datasets_loading.scene_maps import MapOptions, is_finished, write_scene_maps
 from datasets_loading.scenes import find_scenes, name_of, open_scene
-from evaluation_hsst.model_sources import read_config, reading
+from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
+from hsst.support.model_sources import read_config, reading
+from hsst.support.scene_maps import MapOptions, is_finished, write_scene_maps
 from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 

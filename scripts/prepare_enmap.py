@@ -14,9 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from command_line import add_reading_arguments, one_line_errors, reading_of
-
 from datasets_loading.preparation import CutSettings, cluster_executor, local_executor, prepare_corpus
+from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,10 +13,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from command_line import one_line_errors
 from huggingface_hub import HfApi
 
-from evaluation_hsst.publication import (
+from hsst.support.command_line import one_line_errors
+from hsst.support.publication import (
     REPOSITORY_TYPES,
     check_dataset_folder,
     check_model_folder,

@@ -11,11 +11,11 @@ vapour); one that does not is refused, for a missing band would make every pixel
 import argparse
 from pathlib import Path
 
-from command_line import add_reading_arguments, one_line_errors, reading_of
 from tqdm.auto import tqdm
 
 from datasets_loading.resampling import enmap_weights, find_images, resample_image
 from datasets_loading.scenes import open_scene
+from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:

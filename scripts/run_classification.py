@@ -20,8 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from command_line import add_reading_arguments, one_line_errors
-from run_mim_tensors import earlier_run
 
 from datasets_loading.enmap_dfc import EnMAPDFC
 from datasets_loading.houston2018 import Houston2018
@@ -29,7 +27,7 @@ from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import SPLITS, draw_labels
-from evaluation_hsst.baselines import (
+from hsst.experiments.baselines import (
     MODELS,
     ModelOptions,
     Outcome,
@@ -42,7 +40,10 @@ from evaluation_hsst.baselines import (
     settings_for,
     warn_of_untrained_classes,
 )
-from evaluation_hsst.fine_tuning import (
+from hsst.experiments.matched_classes import parse_merges
+from hsst.experiments.run_mim_tensors import earlier_run
+from hsst.support.command_line import add_reading_arguments, one_line_errors
+from hsst.support.fine_tuning import (
     CLASS_WEIGHTS,
     HEAD_STARTS,
     PRECISIONS,
@@ -50,9 +51,8 @@ from evaluation_hsst.fine_tuning import (
     TASKS,
     FineTuningSettings,
 )
-from evaluation_hsst.matched_classes import parse_merges
-from evaluation_hsst.model_sources import parse_overrides
-from evaluation_hsst.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
+from hsst.support.model_sources import parse_overrides
+from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 

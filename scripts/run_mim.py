@@ -29,7 +29,6 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
-from command_line import add_reading_arguments, one_line_errors, reading_of
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -38,7 +37,6 @@ from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_sch
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
-from datasets_loading.figures import plot_reconstruction
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import (
@@ -49,7 +47,9 @@ from datasets_loading.windows import (
     tile_to_windows,
     windows_to_tile,
 )
-from evaluation_hsst.model_sources import parse_overrides, read_config
+from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.figures import plot_reconstruction
+from hsst.support.model_sources import parse_overrides, read_config
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.masking_hsst import MASK_TYPES

@@ -58,5 +58,8 @@ if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$(fingerprint)" ]]; then
         fi
     fi
     install -e ".[dev,simulate]"
+    # mypy follows no editable installation: it finds the package hsst by this link
+    mkdir -p "$venv/sources"
+    ln -sfn ../../scripts "$venv/sources/hsst"
     fingerprint >"$stamp"
 fi

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets_loading.simulation import EMPTY_BANDS, simulate_scene, write_scene
+from datasets_loading.simulation.scene import EMPTY_BANDS, simulate_scene, write_scene
 
 
 def parse_arguments() -> argparse.Namespace:

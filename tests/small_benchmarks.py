@@ -16,8 +16,8 @@ from small_products import DETECTORS, FWHM, TRANSFORM, WAVELENGTHS
 
 from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_windows import LabelledWindows
-from datasets_loading.product_writer import write_enmap_product
 from datasets_loading.sensors import ENMAP
+from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, check_split
 
 CRS = "EPSG:32633"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from datasets_loading.product_writer import write_enmap_product
 from datasets_loading.sensors import ENMAP, ENMAP_DETECTORS
+from datasets_loading.simulation.product_writer import write_enmap_product
 
 NAME = "ENMAP01-____L2A-DT0000006195_20221203T172049Z_003_V010303_20230922T131826Z"
 HEIGHT, WIDTH = 150, 170

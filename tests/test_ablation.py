@@ -10,9 +10,9 @@ from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.splits import NO_SPLIT
-from evaluation_hsst.ablation import LADDER, Ablation, Mask, plot_ablation, text_table
-from evaluation_hsst.area_pretraining import PretrainingSettings, pretrain_on_area, training_corners
-from evaluation_hsst.baselines import (
+from hsst.experiments.ablation import LADDER, Ablation, Mask, plot_ablation, text_table
+from hsst.experiments.area_pretraining import PretrainingSettings, pretrain_on_area, training_corners
+from hsst.experiments.baselines import (
     ModelOptions,
     build_network,
     count_parameters,
@@ -21,12 +21,12 @@ from evaluation_hsst.baselines import (
     settings_for,
     training_processor,
 )
-from evaluation_hsst.fine_tuning import AreaTensors
-from evaluation_hsst.joint_attention import JointAttentionModel
-from evaluation_hsst.label_efficiency import read_rows
+from hsst.experiments.joint_attention import JointAttentionModel
+from hsst.experiments.label_efficiency import read_rows
+from hsst.support.fine_tuning import AreaTensors
 from modeling_hsst import HSSTConfig, HSSTModel
 
-SCRIPT = "run_ablation.py"
+SCRIPT = "experiments/run_ablation.py"
 BANDS = list(range(12))
 OVERRIDES = ",".join(f"{name}={value}" for name, value in TINY.items())
 QUICK = PretrainingSettings(steps=3, batch_size=4, use_cpu=True)

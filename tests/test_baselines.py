@@ -12,7 +12,7 @@ from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_sm
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, draw_labels
-from evaluation_hsst.baselines import (
+from hsst.experiments.baselines import (
     MODELS,
     BaselineConfig,
     BaselineForImageClassification,
@@ -29,7 +29,9 @@ from evaluation_hsst.baselines import (
     training_processor,
     warn_of_untrained_classes,
 )
-from evaluation_hsst.fine_tuning import (
+from hsst.experiments.pixel_classifiers import frozen_features
+from hsst.experiments.spectral_crop import SpectralCrop
+from hsst.support.fine_tuning import (
     AreaTensors,
     FineTuningSettings,
     TrainingCorners,
@@ -41,8 +43,6 @@ from evaluation_hsst.fine_tuning import (
     predict,
     turn_window,
 )
-from evaluation_hsst.pixel_classifiers import frozen_features
-from evaluation_hsst.spectral_crop import SpectralCrop
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 NETWORKS = [name for name, entry in MODELS.items() if entry.kind in ("hsst", "network")]

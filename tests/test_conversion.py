@@ -16,7 +16,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
-from modeling_hsst.conversion_hsst import read_published_checkpoint
+from hsst.support.conversion import read_published_checkpoint
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"
 

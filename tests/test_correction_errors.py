@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_hsst.correction_errors import CorrectionErrors
-from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings, WindowCollator
+from hsst.experiments.correction_errors import CorrectionErrors
+from hsst.support.fine_tuning import AreaTensors, FineTuningSettings, WindowCollator
 
 WAVELENGTHS = np.linspace(420.0, 2450.0, 30)
 

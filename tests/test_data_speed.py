@@ -11,9 +11,9 @@ import pytest
 from conftest import assert_one_clear_line
 from test_enmap_corpus import corpus_of
 
-from datasets_loading import data_speed
-from datasets_loading.data_speed import BASELINES, GEOTIFF, MAP_STYLE, SHARDS, WAYS, open_way, plot_reading
 from datasets_loading.enmap_corpus import read_corpus
+from hsst.experiments import data_speed
+from hsst.experiments.data_speed import BASELINES, GEOTIFF, MAP_STYLE, SHARDS, WAYS, open_way, plot_reading
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,7 @@ def test_rate_is_tiles_by_time():
 GREEDY = """
 from pathlib import Path
 import numpy as np
-from datasets_loading import data_speed
+from hsst.experiments import data_speed
 
 def open_greedy(*_):
     kept = []
@@ -98,7 +98,18 @@ def test_command_writes_table_json_and_chart(corpus, tmp_path, run_script, monke
     monkeypatch.setattr(data_speed, "SECONDS_PER_TURN", 0.05)
     output = tmp_path / "speed"
     result = run_script(
-        *("benchmark_speed.py", "data", "--data_dir", corpus, "--output_dir", output, "--num_tiles", 32, "--turns", 1)
+        *(
+            "experiments/benchmark_speed.py",
+            "data",
+            "--data_dir",
+            corpus,
+            "--output_dir",
+            output,
+            "--num_tiles",
+            32,
+            "--turns",
+            1,
+        )
     )
     assert result.returncode == 0, result.stderr
     content = json.loads((output / "data_speed.json").read_text())
@@ -131,7 +142,14 @@ def test_command_writes_table_json_and_chart(corpus, tmp_path, run_script, monke
 def test_bad_input(corpus, tmp_path, run_script):
     few = corpus_of(tmp_path / "few", 3, num_bands=2)
     for folder, words in ((few, "at least 32 tiles, got 3"), (tmp_path / "nothing", "expected a folder written by")):
-        arguments = ["benchmark_speed.py", "data", "--data_dir", folder, "--output_dir", tmp_path / "speed"]
+        arguments = [
+            "experiments/benchmark_speed.py",
+            "data",
+            "--data_dir",
+            folder,
+            "--output_dir",
+            tmp_path / "speed",
+        ]
         assert_one_clear_line(run_script(*arguments), words)
     (tmp_path / "few" / "band_statistics.json").unlink()
     arguments[arguments.index(folder)] = few

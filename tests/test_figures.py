@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datasets_loading.figures import marked_pixels, plot_reconstruction, true_colour, true_colour_bands
 from datasets_loading.sensors import ENMAP
+from hsst.support.figures import marked_pixels, plot_reconstruction, true_colour, true_colour_bands
 
 
 def test_true_colour_is_640_550_460_nm():

@@ -15,9 +15,9 @@ from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.land_cover_metric import land_cover_scores
-from evaluation_hsst import label_efficiency
-from evaluation_hsst.baselines import ModelOptions
-from evaluation_hsst.label_efficiency import (
+from hsst.experiments import label_efficiency
+from hsst.experiments.baselines import ModelOptions
+from hsst.experiments.label_efficiency import (
     COMPARED_SCORES,
     Budget,
     Experiment,
@@ -40,7 +40,7 @@ from evaluation_hsst.label_efficiency import (
 )
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = "run_label_efficiency.py"
+SCRIPT = "experiments/run_label_efficiency.py"
 OPTIONS = ModelOptions(None, TINY, window_size=5)
 
 
@@ -332,7 +332,7 @@ def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> No
     ]
     summary = summarise(rows, ["a"], ["grass", "water"])
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    tables = runpy.run_path(str(ROOT / "scripts" / "update_tables.py"))["TABLES"]
+    tables = runpy.run_path(str(ROOT / "scripts" / "experiments/update_tables.py"))["TABLES"]
     monkeypatch.setitem(tables["label_efficiency"].__globals__, "result", lambda name: summary)
     lines = tables["label_efficiency"]().splitlines()
     assert len(lines) == 4

@@ -23,12 +23,12 @@ from small_benchmarks import (
 )
 from small_products import HEIGHT, TRANSFORM, WIDTH, small_cube, write_small_product
 
-from datasets_loading.figures import plot_split
 from datasets_loading.labelled_data import read_cube
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, UNLABELLED, split_by_blocks, write_split
 from datasets_loading.wavelengths import read_wavelength_file
+from hsst.support.figures import plot_split
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

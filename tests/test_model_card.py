@@ -10,10 +10,10 @@ from loopback_hub import LoopbackHub
 from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from evaluation_hsst.label_efficiency import label_efficiency_table
-from evaluation_hsst.publication import stage_model_folder
-from evaluation_hsst.reconstruction_tables import reconstruction_table
-from evaluation_hsst.sensor_comparison import sensor_table
+from hsst.experiments.label_efficiency import label_efficiency_table
+from hsst.experiments.reconstruction_tables import reconstruction_table
+from hsst.experiments.sensor_comparison import sensor_table
+from hsst.support.publication import stage_model_folder
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 
@@ -173,7 +173,7 @@ def test_docs_and_card_tell_the_same_land_cover():
 
 
 def test_tables_are_up_to_date(run_script):
-    result = run_script("update_tables.py", "--check")
+    result = run_script("experiments/update_tables.py", "--check")
     assert result.returncode == 0, result.stderr
 
 

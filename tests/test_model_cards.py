@@ -14,8 +14,9 @@ import pytest
 from conftest import SCRIPTS, assert_one_clear_line
 from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_scene
 
-import evaluation_hsst.publication
-from evaluation_hsst.model_cards import (
+import hsst.support.publication
+from hsst.experiments.sensor_comparison import ADAPTED, RESAMPLED, WAYS
+from hsst.support.model_cards import (
     CardSettings,
     Evaluations,
     limits_section,
@@ -23,8 +24,7 @@ from evaluation_hsst.model_cards import (
     validation_table,
     without_folders,
 )
-from evaluation_hsst.publication import check_model_folder, stage_model_folder
-from evaluation_hsst.sensor_comparison import ADAPTED, RESAMPLED, WAYS
+from hsst.support.publication import check_model_folder, stage_model_folder
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 RESULTS = {
@@ -159,7 +159,7 @@ def pretrained(tmp_path_factory):
 @pytest.fixture
 def quick_check(monkeypatch):
     """Publication's check but for loading in clean processes, a matter of seconds."""
-    monkeypatch.setattr(evaluation_hsst.publication, "_loading_problems", lambda folder: [])
+    monkeypatch.setattr(hsst.support.publication, "_loading_problems", lambda folder: [])
     return check_staged
 
 
@@ -284,7 +284,15 @@ def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, r
 
 def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, run_script, quick_check):
     scene = fine_tuned / "scene"
-    arguments = ["evaluate_land_cover.py", "--data_dir", scene, "--model", fine_tuned / "run", "--title", "Some tiles"]
+    arguments = [
+        "experiments/evaluate_land_cover.py",
+        "--data_dir",
+        scene,
+        "--model",
+        fine_tuned / "run",
+        "--title",
+        "Some tiles",
+    ]
     arguments += ["--merge", f"{CLASS_NAMES[0]}={CLASS_NAMES[0]},{CLASS_NAMES[1]}", "--use_cpu"]
     arguments += ["--class_names", ",".join(CLASS_NAMES), "--remark", "They were looked at before."]
     result = run_script(*arguments, "--output_dir", tmp_path / "other")

@@ -9,10 +9,10 @@ from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.splits import UNLABELLED
-from evaluation_hsst.baselines import ModelOptions, run_model, settings_for
-from evaluation_hsst.fine_tuning import FineTuningSettings
-from evaluation_hsst.matched_classes import matched_classes
-from evaluation_hsst.other_labels import OTHER, map_other_labels, other_labels_table
+from hsst.experiments.baselines import ModelOptions, run_model, settings_for
+from hsst.experiments.matched_classes import matched_classes
+from hsst.experiments.other_labels import OTHER, map_other_labels, other_labels_table
+from hsst.support.fine_tuning import FineTuningSettings
 
 
 def test_classes_stand_for_those_of_their_name_or_that_they_are_merged_into():
@@ -81,7 +81,7 @@ def test_scenes_standardised_by_their_own_pixels(checkpoint):
 
 def test_command(tmp_path, run_script, checkpoint):
     folder = write_small_scene(tmp_path / "data")
-    arguments = ["evaluate_land_cover.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
+    arguments = ["experiments/evaluate_land_cover.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
     arguments += ["--class_names", ",".join(CLASS_NAMES)]
     result = run_script(*arguments, "--output_dir", tmp_path / "out", "--title", "Small")
     assert result.returncode == 0, result.stderr

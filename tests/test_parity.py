@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hsst.support.conversion import model_from_published, rename_published_weights
 from modeling_hsst import (
     HSSTConfig,
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
 )
-from modeling_hsst.conversion_hsst import model_from_published, rename_published_weights
 from modeling_hsst.modeling_hsst import HSSTPositionEmbeddings, pixels_to_tokens
 
 FIXTURES = Path(__file__).parent / "fixtures" / "parity"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_parity import load_fixture
 
-from evaluation_hsst.plain_reference import plain_reference
+from hsst.experiments.plain_reference import plain_reference
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation
 
 CLASSIFIERS = (

@@ -404,7 +404,7 @@ def test_an_interrupted_run_leaves_no_file_under_a_final_name(run_script, produc
     def interrupted(path, summary):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datasets_loading.scene_maps.plot_quick_look", interrupted)
+    monkeypatch.setattr("hsst.support.scene_maps.plot_quick_look", interrupted)
     result = run_script("predict_scene.py", product, "--model", model, "--output", tmp_path / "m.tif", "--confidence")
     assert result.returncode == 130
     assert not list(tmp_path.glob("*.tif")) and not list(tmp_path.glob(".m*"))

@@ -38,9 +38,9 @@ from small_products import (
 
 import datasets_loading.shards
 from datasets_loading.preparation import CutSettings, local_executor, prepare_corpus
-from datasets_loading.product_writer import write_enmap_product
 from datasets_loading.raster_file import ProductError
 from datasets_loading.shards import COLUMNS, SCHEMA, CorpusStatistics, is_corpus, tile_image
+from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.tiles import read_tile_set
 
 SETTINGS = CutSettings(tile_size=32)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint
 
-from evaluation_hsst import baselines
-from evaluation_hsst.baselines import (
+from hsst.experiments import baselines
+from hsst.experiments.baselines import (
     ModelOptions,
     build_network,
     head_features,
@@ -17,8 +17,8 @@ from evaluation_hsst.baselines import (
     start_from_probe,
     training_processor,
 )
-from evaluation_hsst.fine_tuning import AreaTensors, FineTuningSettings
-from evaluation_hsst.pixel_classifiers import fit_pixel_classifier, fold_groups, frozen_features
+from hsst.experiments.pixel_classifiers import fit_pixel_classifier, fold_groups, frozen_features
+from hsst.support.fine_tuning import AreaTensors, FineTuningSettings
 from modeling_hsst import HSSTForSemanticSegmentation, HSSTImageProcessor
 
 BANDS = list(range(12))

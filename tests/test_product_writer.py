@@ -12,7 +12,7 @@ import rasterio
 from small_products import BANDS, CLOUD, EMPTY_BAND, FIRST_COLUMN, HEIGHT, NAME, WIDTH, part, small_cube, small_quality
 from small_products import write_small_product as write
 
-import datasets_loading.product_writer
+import datasets_loading.simulation.product_writer
 
 OFFICIAL_PARTS = [
     "METADATA.XML",
@@ -141,7 +141,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def full_disk(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets_loading.product_writer, "_stretched", full_disk)
+    monkeypatch.setattr(datasets_loading.simulation.product_writer, "_stretched", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path)
     assert not list(tmp_path.iterdir())

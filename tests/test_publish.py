@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from small_products import NAME, small_cube, small_quality, write_small_product
 from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
 
-import evaluation_hsst.publication
+import hsst.support.publication
 from datasets_loading.preparation import CutSettings, prepare_corpus
-from evaluation_hsst.publication import check_model_folder, folder_files
+from hsst.support.publication import check_model_folder, folder_files
 from modeling_hsst.hub_hsst import export_for_hub
 
 MODEL_ID, DATASET_ID = "hsg-aiml/hsst-tiny", "hsg-aiml/simulated-tiny"
@@ -83,7 +83,7 @@ def hub():
 @pytest.fixture
 def publish(hub, monkeypatch, tmp_path, run_script):
     """Runs publish.py against the loopback Hub; loading in clean processes, a matter of seconds, has its own test."""
-    monkeypatch.setattr(evaluation_hsst.publication, "_loading_problems", lambda folder: [])
+    monkeypatch.setattr(hsst.support.publication, "_loading_problems", lambda folder: [])
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))

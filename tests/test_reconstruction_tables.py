@@ -9,7 +9,7 @@ import torch
 from conftest import assert_one_clear_line
 
 from datasets_loading.tiles import TileSet
-from evaluation_hsst.reconstruction_tables import (
+from hsst.experiments.reconstruction_tables import (
     GAUSSIAN,
     INTERPOLATION,
     MODEL,
@@ -21,8 +21,8 @@ from evaluation_hsst.reconstruction_tables import (
     reconstruction_table,
     region_of_bands,
 )
+from hsst.experiments.tile_tensors import TileTensors
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
-from pretraining_hsst.tile_tensors import TileTensors
 
 WAVELENGTHS = np.array([450.0, 500.0, 560.0, 620.0, 690.0, 720.0, 760.0, 900.0, 1200.0, 1600.0, 2100.0, 2300.0])
 NUM_BANDS = len(WAVELENGTHS)
@@ -219,7 +219,14 @@ def test_command(tmp_path, arguments, run_script):
     training = write_tiles(tmp_path / "training", tile_set(2))
     blocks = ["--block", "west=tile_0,tile_1", "--block", "east=tile_[23]"]
     result = run_script(
-        "evaluate_reconstruction.py", *arguments, *blocks, "--training_tiles", training, "--mask_types", "unit", "grid"
+        "experiments/evaluate_reconstruction.py",
+        *arguments,
+        *blocks,
+        "--training_tiles",
+        training,
+        "--mask_types",
+        "unit",
+        "grid",
     )
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
@@ -241,7 +248,7 @@ def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, argumen
         tiles = torch.from_numpy(np.stack(tile_set(count).tiles))
         TileTensors(tiles, list(WAVELENGTHS), 10000.0, -32768, name).save(tmp_path / f"{name}.safetensors")
     result = run_script(
-        "evaluate_reconstruction.py", *arguments, "--mask_types", "unit",
+        "experiments/evaluate_reconstruction.py", *arguments, "--mask_types", "unit",
         "--training_tiles", f"{tmp_path}/many.safetensors=0.25", f"{tmp_path}/few.safetensors=0.75",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -267,6 +274,6 @@ def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, argumen
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, run_script, changed, words):
-    result = run_script("evaluate_reconstruction.py", *arguments, *changed)
+    result = run_script("experiments/evaluate_reconstruction.py", *arguments, *changed)
     assert_one_clear_line(result, *words)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_s
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from datasets_loading.land_cover_metric import land_cover_scores
-from evaluation_hsst.reports import plot_land_cover_map, write_whole
+from hsst.support.reports import plot_land_cover_map, write_whole
 
 SCRIPT = "run_classification.py"
 AREAS = ("--train_area", "0,24,0,22", "--test_area", "0,24,28,52")

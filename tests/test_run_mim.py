@@ -435,7 +435,7 @@ def test_a_full_disk_leaves_nothing_half_written(tiles, tmp_path, run_script, mo
 
 def test_an_interruption_is_one_line(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    from command_line import one_line_errors
+    from hsst.support.command_line import one_line_errors
 
     with pytest.raises(SystemExit) as exit, one_line_errors("program.py"):
         raise KeyboardInterrupt

@@ -9,8 +9,8 @@ from conftest import assert_one_clear_line
 from small_products import write_small_product
 
 from datasets_loading.scenes import open_scene
-from evaluation_hsst.scene_agreement import agreement, measure_agreement
-from evaluation_hsst.scene_speed import model_without_weights
+from hsst.experiments.scene_agreement import agreement, measure_agreement
+from hsst.experiments.scene_speed import model_without_weights
 from modeling_hsst import HSSTForImageClassification, ScenePredictor
 
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
     "band_patch_size": 4,
     "initializer_range": 0.3,
 }
-SCRIPT = "check_scene_maps.py"
+SCRIPT = "experiments/check_scene_maps.py"
 
 
 @pytest.fixture(scope="module")

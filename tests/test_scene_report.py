@@ -16,14 +16,14 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
-from datasets_loading.map_writer import (
+from hsst.support.map_writer import (
     class_colours,
     class_map_writer,
     probability_steps,
     probability_writer,
     write_text_whole,
 )
-from datasets_loading.scene_report import (
+from hsst.support.scene_report import (
     SceneSummary,
     pixel_size,
     plot_quick_look,
@@ -98,8 +98,8 @@ def test_areas_add_up(summary, tmp_path):
 
 @pytest.mark.parametrize("step", [7, 16, 33])
 def test_parts_make_the_same_summary_as_the_whole(monkeypatch, step):
-    monkeypatch.setattr("datasets_loading.scene_report.LARGEST_SIDE", 27)
-    monkeypatch.setattr("datasets_loading.scene_report.SPECTRUM_PIXELS", 500)
+    monkeypatch.setattr("hsst.support.scene_report.LARGEST_SIDE", 27)
+    monkeypatch.setattr("hsst.support.scene_report.SPECTRUM_PIXELS", 500)
     whole, parts = (summary_of(scene(), *prediction(), step=s) for s in (None, step))
     assert whole.step == 3 and whole.class_map.shape == (20, 27)
     np.testing.assert_array_equal(whole.class_map, prediction()[0][::3, ::3])

@@ -10,7 +10,7 @@ from PIL import Image
 from small_products import EMPTY_BAND, HEIGHT, TRANSFORM, WAVELENGTHS, WIDTH, write_small_product
 
 from datasets_loading.scenes import open_scene
-from evaluation_hsst.scene_speed import crop_middle, measure_scene, model_without_weights, plot_scene, write_repeated
+from hsst.experiments.scene_speed import crop_middle, measure_scene, model_without_weights, plot_scene, write_repeated
 from modeling_hsst import ENMAP_WAVELENGTHS, ArrayScene, HSSTImageProcessor, ScenePredictor
 
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
     "band_patch_size": 4,
 }
 OVERRIDES = ",".join(f"{name}={value}" for name, value in SMALL.items())
-SCRIPT = "benchmark_speed.py"
+SCRIPT = "experiments/benchmark_speed.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, wr
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
-from evaluation_hsst.baselines import ModelOptions, run_model, settings_for
-from evaluation_hsst.sensor_comparison import (
+from hsst.experiments.baselines import ModelOptions, run_model, settings_for
+from hsst.experiments.sensor_comparison import (
     ADAPTED,
     FINE_RANGE,
     RESAMPLED,
@@ -151,7 +151,7 @@ def test_three_ways(compared):
 
 def test_runs_that_are_done_are_not_repeated(compared, checkpoint, shifted, monkeypatch):
     folder, result = compared
-    monkeypatch.setattr("evaluation_hsst.label_efficiency.run_model", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("hsst.experiments.label_efficiency.run_model", lambda *a, **k: pytest.fail("trained again"))
     assert compare(folder, checkpoint, shifted) == result
 
 
@@ -166,7 +166,7 @@ def test_numbers_that_are_no_reflectance_are_standardised_by_the_training_area(
 ):
     seen = []
     monkeypatch.setattr(
-        "evaluation_hsst.sensor_comparison.run_experiment",
+        "hsst.experiments.sensor_comparison.run_experiment",
         lambda experiment, *a, **k: seen.append(experiment.options.statistics) or [],
     )
     compare(tmp_path, checkpoint, shifted)
@@ -252,7 +252,7 @@ def test_command(tmp_path, run_script, checkpoint):
     folder = write_small_scene(tmp_path / "data")
     arguments = ["--model_name_or_path", checkpoint, "--sensors", "--real", f"small={folder}", "--radiance", "small"]
     arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
-    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    result = run_script("experiments/compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     written = json.loads((tmp_path / "out" / "sensors.json").read_text())
     assert [sensor["title"] for sensor in written["sensors"]] == ["small"]
@@ -261,7 +261,9 @@ def test_command(tmp_path, run_script, checkpoint):
     # The same files as reflectance are something else
     arguments.remove("--radiance")
     arguments.remove("small")
-    assert_one_clear_line(run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out"), "out")
+    assert_one_clear_line(
+        run_script("experiments/compare_sensors.py", *arguments, "--output_dir", tmp_path / "out"), "out"
+    )
 
 
 def test_a_sensor_that_cannot_be_is_refused_before_any_is_trained(tmp_path, run_script, checkpoint):
@@ -272,7 +274,7 @@ def test_a_sensor_that_cannot_be_is_refused_before_any_is_trained(tmp_path, run_
                 dataset.update_tags(band, wavelength="")
     arguments = ["--model_name_or_path", checkpoint, "--sensors", "--real", f"good={good}", "--real", f"bad={bad}"]
     arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
-    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    result = run_script("experiments/compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
     assert_one_clear_line(result, "bad", "wavelength")
     assert not (tmp_path / "out").exists()
     arguments = [*arguments[:5], *arguments[7:]]
@@ -280,7 +282,7 @@ def test_a_sensor_that_cannot_be_is_refused_before_any_is_trained(tmp_path, run_
         (["--head_start", "checkpoint"], ["classes of the data"]),
         (["--merge", "meadow=oak"], ["--merge", "--head_start checkpoint"]),
     ):
-        result = run_script("compare_sensors.py", *arguments, *given, "--output_dir", tmp_path / "out")
+        result = run_script("experiments/compare_sensors.py", *arguments, *given, "--output_dir", tmp_path / "out")
         assert_one_clear_line(result, *words)
         assert not (tmp_path / "out").exists()
 
@@ -293,7 +295,7 @@ def test_classes_that_stand_for_those_of_the_labels(tmp_path, run_script):
     arguments = ["--model_name_or_path", model, "--sensors", "--real", f"small={folder}"]
     arguments += ["--head_start", "checkpoint", "--merge", f"{first}=oak,pine"]
     arguments += ["--budgets", "2", "--seeds", "1", "--max_steps", "1", "--block_size", "8", "--use_cpu"]
-    result = run_script("compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
+    result = run_script("experiments/compare_sensors.py", *arguments, "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     (sensor,) = json.loads((tmp_path / "out" / "sensors.json").read_text())["sensors"]
     assert set(sensor["ways"]) == {SCRATCH, RESAMPLED, ADAPTED}
@@ -316,7 +318,7 @@ def test_classes_that_stand_for_those_of_the_labels(tmp_path, run_script):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, run_script, checkpoint, given, words):
     result = run_script(
-        "compare_sensors.py", "--model_name_or_path", checkpoint, *given, "--output_dir", tmp_path / "out"
+        "experiments/compare_sensors.py", "--model_name_or_path", checkpoint, *given, "--output_dir", tmp_path / "out"
     )
     assert_one_clear_line(result, *words)
     assert not (tmp_path / "out").exists()

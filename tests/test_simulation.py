@@ -11,29 +11,29 @@ import pytest
 import rasterio
 
 from datasets_loading.enmap_product import EnMAPProduct
-from datasets_loading.realism import (
-    Tile,
-    adjoining_blocks,
-    explained_variance,
-    nearest_spectral_angles,
-    true_colour,
-    window_bands,
-)
 from datasets_loading.sensors import ENMAP, ENMAP_DETECTORS, ENMAP_WATER_VAPOUR_BANDS
-from datasets_loading.simulation import (
+from datasets_loading.simulation.atmosphere import illumination, noise_model, simulate_clouds
+from datasets_loading.simulation.landscape import value_noise, voronoi_cells
+from datasets_loading.simulation.materials import CANOPIES, CLASS_NAMES, SOILS, WATERS
+from datasets_loading.simulation.scene import (
     UNLABELLED,
     SimulatedScene,
     labels_path,
     simulate_scene,
     write_scene,
 )
-from datasets_loading.simulation_atmosphere import illumination, noise_model, simulate_clouds
-from datasets_loading.simulation_landscape import value_noise, voronoi_cells
-from datasets_loading.simulation_materials import CANOPIES, CLASS_NAMES, SOILS, WATERS
-from datasets_loading.simulation_spectra import (
+from datasets_loading.simulation.spectra import (
     SpectralLibrary,
     SunAndView,
     simulate_spectral_library,
+)
+from hsst.experiments.realism import (
+    Tile,
+    adjoining_blocks,
+    explained_variance,
+    nearest_spectral_angles,
+    true_colour,
+    window_bands,
 )
 
 ROOT = Path(__file__).parent.parent

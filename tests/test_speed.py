@@ -7,9 +7,9 @@ import torch
 from conftest import assert_one_clear_line
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation_hsst.loss_curves import plot_curves
-from evaluation_hsst.plain_reference import plain_reference
-from evaluation_hsst.speed import (
+from hsst.experiments.loss_curves import plot_curves
+from hsst.experiments.plain_reference import plain_reference
+from hsst.experiments.speed import (
     TrainingStep,
     Variant,
     forward_flops,
@@ -111,7 +111,7 @@ def test_variants_on_cuda_are_made_on_any_machine():
 def test_command(run_script, tmp_path):
     overrides = ",".join(f"{name}={value}" for name, value in SMALL.items())
     process = run_script(
-        "benchmark_speed.py", "train", "--output_dir", tmp_path, "--turns", 1, "--batch_size", 2,
+        "experiments/benchmark_speed.py", "train", "--output_dir", tmp_path, "--turns", 1, "--batch_size", 2,
         "--device", "cpu", "--variants", "plain; float32", "--config_overrides", overrides,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -123,7 +123,14 @@ def test_command(run_script, tmp_path):
 
 def test_unknown_variant(run_script, tmp_path):
     process = run_script(
-        "benchmark_speed.py", "inference", "--output_dir", tmp_path / "speed", "--device", "cpu", "--variants", "warp"
+        "experiments/benchmark_speed.py",
+        "inference",
+        "--output_dir",
+        tmp_path / "speed",
+        "--device",
+        "cpu",
+        "--variants",
+        "warp",
     )
     assert_one_clear_line(process, "expected names among plain; ", "got warp")
     assert not (tmp_path / "speed").exists()

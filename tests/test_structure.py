@@ -59,12 +59,12 @@ def test_model_files_are_flat(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=relative)
 def test_model_knows_neither_itself_by_name_nor_data_nor_scripts(path: Path) -> None:
-    assert not imported_packages(path) & {"modeling_hsst", "datasets_loading", "evaluation_hsst", "scripts"}
+    assert not imported_packages(path) & {"modeling_hsst", "datasets_loading", "hsst", "scripts"}
 
 
 @pytest.mark.parametrize("path", DATA_FILES, ids=relative)
 def test_data_knows_neither_model_nor_scripts(path: Path) -> None:
-    assert not imported_packages(path) & {"evaluation_hsst", "scripts"}
+    assert not imported_packages(path) & {"hsst", "scripts"}
     # What the same band is, is said once, in a file that checkpoint repositories carry along
     modules = [statement.module for statement in imports(path) if isinstance(statement, ast.ImportFrom)]
     of_the_model = [module for module in modules if module and module.startswith("modeling_hsst")]
@@ -74,19 +74,19 @@ def test_data_knows_neither_model_nor_scripts(path: Path) -> None:
 def test_files_are_opened_in_one_place() -> None:
     """Pixels enter by `datasets_loading.rasters`: nobody else opens an image of a user."""
     own_files = {
-        "datasets_loading/map_writer.py": "maps are written",
-        "datasets_loading/scene_maps.py": "a map of an earlier run",
-        "datasets_loading/product_writer.py": "simulated products are written",
-        "datasets_loading/simulation.py": "labels of simulated scenes are written",
+        "scripts/support/map_writer.py": "maps are written",
+        "scripts/support/scene_maps.py": "a map of an earlier run",
+        "datasets_loading/simulation/product_writer.py": "simulated products are written",
+        "datasets_loading/simulation/scene.py": "labels of simulated scenes are written",
         "datasets_loading/splits.py": "splits of ours",
         "datasets_loading/resampling.py": "tiles are written",
-        "datasets_loading/data_speed.py": "tiles are written and read to be measured",
+        "scripts/experiments/data_speed.py": "tiles are written and read to be measured",
         "datasets_loading/raster_formats.py": "the one place",
         "datasets_loading/spectrometers.py": "DESIS",
-        "evaluation_hsst/scene_speed.py": "large scenes are written",
+        "scripts/experiments/scene_speed.py": "large scenes are written",
     }
     opening = re.compile(r"rasterio\.open\(|DatasetReader\(|h5py\.File\(|loadmat\(|np\.load\(")
-    folders = ("datasets_loading", "modeling_hsst", "evaluation_hsst", "scripts", "pretraining_hsst")
+    folders = ("datasets_loading", "modeling_hsst", "scripts")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     found = {relative(path) for path in files if opening.search(path.read_text(encoding="utf-8"))}
     assert found == set(own_files)

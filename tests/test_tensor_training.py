@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from small_products import write_small_product
 
-from datasets_loading.simulation import simulate_scene
+from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.tiles import read_tile_set
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
-from pretraining_hsst.tile_tensors import (
+from hsst.experiments.tensor_training import Pretraining, PretrainingSettings, describe, generator_of, pretrain
+from hsst.experiments.tile_tensors import (
     TileTensors,
     band_statistics,
     cut_windows,
@@ -25,10 +25,12 @@ from pretraining_hsst.tile_tensors import (
     slice_windows,
     turned,
 )
-from pretraining_hsst.training import Pretraining, PretrainingSettings, describe, generator_of, pretrain
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 
 ROOT = Path(__file__).parents[1]
 WAVELENGTHS = [500.0 + 10 * band for band in range(20)]
+
+EXPORT = "experiments/export_tiles.py"
 
 
 def tiles_of(count=6, side=12, seed=0, weight=1.0, name="tiles"):
@@ -266,7 +268,7 @@ def test_script_goes_on_from_a_checkpoint_and_tells_of_both_runs(tmp_path):
     usual = ["--tiles", path, "--validation_tiles", path, "--batch_size", 4, "--validation_steps", 2]
     for start, end, steps in (("first", "second", 2), ("second", "third", 3)):
         places = ["--model_name_or_path", tmp_path / start, "--output_dir", tmp_path / end]
-        done = command("run_mim_tensors.py", *usual, *places, "--steps", steps, "--device", "cpu")
+        done = command("experiments/run_mim_tensors.py", *usual, *places, "--steps", steps, "--device", "cpu")
         assert done.returncode == 0, done.stderr
     second, third = (json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("second", "third"))
     assert "earlier" not in second and third["earlier"] == second
@@ -286,7 +288,7 @@ def test_script_says_what_is_wrong(tmp_path):
             "Expected a band within 5.0 nm of each of the model's 200 bands",
         ),
     ):
-        done = command("run_mim_tensors.py", *arguments, *usual)
+        done = command("experiments/run_mim_tensors.py", *arguments, *usual)
         assert done.returncode == 2 and message in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -294,7 +296,7 @@ def test_script_says_what_is_wrong(tmp_path):
 def test_tiles_are_exported_as_they_are_stored(tmp_path):
     write_small_product(tmp_path / "products")
     path = tmp_path / "tiles.safetensors"
-    done = command("export_tiles.py", "--data_dir", tmp_path / "products", "--tile_size", 50, "--output", path)
+    done = command(EXPORT, "--data_dir", tmp_path / "products", "--tile_size", 50, "--output", path)
     assert done.returncode == 0, done.stderr
     tensors = TileTensors.read(path)
     product_tiles = read_tile_set(tmp_path / "products", 50, progress=False)
@@ -304,17 +306,25 @@ def test_tiles_are_exported_as_they_are_stored(tmp_path):
     for number in range(len(product_tiles)):
         np.testing.assert_array_equal(tensors.tiles[number].numpy(), np.asarray(product_tiles[number])[bands])
     few = command(
-        "export_tiles.py", "--data_dir", tmp_path / "products", "--tile_size", 50, "--max_tiles", 2, "--output", path
+        EXPORT,
+        "--data_dir",
+        tmp_path / "products",
+        "--tile_size",
+        50,
+        "--max_tiles",
+        2,
+        "--output",
+        path,
     )
     assert few.returncode == 0 and len(TileTensors.read(path).tiles) == 2
-    empty = command("export_tiles.py", "--data_dir", tmp_path / "nothing", "--output", tmp_path / "none.safetensors")
+    empty = command(EXPORT, "--data_dir", tmp_path / "nothing", "--output", tmp_path / "none.safetensors")
     assert empty.returncode == 2 and empty.stderr.count("\n") == 1 and not (tmp_path / "none.safetensors").exists()
 
 
 def test_images_are_cut_into_squares_without_leaving_anything_out():
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
-        from export_tiles import squares_of
+        from hsst.experiments.export_tiles import squares_of
     finally:
         sys.path.pop(0)
     tiles = SimpleNamespace(shapes=np.array([[5, 4], [8, 8]]), names=["a", "b"])
@@ -328,7 +338,7 @@ def test_images_are_cut_into_squares_without_leaving_anything_out():
 
 def test_tiles_are_simulated_as_products_are(tmp_path):
     output = tmp_path / "simulated.safetensors"
-    command = [sys.executable, str(ROOT / "scripts" / "simulate_tiles.py"), "--output", str(output)]
+    command = [sys.executable, str(ROOT / "scripts" / "experiments/simulate_tiles.py"), "--output", str(output)]
     options = ["--num_scenes", "2", "--size", "48", "--tile_size", "16", "--seed", "5", "--num_processes", "1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -350,7 +360,7 @@ def test_tiles_are_simulated_as_products_are(tmp_path):
 
 def test_simulating_tiles_says_what_is_wrong(tmp_path):
     output = tmp_path / "simulated.safetensors"
-    command = [sys.executable, str(ROOT / "scripts" / "simulate_tiles.py"), "--output", str(output)]
+    command = [sys.executable, str(ROOT / "scripts" / "experiments/simulate_tiles.py"), "--output", str(output)]
     done = subprocess.run([*command, "--size", "32"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.endswith(
         "error: --tile_size: expected at most the 32 pixels of --size, got 64\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation_hsst.training_sources import TRAINING_SOURCES, check_sources, publishable_sources, sources_table
+from hsst.support.training_sources import TRAINING_SOURCES, check_sources, publishable_sources, sources_table
 
 
 def test_nothing_of_enmap_or_without_terms_is_publishable():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import rasterio
 
-import datasets_loading.simulation
-from datasets_loading.simulation_spectra import simulate_spectral_library
+import datasets_loading.simulation.scene
+from datasets_loading.simulation.spectra import simulate_spectral_library
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -49,7 +49,7 @@ def small(request, tmp_path_factory, monkeypatch):
     matplotlib.use("Agg")
     if request.param == "small":
         few = functools.partial(simulate_spectral_library, spectra_per_material=4)
-        monkeypatch.setattr(datasets_loading.simulation, "simulate_spectral_library", few)
+        monkeypatch.setattr(datasets_loading.simulation.scene, "simulate_spectral_library", few)
     return request.param == "small"
 
 

@@ -1,0 +1,1 @@
+"""Simulated EnMAP scenes, with the labels of what is in them."""

@@ -1,0 +1,1 @@
+"""Programs of HSST and what they share; installed as the package `hsst`."""

@@ -1,0 +1,1 @@
+"""Comparisons and measurements: the programs behind the tables of docs/."""

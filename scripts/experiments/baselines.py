@@ -1,0 +1,1014 @@
+"""All models that are compared, by name, on the same pixels with the same bands.
+
+    outcome = run_model("cnn-3d", data, FineTuningSettings())
+    land_cover_scores(outcome.confusion)
+
+Networks take (pixel_values, labels, pixel_mask) as HSST's heads do and are trained alike; classifiers of single pixels
+come from scikit-learn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ViTConfig,
+    ViTModel,
+    set_seed,
+)
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import SPLITS, UNLABELLED, window_margins
+from hsst.experiments.joint_attention import JointAttentionModel
+from hsst.experiments.matched_classes import matched_classes
+from hsst.experiments.pixel_classifiers import (
+    fit_pixel_classifier,
+    fold_groups,
+    frozen_features,
+    map_of,
+)
+from hsst.support.fine_tuning import (
+    STATISTICS,
+    AreaTensors,
+    FineTuned,
+    FineTuningSettings,
+    confusion_of,
+    fine_tune,
+    predict,
+)
+from hsst.support.model_sources import read_config, reading
+from modeling_hsst import (
+    ENMAP_WAVELENGTHS,
+    HSSTConfig,
+    HSSTForImageClassification,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+    HSSTModel,
+)
+from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
+from modeling_hsst.modeling_hsst import labelled_cross_entropy
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURES = ("vit", "cnn-1d", "cnn-3d")
+PARAMETER_TOLERANCE = 0.2
+"""The ViT has as many parameters as HSST, give or take this share."""
+
+
+class BaselineConfig(PreTrainedConfig):
+    """Configuration of the networks that HSST is compared with.
+
+    Attributes:
+        architecture: "vit", "cnn-1d" or "cnn-3d".
+        num_channels: input bands.
+        image_size: side of a window in pixels.
+        hidden_size, num_hidden_layers, num_attention_heads: of the ViT.
+        per_pixel: whether a head gives a class to each pixel, or to the centre of a window.
+    """
+
+    model_type = "hsst-baseline"
+
+    architecture: str = "vit"
+    num_channels: int = 200
+    image_size: int = 8
+    hidden_size: int = 96
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    per_pixel: bool = True
+
+
+class ViTEncoder(nn.Module):
+    """transformers' ViT on a window, all bands as channels, patches of one pixel: (B, bands, H, W) to (B, D, H, W)."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        self.vit = ViTModel(vit_config(config), add_pooling_layer=False)
+        self.num_features = config.hidden_size * (1 if config.per_pixel else config.image_size**2)
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        tokens = self.vit(pixel_values).last_hidden_state[:, 1:]  # without the class token
+        features = tokens.transpose(1, 2).unflatten(2, pixel_values.shape[-2:])
+        return features if self.per_pixel else features.flatten(1)
+
+
+class CNN1D(nn.Module):
+    """A convolution along the spectrum of each pixel (Hu et al. 2015, 10.1155/2015/258619), 100 features."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        kernel = max(config.num_channels // 9, 1)
+        pool = max(kernel // 5, 1)
+        self.convolution = nn.Conv1d(1, 20, kernel)
+        self.pool = nn.MaxPool1d(pool)
+        self.linear = nn.Linear(20 * ((config.num_channels - kernel + 1) // pool), 100)
+        self.num_features = 100
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if not self.per_pixel:
+            centre = pixel_values.shape[-1] // 2
+            pixel_values = pixel_values[:, :, centre : centre + 1, centre : centre + 1]
+        batch_size, bands, rows, columns = pixel_values.shape
+        spectra = pixel_values.permute(0, 2, 3, 1).reshape(-1, 1, bands)
+        features = torch.tanh(self.linear(self.pool(torch.tanh(self.convolution(spectra))).flatten(1)))
+        features = features.view(batch_size, rows, columns, -1).permute(0, 3, 1, 2)
+        return features if self.per_pixel else features.flatten(1)
+
+
+class CNN3D(nn.Module):
+    """Two convolutions over spectrum and space, 16 of 7x3x3 and 32 of 3x3x3 (Li et al. 2017, 10.3390/rs9010067).
+
+    Per pixel, windows are padded by a zero pixel for each convolution; for the centre pixel they are not.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__()
+        if config.num_channels < 9 or config.image_size < 5:
+            raise ValueError(
+                "cnn-3d: expected at least 9 bands and windows of 5 pixels, got "
+                f"{config.num_channels} bands and {config.image_size} pixels"
+            )
+        padding = (0, 1, 1) if config.per_pixel else 0
+        self.first = nn.Conv3d(1, 16, (7, 3, 3), padding=padding)
+        self.second = nn.Conv3d(16, 32, (3, 3, 3), padding=padding)
+        positions = 1 if config.per_pixel else (config.image_size - 4) ** 2
+        self.num_features = 32 * (config.num_channels - 8) * positions
+        self.per_pixel = config.per_pixel
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.second(torch.relu(self.first(pixel_values.unsqueeze(1)))))
+        return features.flatten(1, 2) if self.per_pixel else features.flatten(1)
+
+
+class BaselineModel(PreTrainedModel):
+    """A network and a linear classifier; `forward` is that of HSST's heads."""
+
+    config_class = BaselineConfig
+    config: BaselineConfig
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__(config)
+        builders: dict[str, Callable[[BaselineConfig], Any]] = {"vit": ViTEncoder, "cnn-1d": CNN1D, "cnn-3d": CNN3D}
+        if config.architecture not in builders:
+            raise ValueError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {config.architecture!r}")
+        self.encoder = builders[config.architecture](config)
+        # pixel by pixel, a convolution of one pixel is the linear layer
+        num_features, num_labels = self.encoder.num_features, int(config.num_labels or 0)
+        self.head = nn.Conv2d(num_features, num_labels, 1) if config.per_pixel else nn.Linear(num_features, num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # those of torch stay for convolutions and linear layers; the ViT initialises itself
+        pass
+
+    def logits(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
+        if pixel_mask is not None:
+            pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
+        return self.head(self.encoder(pixel_values))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+        return None if labels is None else labelled_cross_entropy(logits, labels, UNLABELLED)
+
+
+class BaselineForSemanticSegmentation(BaselineModel):
+    """A class for every pixel of a window."""
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values: (windows, bands, rows, columns).
+            labels: classes from 0, int64 (windows, rows, columns), 255 = unlabelled.
+            pixel_mask: (windows, rows, columns), 0 at pixels without data.
+        """
+        logits = self.logits(pixel_values, pixel_mask)
+        return SemanticSegmenterOutput(loss=self.loss(logits, labels), logits=logits)
+
+
+class BaselineForImageClassification(BaselineModel):
+    """A class for the centre pixel of a window."""
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """
+        Args:
+            pixel_values: (windows, bands, rows, columns).
+            labels: classes from 0, int64 (windows,), 255 = unlabelled.
+            pixel_mask: (windows, rows, columns), 0 at pixels without data.
+        """
+        logits = self.logits(pixel_values, pixel_mask)
+        return ImageClassifierOutput(loss=self.loss(logits, labels), logits=logits)
+
+
+AutoConfig.register("hsst-baseline", BaselineConfig)
+AutoModelForSemanticSegmentation.register(BaselineConfig, BaselineForSemanticSegmentation)
+AutoModelForImageClassification.register(BaselineConfig, BaselineForImageClassification)
+
+
+def vit_config(config: BaselineConfig) -> ViTConfig:
+    """The configuration of transformers' ViT on windows."""
+    return ViTConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=4 * config.hidden_size,
+        image_size=config.image_size,
+        patch_size=1,
+        num_channels=config.num_channels,
+    )
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def vit_width(target: int, config: BaselineConfig) -> tuple[int, int]:
+    """Width of the ViT whose parameters come nearest to `target`, a multiple of its heads, and how near they come."""
+    widths = range(config.num_attention_heads, 1025, config.num_attention_heads)
+    # counted without building: per layer 12 D^2 + 13 D, embeddings, positions, class token, last norm, head
+    positions = config.image_size**2
+
+    def distance(width: int) -> int:
+        layers = config.num_hidden_layers * (12 * width**2 + 13 * width)
+        embeddings = (config.num_channels + 1 + positions + 1 + 1 + 2) * width
+        head_width = width if config.per_pixel else width * positions
+        return abs(layers + embeddings + (head_width + 1) * int(config.num_labels or 0) - target)
+
+    best = min(widths, key=distance)
+    return best, distance(best)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model of the comparison.
+
+    Attributes:
+        kind: "hsst" (also without weights), "network", "pixels" (scikit-learn on spectra) or "features" (scikit-learn
+            on features of a frozen HSST).
+        needs_checkpoint: whether it starts from pre-trained weights.
+        settings: settings of fine-tuning that suit it, in place of the defaults.
+        options: what makes it the model it is, whatever `ModelOptions` say of the others.
+        title: name for people.
+    """
+
+    kind: str
+    title: str
+    needs_checkpoint: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Windows hold up to 64 labelled pixels each, so that a step sees as many labels as one of 32 single pixels, or more
+WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4}}
+PRETRAINED_WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4, "learning_rate": 5e-4}}
+SINGLE_PIXELS: dict[str, Any] = {
+    "settings": {"batch_size": 32, "eval_batch_size": 512},
+    "options": {"window_size": 1, "head_type": "mean"},
+}
+
+PRETRAINED_PIXELS: dict[str, Any] = SINGLE_PIXELS | {
+    "settings": {**SINGLE_PIXELS["settings"], "learning_rate": 5e-4},  # the published one of fine-tuning
+}
+
+MODELS: dict[str, ModelEntry] = {
+    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True, **PRETRAINED_WINDOWS),
+    "hsst-scratch": ModelEntry("hsst", "HSST from scratch", **WINDOWS),
+    "hsst-pixels": ModelEntry(
+        "hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **PRETRAINED_PIXELS
+    ),
+    "hsst-pixels-scratch": ModelEntry("hsst", "HSST on single pixels, from scratch", **SINGLE_PIXELS),
+    "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers", **WINDOWS),
+    "vit": ModelEntry("network", "ViT", **WINDOWS),
+    "cnn-1d": ModelEntry("network", "1-D CNN", **WINDOWS),
+    "cnn-3d": ModelEntry("network", "3-D CNN", **WINDOWS),
+    "random-forest": ModelEntry("pixels", "random forest"),
+    "svm": ModelEntry("pixels", "SVM (RBF)"),
+    "logistic-regression": ModelEntry("pixels", "logistic regression"),
+    "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
+    "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
+    "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
+    "linear-probe-pixels": ModelEntry(
+        "features",
+        "linear probe, HSST features of single pixels",
+        needs_checkpoint=True,
+        options=SINGLE_PIXELS["options"],
+    ),
+}
+"""Every model by its name."""
+
+CLASSIFIERS_OF_FEATURES = {"knn-features": "knn", "linear-probe-pixels": "linear-probe"}
+"""Models that are known by another name to `fit_pixel_classifier`."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model is made of, beside the settings of its training.
+
+    Attributes:
+        checkpoint: folder or Hub name of a pre-trained HSST, or None.
+        config_overrides: settings of HSSTConfig to change, for models that do not load the checkpoint's weights.
+        window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
+        dropout: of HSST's attention and layers; None keeps the configuration's.
+        head_type: what a dense head of HSST, or a classifier on its features, sees of a pixel: the "mean" over the
+            spectral blocks, or their "concat"enation; None keeps the configuration's.
+        statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
+            its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
+        adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
+        merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts
+            as the checkpoint's; others stand for the class of their own name.
+        joint_attention: let all tokens of HSST attend to each other in every layer, in place of its factorised
+            attention; for models that do not load the checkpoint's weights.
+    """
+
+    checkpoint: str | None = None
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    window_size: int | None = None
+    dropout: float | None = None
+    head_type: str | None = None
+    statistics: str | None = None
+    adapt_bands: bool = False
+    joint_attention: bool = False
+    merged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a model made of a test area.
+
+    Attributes:
+        maps: classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
+        confusion: counts of labelled test pixels by reference and prediction, int64 (classes, classes).
+        model: the trained network, or classifier of scikit-learn.
+        processor: what standardises its input.
+        bands: band indices in the scenes that it saw.
+        parameters: number of parameters of a network.
+        training: what fine-tuning did, for networks.
+        chosen: settings that a classifier chose by cross-validation.
+        train_seconds, predict_seconds: wall-clock seconds.
+        adaptation: what became of a checkpoint that was adapted to the bands of the data.
+    """
+
+    maps: dict[str, np.ndarray]
+    confusion: np.ndarray
+    model: Any
+    processor: HSSTImageProcessor
+    bands: list[int]
+    parameters: int | None
+    training: FineTuned | None
+    chosen: dict[str, Any]
+    train_seconds: float
+    predict_seconds: float
+    adaptation: AdaptationReport | None = None
+
+
+def settings_for(name: str, settings: Mapping[str, Any]) -> FineTuningSettings:
+    """The settings of a model: given ones before its own, its own before the defaults."""
+    return FineTuningSettings(**{**model_entry(name).settings, **settings})
+
+
+def model_entry(name: str) -> ModelEntry:
+    """
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name not in MODELS:
+        raise ValueError(f"expected a model among {', '.join(MODELS)}, got {name}")
+    return MODELS[name]
+
+
+def run_model(
+    name: str,
+    data: LabelledData,
+    settings: FineTuningSettings,
+    options: ModelOptions = ModelOptions(),
+    *,
+    labelled_only: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Trains a model on the training area and predicts the test area, once.
+
+    Args:
+        name: one of `MODELS`.
+        data: scenes with labels and split.
+        settings: of the training.
+        options: checkpoint, windows, configuration, statistics.
+        labelled_only: predict only what is scored; pixels without labels stay 255.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: the data do not fit the model, or it cannot be trained on them.
+    """
+    entry = model_entry(name)
+    check_model(name, settings, options)
+    options = replace(options, **entry.options)
+    if "window_size" in entry.options:
+        settings = replace(settings, stride=None)  # one given for windows of other sizes
+    check_classes(data)
+    start = starting_point(data, options)
+    base, pretrained_processor, bands = start.config, start.processor, start.bands
+    window_size = choose_window_size(settings, options, base)
+    statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
+    own_processor = training_processor(data, bands, pretrained_processor)
+    processor = pretrained_processor if statistics == "checkpoint" and pretrained_processor else own_processor
+    make_area: Callable[[str], AreaTensors] = lambda split: AreaTensors.of(
+        data, split, processor, bands, window_size, own_statistics=statistics == "area"
+    )
+    training = make_area("train")
+    set_seed(settings.seed)
+    started = time.perf_counter()
+    if entry.kind in ("hsst", "network"):
+        network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
+        if settings.head_start == "probe":
+            start_from_probe(network, training, settings)
+        elif settings.head_start == "checkpoint":
+            assert options.checkpoint is not None  # check_model looks
+            start_from_head(network, options.checkpoint, settings, options.merged)
+        has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
+        tuned = fine_tune(
+            network,
+            training,
+            settings,
+            validation=make_area("validation") if has_validation else None,
+            progress=progress,
+        )
+        trained = time.perf_counter()
+        test = make_area("test")
+        maps = predict(network, test, settings, labelled_only=labelled_only, progress=progress)
+        model: Any = network
+        chosen: dict[str, Any] = {}
+        parameters: int | None = count_parameters(network)
+    else:
+        classifier_name = CLASSIFIERS_OF_FEATURES.get(name, name)
+        features: Callable[[AreaTensors, np.ndarray], np.ndarray] = lambda area, pixels: area.spectra(pixels)
+        if entry.kind == "features":
+            assert options.checkpoint is not None and base is not None
+            encoder = HSSTForSemanticSegmentation(
+                HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": options.head_type or "mean"}))
+            )
+            load_encoder(encoder, start.encoder or options.checkpoint)
+            encoder = encoder.hsst.eval()
+            if torch.cuda.is_available() and not settings.use_cpu:
+                encoder = encoder.to("cuda")
+            features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)
+        pixels = training.labelled_pixels()
+        fitted = fit_pixel_classifier(
+            classifier_name,
+            features(training, pixels),
+            training.classes(pixels),
+            fold_groups(pixels),
+            settings.seed,
+            balanced=settings.class_weights == "balanced",
+        )
+        trained = time.perf_counter()
+        test = make_area("test")
+        wanted = test.labelled_pixels() if labelled_only else test.own_pixels()
+        maps = map_of(test, wanted, fitted.estimator.predict(features(test, wanted)))
+        model, chosen, tuned, parameters = fitted.estimator, dict(fitted.settings), None, None
+    return Outcome(
+        maps,
+        confusion_of(maps, test),
+        model,
+        processor,
+        bands,
+        parameters,
+        tuned,
+        chosen,
+        trained - started,
+        time.perf_counter() - trained,
+        start.adaptation,
+    )
+
+
+_remembered: dict[str, np.ndarray] = {}
+"""Features of whole areas by what they depend on: seeds and budgets of an experiment share them."""
+
+MOST_REMEMBERED = 8
+
+
+def remembered_features(
+    encoder: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings
+) -> np.ndarray:
+    """`frozen_features` of all pixels of an area, computed once for the same encoder and area; of `pixels` then."""
+    every = area.own_pixels()
+    digest = hashlib.sha256(f"{settings.precision} {area.window_size} {encoder.config.head_type}".encode())
+    for tensor in (*encoder.state_dict().values(), *area.pixel_values, *area.pixel_mask, *area.own):
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    key = digest.hexdigest()
+    if key not in _remembered:
+        if len(_remembered) >= MOST_REMEMBERED:
+            _remembered.pop(next(iter(_remembered)))
+        _remembered[key] = frozen_features(
+            encoder, area, every, settings.eval_batch_size, settings.precision, encoder.config.head_type == "concat"
+        )
+    places = {tuple(pixel): number for number, pixel in enumerate(every.tolist())}
+    return _remembered[key][[places[tuple(pixel)] for pixel in pixels.tolist()]]
+
+
+def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSettings) -> None:
+    """
+    Sets the classifier of a network to a logistic regression on the features that its encoder gives now.
+
+    Raises:
+        ValueError: the network is not one of HSST, or its classifier does not see single pixels.
+    """
+    _check_head(network, settings)
+    pixels = training.labelled_pixels()
+    features = head_features(network, training, pixels, settings)
+    fitted = fit_pixel_classifier(
+        "linear-probe",
+        features,
+        training.classes(pixels),
+        fold_groups(pixels),
+        settings.seed,
+        balanced=settings.class_weights == "balanced",
+    )
+    scaler, regression = fitted.estimator[0], fitted.estimator[-1]
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    # The regression's scaling of features becomes part of the weights
+    coefficients = coefficients / scaler.scale_
+    intercepts = intercepts - coefficients @ scaler.mean_
+    classifier = network.head.classifier
+    with torch.no_grad():
+        # Classes without training pixels stay as unlikely as the regression, which does not know them, has them
+        classifier.weight.zero_()
+        classifier.bias.fill_(float(intercepts.min()) - 5.0)
+        present = torch.from_numpy(regression.classes_.astype(np.int64))
+        classifier.weight[present] = torch.from_numpy(coefficients).to(classifier.weight)
+        classifier.bias[present] = torch.from_numpy(intercepts).to(classifier.bias)
+
+
+def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
+    """
+    A checkpoint that labels every pixel.
+
+    Raises:
+        ValueError: it cannot be read, or has no classifier of pixels.
+    """
+    with reading(checkpoint):
+        loaded: Any = HSSTForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
+    model, info = loaded
+    if any(str(key).startswith("head.") for key in info["missing_keys"]):
+        raise ValueError(f"{checkpoint}: expected a model with a classifier of pixels, got one without")
+    return model
+
+
+def known_classes(
+    config: HSSTConfig, names: Sequence[str], checkpoint: str, merged: Mapping[str, Sequence[str]]
+) -> list[list[int]]:
+    """
+    For each class the numbers of those of a checkpoint that stand for it.
+
+    Raises:
+        ValueError: none does, or `merged` names others than are there.
+    """
+    id2label: Any = config.id2label
+    stands_for = matched_classes([id2label[number] for number in range(len(id2label))], names, merged)
+    known = [[number for number, stands in enumerate(stands_for) if stands == own] for own in range(len(names))]
+    unknown = [name for name, numbers in zip(names, known, strict=True) if not numbers]
+    if unknown:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint; --merge for "
+            f"other names), got none for {', '.join(unknown)}"
+        )
+    return known
+
+
+@torch.no_grad()
+def start_from_head(
+    network: Any,
+    checkpoint: str,
+    settings: FineTuningSettings,
+    merged: Mapping[str, Sequence[str]],
+) -> None:
+    """
+    Sets the classifier of a network to that of a checkpoint, class by class under their names. A class that several of
+    the checkpoint's stand for has the mean of their scores, so that it is not favoured for their number.
+
+    Raises:
+        ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has
+            no such classifier or does not know a class.
+    """
+    _check_head(network, settings)
+    pretrained = load_pixel_classifier(checkpoint)
+    state, own = pretrained.head.state_dict(), network.head.state_dict()
+    if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of {own['classifier.weight'].shape[1]} features of single pixels "
+            f"(--head_start checkpoint), got one of {state['classifier.weight'].shape[1]}"
+        )
+    names = [network.config.id2label[number] for number in range(network.config.num_labels)]
+    known = known_classes(pretrained.config, names, checkpoint, merged)
+    network.head.load_state_dict(
+        {
+            name: torch.stack([value[rows].mean(dim=0) for rows in known]) if name.startswith("classifier.") else value
+            for name, value in state.items()
+        }
+    )
+
+
+def _check_head(network: Any, settings: FineTuningSettings) -> None:
+    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
+        raise ValueError(
+            "head_start: expected HSST for the task dense with patches of one pixel to start from a probe or a "
+            f"checkpoint's head, got {type(network).__name__}, {settings.task}"
+        )
+
+
+@torch.no_grad()
+def head_features(network: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings) -> np.ndarray:
+    """What the classifier of a dense HSST sees of pixels, each in one window around it, float32 (pixels, features)."""
+    network.eval()
+    before, _ = window_margins(area.window_size)
+    device = next(network.parameters()).device
+    found = []
+    for start in range(0, len(pixels), settings.eval_batch_size):
+        part = pixels[start : start + settings.eval_batch_size]
+        batch = area.windows(part - (0, before, before), "dense")
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            tokens = network.hsst(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
+        features = network.head.features(tokens.float()).unflatten(1, (area.window_size, area.window_size))
+        found.append(features[:, before, before].cpu())
+    return torch.cat(found).numpy()
+
+
+def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
+    """Checks what can be known of a model before any data are read or anything is trained.
+
+    Raises:
+        ValueError: the model needs a checkpoint, or the settings ask for what it does not have.
+    """
+    entry = model_entry(name)
+    if entry.needs_checkpoint and options.checkpoint is None:
+        raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
+    if entry.needs_checkpoint and options.config_overrides:
+        raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
+    if options.statistics == "checkpoint" and options.checkpoint is None:
+        raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
+    if entry.kind == "network" and settings.freeze_encoder:
+        raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
+    if entry.kind == "network" and settings.spectral_crop:
+        raise ValueError(f"--spectral_crop: expected a model with the encoder of HSST, got {name}")
+    if entry.kind == "network" and settings.head_start == "probe":
+        raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
+    if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):
+        raise ValueError(f"--head_start checkpoint: expected HSST from a checkpoint, got {name}")
+    if options.merged and settings.head_start != "checkpoint":
+        raise ValueError("--merge: expected --head_start checkpoint, whose classes are merged, got none")
+    if entry.kind == "network" and settings.layer_decay != 1:
+        raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
+
+
+def check_classes(data: LabelledData) -> None:
+    """Checks that there is something to learn and something to test.
+
+    Raises:
+        ValueError: fewer than two classes have training pixels, or nothing is there to be tested.
+    """
+    counts = {split: data.class_counts(split) for split in SPLITS}
+    trained = [name for name, count in zip(data.class_names, counts["train"], strict=True) if count]
+    if len(trained) < 2:
+        raise ValueError(
+            f"expected training labels of at least 2 classes, got {len(trained)} ({', '.join(trained) or 'none'})"
+        )
+    if not counts["test"].any():
+        raise ValueError("expected labelled test pixels, got none")
+
+
+def warn_of_untrained_classes(data: LabelledData) -> None:
+    """Warns of classes that are tested but never trained, with their names."""
+    trained, tested = data.class_counts("train"), data.class_counts("test")
+    for number, name in enumerate(data.class_names):
+        if tested[number] and not trained[number]:
+            logger.warning(
+                "class %s has %d test pixels and no training pixel: none of them can be right", name, tested[number]
+            )
+
+
+def load_config(checkpoint: str) -> HSSTConfig:
+    """
+    Raises:
+        ValueError: the checkpoint is not one of HSST.
+    """
+    config = read_config(checkpoint, "--model_name_or_path")
+    if not isinstance(config, HSSTConfig):
+        raise ValueError(f"{checkpoint}: expected a model of type hsst, got {config.model_type}")
+    return config
+
+
+def load_processor(checkpoint: str) -> HSSTImageProcessor:
+    return HSSTImageProcessor.from_pretrained(checkpoint)
+
+
+def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base: HSSTConfig | None) -> int:
+    """Side of a window in pixels.
+
+    Raises:
+        ValueError: the centre of a window of even size was asked for, or a stride that leaves pixels out.
+    """
+    size = options.window_size
+    if size is None:
+        if base is not None and base.window_size[0] == base.window_size[1]:
+            size = base.window_size[0]
+            size -= settings.task == "center" and size % 2 == 0
+        else:
+            size = 8 if settings.task == "dense" else 7
+    if settings.task == "center" and size % 2 == 0:
+        raise ValueError(f"window_size: expected an odd number of pixels for the task center, got {size}")
+    if settings.task == "dense" and settings.stride is not None and settings.stride > size:
+        raise ValueError(f"stride: expected 1 to {size} pixels, the window's side, got {settings.stride}")
+    return size
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What a model starts from on the data.
+
+    Attributes:
+        config: configuration of the checkpoint, adapted where its bands were; None without a checkpoint.
+        processor: its processor, likewise.
+        bands: band indices in the data.
+        encoder: the adapted encoder; None where there was nothing to adapt.
+        adaptation: what could be carried over to it, likewise.
+    """
+
+    config: HSSTConfig | None
+    processor: HSSTImageProcessor | None
+    bands: list[int]
+    encoder: HSSTModel | None = None
+    adaptation: AdaptationReport | None = None
+
+
+def starting_point(data: LabelledData, options: ModelOptions) -> StartingPoint:
+    """The checkpoint, adapted to the bands of the data where that is asked for and needed.
+
+    Raises:
+        ValueError: the data do not fit the checkpoint, and it cannot or shall not be adapted to them.
+    """
+    if options.checkpoint is None:
+        if options.adapt_bands:
+            raise ValueError("--adapt_bands: expected a checkpoint to adapt (--model_name_or_path), got none")
+        return StartingPoint(None, None, choose_bands(data, None, None, None))
+    config, processor = load_config(options.checkpoint), load_processor(options.checkpoint)
+    try:
+        return StartingPoint(config, processor, choose_bands(data, config, processor, options.checkpoint))
+    except ValueError:
+        if not options.adapt_bands:
+            raise
+    if data.wavelengths is None:
+        raise ValueError("--adapt_bands: expected data whose wavelengths are known, got data without wavelengths")
+    bands = np.flatnonzero(data.valid_bands).tolist()
+    wavelengths = data.wavelengths[bands].tolist()
+    try:
+        encoder, report = adapt_to_wavelengths(pretrained_encoder(options.checkpoint), wavelengths, return_report=True)
+        adapted_processor = adapt_processor(processor, wavelengths)
+    except ValueError as error:
+        raise ValueError(f"--adapt_bands: {options.checkpoint}: {error}") from None
+    return StartingPoint(encoder.config, adapted_processor, bands, encoder, report)
+
+
+def choose_bands(
+    data: LabelledData, base: HSSTConfig | None, processor: HSSTImageProcessor | None, checkpoint: str | None
+) -> list[int]:
+    """Band indices of the data: those of a checkpoint; or else the 200 of EnMAP's models where they are there and hold
+    data; or else all that hold data.
+
+    Raises:
+        ValueError: the data lack a band of the checkpoint, or hold nothing in it.
+    """
+    valid = data.valid_bands
+    if base is None:
+        if data.wavelengths is not None:
+            finder = HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS))
+            with contextlib.suppress(ValueError):
+                return finder.match_wavelengths(data.wavelengths, valid)
+        return np.flatnonzero(valid).tolist()
+    advice = "adapt the checkpoint to these bands (--adapt_bands, or adapt_to_wavelengths)"
+    if data.wavelengths is not None and processor is not None and processor.wavelengths is not None:
+        try:
+            bands = processor.match_wavelengths(data.wavelengths, valid)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: {str(error).rstrip('.')}: {advice}") from None
+    elif data.num_bands == base.num_channels:
+        bands = list(range(data.num_bands))
+    elif int(valid.sum()) == base.num_channels:
+        bands = np.flatnonzero(valid).tolist()
+    else:
+        raise ValueError(
+            f"{checkpoint}: expected data of the {base.num_channels} bands of the checkpoint, got "
+            f"{data.num_bands} bands: {advice}"
+        )
+    if not valid[bands].all():
+        missing = int((~valid[bands]).sum())
+        raise ValueError(
+            f"{checkpoint}: expected data in each of its {base.num_channels} bands, got {missing} without any: "
+            f"{advice}"
+        )
+    return bands
+
+
+def training_processor(
+    data: LabelledData, bands: list[int], pretrained: HSSTImageProcessor | None = None
+) -> HSSTImageProcessor:
+    """A processor with the statistics of the pixels of the training area, labelled or not.
+
+    Its scale is that of a checkpoint, or 10000; or, where more than 1 % of the training values lie above that
+    (numbers that are not reflectance), their 99.9th percentile.
+    """
+    parts = []
+    for scene in data.scenes:
+        pixels = data.split.mask(scene.name, "train") & scene.valid
+        rows, columns = pixels.nonzero()
+        parts.append(scene.cube[:, rows, columns][bands])
+    spectra = np.concatenate(parts, axis=1)
+    scale = ENMAP.scale if pretrained is None else float(pretrained.scale)
+    if pretrained is None and (spectra > scale).mean() > 0.01:
+        scale = float(np.percentile(spectra, 99.9))
+    low, high = HSSTImageProcessor.clip_range if pretrained is None else pretrained.clip_range
+    mean, deviation = np.empty(len(bands)), np.empty(len(bands))
+    for number, band in enumerate(spectra):
+        reflectance = np.clip(band.astype(np.float64) / scale, low, high)
+        mean[number], deviation[number] = reflectance.mean(), reflectance.std()
+    picks_bands = bands != list(range(data.num_bands))
+    return HSSTImageProcessor(
+        image_mean=mean.tolist(),
+        image_std=np.maximum(deviation, SMALLEST_DEVIATION).tolist(),
+        wavelengths=None if data.wavelengths is None else data.wavelengths[bands].tolist(),
+        band_indices=bands if picks_bands else None,
+        num_source_bands=data.num_bands if picks_bands else None,
+        scale=scale,
+        nodata=ENMAP.nodata,
+        clip_range=[low, high],
+    )
+
+
+def build_network(
+    name: str,
+    data: LabelledData,
+    bands: list[int],
+    settings: FineTuningSettings,
+    options: ModelOptions,
+    base: HSSTConfig | None,
+    window_size: int,
+    encoder: HSSTModel | None = None,
+) -> PreTrainedModel:
+    """A network with weights of its own or of the checkpoint (of `encoder`, where it was adapted), and a new head."""
+    config = hsst_config(data, bands, settings, options, base, window_size)
+    model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
+    if name == "sequence-transformer":
+        layers = config.num_hidden_layers
+        config = HSSTConfig(**own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
+        config = _with_labels(config, data)
+        return model_class(config)
+    if model_entry(name).kind == "hsst":
+        network = model_class(config)
+        if options.joint_attention:
+            network.hsst = JointAttentionModel(config)
+        if model_entry(name).needs_checkpoint:
+            assert options.checkpoint is not None
+            load_encoder(network, encoder or options.checkpoint)
+        return network
+    baseline = _with_labels(
+        BaselineConfig(
+            architecture=name,
+            num_channels=len(bands),
+            image_size=window_size,
+            num_hidden_layers=config.num_hidden_layers,
+            per_pixel=settings.task == "dense",
+        ),
+        data,
+    )
+    if name == "vit":
+        with torch.device("meta"):
+            target = count_parameters(model_class(config))
+        # heads are few where the model is so small that multiples of four are too far apart
+        for heads in (4, 2, 1):
+            baseline.num_attention_heads = heads
+            baseline.hidden_size, distance = vit_width(target, baseline)
+            if distance <= PARAMETER_TOLERANCE * target:
+                break
+        else:
+            raise ValueError(
+                f"vit: expected a width with {target:,} parameters, give or take {PARAMETER_TOLERANCE:.0%}, got none"
+            )
+    baseline_class = BaselineForSemanticSegmentation if settings.task == "dense" else BaselineForImageClassification
+    return baseline_class(baseline)
+
+
+def hsst_config(
+    data: LabelledData,
+    bands: list[int],
+    settings: FineTuningSettings,
+    options: ModelOptions,
+    base: HSSTConfig | None,
+    window_size: int,
+) -> HSSTConfig:
+    """The configuration of HSST for the data: the checkpoint's, or the default one with the overrides."""
+    changes: dict[str, Any] = {"image_size": window_size}
+    if base is None:
+        wavelengths = None if data.wavelengths is None else data.wavelengths[bands].tolist()
+        changes |= {"num_channels": len(bands), "wavelengths": wavelengths, "spectral_positions": None}
+    changes |= options.config_overrides
+    if options.head_type is not None:
+        changes["head_type"] = options.head_type
+    if options.dropout is not None:
+        changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
+    changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")
+    return _with_labels(HSSTConfig(**own_settings(HSSTConfig() if base is None else base, changes)), data)
+
+
+def own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a configuration, some of them changed, without those of a task."""
+    names = [name for name in HSSTConfig.__annotations__ if not name.startswith("_") and name != "model_type"]
+    return {**{name: getattr(config, name) for name in names}, **changes}
+
+
+def _with_labels(config: Any, data: LabelledData) -> Any:
+    config.id2label = dict(enumerate(data.class_names))
+    config.label2id = {name: number for number, name in enumerate(data.class_names)}
+    return config
+
+
+def pretrained_encoder(checkpoint: str) -> HSSTModel:
+    """The encoder of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the encoder.
+    """
+    with reading(checkpoint):
+        loaded: Any = HSSTModel.from_pretrained(checkpoint, output_loading_info=True)
+    pretrained, info = loaded
+    missing = [str(key) for key in info["missing_keys"]]
+    if missing:
+        raise ValueError(f"{checkpoint}: expected all weights of the encoder, got none for {', '.join(missing[:3])}")
+    return pretrained
+
+
+def load_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
+    """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
+
+    Args:
+        model: an HSST model with a head, for the same bands.
+        checkpoint: folder or Hub name of a checkpoint, or its encoder.
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the encoder.
+    """
+    pretrained: Any = pretrained_encoder(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    state = pretrained.state_dict()
+    positions = pretrained.embeddings.position_embeddings
+    grid = model.config.grid_size
+    if grid != pretrained.config.grid_size:
+        prefix = "embeddings.position_embeddings."
+        with torch.no_grad():
+            if pretrained.config.position_embedding_type == "learned":
+                table = positions.position_embeddings
+                tokens = positions.interpolate(table[:, :-1].unflatten(1, (model.config.num_blocks, -1)), grid)
+                resized = torch.cat([tokens.flatten(1, 2), table[:, -1:]], dim=1)
+                state[f"{prefix}position_embeddings"] = resized
+            elif pretrained.config.position_embedding_type == "sincos":
+                table = positions.interpolate(positions.spatial_embeddings.unsqueeze(1), grid)
+                state[f"{prefix}spatial_embeddings"] = table.squeeze(1)
+    model.hsst.load_state_dict(state)
+
+
+def save_network(outcome: Outcome, folder: str | Path) -> None:
+    """Writes a trained network and its processor, for `from_pretrained`."""
+    outcome.model.to("cpu").save_pretrained(folder)
+    outcome.processor.save_pretrained(folder)

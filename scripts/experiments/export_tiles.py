@@ -1,0 +1,87 @@
+"""
+Tiles as plain tensors, for `run_mim_tensors.py`: products, GeoTIFF tiles or a corpus as one safetensors file.
+
+    python scripts/experiments/export_tiles.py --data_dir products --output tiles.safetensors
+    python scripts/experiments/export_tiles.py --data_dir crops --tile_size 20 --max_tiles 500 \\
+        --output crops.safetensors
+
+Bands that hold data in every source are kept. Images of another size than --tile_size are cut into squares of it, the
+last ones flush with the edge, so that nothing is left out.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.shards import is_corpus
+from datasets_loading.tiles import Tiles, read_tile_set
+from hsst.experiments.tile_tensors import TileTensors
+from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of products, GeoTIFF tiles or shards")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file")
+    add_reading_arguments(parser)
+    parser.add_argument("--tile_size", type=int, default=64, help="side of the tiles in pixels (64)")
+    parser.add_argument("--max_tiles", type=int, help="keep so many, drawn at random (all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing")
+    arguments = parser.parse_args()
+    for name in ("tile_size", "max_tiles"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+    return arguments
+
+
+def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
+    """Number of the tile, first row and first column of each square.
+
+    Raises:
+        ValueError: a tile is smaller than a square.
+    """
+    squares = []
+    for number, (height, width) in enumerate(tiles.shapes.tolist()):
+        if min(height, width) < side:
+            raise ValueError(
+                f"--tile_size: expected at most the size of every image, got {side} and {height}x{width} pixels in "
+                f"{tiles.names[number]}"
+            )
+        rows = [min(start, height - side) for start in range(0, height, side)]
+        columns = [min(start, width - side) for start in range(0, width, side)]
+        squares += [(number, row, column) for row in rows for column in columns]
+    return squares
+
+
+def export(arguments: argparse.Namespace) -> None:
+    if is_corpus(arguments.data_dir):
+        tiles: Tiles = read_corpus(arguments.data_dir, streaming=False)
+    else:
+        tiles = read_tile_set(arguments.data_dir, arguments.tile_size, **reading_of(arguments))
+    if tiles.wavelengths is None:
+        raise ValueError(f"{arguments.data_dir}: expected tiles that state their wavelengths, got none")
+    bands = np.flatnonzero(tiles.valid_bands)
+    side = arguments.tile_size
+    squares = squares_of(tiles, side)
+    if arguments.max_tiles is not None and len(squares) > arguments.max_tiles:
+        kept = np.random.default_rng(arguments.seed).choice(len(squares), arguments.max_tiles, replace=False)
+        squares = [squares[number] for number in sorted(kept)]
+    stack = torch.empty((len(squares), len(bands), side, side), dtype=torch.int16)
+    for place, (number, row, column) in enumerate(tqdm(squares, desc="tiles", unit="tile")):
+        stack[place] = torch.from_numpy(np.asarray(tiles[number])[bands, row : row + side, column : column + side])
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    tensors = TileTensors(
+        stack, tiles.wavelengths[bands].tolist(), float(tiles.scale), int(tiles.nodata), arguments.output.name
+    )
+    tensors.save(arguments.output)
+    print(f"{len(stack):,} tiles of {len(bands)} bands and {side}x{side} pixels: {arguments.output}")
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    with one_line_errors("export_tiles.py"):
+        export(parsed)

@@ -1,0 +1,238 @@
+"""Figures of hyperspectral images for people: true colour, masks, reconstructions, spectra, labels, splits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_rgba, to_rgba_array  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
+from datasets_loading.splits import NO_SPLIT, UNLABELLED  # noqa: E402
+from hsst.support.map_writer import class_colours  # noqa: E402
+
+INPUT_COLOUR = "#222222"
+RECONSTRUCTION_COLOUR = "#d1495b"
+PIXEL_COLOURS = ("#f4a100", "#00a6a6", "#9b5de5")
+MASKED_GREY = 0.6
+SPLIT_COLOURS = {"train": "#1b6ca8", "validation": "#e0a100", "test": "#b3315f"}
+
+
+def true_colour_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:
+    """Bands nearest to 640, 550 and 460 nm; evenly spread bands where `wavelengths` (nm) are unknown."""
+    if wavelengths is None:
+        return [3 * num_bands // 4, num_bands // 2, num_bands // 4]
+    return [int(np.abs(np.asarray(wavelengths) - target).argmin()) for target in TRUE_COLOUR_WAVELENGTHS]
+
+
+def true_colour(
+    reflectance: np.ndarray, wavelengths: Sequence[float] | np.ndarray | None, limits: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each colour stretched between its 2nd
+    and 98th percentile, and these limits (2, 3), for another picture of the same scene.
+    """
+    bands = true_colour_bands(wavelengths, len(reflectance))
+    image = np.moveaxis(reflectance[bands], 0, -1).astype(np.float64)
+    if limits is None:
+        limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
+    low, high = limits
+    return np.nan_to_num(np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)), limits
+
+
+def plot_reconstruction(
+    path: str | Path,
+    *,
+    reflectance: np.ndarray,
+    reconstruction: np.ndarray,
+    hidden: np.ndarray,
+    valid: np.ndarray,
+    wavelengths: Sequence[float] | np.ndarray | None,
+    title: str,
+) -> Path:
+    """
+    Draws what a masked model makes of what it does not see, and saves it as PNG.
+
+    Above: true colour of the input, of what the model sees (a hidden colour is grey), of the input with the hidden
+    values reconstructed, and the mean absolute error of the hidden values. Below: spectra of three marked pixels;
+    shaded bands were hidden.
+
+    Args:
+        path: PNG file to write.
+        reflectance: input, (bands, height, width).
+        reconstruction: the model's values of all bands, same shape.
+        hidden: bool of the same shape, True where the model did not see a value.
+        valid: bool (height, width), False at pixels without data.
+        wavelengths: band centres in nm, or None.
+        title: what the figure shows.
+    """
+    path = Path(path)
+    hidden = np.logical_and(hidden, valid)
+    filled = np.where(hidden, reconstruction, reflectance)
+    colour_bands = true_colour_bands(wavelengths, len(reflectance))
+    picture, limits = true_colour(np.where(valid, reflectance, np.nan), wavelengths)
+    seen = np.where(np.moveaxis(hidden[colour_bands], 0, -1), MASKED_GREY, picture)
+    counts = hidden.sum(axis=0)
+    error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
+    error = np.where(counts > 0, error, np.nan)
+
+    figure = plt.figure(figsize=(13.5, 7.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
+    axes = upper.subplots(1, 4)
+    pictures = (
+        (picture, "input, true colour"),
+        (seen, f"what the model sees ({hidden.sum() / max(1, valid.sum() * len(hidden)):.0%} hidden)"),
+        (true_colour(filled, wavelengths, limits)[0], "hidden values reconstructed"),
+    )
+    for axis, (image, label) in zip(axes, pictures, strict=False):
+        axis.imshow(np.where(valid[..., None], image, 1.0), interpolation="nearest")
+        axis.set_title(label, fontsize=10)
+    top = float(np.nanpercentile(error, 98)) if np.isfinite(error).any() else 1.0
+    drawn = axes[3].imshow(error, interpolation="nearest", cmap="magma", vmin=0, vmax=max(top, 1e-6))
+    axes[3].set_title("mean absolute error of hidden values", fontsize=10)
+    upper.colorbar(drawn, ax=axes[3], shrink=0.75, label="reflectance")
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+
+    x_values = np.arange(len(reflectance)) if wavelengths is None else np.asarray(wavelengths, dtype=float)
+    for axis, (row, column), colour in zip(
+        lower.subplots(1, 3, sharey=True), marked_pixels(reflectance, hidden, valid), PIXEL_COLOURS, strict=False
+    ):
+        for image_axis in axes:
+            image_axis.plot(column, row, "s", ms=7, mfc="none", mec=colour, mew=2)
+        plot_spectrum(
+            axis, x_values, reflectance[:, row, column], reconstruction[:, row, column], hidden[:, row, column]
+        )
+        axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=colour)
+        axis.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
+    low, high = lower.axes[0].get_ylim()  # shared, so of all spectra
+    lower.axes[0].set_ylim(min(0.0, low), high)
+    lower.axes[0].set_ylabel("reflectance")
+    lower.axes[0].legend(fontsize=8, loc="upper right")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=110)
+    plt.close(figure)
+    partial.replace(path)
+    return path
+
+
+def plot_spectrum(
+    axis: Axes, x_values: np.ndarray, spectrum: np.ndarray, reconstruction: np.ndarray, hidden: np.ndarray
+) -> None:
+    """One pixel's input and reconstruction; lines break where bands are missing, hidden bands are shaded."""
+    gaps = np.diff(x_values) > max(40.0, 4 * float(np.median(np.diff(x_values))))
+    starts = np.flatnonzero(np.concatenate([[True], gaps]))
+    for number, part in enumerate(np.split(np.arange(len(x_values)), starts[1:])):
+        axis.plot(
+            x_values[part], spectrum[part], color=INPUT_COLOUR, lw=1.6, label=None if number else "input", zorder=3
+        )
+        axis.plot(
+            x_values[part],
+            np.where(hidden[part], reconstruction[part], np.nan),
+            color=RECONSTRUCTION_COLOUR,
+            lw=1.4,
+            label=None if number else "reconstruction",
+            zorder=4,
+        )
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden[part].astype(int), [0]])))
+        for first, last in zip(edges[::2], edges[1::2], strict=True):
+            axis.axvspan(x_values[part[first]], x_values[part[last - 1]], color="#000000", alpha=0.07, lw=0)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.2)
+
+
+def marked_pixels(reflectance: np.ndarray, hidden: np.ndarray, valid: np.ndarray) -> list[tuple[int, int]]:
+    """
+    Three pixels worth a look: among the fully or mostly hidden ones a dark, a middling and a bright one, by their mean
+    reflectance (10th, 50th and 90th percentile).
+    """
+    share = hidden.mean(axis=0)
+    rows, columns = np.nonzero(valid & (share >= 0.75 * share[valid].max())) if valid.any() else ([0], [0])
+    brightness = reflectance[:, rows, columns].mean(axis=0)
+    order = np.argsort(brightness)
+    places = [order[int(quantile * (len(order) - 1))] for quantile in (0.1, 0.5, 0.9)]
+    return [(int(rows[place]), int(columns[place])) for place in places]
+
+
+def plot_split(
+    path: str | Path,
+    *,
+    reflectance: np.ndarray,
+    labels: np.ndarray,
+    codes: np.ndarray,
+    class_names: Sequence[str],
+    wavelengths: Sequence[float] | np.ndarray | None,
+    title: str,
+) -> Path:
+    """
+    Draws a labelled scene and its split side by side, and saves it as PNG: true colour, labels with their classes, and
+    the areas of the splits with their labelled pixels on top.
+
+    Args:
+        path: PNG file to write.
+        reflectance: (bands, height, width), NaN where there are no data.
+        labels: classes from 0, uint8 (height, width), 255 = unlabelled.
+        codes: 0 train, 1 validation, 2 test, 255 none, uint8 (height, width).
+        class_names: name of each class.
+        wavelengths: band centres in nm, or None.
+        title: what the figure shows.
+    """
+    path = Path(path)
+    valid = np.isfinite(reflectance).any(axis=0)
+    labelled = labels != UNLABELLED
+    colours = to_rgba_array(class_colours(class_names))
+    picture = np.where(valid[..., None], true_colour(reflectance, wavelengths)[0], 1.0)
+    grey = np.where(valid, 0.92, 1.0)[..., None].repeat(4, axis=-1)
+    grey[..., 3] = 1.0
+    label_map = grey.copy()
+    label_map[labelled] = colours[labels[labelled]]
+    split_map = grey.copy()
+    legend = []
+    for code, (name, colour) in enumerate(SPLIT_COLOURS.items()):
+        area = codes == code
+        if area.any():
+            split_map[area & valid] = to_rgba(colour, alpha=1.0)
+            # Unlabelled pixels of an area are paler.
+            split_map[area & valid & ~labelled, :3] = 0.35 * split_map[area & valid & ~labelled, :3] + 0.65
+            legend.append(Patch(color=colour, label=f"{name}: {int((area & labelled).sum()):,} labels"))
+    given_up = (codes == NO_SPLIT) & labelled
+    split_map[given_up] = to_rgba(INPUT_COLOUR)
+    legend.append(Patch(color=INPUT_COLOUR, label=f"given up (buffer) or in no area: {int(given_up.sum()):,} labels"))
+
+    width = 4.6 * min(max(labels.shape[1] / labels.shape[0], 0.6), 1.8)
+    figure, axes = plt.subplots(1, 3, figsize=(3 * width + 0.5, 6.2), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    handles = [
+        Patch(color=colours[number], label=f"{name}: {int((labels == number).sum()):,}")
+        for number, name in enumerate(class_names)
+    ]
+    panels = (
+        (picture, "true colour", None),
+        (label_map, "labels (pixels)", handles),
+        (split_map, "split (pale: unlabelled)", legend),
+    )
+    for axis, (image, label, patches) in zip(axes, panels, strict=True):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel("column")
+        if patches is not None:
+            columns = 2 if len(patches) > 4 else 1
+            axis.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, fontsize=8)
+    axes[0].set_ylabel("row")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=110, bbox_inches="tight")  # legends hang below the axes
+    plt.close(figure)
+    partial.replace(path)
+    return path

@@ -1,0 +1,757 @@
+"""Fine-tuning on few labelled pixels, and maps of whole areas, for every network with the face of HSST's heads.
+
+Scenes with labels are small: their standardised pixels stay in memory, windows are cut by index, and training is
+transformers' `Trainer` without its files. Pixels of other splits are hidden in every window (`pixel_mask` 0, value 0),
+so that whatever is cut shows nothing of the area that is scored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from itertools import count
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import IterableDataset
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
+from hsst.experiments.correction_errors import CorrectionErrors
+from hsst.experiments.spectral_crop import SpectralCrop
+from modeling_hsst import HSSTImageProcessor
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
+
+TASKS = ("dense", "center")
+STATISTICS = ("training", "checkpoint", "area")
+CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("float32", "bfloat16")
+HEAD_STARTS = ("random", "probe", "checkpoint")
+LARGEST_WEIGHT = 1e6
+"""Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """How a network is fine-tuned and how it predicts. Augmentations are off by default.
+
+    Attributes:
+        task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
+        max_steps: optimisation steps; 0 leaves a network with the classifier of a checkpoint as it is.
+        num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
+            which then are the least; None makes `max_steps`.
+        batch_size: windows in a step.
+        learning_rate: of the encoder.
+        head_learning_rate: of the classifier; None takes `learning_rate`.
+        weight_decay: of weight matrices; not of biases, norms and position embeddings.
+        layer_decay: factor between the learning rates of a layer and the next one above it (HSST only).
+        warmup_share: share of the steps in which the learning rate rises; it then falls as a cosine.
+        max_grad_norm: gradients are clipped to this norm.
+        freeze_encoder: train the classifier only.
+        head_start: "probe" starts the classifier as a logistic regression on features of the encoder as it is, so
+            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054);
+            "checkpoint" as that of a checkpoint which knows the classes; "random" as usual. All but the last are for
+            HSST with the task "dense" and patches of one pixel.
+        class_weights: "balanced" weighs classes by the inverse of their training pixels.
+        early_stopping_patience: evaluations on the validation area without a better average accuracy before training
+            stops, and the best weights are taken; None trains to the end. The test area is never looked at.
+        evaluation_steps: steps between two evaluations on the validation area.
+        turns: windows are turned by quarters and flipped at random.
+        gain: standard deviation of a factor on the reflectance of each pixel.
+        path_radiance: standard deviation of a reflectance at 550 nm that is added to a window, less towards longer
+            wavelengths: light that the correction of the atmosphere missed, or took away too much.
+        calibration: standard deviation of a factor on all of a window, in all bands and slowly changing along the
+            spectrum.
+        scene_statistics: share of the windows that are standardised by mean and deviation of all pixels of their scene
+            in the area, for models that will see scenes so; they have none of the last two augmentations.
+        band_dropout: share of the bands of a window that is set to their mean.
+        spectral_crop: share of the steps that see a random range of the blocks only (HSST only).
+        mixing: parameter of the beta distribution by which windows, and their labels, are mixed; 0 is off.
+        average_turns: predictions are averaged over the eight turns and flips of a window.
+        stride: pixels between the windows of a dense prediction, whose probabilities are averaged; None is half a
+            window.
+        eval_batch_size: windows in a step of prediction.
+        seed: of initialisation, order and offsets of windows, and augmentation.
+        precision: "bfloat16" computes networks in it, where the processor or GPU is faster so.
+        use_cpu: stay on the CPU.
+    """
+
+    task: str = "dense"
+    max_steps: int = 300
+    num_epochs: int | None = None
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    head_learning_rate: float | None = None
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    warmup_share: float = 0.05
+    max_grad_norm: float = 1.0
+    freeze_encoder: bool = False
+    head_start: str = "random"
+    class_weights: str = "none"
+    early_stopping_patience: int | None = None
+    evaluation_steps: int = 50
+    turns: bool = False
+    gain: float = 0.0
+    path_radiance: float = 0.0
+    calibration: float = 0.0
+    scene_statistics: float = 0.0
+    band_dropout: float = 0.0
+    spectral_crop: float = 0.0
+    mixing: float = 0.0
+    average_turns: bool = False
+    stride: int | None = None
+    eval_batch_size: int = 64
+    seed: int = 0
+    precision: str = "float32"
+    use_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("task", TASKS),
+            ("class_weights", CLASS_WEIGHTS),
+            ("precision", PRECISIONS),
+            ("head_start", HEAD_STARTS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        ones = "num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
+        zeros = (
+            "max_steps learning_rate head_learning_rate weight_decay max_grad_norm gain path_radiance calibration "
+            "mixing seed"
+        )
+        for minimum, names in ((1, ones), (0, zeros)):
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not value >= minimum:
+                    raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+        if self.max_steps < 1 and self.head_start != "checkpoint":
+            raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
+        for name in ("spectral_crop", "scene_statistics"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay: expected a factor above 0 and up to 1, got {self.layer_decay}")
+        for name in ("band_dropout", "warmup_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a share from 0 to below 1, got {getattr(self, name)}")
+
+
+@dataclass(eq=False)
+class AreaTensors:
+    """Pixels of one split in memory, standardised once, with a margin of one window on every side.
+
+    Attributes:
+        data: the scenes they come from.
+        split: "train", "validation" or "test".
+        window_size: side of the windows that will be cut, in pixels.
+        pixel_values: float32 (bands, rows, columns) of each scene with pixels of the split.
+        pixel_mask: bool (rows, columns) of each; False without data, and at pixels of other splits.
+        labels: int64 (rows, columns) of each; 255 = unlabelled or not of this split.
+        own: bool (rows, columns) of each: pixels of the split with data.
+        places: number of the scene, row and column in it of the first pixel of each; may be negative.
+        mean, deviation: reflectance that is 0, and a difference that is 1, in each band, float32 (bands,).
+        wavelengths: band centres in nm, float64 (bands,), or None.
+    """
+
+    data: LabelledData
+    split: str
+    window_size: int
+    pixel_values: list[torch.Tensor]
+    pixel_mask: list[torch.Tensor]
+    labels: list[torch.Tensor]
+    own: list[torch.Tensor]
+    places: list[tuple[int, int, int]]
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    wavelengths: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        data: LabelledData,
+        split: str,
+        processor: HSSTImageProcessor,
+        bands: Sequence[int],
+        window_size: int,
+        *,
+        own_statistics: bool = False,
+    ) -> AreaTensors:
+        """Cuts the area of a split out of the scenes.
+
+        Args:
+            data: scenes with labels and split.
+            split: "train", "validation" or "test".
+            processor: standardises; its bands are `bands` of the scenes.
+            bands: band indices in the scenes.
+            window_size: side of the windows that will be cut, in pixels.
+            own_statistics: standardise by mean and deviation of the area's own pixels, labelled or not, in place of
+                the processor's.
+
+        Raises:
+            ValueError: the split has no labelled pixel.
+        """
+        code = SPLITS.index(split)
+        area = cls(data, split, window_size, [], [], [], [], [], torch.zeros(len(bands)), torch.ones(len(bands)))
+        if data.wavelengths is not None:
+            area.wavelengths = data.wavelengths[list(bands)]
+        for number, scene in enumerate(data.scenes):
+            codes = data.split.codes[scene.name]
+            rows, columns = np.nonzero(codes == code)
+            if not len(rows) or not (scene.labels[rows, columns] != UNLABELLED).any():
+                continue
+            first = rows.min() - window_size, columns.min() - window_size
+            last = rows.max() + 1 + window_size, columns.max() + 1 + window_size
+            pixels = _cut(scene.cube[list(bands)], first, last, ENMAP.nodata)
+            own_codes = _cut(codes[None], first, last, NO_SPLIT)[0]
+            values, valid = processor.standardize(torch.from_numpy(pixels)[None], nodata=ENMAP.nodata)
+            hidden = torch.from_numpy((own_codes != code) & (own_codes != NO_SPLIT))
+            valid = valid[0] & ~hidden
+            own = torch.from_numpy(own_codes == code) & valid
+            labels = torch.from_numpy(_cut(scene.labels[None], first, last, UNLABELLED)[0].astype(np.int64))
+            area.pixel_values.append(values[0].masked_fill(~valid, 0.0))
+            area.pixel_mask.append(valid)
+            area.labels.append(labels.masked_fill(~own, UNLABELLED))
+            area.own.append(own)
+            area.places.append((number, int(first[0]), int(first[1])))
+        if not any((labels != UNLABELLED).any() for labels in area.labels):
+            raise ValueError(f"expected labelled {split} pixels with data, got none")
+        if processor.image_mean is not None:
+            area.mean = torch.tensor(processor.image_mean, dtype=torch.float32)
+        if processor.image_std is not None:
+            area.deviation = torch.tensor(processor.image_std, dtype=torch.float32)
+        if own_statistics:
+            area._standardize_again()
+        return area
+
+    def scene_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation of the standardised pixels of each tensor, float32 (tensors, bands)."""
+        means, deviations = [], []
+        for values, own in zip(self.pixel_values, self.own, strict=True):
+            means.append(values[:, own].mean(dim=1))
+            deviations.append(values[:, own].std(dim=1, unbiased=False))
+        return torch.stack(means), torch.maximum(torch.stack(deviations), SMALLEST_DEVIATION / self.deviation)
+
+    def _standardize_again(self) -> None:
+        spectra = torch.cat([values[:, own] for values, own in zip(self.pixel_values, self.own, strict=True)], dim=1)
+        smallest = SMALLEST_DEVIATION / self.deviation
+        shift, factor = spectra.mean(dim=1), torch.maximum(spectra.std(dim=1, unbiased=False), smallest)
+        for values, valid in zip(self.pixel_values, self.pixel_mask, strict=True):
+            values.sub_(shift[:, None, None]).div_(factor[:, None, None]).masked_fill_(~valid, 0.0)
+        self.mean, self.deviation = self.mean + shift * self.deviation, self.deviation * factor
+
+    def labelled_pixels(self) -> np.ndarray:
+        """Number of the tensor, row and column of each labelled pixel, int64 (pixels, 3)."""
+        return self._pixels([labels != UNLABELLED for labels in self.labels])
+
+    def own_pixels(self) -> np.ndarray:
+        """Number of the tensor, row and column of each pixel of the split with data, int64 (pixels, 3)."""
+        return self._pixels(self.own)
+
+    @staticmethod
+    def _pixels(masks: Sequence[torch.Tensor]) -> np.ndarray:
+        places = [np.insert(mask.nonzero().numpy(), 0, number, axis=1) for number, mask in enumerate(masks)]
+        return np.concatenate(places).astype(np.int64)
+
+    def spectra(self, pixels: np.ndarray) -> np.ndarray:
+        """Standardised values of pixels (`labelled_pixels`), float32 (pixels, bands)."""
+        numbers, rows, columns = pixels.T
+        spectra = np.empty((len(pixels), len(self.mean)), dtype=np.float32)
+        for number, values in enumerate(self.pixel_values):
+            here = numbers == number
+            spectra[here] = values.numpy()[:, rows[here], columns[here]].T
+        return spectra
+
+    def classes(self, pixels: np.ndarray) -> np.ndarray:
+        """Labels of pixels, int64 (pixels,)."""
+        return np.array([int(self.labels[number][row, column]) for number, row, column in pixels], dtype=np.int64)
+
+    def windows(self, corners: np.ndarray | torch.Tensor, task: str) -> dict[str, torch.Tensor]:
+        """Windows by number of the tensor, row and column of their upper left pixel, (windows, 3).
+
+        Returns:
+            pixel_values float32 (windows, bands, size, size), pixel_mask bool (windows, size, size), and labels int64,
+            (windows, size, size) for "dense", (windows,) for "center".
+        """
+        size = self.window_size
+        values, masks, labels = [], [], []
+        for number, row, column in np.asarray(corners).tolist():
+            rows, columns = slice(row, row + size), slice(column, column + size)
+            values.append(self.pixel_values[number][:, rows, columns])
+            masks.append(self.pixel_mask[number][rows, columns])
+            labels.append(self.labels[number][rows, columns])
+        windows = {"pixel_values": torch.stack(values), "pixel_mask": torch.stack(masks)}
+        label_windows = torch.stack(labels)
+        windows["labels"] = label_windows if task == "dense" else label_windows[:, size // 2, size // 2]
+        return windows
+
+    def to_scenes(self, maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Maps of the tensors laid on their scenes, uint8 (height, width), 255 outside the area, by scene."""
+        laid = {}
+        for values, own, (number, first_row, first_column) in zip(maps, self.own, self.places, strict=True):
+            scene = self.data.scenes[number]
+            full = np.full(scene.shape, UNLABELLED, dtype=np.uint8)
+            rows, columns = own.numpy().nonzero()
+            full[rows + first_row, columns + first_column] = values[rows, columns]
+            laid[scene.name] = full
+        return laid
+
+
+def _cut(values: np.ndarray, first: tuple[int, int], last: tuple[int, int], fill: int) -> np.ndarray:
+    """Rows and columns from `first` to before `last` of (..., height, width); `fill` beyond the edges."""
+    height, width = values.shape[1:]
+    cut = np.full((len(values), last[0] - first[0], last[1] - first[1]), fill, dtype=values.dtype)
+    top, left = max(first[0], 0), max(first[1], 0)
+    bottom, right = min(last[0], height), min(last[1], width)
+    cut[:, top - first[0] : bottom - first[0], left - first[1] : right - first[1]] = values[:, top:bottom, left:right]
+    return cut
+
+
+class TrainingCorners(IterableDataset):
+    """Corners of training windows without end: epoch after epoch each labelled pixel once, in new places.
+
+    For "dense", an epoch is a grid of windows whose offset is drawn anew, as far as they hold labelled pixels; for
+    "center", a window around each labelled pixel.
+    """
+
+    def __init__(self, area: AreaTensors, task: str, seed: int) -> None:
+        self.pixels = area.labelled_pixels()
+        self.window_size = area.window_size
+        self.task = task
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for epoch in count():
+            generator = np.random.default_rng((self.seed, epoch))
+            yield from torch.from_numpy(generator.permutation(self.epoch(generator)))
+
+    def epoch(self, generator: np.random.Generator) -> np.ndarray:
+        """Corners of one epoch, int64 (windows, 3)."""
+        before, _ = window_margins(self.window_size)
+        if self.task == "center":
+            return self.pixels - (0, before, before)
+        # at most a window's side above the first pixel, which the margin of the tensors allows
+        offset = np.array([0, *generator.integers(0, self.window_size, 2)])
+        cells = np.array([1, self.window_size, self.window_size])
+        return np.unique((self.pixels + offset) // cells, axis=0) * cells - offset
+
+
+class WindowCollator:
+    """Cuts the windows of a batch and augments them as the settings ask."""
+
+    def __init__(self, area: AreaTensors, settings: FineTuningSettings) -> None:
+        self.area = area
+        self.settings = settings
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        if settings.turns and settings.task == "center" and area.window_size % 2 == 0:
+            raise ValueError(f"turns: expected windows of odd size, which have a centre, got {area.window_size}")
+        self.errors = None
+        if settings.path_radiance or settings.calibration:
+            if area.wavelengths is None:
+                raise ValueError("path_radiance, calibration: expected scenes with wavelengths, got none")
+            self.errors = CorrectionErrors(area.wavelengths.tolist(), settings.path_radiance, settings.calibration)
+        self.statistics = area.scene_statistics() if settings.scene_statistics else None
+
+    def __call__(self, corners: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        places = torch.stack(list(corners))
+        batch = self.area.windows(places, self.settings.task)
+        settings, generator = self.settings, self.generator
+        values = batch["pixel_values"]
+        shape = values.shape
+        if settings.turns:
+            turns = torch.randint(0, 8, (shape[0],), generator=generator).tolist()
+            for name, tensor in batch.items():
+                if tensor.ndim > 1:
+                    turned = [turn_window(window, turn) for window, turn in zip(tensor, turns, strict=True)]
+                    batch[name] = torch.stack(turned)
+            values = batch["pixel_values"]
+        dark = (self.area.mean / self.area.deviation)[:, None, None]
+        if settings.gain:
+            change = settings.gain * torch.randn((shape[0], 1, *shape[2:]), generator=generator)
+            values = values + (values + dark) * change
+        before = values
+        if self.errors is not None:
+            factor, added = self.errors.draw(shape[0], generator)
+            values = (values + dark) * factor[:, :, None, None] - dark
+            values = values + (added / self.area.deviation)[:, :, None, None]
+        if self.statistics is not None:
+            mean, deviation = (statistics[places[:, 0]][:, :, None, None] for statistics in self.statistics)
+            chosen = torch.rand((shape[0], 1, 1, 1), generator=generator) < settings.scene_statistics
+            values = torch.where(chosen, (before - mean) / deviation, values)
+        if settings.band_dropout:
+            kept = torch.rand((*shape[:2], 1, 1), generator=generator) >= settings.band_dropout
+            values = values * kept
+        batch["pixel_values"] = values.masked_fill(~batch["pixel_mask"].unsqueeze(1), 0.0)
+        if settings.mixing:
+            partner = torch.randperm(shape[0], generator=generator)
+            # torch draws from beta distributions by its global generator only
+            seed = int(torch.randint(0, 2**31, (1,), generator=generator))
+            drawn = np.random.default_rng(seed).beta(settings.mixing, settings.mixing, shape[0])
+            share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).float()
+            both = batch["pixel_mask"] & batch["pixel_mask"][partner]
+            own_share = torch.where(both, share[:, None, None], 1.0).unsqueeze(1)
+            values = batch["pixel_values"]
+            batch["pixel_values"] = own_share * values + (1 - own_share) * values[partner]
+            batch["partner_labels"] = batch["labels"][partner]
+            if settings.task == "dense":
+                batch["partner_labels"] = batch["partner_labels"].masked_fill(~both, UNLABELLED)
+            batch["share"] = share
+        return batch
+
+
+def turn_window(window: torch.Tensor, turn: int, inverse: bool = False) -> torch.Tensor:
+    """A window (..., rows, columns) turned by `turn % 4` quarters, and flipped before that if `turn` is 4 or more."""
+    if inverse:
+        window = torch.rot90(window, -(turn % 4), (-2, -1))
+        return window.flip(-1) if turn >= 4 else window
+    return torch.rot90(window.flip(-1) if turn >= 4 else window, turn % 4, (-2, -1))
+
+
+@dataclass
+class FineTuned:
+    """What fine-tuning did.
+
+    Attributes:
+        steps: optimisation steps taken; fewer than asked for where training was stopped early.
+        seconds: wall-clock seconds of training.
+        loss: mean training loss.
+        best_step: step whose weights were taken, where a validation area decided.
+        validation: average accuracy on the validation area by step.
+    """
+
+    steps: int
+    seconds: float
+    loss: float
+    best_step: int | None = None
+    validation: dict[int, float] = field(default_factory=dict)
+
+
+def fine_tune(
+    model: nn.Module,
+    training: AreaTensors,
+    settings: FineTuningSettings,
+    *,
+    validation: AreaTensors | None = None,
+    progress: bool = False,
+) -> FineTuned:
+    """Trains a model in place on the labelled pixels of an area.
+
+    Args:
+        model: takes (pixel_values, pixel_mask) and returns `logits`, (windows, classes, rows, columns) for "dense",
+            (windows, classes) for "center"; its classifier's parameters are named `head...`.
+        training: the training area.
+        settings: how to train.
+        validation: area that decides when to stop, needed for `early_stopping_patience`.
+        progress: show a progress bar.
+
+    Returns:
+        What was done. The model is in evaluation mode, on the device it was trained on.
+
+    Raises:
+        ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
+            diverged.
+    """
+    if settings.max_steps == 0 and settings.num_epochs is None:
+        on_device(model, settings).eval()
+        return FineTuned(0, 0.0, math.nan)
+    counts = np.bincount(training.classes(training.labelled_pixels()), minlength=len(training.data.class_names))
+    if (counts > 0).sum() < 2:
+        raise ValueError(f"expected training labels of at least 2 classes, got {int((counts > 0).sum())}")
+    if settings.early_stopping_patience is not None and validation is None:
+        raise ValueError("early_stopping_patience: expected a validation area, got none")
+    weights = None
+    if settings.class_weights == "balanced":
+        present = counts > 0
+        inverse = np.where(present, counts.sum() / np.maximum(counts, 1) / present.sum(), 0.0)
+        weights = torch.tensor(inverse, dtype=torch.float32)
+    if settings.freeze_encoder and not hasattr(model, "hsst"):
+        raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
+    set_frozen(model, settings.freeze_encoder)
+    corners = TrainingCorners(training, settings.task, settings.seed)
+    if settings.num_epochs is not None:
+        steps_of_an_epoch = math.ceil(len(corners.epoch(np.random.default_rng(settings.seed))) / settings.batch_size)
+        settings = replace(settings, max_steps=max(settings.max_steps, settings.num_epochs * steps_of_an_epoch))
+    with TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=settings.max_steps,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            lr_scheduler_type="cosine",
+            warmup_steps=math.ceil(settings.warmup_share * settings.max_steps),
+            logging_steps=settings.max_steps,
+            save_strategy="no",
+            report_to="none",
+            seed=settings.seed,
+            bf16=settings.precision == "bfloat16",
+            use_cpu=settings.use_cpu or not torch.accelerator.is_available(),
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+            disable_tqdm=not progress,
+        )
+        # A window is little work: one process uses one device, others take other runs
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        trainer = FineTuner(
+            settings,
+            weights,
+            model=model,
+            args=arguments,
+            train_dataset=corners,
+            data_collator=WindowCollator(training, settings),
+        )
+        trainer.remove_callback(PrinterCallback)
+        stopping = None
+        if settings.early_stopping_patience is not None and validation is not None:
+            stopping = EarlyStopping(validation, settings)
+            trainer.add_callback(stopping)
+        started = time.perf_counter()
+        output = trainer.train()
+    result = FineTuned(output.global_step, time.perf_counter() - started, float(output.training_loss))
+    if has_diverged(model, result.loss):
+        raise ValueError(f"learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)")
+    if stopping is not None and stopping.best_state is not None:
+        model.load_state_dict(stopping.best_state)
+        result.best_step, result.validation = stopping.best_step, stopping.scores
+    model.eval()
+    return result
+
+
+def on_device(model: nn.Module, settings: FineTuningSettings) -> nn.Module:
+    """The model on the accelerator, where there is one and the settings do not ask for the CPU."""
+    accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    # Not `.to` of the class, whose decorated signature type checkers misread
+    return nn.Module.to(model, device=accelerator or torch.device("cpu"))
+
+
+def has_diverged(model: nn.Module, loss: float) -> bool:
+    """Whether training blew a network up: its loss is not finite, or a weight is not or is beyond `LARGEST_WEIGHT`."""
+    # NaN is in no order, so that it is not below either
+    return not math.isfinite(loss) or not all(bool((p.abs() < LARGEST_WEIGHT).all()) for p in model.parameters())
+
+
+class FineTuner(Trainer):
+    """`Trainer` with learning rates by layer, class weights and mixed labels."""
+
+    def __init__(self, settings: FineTuningSettings, class_weights: torch.Tensor | None, **kwargs: Any) -> None:
+        self.settings = settings
+        self.class_weights = class_weights
+        super().__init__(**kwargs)
+        model: Any = self.model
+        self.crop = SpectralCrop(model, settings.spectral_crop, settings.seed) if settings.spectral_crop else None
+        # the loss is a mean over the labelled pixels of the batch, so that Trainer has nothing to divide by
+        self.model_accepts_loss_kwargs = False
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained: Any = self.model if model is None else model
+            groups = parameter_groups(trained, self.settings)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self.settings.freeze_encoder:
+            # an encoder that does not learn gives the same features every time: without dropout
+            self.accelerator.unwrap_model(model).hsst.eval()
+        windows = {name: inputs[name] for name in ("pixel_values", "pixel_mask")}
+        blocks = None if self.crop is None else self.crop.draw()
+        if self.crop is None or blocks is None:
+            outputs = model(**windows)
+        else:
+            with self.accelerator.autocast():
+                outputs = self.crop(blocks, **windows)
+        losses, total = self._losses(outputs.logits, inputs["labels"])
+        if "share" in inputs:
+            share = inputs["share"].view(-1, *[1] * (losses.ndim - 1))
+            partner_losses, partner_total = self._losses(outputs.logits, inputs["partner_labels"])
+            losses = share * losses + (1 - share) * partner_losses
+            total = share * total + (1 - share) * partner_total
+        loss = losses.sum() / total.sum().clamp(min=1e-6)
+        return (loss, outputs) if return_outputs else loss
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and weight of each label."""
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        losses = nn.functional.cross_entropy(
+            logits.float(), labels, weight=weights, ignore_index=UNLABELLED, reduction="none"
+        )
+        labelled = labels != UNLABELLED
+        if weights is None:
+            return losses, labelled.float()
+        return losses, torch.where(labelled, weights[labels.masked_fill(~labelled, 0)], 0.0)
+
+
+def set_frozen(model: nn.Module, frozen: bool) -> None:
+    """Lets only parameters of the head learn, or all."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head.") or not frozen)
+
+
+def parameter_groups(model: nn.Module, settings: FineTuningSettings) -> list[dict[str, Any]]:
+    """Parameters with their learning rates and weight decay.
+
+    Raises:
+        ValueError: `layer_decay` for a model whose layers are not those of HSST.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depths = {name: encoder_depth(name, model) for name, _ in model.named_parameters()}
+    top = max((depth for depth in depths.values() if depth is not None), default=0)
+    if settings.layer_decay != 1 and top == 0:
+        raise ValueError(f"layer_decay: expected a model with the layers of HSST, got {type(model).__name__}")
+    head_rate = settings.learning_rate if settings.head_learning_rate is None else settings.head_learning_rate
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    parameters = dict(model.named_parameters())
+    for name in names:
+        depth = depths[name]
+        rate = head_rate if depth is None else settings.learning_rate * settings.layer_decay ** (top - depth)
+        decays = parameters[name].ndim > 1 and not re.search(r"norm|bias|position_embeddings|_token", name)
+        groups.setdefault((rate, settings.weight_decay if decays else 0.0), []).append(parameters[name])
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
+def encoder_depth(name: str, model: nn.Module) -> int | None:
+    """0 for the embeddings of HSST, then layer by layer; None for the head; 0 for all of another encoder."""
+    if name.startswith("head."):
+        return None
+    match = re.search(r"(spatial|spectral)_layers\.(\d+)\.", name)
+    if match is None:
+        return 0
+    below = 0 if match[1] == "spatial" else int(getattr(model.config, "num_spatial_layers", 0))
+    return below + int(match[2]) + 1
+
+
+class EarlyStopping(TrainerCallback):
+    """Keeps the weights with the best average accuracy on the validation area, and stops when none follows."""
+
+    def __init__(self, validation: AreaTensors, settings: FineTuningSettings) -> None:
+        self.validation = validation
+        self.settings = settings
+        self.scores: dict[int, float] = {}
+        self.best_step: int | None = None
+        self.best_state: dict[str, torch.Tensor] | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.settings.evaluation_steps and state.global_step != self.settings.max_steps:
+            return
+        model = kwargs["model"]
+        maps = predict(model, self.validation, self.settings, labelled_only=True)
+        score = land_cover_scores(confusion_of(maps, self.validation))["average_accuracy"]
+        model.train()
+        self.scores[state.global_step] = score
+        if self.best_step is None or score > self.scores[self.best_step]:
+            self.best_step, self.best_state = state.global_step, deepcopy(model.state_dict())
+        waited = (state.global_step - self.best_step) // self.settings.evaluation_steps
+        if waited >= (self.settings.early_stopping_patience or 0):
+            control.should_training_stop = True
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    area: AreaTensors,
+    settings: FineTuningSettings,
+    *,
+    labelled_only: bool = False,
+    progress: bool = False,
+) -> dict[str, np.ndarray]:
+    """Classes of all pixels of an area.
+
+    For "dense", windows overlap and their probabilities are averaged; for "center", every pixel has its own window.
+
+    Args:
+        model: as in `fine_tune`.
+        area: the area.
+        settings: task, stride, averaging and batch size.
+        labelled_only: leave out windows without labelled pixels, where no map is wanted; pixels beyond stay 255.
+        progress: show a progress bar.
+
+    Returns:
+        Classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    size = area.window_size
+    pixels = area.labelled_pixels() if labelled_only else area.own_pixels()
+    before, _ = window_margins(size)
+    if settings.task == "center":
+        corners = pixels - (0, before, before)
+    else:
+        corners = covering_corners(pixels, size, settings.stride or max(size // 2, 1))
+    turns = range(8) if settings.average_turns and (settings.task == "dense" or size % 2) else range(1)
+    num_classes = len(area.data.class_names)
+    sums = [torch.zeros((num_classes, *own.shape)) for own in area.own]
+    batches = range(0, len(corners), settings.eval_batch_size)
+    for start in tqdm(batches, desc="predicting", disable=not progress):
+        batch_corners = corners[start : start + settings.eval_batch_size]
+        batch = area.windows(batch_corners, settings.task)
+        values, mask = batch["pixel_values"].to(device), batch["pixel_mask"].to(device)
+        probabilities = torch.zeros(())
+        for turn in turns:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = model(pixel_values=turn_window(values, turn), pixel_mask=turn_window(mask, turn)).logits
+            turned = logits.float().softmax(dim=1).cpu()
+            probabilities = probabilities + (
+                turn_window(turned, turn, inverse=True) if settings.task == "dense" else turned
+            )
+        for (number, row, column), window in zip(batch_corners.tolist(), probabilities, strict=True):
+            if settings.task == "dense":
+                sums[number][:, row : row + size, column : column + size] += window
+            else:
+                sums[number][:, row + before, column + before] = window
+    maps = []
+    for total in sums:
+        classes = total.argmax(dim=0).to(torch.uint8).numpy()
+        maps.append(np.where((total > 0).any(dim=0).numpy(), classes, UNLABELLED).astype(np.uint8))
+    return area.to_scenes(maps)
+
+
+def covering_corners(pixels: np.ndarray, window_size: int, stride: int) -> np.ndarray:
+    """Corners of all windows on a grid of `stride` pixels that hold one of the pixels, int64 (windows, 3).
+
+    Raises:
+        ValueError: the stride is larger than a window, so that pixels would be left out.
+    """
+    if not 1 <= stride <= window_size:
+        raise ValueError(f"stride: expected 1 to {window_size} pixels, the window's side, got {stride}")
+    reach = -(-window_size // stride)
+    steps = np.array([(0, row, column) for row in range(reach) for column in range(reach)]) * stride
+    last = pixels // (1, stride, stride) * (1, stride, stride)
+    corners = (last[:, None] - steps[None]).reshape(-1, 3)
+    repeated = np.repeat(pixels, len(steps), axis=0)
+    holds = (repeated[:, 1:] - corners[:, 1:] < window_size).all(axis=1) & (corners[:, 1:] >= 0).all(axis=1)
+    return np.unique(corners[holds], axis=0)
+
+
+def confusion_of(maps: dict[str, np.ndarray], area: AreaTensors) -> np.ndarray:
+    """Confusion matrix over all labelled pixels of an area, int64 (classes, classes).
+
+    Raises:
+        ValueError: a labelled pixel was not predicted.
+    """
+    references = area.data.split.labels_of(area.data.labels, area.split)
+    predicted = np.concatenate([maps[name].ravel() for name in maps])
+    wanted = np.concatenate([references[name].ravel() for name in maps])
+    matrix = confusion_matrix(predicted, wanted, num_classes=len(area.data.class_names))
+    total = sum(int((labels != UNLABELLED).sum()) for labels in references.values())
+    if matrix.sum() != total:
+        raise ValueError(f"expected a prediction for each of {total} labelled pixels, got {matrix.sum()}")
+    return matrix

@@ -1,0 +1,195 @@
+"""What a run leaves behind for people: confusion matrix, map, results; every file is written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.colors import to_rgba_array  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+from datasets_loading.labelled_data import LabelledData  # noqa: E402
+from datasets_loading.sensors import ENMAP  # noqa: E402
+from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED  # noqa: E402
+from hsst.support.figures import true_colour  # noqa: E402
+from hsst.support.map_writer import class_colours  # noqa: E402
+
+PALE = (0.93, 0.93, 0.93, 1.0)
+LARGEST_MATRIX_WITH_COUNTS = 12
+
+
+def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Writes a file under a temporary name beside its place, and moves it there when it is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
+    """Counts with class names: a row for each reference, a column for each prediction."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["reference \\ prediction", *class_names])
+            for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
+                writer.writerow([name, *counts])
+
+    return write_whole(path, write)
+
+
+def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[str], title: str) -> Path:
+    """
+    Draws a confusion matrix as PNG: the share of each reference class (row) that was predicted as each class, with
+    counts of pixels where classes are few.
+    """
+    matrix = np.asarray(matrix)
+    support = matrix.sum(axis=1)
+    count = len(class_names)
+    side = max(4.5, 0.75 * count + 2)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    counts = matrix if count <= LARGEST_MATRIX_WITH_COUNTS else None
+    drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
+    labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
+    axis.set_yticks(range(count), labels, fontsize=9)
+    axis.set_title(title, fontsize=11)
+    figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
+    return _save(path, figure)
+
+
+def shares_of(matrix: np.ndarray) -> np.ndarray:
+    """Counts (classes, classes) as shares of each row, float64; NaN in rows of classes that do not occur."""
+    support = matrix.sum(axis=1, keepdims=True)
+    return np.where(support > 0, matrix / np.maximum(support, 1), np.nan)
+
+
+def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], counts: np.ndarray | None = None) -> Any:
+    """Draws `shares_of` a confusion matrix on an axis, with counts of pixels where they are given; gives the image."""
+    count = len(class_names)
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    few = count <= LARGEST_MATRIX_WITH_COUNTS
+    for row, column in np.ndindex(count, count):
+        share = shares[row, column]
+        if np.isnan(share) or (share < 0.005 and not few):
+            continue
+        text = f"{share:.0%}" if counts is None else f"{share:.0%}\n{counts[row, column]:,}"
+        colour = "white" if share > 0.6 else "#222222"
+        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=colour)
+    axis.set_yticks(range(count), class_names, fontsize=9)
+    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    axis.set_ylabel("reference (test pixels)")
+    axis.set_xlabel("prediction")
+    return drawn
+
+
+def figure_of_shares(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Any:
+    """A figure of confusion matrices side by side by their titles, each as `shares_of` gives it."""
+    side = max(3.6, 0.42 * len(class_names) + 2)
+    figure, axes = plt.subplots(
+        1, len(matrices), figsize=(len(matrices) * (side + 0.8), side), layout="constrained", squeeze=False
+    )
+    for axis, (title, shares) in zip(axes[0], matrices.items(), strict=True):
+        drawn = draw_shares(axis, shares, class_names)
+        axis.set_title(title, fontsize=11)
+    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.75, label="share of the reference class")
+    return figure
+
+
+def plot_land_cover_map(
+    path: str | Path,
+    data: LabelledData,
+    maps: Mapping[str, np.ndarray],
+    title: str,
+    others: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Path:
+    """
+    Draws test area, reference and predictions side by side as PNG: one row for each scene (the first four), cut to its
+    test area.
+
+    Args:
+        path: PNG file to write.
+        data: scenes with labels and split.
+        maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
+        title: what the figure shows.
+        others: further predictions by their names.
+    """
+    colours = to_rgba_array(class_colours(data.class_names))
+    all_maps = {"prediction": maps, **(others or {})}
+    scenes = [scene for scene in data.scenes if scene.name in maps][:4]
+    rows = []
+    for scene in scenes:
+        area = data.split.codes[scene.name] == SPLITS.index("test")
+        inside = np.nonzero(area)
+        part = tuple(slice(int(side.min()), int(side.max()) + 1) for side in inside)
+        valid = scene.valid[part]
+        reflectance = np.where(valid, scene.cube[:, *part] / ENMAP.scale, np.nan)
+        picture = np.where(valid[..., None], true_colour(reflectance, data.wavelengths)[0], 1.0)
+        reference = np.where(area[part], scene.labels[part], UNLABELLED)
+        hidden = data.split.codes[scene.name][part] == NO_SPLIT
+        predictions = [np.asarray(predicted[scene.name])[part] for predicted in all_maps.values()]
+        rows.append((scene.name, picture, reference, predictions, valid & ~hidden))
+    height, width = rows[0][1].shape[:2]
+    panel = 4.2 * min(max(width / height, 0.6), 2.5)
+    number = 2 + len(all_maps)
+    figure, axes = plt.subplots(
+        len(rows), number, figsize=(number * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained", squeeze=False
+    )
+    figure.suptitle(title, fontsize=12)
+    for axis_row, (name, picture, reference, predictions, valid) in zip(axes, rows, strict=True):
+        labelled = int((reference != UNLABELLED).sum())
+        panels = [
+            (picture, "true colour"),
+            (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
+        ]
+        for prediction, prediction_name in zip(predictions, all_maps, strict=True):
+            right = (reference == prediction) & (reference != UNLABELLED)
+            share = f"{right.sum() / max(labelled, 1):.0%} right"
+            panels.append((_coloured(prediction, valid, colours), f"{prediction_name} ({share})"))
+        for axis, (image, label) in zip(axis_row, panels, strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_title(label, fontsize=10)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        if len(rows) > 1:
+            # Products have names as long as two panels are high
+            axis_row[0].set_ylabel("\n".join(wrap(name, 34)), fontsize=9)
+    handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
+    handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)
+    return _save(path, figure)
+
+
+def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    image = np.where(valid[..., None], np.array(PALE), 1.0)
+    known = classes != UNLABELLED
+    image[known] = colours[classes[known]]
+    return image
+
+
+def _save(path: str | Path, figure: Any) -> Path:
+    try:
+        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+    finally:
+        plt.close(figure)

@@ -1,0 +1,202 @@
+"""From predictions of a scene, part by part, to its files: maps, areas, a quick look and a page for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+
+from datasets_loading.scenes import Scene
+from hsst.support.map_writer import RasterWriter, class_map_writer, probability_steps, probability_writer
+from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_page
+
+SETTINGS_TAG = "prediction_settings"
+
+
+class PredictedPart(Protocol):
+    """Prediction for a part of a scene, as `modeling_hsst.scene_prediction_hsst.ScenePart` holds it."""
+
+    @property
+    def rows(self) -> slice: ...
+    @property
+    def columns(self) -> slice: ...
+    @property
+    def classes(self) -> np.ndarray: ...
+    @property
+    def probabilities(self) -> np.ndarray: ...
+    @property
+    def confidence(self) -> np.ndarray: ...
+    @property
+    def features(self) -> np.ndarray | None: ...
+    @property
+    def pixels(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """What is written beside the map of classes, its areas and its quick look.
+
+    Attributes:
+        probabilities: type of the raster of class probabilities, "uint8" or "float32", or None for none.
+        confidence: whether to write the probability of the most probable class.
+        num_features: principal components of the encoder's features to write.
+        page: whether to write a page in HTML.
+    """
+
+    probabilities: str | None = None
+    confidence: bool = False
+    num_features: int = 0
+    page: bool = False
+
+
+EVERYTHING = MapOptions(probabilities="uint8", confidence=True, num_features=1, page=True)
+
+
+def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
+    """The files of a scene by what they hold; `path` is that of the map of classes."""
+    endings = {"areas_csv": "_areas.csv", "areas_json": "_areas.json", "quick_look": ".png"}
+    if options.probabilities:
+        endings["probabilities"] = "_probabilities.tif"
+    if options.confidence:
+        endings["confidence"] = "_confidence.tif"
+    if options.num_features:
+        endings["features"] = "_features.tif"
+    if options.page:
+        endings["page"] = ".html"
+    return {"classes": path, **{kind: path.with_name(path.stem + ending) for kind, ending in endings.items()}}
+
+
+def is_finished(path: Path, options: MapOptions, settings: Mapping[str, object]) -> bool:
+    """Whether all files of a scene are there, from the same settings.
+
+    Raises:
+        FileExistsError: there is a map, but one from other settings or something else.
+    """
+    if not path.exists():
+        return False
+    if stated_settings(path) != settings_text(settings):
+        raise FileExistsError(f"{path}: expected no map yet or one from the same settings, got another (--overwrite)")
+    return all(file.exists() for file in output_paths(path, options).values())
+
+
+def stated_settings(path: Path) -> str | None:
+    """The settings that a map was made with, as it states them; None where there is none or it states none."""
+    try:
+        with rasterio.open(path) as dataset:
+            return dataset.tags().get(SETTINGS_TAG)
+    except RasterioError:
+        return None
+
+
+def settings_text(settings: Mapping[str, object]) -> str:
+    return json.dumps(settings, sort_keys=True, ensure_ascii=False)
+
+
+def write_scene_maps(
+    parts: Iterable[PredictedPart],
+    scene: Scene,
+    path: str | Path,
+    class_names: Sequence[str],
+    *,
+    options: MapOptions = MapOptions(),  # noqa: B008
+    wavelengths: Sequence[float] | np.ndarray | None = None,
+    settings: Mapping[str, object] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> SceneSummary:
+    """Writes the files of a scene while its parts come in; writing overlaps whatever makes the next part.
+
+    The map of classes appears last, when all other files are whole; an error leaves no file of the rasters behind.
+    What stood beside a map from other settings and is not written again goes with it.
+
+    Args:
+        parts: predictions that together cover the scene.
+        scene: the scene.
+        path: GeoTIFF of the map of classes; the other files stand beside it (`output_paths`).
+        class_names: name of each class.
+        options: what to write.
+        wavelengths: band centres in nm of the `pixels` of the parts.
+        settings: what the map was made with, for `is_finished`.
+        metadata: what to say of the model, for people.
+
+    Returns:
+        Areas and reduced images of the scene.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    paths = output_paths(Path(path), options)
+    replaces = paths["classes"].exists() and stated_settings(paths["classes"]) != settings_text(settings or {})
+    for file in paths.values():
+        # Those that are written last would say so after hours
+        if file.is_dir():
+            raise IsADirectoryError(f"{file}: expected a file that can be written, got a folder")
+    summary = SceneSummary(scene, class_names, wavelengths, metadata or {})
+    grid: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform}
+    tags = {SETTINGS_TAG: settings_text(settings or {}), "scene": scene.name}
+    with ExitStack() as stack:
+        writers: dict[str, RasterWriter] = {}
+        # Entered first, finished last
+        writers["classes"] = stack.enter_context(
+            class_map_writer(paths["classes"], scene.shape, class_names, tags=tags, **grid)
+        )
+        if "probabilities" in paths:
+            dtype = options.probabilities or "uint8"
+            writers["probabilities"] = stack.enter_context(
+                probability_writer(paths["probabilities"], scene.shape, class_names, dtype=dtype, tags=tags, **grid)
+            )
+        if "confidence" in paths:
+            writers["confidence"] = stack.enter_context(
+                probability_writer(paths["confidence"], scene.shape, ["confidence"], dtype="uint8", tags=tags, **grid)
+            )
+        if "features" in paths:
+            names = [f"principal component {number + 1}" for number in range(options.num_features)]
+            writers["features"] = stack.enter_context(
+                RasterWriter(
+                    paths["features"],
+                    scene.shape,
+                    names,
+                    dtype="float32",
+                    nodata=float("nan"),
+                    tags=tags,
+                    smooth=True,
+                    **grid,
+                )
+            )
+
+        def write(part: PredictedPart) -> None:
+            place = part.rows, part.columns
+            writers["classes"].write(*place, part.classes)
+            if "probabilities" in writers:
+                values = part.probabilities
+                in_steps = options.probabilities == "uint8"
+                writers["probabilities"].write(*place, probability_steps(values) if in_steps else values)
+            if "confidence" in writers:
+                writers["confidence"].write(*place, probability_steps(part.confidence))
+            if "features" in writers and part.features is not None:
+                writers["features"].write(*place, part.features)
+            summary.update(*place, part.classes, part.confidence, part.pixels)
+
+        pending: Future[None] | None = None
+        thread = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="map writer"))
+        for part in parts:
+            if pending is not None:
+                pending.result()
+            pending = thread.submit(write, part)
+        if pending is not None:
+            pending.result()
+        write_areas(paths["areas_csv"], paths["areas_json"], summary)
+        plot_quick_look(paths["quick_look"], summary)
+        if "page" in paths:
+            write_page(paths["page"], summary)
+    if replaces:
+        for file in set(output_paths(paths["classes"], EVERYTHING).values()) - set(paths.values()):
+            file.unlink(missing_ok=True)
+    return summary

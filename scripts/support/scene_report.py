@@ -1,0 +1,691 @@
+"""What people look at of a mapped scene: a quick look, areas of the classes, and a page that needs no network.
+
+`SceneSummary` gathers reduced images, areas and mean spectra while a scene is predicted part by part; what it keeps
+does not grow with the scene.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_rgb  # noqa: E402
+from matplotlib.patheffects import withStroke  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from datasets_loading.scenes import Scene  # noqa: E402
+from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
+from hsst.support.figures import true_colour, true_colour_bands  # noqa: E402
+from hsst.support.map_writer import NO_CLASS, class_colours, write_text_whole, written_whole  # noqa: E402
+
+LARGEST_SIDE = 1024
+"""Pixels along the longer side of the reduced images."""
+
+SPECTRUM_PIXELS = 40_000
+"""About how many pixels of a scene the mean spectra are taken from."""
+
+EARTH_RADIUS = 6_371_007.0
+"""Radius in metres of the sphere with the Earth's surface."""
+
+TEXT_COLOUR = "#2b2d33"
+FAINT_COLOUR = "#80848e"
+
+
+class SceneSummary:
+    """Areas, reduced images and mean spectra of a mapped scene, gathered part by part.
+
+    Args:
+        scene: the scene.
+        class_names: name of each class.
+        wavelengths: band centres in nm of the pixels given to `update`, or None.
+        model_metadata: what to say of the model, for people.
+
+    Attributes:
+        class_map: every `step`-th pixel's class, uint8 (height, width), 255 = none.
+        confidence: probability of the most probable class there, float32 (height, width), NaN = none.
+        colours: reflectance there of the bands shown as red, green and blue, float32 (3, height, width), NaN = none.
+        pixel_counts: pixels of each class, int64 (classes,).
+        areas: area of each class in square metres, float64 (classes,), or None without georeference.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        class_names: Sequence[str],
+        wavelengths: Sequence[float] | np.ndarray | None = None,
+        model_metadata: Mapping[str, str] | None = None,
+    ):
+        self.class_names = list(class_names)
+        self.colours_of_classes = class_colours(class_names)
+        self.name = scene.name
+        self.crs, self.transform, self.shape = scene.crs, scene.transform, scene.shape
+        self.scene_metadata = dict(scene.metadata)
+        self.model_metadata = dict(model_metadata or {})
+        self.wavelengths = None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
+        self._scale, self._nodata = scene.scale, scene.nodata
+        height, width = scene.shape
+        self.step = max(1, -(-max(height, width) // LARGEST_SIDE))
+        reduced = -(-height // self.step), -(-width // self.step)
+        self.class_map = np.full(reduced, NO_CLASS, dtype=np.uint8)
+        self.confidence = np.full(reduced, np.nan, dtype=np.float32)
+        self.colours = np.full((3, *reduced), np.nan, dtype=np.float32)
+        self.pixel_counts = np.zeros(len(self.class_names), dtype=np.int64)
+        self.confidence_sums = np.zeros(len(self.class_names))
+        row_areas = pixel_areas(self)
+        self._row_areas = row_areas
+        self.areas = None if row_areas is None else np.zeros(len(self.class_names))
+        self._spectrum_step = max(1, round((height * width / SPECTRUM_PIXELS) ** 0.5))
+        self._spectra: dict[str, np.ndarray] | None = None
+
+    def update(
+        self, rows: slice, columns: slice, classes: np.ndarray, confidence: np.ndarray, pixels: np.ndarray
+    ) -> None:
+        """Takes in a part: classes and confidence (height, width), stored numbers (bands, height, width)."""
+        number = len(self.class_names)
+        labelled = classes != NO_CLASS
+        self.pixel_counts += np.bincount(classes[labelled], minlength=number)
+        self.confidence_sums += np.bincount(classes[labelled], weights=confidence[labelled], minlength=number)
+        if self.areas is not None and self._row_areas is not None:
+            weights = np.broadcast_to(self._row_areas[rows][:, None], classes.shape)
+            self.areas += np.bincount(classes[labelled], weights=weights[labelled], minlength=number)
+
+        taken = tuple(slice(-part.start % self.step, None, self.step) for part in (rows, columns))
+        place = tuple(
+            slice(-(-part.start // self.step), -(-part.start // self.step) + len(range(*part.indices(size))[t]))
+            for part, t, size in zip((rows, columns), taken, self.shape, strict=True)
+        )
+        self.class_map[place] = classes[taken]
+        self.confidence[place] = confidence[taken]
+        bands = true_colour_bands(self.wavelengths, len(pixels))
+        self.colours[(slice(None), *place)] = self._reflectance(pixels[bands][(slice(None), *taken)])
+        self._update_spectra(rows, columns, classes, pixels)
+
+    def _update_spectra(self, rows: slice, columns: slice, classes: np.ndarray, pixels: np.ndarray) -> None:
+        step = self._spectrum_step
+        taken = tuple(slice(-part.start % step, None, step) for part in (rows, columns))
+        sampled = classes[taken].ravel()
+        reflectance = self._reflectance(pixels[(slice(None), *taken)]).reshape(len(pixels), -1).astype(np.float64)
+        if self._spectra is None:
+            shape = len(self.class_names), len(pixels)
+            self._spectra = {name: np.zeros(shape) for name in ("count", "sum", "square")}
+        for number in np.unique(sampled[sampled != NO_CLASS]):
+            values = reflectance[:, sampled == number]
+            self._spectra["count"][number] += np.isfinite(values).sum(axis=1)
+            self._spectra["sum"][number] += np.nansum(values, axis=1)
+            self._spectra["square"][number] += np.nansum(values**2, axis=1)
+
+    def _reflectance(self, pixels: np.ndarray) -> np.ndarray:
+        reflectance = pixels.astype(np.float32) / self._scale
+        return np.where(pixels == self._nodata, np.nan, reflectance)
+
+    def spectrum(self, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and standard deviation of a class's reflectance, float64 (bands,) each; None without its pixels."""
+        if self._spectra is None or not self._spectra["count"][number].all():
+            return None
+        count = self._spectra["count"][number]
+        mean = self._spectra["sum"][number] / count
+        return mean, np.sqrt(np.maximum(self._spectra["square"][number] / count - mean**2, 0))
+
+    @property
+    def num_mapped(self) -> int:
+        """Pixels with a class."""
+        return int(self.pixel_counts.sum())
+
+    @property
+    def num_pixels(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def picture(self) -> np.ndarray:
+        """True colour, stretched as `true_colour` does, (height, width, 4) in 0..1; clear without data."""
+        return with_transparency(
+            self._stretched() if np.isfinite(self.colours).any() else None,
+            np.asarray(np.isfinite(self.colours).all(axis=0)),
+        )
+
+    def _stretched(self) -> np.ndarray:
+        # Clouds would leave the land black: where enough pixels have a class, these alone set the limits
+        mapped = self.class_map != NO_CLASS
+        limits = None
+        if np.isfinite(self.colours[:, mapped]).sum() > 300:
+            limits = true_colour(self.colours[:, mapped][:, None], TRUE_COLOUR_WAVELENGTHS)[1]
+        return true_colour(self.colours, TRUE_COLOUR_WAVELENGTHS, limits)[0]
+
+    def map_picture(self) -> np.ndarray:
+        """The map in its colours, (height, width, 4) in 0..1; clear without a class."""
+        table = np.ones((NO_CLASS + 1, 3))
+        for number, colour in enumerate(self.colours_of_classes):
+            table[number] = to_rgb(colour)
+        return with_transparency(table[self.class_map], self.class_map != NO_CLASS)
+
+    def confidence_picture(self) -> np.ndarray:
+        """Confidence from light (certain) to dark (uncertain), (height, width, 4) in 0..1; clear without a class."""
+        coloured = plt.get_cmap("magma")(np.nan_to_num(self.confidence))[..., :3]
+        return with_transparency(coloured, np.isfinite(self.confidence))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each class: its name, colour, pixels, area, share of the mapped area, mean confidence."""
+        rows = []
+        total = self.pixel_counts.sum() if self.areas is None else self.areas.sum()
+        for number, name in enumerate(self.class_names):
+            pixels = int(self.pixel_counts[number])
+            amount = pixels if self.areas is None else self.areas[number]
+            area = None if self.areas is None else float(self.areas[number])
+            rows.append(
+                {
+                    "class": number,
+                    "name": name,
+                    "colour": self.colours_of_classes[number],
+                    "pixels": pixels,
+                    "area_ha": None if area is None else round(area / 1e4, 4),
+                    "area_km2": None if area is None else round(area / 1e6, 6),
+                    "share": round(float(amount / total), 6) if total else 0.0,
+                    "mean_confidence": round(self.confidence_sums[number] / pixels, 4) if pixels else None,
+                }
+            )
+        return rows
+
+
+def with_transparency(colours: np.ndarray | None, visible: np.ndarray) -> np.ndarray:
+    """Colours (height, width, 3), white where None, with a fourth channel that is 0 where nothing is visible."""
+    picture = np.ones((*visible.shape, 4))
+    if colours is not None:
+        picture[..., :3] = colours
+    picture[..., 3] = visible
+    picture[~visible] = 0
+    return picture
+
+
+def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
+    """Area in square metres of a pixel in each row, float64 (height,); None without georeference."""
+    if summary.transform is None or summary.crs is None:
+        return None
+    transform = summary.transform
+    in_units = abs(transform.a * transform.e - transform.b * transform.d)
+    if summary.crs.is_geographic:
+        latitudes = transform.f + transform.e * (np.arange(summary.shape[0]) + 0.5)
+        return in_units * np.radians(1) ** 2 * EARTH_RADIUS**2 * np.cos(np.radians(latitudes))
+    return np.full(summary.shape[0], in_units * float(summary.crs.linear_units_factor[1]) ** 2)
+
+
+def pixel_size(summary: SceneSummary) -> float | None:
+    """Width of a pixel in metres in the middle of the scene; None without georeference."""
+    areas = pixel_areas(summary)
+    if areas is None or summary.transform is None:
+        return None
+    transform = summary.transform
+    middle = float(areas[len(areas) // 2])
+    if summary.crs is not None and summary.crs.is_geographic:
+        return middle / float(np.radians(np.hypot(transform.b, transform.e)) * EARTH_RADIUS)
+    ratio = abs(np.hypot(transform.a, transform.d) / np.hypot(transform.b, transform.e))
+    return float(np.sqrt(middle * ratio))
+
+
+def area_text(square_metres: float) -> str:
+    """An area for people: km2 from 1 km2 on, else ha."""
+    if square_metres >= 1e6:
+        return f"{square_metres / 1e6:,.1f} km²"
+    return f"{square_metres / 1e4:,.1f} ha"
+
+
+def share_text(share: float) -> str:
+    """A share for people."""
+    return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def amount_text(row: Mapping[str, Any]) -> str:
+    """Area of a class, or its pixels without georeference."""
+    return f"{row['pixels']:,} px" if row["area_km2"] is None else area_text(row["area_km2"] * 1e6)
+
+
+def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
+    """Writes pixels and area of every class as CSV and, with what the scene and the model are, as JSON."""
+    rows = summary.rows()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_whole(csv_path, text.getvalue())
+    content = {
+        "scene": summary.name,
+        "crs": None if summary.crs is None else summary.crs.to_string(),
+        "height": summary.shape[0],
+        "width": summary.shape[1],
+        "pixels_without_class": summary.num_pixels - summary.num_mapped,
+        "scene_metadata": summary.scene_metadata,
+        "model_metadata": summary.model_metadata,
+        "classes": rows,
+    }
+    write_text_whole(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def plot_quick_look(path: Path, summary: SceneSummary) -> None:
+    """Draws true colour, the map, its confidence and the areas of the classes side by side, and saves them as PNG."""
+    height, width = summary.class_map.shape
+    aspect = min(max(height / width, 0.4), 2.2)
+    panel = 4.9
+    legend = 4.2
+    figure = plt.figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
+    total_width, total_height = figure.get_size_inches()
+    bottom, top = 0.62 / total_height, 1 - 0.8 / total_height
+    gap = 0.16
+    axes = []
+    for number in range(3):
+        left = (gap + number * panel) / total_width
+        axes.append(figure.add_axes((left, bottom, (panel - gap) / total_width, top - bottom)))
+    pictures = (
+        (summary.picture(), "true colour"),
+        (summary.map_picture(), "land cover"),
+        (summary.confidence_picture(), "confidence (probability of the class)"),
+    )
+    for axis, (picture, label) in zip(axes, pictures, strict=True):
+        axis.set_facecolor("#eef0f3")
+        axis.imshow(picture, interpolation="nearest" if max(height, width) < 300 else "antialiased")
+        axis.set_title(label, fontsize=11, color=TEXT_COLOUR, loc="left", pad=5)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_edgecolor("#c9ccd3")
+    draw_scale_bar(axes[0], summary)
+    draw_north(axes[0], summary)
+    bar = figure.add_axes(
+        (
+            (gap + 2 * panel + 0.6 * (panel - gap)) / total_width,
+            bottom - 0.13 / total_height,
+            1.9 / total_width,
+            0.09 / total_height,
+        )
+    )
+    colour_bar = figure.colorbar(plt.cm.ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
+    colour_bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+    bar.tick_params(labelsize=8, length=2, pad=1.5, colors=TEXT_COLOUR)
+    colour_bar.outline.set_visible(False)
+
+    left = (3 * panel + 0.3) / total_width
+    draw_areas(figure.add_axes((left, bottom, (legend - 0.5) / total_width, top - bottom)), summary)
+    figure.text(
+        gap / total_width, 1 - 0.36 / total_height, summary.name, fontsize=13, weight="bold", color=TEXT_COLOUR
+    )
+    facts = [f"{key} {value}" for key, value in {**summary.scene_metadata, **summary.model_metadata}.items()]
+    facts = [fact for fact in facts if not fact.startswith(("product", "file", "bands"))]
+    figure.text(
+        gap / total_width,
+        0.17 / total_height,
+        shortened("  ·  ".join([where_text(summary), *facts]), 300),
+        fontsize=8.5,
+        color=FAINT_COLOUR,
+    )
+    try:
+        with written_whole(path) as partial:
+            figure.savefig(partial, dpi=120)
+    finally:
+        plt.close(figure)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def where_text(summary: SceneSummary) -> str:
+    """Size, and place where it is known."""
+    height, width = summary.shape
+    size = pixel_size(summary)
+    text = f"{width:,} x {height:,} pixels"
+    if size is None:
+        return text + ", no georeference"
+    name = summary.crs.to_string() if summary.crs is not None else ""
+    name = name if len(name) < 30 else "own coordinate system"
+    return f"{text} of {size:.3g} m  ·  {name}"
+
+
+def draw_areas(axis: Axes, summary: SceneSummary) -> None:
+    """A bar for each class that occurs, largest first, which is the legend of the map, too."""
+    rows = sorted((row for row in summary.rows() if row["pixels"]), key=lambda row: -row["share"])
+    axis.axis("off")
+    if not rows:
+        axis.text(0, 1, "no pixel has a class", fontsize=11, color=TEXT_COLOUR, va="top")
+        return
+    shown, rest = rows[:16], rows[16:]
+    absent = [row["name"] for row in summary.rows() if not row["pixels"]]
+    largest = shown[0]["share"]
+    lines = max(len(shown) + (1 if rest else 0), 9)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(lines + (1.3 if absent else 0.9), -0.35)
+    for line, row in enumerate(shown):
+        axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
+        axis.text(0, line + 0.3, row["name"], fontsize=10, color=TEXT_COLOUR, va="center")
+        amount = f"{amount_text(row)}   {share_text(row['share'])}"
+        axis.text(1, line + 0.3, amount, fontsize=10, color=TEXT_COLOUR, ha="right", va="center")
+    if rest:
+        share = sum(row["share"] for row in rest)
+        axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOUR)
+    mapped = summary.num_mapped / summary.num_pixels
+    axis.text(0, lines + 0.7, f"{mapped:.1%} of the raster mapped", fontsize=8.5, color=FAINT_COLOUR, va="center")
+    if absent:
+        note = shortened(f"not found: {', '.join(absent)}", 56)
+        axis.text(0, lines + 1.1, note, fontsize=8.5, color=FAINT_COLOUR, va="center")
+
+
+def scale_bar_length(width_in_metres: float) -> float:
+    """A round length in metres of about a quarter of a width."""
+    power = 10.0 ** np.floor(np.log10(width_in_metres / 4))
+    return float(power * max(factor for factor in (1, 2, 5) if factor * power <= width_in_metres / 4))
+
+
+def draw_scale_bar(axis: Axes, summary: SceneSummary) -> None:
+    size = pixel_size(summary)
+    if size is None:
+        return
+    height, width = summary.class_map.shape
+    metres = scale_bar_length(size * summary.step * width)
+    pixels = metres / (size * summary.step)
+    x, y = 0.04 * width, 0.955 * height
+    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    axis.plot([x, x + pixels], [y, y], color="white", lw=7, solid_capstyle="butt", alpha=0.8)
+    axis.plot([x, x + pixels], [y, y], color=TEXT_COLOUR, lw=3.5, solid_capstyle="butt")
+    outline = {"boxstyle": "round,pad=0.22", "fc": (1, 1, 1, 0.78), "ec": "none"}
+    axis.annotate(
+        label,
+        (x, y),
+        xytext=(0, 8),
+        textcoords="offset points",
+        fontsize=9,
+        ha="left",
+        va="bottom",
+        color=TEXT_COLOUR,
+        bbox=outline,
+    )
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def draw_north(axis: Axes, summary: SceneSummary) -> None:
+    """An arrow to grid north, the direction in which the second coordinate grows."""
+    if summary.transform is None:
+        return
+    inverse = ~summary.transform
+    column, row = inverse.b, inverse.e  # pixels for one unit north
+    length = np.hypot(column, row)
+    column, row = column / length, row / length
+    north = axis.annotate(
+        "N",
+        xy=(0.935 + 0.05 * column, 0.9 - 0.065 * row),
+        xytext=(0.935 - 0.03 * column, 0.9 + 0.04 * row),
+        xycoords="axes fraction",
+        textcoords="axes fraction",
+        ha="center",
+        va="center",
+        fontsize=10,
+        weight="bold",
+        color=TEXT_COLOUR,
+        bbox={"boxstyle": "circle,pad=0.25", "fc": (1, 1, 1, 0.82), "ec": "none"},
+        arrowprops={"arrowstyle": "-|>", "color": TEXT_COLOUR, "lw": 2.2},
+    )
+    if north.arrow_patch is not None:  # seen on dark ground, too
+        north.arrow_patch.set_path_effects([withStroke(linewidth=5, foreground="white")])
+
+
+def png_address(picture: np.ndarray) -> str:
+    """A picture (height, width, 4) in 0..1 as a data address with a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(picture * 255).astype(np.uint8), "RGBA").save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def spectrum_address(summary: SceneSummary, number: int) -> str | None:
+    """Mean spectrum of a class, with its standard deviation, as a data address with an SVG; None without pixels."""
+    found = summary.spectrum(number)
+    if found is None:
+        return None
+    mean, deviation = found
+    x_values = np.arange(len(mean)) if summary.wavelengths is None else summary.wavelengths
+    order = np.argsort(x_values)
+    x_values, mean, deviation = x_values[order], mean[order], deviation[order]
+    # Lines break where bands are missing, as in the windows of water vapour
+    steps = np.diff(x_values)
+    gap = max(40.0, 4 * float(np.median(steps))) if len(steps) else 0.0
+    starts = np.flatnonzero(steps > gap) + 1
+    figure, axis = plt.subplots(figsize=(4.9, 2.5), layout="constrained")
+    for part in np.split(np.arange(len(mean)), starts):
+        colour = summary.colours_of_classes[number]
+        low, high = mean[part] - deviation[part], mean[part] + deviation[part]
+        axis.fill_between(x_values[part], low, high, color=colour, alpha=0.25, lw=0)
+        axis.plot(x_values[part], mean[part], color=colour, lw=3)
+        axis.plot(x_values[part], mean[part], color=TEXT_COLOUR, lw=0.7)
+    axis.set_ylim(min(0.0, float(axis.get_ylim()[0])), None)
+    axis.set_ylabel("reflectance", fontsize=9)
+    axis.set_xlabel("band" if summary.wavelengths is None else "wavelength (nm)", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.2)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_page(path: Path, summary: SceneSummary) -> None:
+    """Writes a page in HTML that holds everything it shows: it opens from disk, without a network."""
+    rows = sorted(summary.rows(), key=lambda row: -row["share"])
+    present = [row for row in rows if row["pixels"]]
+    largest = present[0]["share"] if present else 1.0
+    legend = "\n".join(_legend_row(row, largest) for row in present)
+    absent = ", ".join(row["name"] for row in rows if not row["pixels"])
+    spectra = {row["class"]: spectrum_address(summary, row["class"]) for row in present}
+    classes = {
+        str(row["class"]): {
+            "name": row["name"],
+            "colour": row["colour"],
+            "amount": amount_text(row),
+            "share": share_text(row["share"]),
+            "confidence": "" if row["mean_confidence"] is None else f"{row['mean_confidence']:.2f}",
+            "spectrum": spectra[row["class"]],
+        }
+        for row in present
+    }
+    # In steps of 1/100: what a click on the map tells
+    certainty = np.where(np.isnan(summary.confidence), 255, np.rint(np.nan_to_num(summary.confidence) * 100)).astype(
+        np.uint8
+    )
+    lookup = np.zeros((*summary.class_map.shape, 4))
+    lookup[..., 0], lookup[..., 1], lookup[..., 3] = summary.class_map / 255, certainty / 255, 1
+    size = pixel_size(summary)
+    bar = "" if size is None else _scale_bar(summary, size)
+    text = Template(PAGE).substitute(
+        title=html.escape(summary.name),
+        where=html.escape(where_text(summary)),
+        mapped=f"{summary.num_mapped / summary.num_pixels:.1%}",
+        picture=png_address(summary.picture()),
+        map=png_address(summary.map_picture()),
+        confidence=png_address(summary.confidence_picture()),
+        lookup=png_address(lookup),
+        width=summary.class_map.shape[1],
+        height=summary.class_map.shape[0],
+        legend=legend or "<tr><td>no pixel has a class</td></tr>",
+        absent=f'<p class="faint">Not found: {html.escape(absent)}.</p>' if absent else "",
+        scale_bar=bar,
+        scene_facts=_facts({**summary.scene_metadata, "raster": where_text(summary)}),
+        model_facts=_facts(summary.model_metadata),
+        classes=json.dumps(classes).replace("</", "<\\/"),
+        first=present[0]["class"] if present else -1,
+    )
+    write_text_whole(path, text)
+
+
+def _legend_row(row: Mapping[str, Any], largest: float) -> str:
+    width = max(100 * row["share"] / largest, 0.8)
+    return (
+        f'<tr data-class="{row["class"]}" tabindex="0"><td><i style="background:{row["colour"]}"></i>'
+        f'{html.escape(row["name"])}</td><td class=bar><b style="width:{width:.1f}%;background:{row["colour"]}"></b>'
+        f"</td><td>{amount_text(row)}</td><td>{html.escape(share_text(row['share']))}</td></tr>"
+    )
+
+
+def _scale_bar(summary: SceneSummary, size: float) -> str:
+    metres = scale_bar_length(size * summary.shape[1])
+    share = 100 * metres / (size * summary.shape[1])
+    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    north = "" if summary.transform is None else _north_arrow(summary)
+    return f'<div class="scale" style="width:{share:.2f}%"><span>{label}</span></div>{north}'
+
+
+def _north_arrow(summary: SceneSummary) -> str:
+    if summary.transform is None:
+        return ""
+    inverse = ~summary.transform
+    angle = np.degrees(np.arctan2(inverse.b, -inverse.e))
+    return (
+        f'<svg class="north" viewBox="-20 -20 40 40" style="transform:rotate({angle:.1f}deg)"><circle r="19"/>'
+        '<path d="M0-15 7 6 0 2-7 6Z"/><text y="16" text-anchor="middle">N</text></svg>'
+    )
+
+
+def _facts(metadata: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>" for key, value in metadata.items())
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { --ink: #2b2d33; --faint: #80848e; --line: #e3e5ea; --paper: #fff; --ground: #f4f5f7; --accent: #1b6ca8; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", sans-serif; }
+header { padding: 22px 32px 14px; }
+h1 { margin: 0; font-size: 21px; overflow-wrap: anywhere; }
+h2 { margin: 0 0 10px; font-size: 14px; text-transform: uppercase; letter-spacing: .06em; color: var(--faint); }
+.faint { color: var(--faint); font-size: 13.5px; margin: 6px 0 0; }
+main { display: grid; grid-template-columns: minmax(0, 1.35fr) minmax(340px, 1fr); gap: 18px; padding: 0 32px 32px; }
+section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; }
+main > section { align-self: start; position: sticky; top: 14px; }
+.side { display: grid; gap: 18px; align-content: start; }
+.tools { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 12px; }
+.tools button { font: inherit; font-size: 14px; border: 1px solid var(--line); background: var(--paper);
+  color: var(--ink); padding: 5px 13px; border-radius: 99px; cursor: pointer; }
+.tools button[aria-pressed=true] { background: var(--accent); border-color: var(--accent); color: #fff; }
+.tools label { margin-left: auto; font-size: 13.5px; color: var(--faint); display: flex; gap: 8px;
+  align-items: center; }
+.stack { position: relative; background: #eef0f3; border-radius: 6px; overflow: hidden; cursor: crosshair;
+  max-width: calc((100vh - 190px) * $width / $height); min-width: 300px; margin: auto; }
+.stack img { display: block; width: 100%; image-rendering: pixelated; }
+.stack img + img { position: absolute; inset: 0; height: 100%; }
+.scale { position: absolute; left: 3%; bottom: 3%; border: 2px solid var(--ink); border-top: 0; height: 9px;
+  min-width: 20px; background: #fffc; box-shadow: 0 0 0 4px #fffc; pointer-events: none; }
+.scale span { position: absolute; bottom: 8px; left: 50%; transform: translateX(-50%); padding: 1px 7px 0;
+  border-radius: 4px; background: #fffc; font-size: 13px; white-space: nowrap; }
+.north { position: absolute; right: 2.5%; bottom: 2.5%; width: 42px; pointer-events: none; }
+.north circle { fill: #fffd; } .north path { fill: var(--ink); } .north text { font: bold 10px sans-serif; }
+.confidence-key { display: none; align-items: center; gap: 8px; font-size: 13px; color: var(--faint);
+  margin-top: 8px; }
+.confidence-key i { width: 180px; height: 10px; border-radius: 3px;
+  background: linear-gradient(90deg, #000004, #3b0f70, #8c2981, #de4968, #fe9f6d, #fcfdbf); }
+table { width: 100%; border-collapse: collapse; font-size: 14.5px; }
+td { padding: 5px 8px 5px 0; white-space: nowrap; } td:nth-child(n+3) { text-align: right; padding-right: 4px; }
+td i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 9px; vertical-align: -1px; }
+td.bar { width: 45%; } td.bar b { display: block; height: 9px; border-radius: 2px; }
+tr[data-class] { cursor: pointer; border-top: 1px solid var(--line); }
+tr[data-class]:first-child { border-top: 0; }
+tr.chosen { background: #eef5fb; box-shadow: inset 3px 0 var(--accent); }
+tr.chosen td:first-child { padding-left: 9px; }
+#spectrum { width: 100%; } #spectrum:not([hidden]) { display: block; } #chosen { font-size: 16px; font-weight: 600; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 16px; margin: 0; font-size: 14px; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 900px) {
+  main > section { position: static; }
+  main { grid-template-columns: minmax(0, 1fr); padding: 0 12px 20px; }
+}
+</style>
+</head>
+<body>
+<header><h1>$title</h1><p class="faint">$where &nbsp;·&nbsp; $mapped of the raster mapped</p></header>
+<main>
+<section>
+<div class="tools">
+<button data-layer="picture">True colour</button><button data-layer="map">Land cover</button>
+<button data-layer="confidence">Confidence</button>
+<label>Opacity <input id="opacity" type="range" min="0" max="100" value="100"></label>
+</div>
+<div class="stack" id="stack"><img id="ground" alt="true colour" src="$picture"
+><img id="layer" alt="land cover" src="$map">$scale_bar</div>
+<div class="confidence-key" id="key">0 <i></i> 1 &nbsp; probability of the most probable class</div>
+<p class="faint" id="told">Click on the map, or on a class.</p>
+</section>
+<div class="side">
+<section><h2>Areas</h2><table id="legend">$legend</table>$absent</section>
+<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers">No class, no spectrum.</p>
+<img id="spectrum" hidden alt="mean spectrum of the chosen class"></section>
+<section><h2>Scene</h2><dl>$scene_facts</dl></section>
+<section><h2>Model</h2><dl>$model_facts</dl></section>
+</div>
+</main>
+<script>
+"use strict";
+const classes = $classes;
+const element = (id) => document.getElementById(id);
+const layers = { picture: element("ground").src, map: element("layer").src, confidence: "$confidence" };
+function choose(number) {
+  const found = classes[number];
+  if (!found) return;
+  document.querySelectorAll("#legend tr").forEach((row) => {
+    row.classList.toggle("chosen", row.dataset.class === String(number));
+  });
+  element("chosen").textContent = found.name;
+  element("numbers").textContent = `$${found.amount}, $${found.share} of the mapped area, mean confidence ` +
+    `$${found.confidence}; shaded: one standard deviation`;
+  element("spectrum").hidden = !found.spectrum;
+  if (found.spectrum) element("spectrum").src = found.spectrum;
+}
+function show(name) {
+  element("layer").src = layers[name];
+  element("key").style.display = name === "confidence" ? "flex" : "none";
+  document.querySelectorAll(".tools button").forEach((button) => {
+    button.setAttribute("aria-pressed", button.dataset.layer === name);
+  });
+}
+document.querySelectorAll(".tools button").forEach((button) => {
+  button.addEventListener("click", () => show(button.dataset.layer));
+});
+element("opacity").addEventListener("input", (event) => {
+  element("layer").style.opacity = event.target.value / 100;
+});
+document.querySelectorAll("#legend tr[data-class]").forEach((row) => {
+  row.addEventListener("click", () => choose(row.dataset.class));
+  row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(row.dataset.class); });
+});
+const canvas = document.createElement("canvas");
+const lookup = new Image();
+lookup.onload = () => {
+  canvas.width = lookup.width; canvas.height = lookup.height;
+  canvas.getContext("2d", { willReadFrequently: true }).drawImage(lookup, 0, 0);
+};
+lookup.src = "$lookup";
+element("stack").addEventListener("click", (event) => {
+  const box = element("ground").getBoundingClientRect();
+  const column = Math.floor((event.clientX - box.left) / box.width * canvas.width);
+  const row = Math.floor((event.clientY - box.top) / box.height * canvas.height);
+  const pixel = canvas.getContext("2d").getImageData(column, row, 1, 1).data;
+  const found = classes[pixel[0]];
+  element("told").textContent = found ? `Here: $${found.name}, confidence $${pixel[1]} %` : "Here: no class";
+  if (found) choose(pixel[0]);
+});
+show("map");
+choose($first);
+</script>
+</body>
+</html>
+"""

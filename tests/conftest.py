@@ -1,6 +1,6 @@
 """Fixtures that many tests share."""
 
-import runpy
+import importlib
 import sys
 import traceback
 from dataclasses import dataclass
@@ -32,12 +32,11 @@ def run_script(monkeypatch, capfd):
         AcceleratorState._reset_state(reset_partial_state=True)
         transformers.utils.logging.enable_progress_bar()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(SCRIPTS))
         capfd.readouterr()
         returncode = 0
         verbosity = transformers.utils.logging.get_verbosity()
         try:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+            importlib.import_module("hsst." + name.removesuffix(".py").replace("/", ".")).main()
         except SystemExit as exit:
             returncode = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
             if isinstance(exit.code, str):

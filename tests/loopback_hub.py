@@ -180,10 +180,15 @@ class RequestHandler(BaseHTTPRequestHandler):
             case ["api", "validate-yaml"]:
                 self.reply({"errors": [], "warnings": []})
             case ["api", "models" | "datasets", owner, name, "preupload", _]:
-                files = [
-                    {"path": file["path"], "uploadMode": self.upload_mode(file["path"]), "shouldIgnore": False}
-                    for file in json.loads(content)["files"]
-                ]
+                repository = self.hub.repositories.get(f"{owner}/{name}")
+                files = []
+                for file in json.loads(content)["files"]:
+                    mode = self.upload_mode(file["path"])
+                    # By the hash of what is there, the client leaves out files that it would not change
+                    known = repository.files.get(file["path"]) if repository is not None else None
+                    hash_of = etag if mode == "regular" else lambda content: hashlib.sha256(content).hexdigest()
+                    oid = None if known is None else hash_of(known)
+                    files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
                 self.reply({"files": files})
             case [owner, _, "info", "lfs", "objects", "batch"]:
                 # An object that is there needs no upload

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.reconstruction_tables import reconstruction_table
 from hsst.experiments.sensor_comparison import sensor_table
-from hsst.support.publication import stage_model_folder
+from hsst.publish import stage_model_folder
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 
@@ -96,7 +96,7 @@ def test_the_land_cover_model_is_ready_for_scenes():
     card = (LAND_COVER / "README.md").read_text()
     assert f"| parameters | {sum(parameter.numel() for parameter in model.parameters()):,} |" in card
     assert f"| {results['overall_accuracy']:.1%} | {results['average_accuracy']:.1%} |" in card
-    assert "water" in model.config.id2label.values() and "training_sources:\n  - simulated\n  - neon" in card
+    assert "water" in model.config.id2label.values() and "training_sources:\n- simulated\n- neon" in card
     inputs = HSSTImageProcessor.from_pretrained(LAND_COVER)(np.full((200, 8, 8), 2000, dtype=np.int16))
     assert model(**inputs).logits.shape == (1, len(model.config.id2label), 8, 8)
 
@@ -125,7 +125,7 @@ def test_card_says_what_the_result_file_says():
         f"{sum(run['windows_seen'] for run in runs):,} in {steps} steps",
     ):
         assert number in card
-    assert card.startswith("---\nlicense: apache-2.0") and REPOSITORY in card
+    assert "\nlicense: apache-2.0\n" in card and REPOSITORY in card
     assert "placeholder" not in card and "neon" in card
     assert "from the same scenes as the training tiles" not in card  # they were files of their own
     real = json.loads((FOLDER / "reconstruction.json").read_text())

@@ -14,17 +14,10 @@ import pytest
 from conftest import SCRIPTS, assert_one_clear_line
 from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_scene
 
-import hsst.support.publication
+import hsst.publish
+from hsst.build_model_card import model_card, validation_table, without_folders
 from hsst.experiments.sensor_comparison import ADAPTED, RESAMPLED, WAYS
-from hsst.support.model_cards import (
-    CardSettings,
-    Evaluations,
-    limits_section,
-    pretrained_card,
-    validation_table,
-    without_folders,
-)
-from hsst.support.publication import check_model_folder, stage_model_folder
+from hsst.publish import check_model_folder, stage_model_folder
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 RESULTS = {
@@ -54,13 +47,13 @@ def masks(model_error, other_error):
 
 
 def card(sources=("simulated",), **changes):
-    settings = CardSettings("hsg-aiml/hsst-test", list(sources), is_final=changes.pop("is_final", True))
-    return pretrained_card(HSSTConfig(), RESULTS, settings, Evaluations(**changes))
+    final = changes.pop("final", True)
+    return model_card(HSSTConfig(), RESULTS, list(sources), "hsg-aiml/hsst-test", final=final, evaluations=changes)
 
 
 def test_a_source_that_was_used_is_named_and_attributed():
     text = card(["simulated", "neon"])
-    assert "training_sources:\n  - simulated\n  - neon\n" in text
+    assert "training_sources:\n- simulated\n- neon\n" in text
     assert "National Ecological Observatory Network" in text and "Neither endorses" in text
     assert "It has seen simulated pixels only" not in text
     alone = card(["simulated"])
@@ -68,7 +61,7 @@ def test_a_source_that_was_used_is_named_and_attributed():
 
 
 def test_a_placeholder_says_so_and_a_resumed_run_too():
-    assert "A placeholder" in card(is_final=False) and "A placeholder" not in card()
+    assert "A placeholder" in card(final=False) and "A placeholder" not in card()
     assert "| validation tiles | 0.250 | not measured |" in card()
     assert "from the same scenes as the training tiles" in card()
 
@@ -96,7 +89,7 @@ def test_errors_of_several_kinds_of_masks_are_told_before_and_after():
 def test_runs_that_went_on_from_others_are_told_together():
     later = RESULTS | {"earlier": RESULTS | {"run": {"seed": 1}, "windows_seen": 1000, "steps": 20}}
     later["versions"] = {"torch": "10.0"}
-    text = pretrained_card(HSSTConfig(), later, CardSettings("hsg-aiml/hsst-test", ["simulated"]))
+    text = model_card(HSSTConfig(), later, ["simulated"], "hsg-aiml/hsst-test")
     assert "| windows seen | 1,640 in 20 + 10 steps |" in text
     assert "| seed | 1, then 3 |" in text and "| versions | torch 9.9, then torch 10.0 |" in text
     assert "| windows seen | 640 in 10 steps |" in card() and "| versions | torch 9.9 |" in card()
@@ -134,8 +127,7 @@ def test_every_result_that_is_given_has_its_table():
 
 
 def test_a_model_that_is_better_everywhere_is_not_said_to_be_worse():
-    evaluations = Evaluations(reconstruction={"masks": {"unit": masks(0.2, 0.4)}})
-    assert "better than this model" not in limits_section(CardSettings("a/b", ["neon"]), evaluations)
+    assert "better than this model" not in card(reconstruction={"masks": {"unit": masks(0.2, 0.4)}})
 
 
 def test_folders_of_a_machine_do_not_go_into_a_repository():
@@ -159,7 +151,7 @@ def pretrained(tmp_path_factory):
 @pytest.fixture
 def quick_check(monkeypatch):
     """Publication's check but for loading in clean processes, a matter of seconds."""
-    monkeypatch.setattr(hsst.support.publication, "_loading_problems", lambda folder: [])
+    monkeypatch.setattr(hsst.publish, "loading_problems", lambda folder: [])
     return check_staged
 
 

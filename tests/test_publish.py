@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from small_products import NAME, small_cube, small_quality, write_small_product
 from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
 
-import hsst.support.publication
+import hsst.publish
 from datasets_loading.preparation import CutSettings, prepare_corpus
-from hsst.support.publication import check_model_folder, folder_files
+from hsst.publish import check_model_folder, file_names
 from modeling_hsst.hub_hsst import export_for_hub
 
 MODEL_ID, DATASET_ID = "hsg-aiml/hsst-tiny", "hsg-aiml/simulated-tiny"
@@ -83,7 +83,7 @@ def hub():
 @pytest.fixture
 def publish(hub, monkeypatch, tmp_path, run_script):
     """Runs publish.py against the loopback Hub; loading in clean processes, a matter of seconds, has its own test."""
-    monkeypatch.setattr(hsst.support.publication, "_loading_problems", lambda folder: [])
+    monkeypatch.setattr(hsst.publish, "loading_problems", lambda folder: [])
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
@@ -98,15 +98,15 @@ def publish(hub, monkeypatch, tmp_path, run_script):
 
 
 def contents(folder):
-    return {name: file.path.read_bytes() for name, file in folder_files(folder).items()}
+    return {name: (folder / name).read_bytes() for name in file_names(folder)}
 
 
 def kinds(stdout):
     """What is listed for each file."""
-    return {line.split()[1]: line.split()[0] for line in stdout.splitlines() if line[:6].strip() in KINDS}
+    return {line.split()[1]: line.split()[0] for line in stdout.splitlines() if line[:7].strip() in KINDS}
 
 
-KINDS = ("add", "change", "delete", "keep")
+KINDS = ("add", "replace", "delete")
 
 
 def test_a_model_is_published_and_updated(publish, hub, model_folder):
@@ -114,7 +114,6 @@ def test_a_model_is_published_and_updated(publish, hub, model_folder):
     assert result.returncode == 0, result.stderr
     assert set(kinds(result.stdout).values()) == {"add"} and f"{MODEL_ID} (new): 1" in result.stdout
     assert "Nothing was changed" in result.stdout and not hub.repositories
-    assert folder_files(model_folder)["model.safetensors"].sha256 in result.stdout
 
     result = publish(model_folder)
     assert result.returncode == 0, result.stderr
@@ -122,16 +121,16 @@ def test_a_model_is_published_and_updated(publish, hub, model_folder):
     assert repository.files == contents(model_folder) and repository.commits == 1
 
     result = publish(model_folder)
-    assert set(kinds(result.stdout).values()) == {"keep"} and "up to date" in result.stdout
-    assert repository.commits == 1
+    assert set(kinds(result.stdout).values()) == {"replace"}
+    assert repository.files == contents(model_folder) and repository.commits == 1
 
     (model_folder / "README.md").write_text(CARD + "More.\n")
     (model_folder / "reconstruction.png").unlink()
     (model_folder / "all_results.json").write_text("{}")
     repository.files[".gitattributes"] = b"the Hub's own"
     result = publish(model_folder, MODEL_ID, "--dry_run")
-    changed = {name: kind for name, kind in kinds(result.stdout).items() if kind != "keep"}
-    assert changed == {"README.md": "change", "reconstruction.png": "delete", "all_results.json": "add"}
+    changed = {name: kind for name, kind in kinds(result.stdout).items() if kind != "replace"}
+    assert changed == {"reconstruction.png": "delete", "all_results.json": "add"}
     assert repository.commits == 1
     assert publish(model_folder).returncode == 0
     assert repository.files == contents(model_folder) | {".gitattributes": b"the Hub's own"}

@@ -2,14 +2,18 @@
 
 import pytest
 
-from hsst.support.training_sources import TRAINING_SOURCES, check_sources, publishable_sources, sources_table
+from hsst.build_model_card import sources_table
+from hsst.publish import check_sources, training_sources
+
+TRAINING_SOURCES = training_sources()
 
 
 def test_nothing_of_enmap_or_without_terms_is_publishable():
-    assert publishable_sources() == ["simulated", "neon"]
+    publishable = [name for name, source in TRAINING_SOURCES.items() if source["publishable"]]
+    assert publishable == ["simulated", "neon"]
     check_sources(["simulated", "neon"], "--sources")
     for name in ("enmap", "aviris"):
-        with pytest.raises(ValueError, match=f"--sources: .*got {name}: .*{TRAINING_SOURCES[name].reason[:20]}"):
+        with pytest.raises(ValueError, match=f"--sources: .*got {name}: .*{TRAINING_SOURCES[name]['reason'][:20]}"):
             check_sources(["simulated", name], "--sources")
 
 
@@ -21,7 +25,7 @@ def test_unknown_and_missing_sources_are_refused(names, word):
 
 def test_every_source_that_asks_to_be_named_says_how():
     for source in TRAINING_SOURCES.values():
-        assert bool(source.attribution) == ("CC BY" in source.terms)
+        assert ("attribution" in source) == ("CC BY" in source["terms"])
 
 
 def test_table_says_what_was_used():

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from hsst.build_model_card import sources_table, training_runs, validation_table
 from hsst.experiments.ablation import ladder_rows, mask_rows, text_table
 from hsst.experiments.label_efficiency import label_efficiency_table, percent
 from hsst.experiments.other_labels import other_labels_table, trials_table
@@ -23,8 +24,6 @@ from hsst.experiments.sensor_comparison import crop_table, sensor_table
 from hsst.experiments.speed import layer_traffic
 from hsst.inspect_images import images_table
 from hsst.support.command_line import one_line_errors
-from hsst.support.model_cards import training_runs, validation_table
-from hsst.support.training_sources import sources_table
 from modeling_hsst import HSSTConfig
 
 ROOT = Path(__file__).parents[2]

@@ -332,7 +332,7 @@ def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> No
     ]
     summary = summarise(rows, ["a"], ["grass", "water"])
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    tables = runpy.run_path(str(ROOT / "scripts" / "experiments/update_tables.py"))["TABLES"]
+    tables = runpy.run_path(str(ROOT / "scripts" / "experiments/tables.py"))["TABLES"]
     monkeypatch.setitem(tables["label_efficiency"].__globals__, "result", lambda name: summary)
     lines = tables["label_efficiency"]().splitlines()
     assert len(lines) == 4

@@ -173,7 +173,7 @@ def test_docs_and_card_tell_the_same_land_cover():
 
 
 def test_tables_are_up_to_date(run_script):
-    result = run_script("experiments/update_tables.py", "--check")
+    result = run_script("experiments/tables.py", "--check")
     assert result.returncode == 0, result.stderr
 
 

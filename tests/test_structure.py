@@ -80,10 +80,8 @@ def test_files_are_opened_in_one_place() -> None:
         "datasets_loading/simulation/scene.py": "labels of simulated scenes are written",
         "datasets_loading/splits.py": "splits of ours",
         "datasets_loading/resampling.py": "tiles are written",
-        "scripts/experiments/data_speed.py": "tiles are written and read to be measured",
         "datasets_loading/raster_formats.py": "the one place",
         "datasets_loading/spectrometers.py": "DESIS",
-        "scripts/experiments/scene_speed.py": "large scenes are written",
     }
     opening = re.compile(r"rasterio\.open\(|DatasetReader\(|h5py\.File\(|loadmat\(|np\.load\(")
     folders = ("datasets_loading", "modeling_hsst", "scripts")

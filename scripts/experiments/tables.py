@@ -1,0 +1,202 @@
+"""
+Write the tables of README.md and docs/ from the result files in docs/results/.
+
+    python scripts/experiments/tables.py          rewrite them
+    python scripts/experiments/tables.py --check  only say whether they are up to date (exit code 2 if not)
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function below.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hsst.build_model_card import sources_table, training_runs, validation_table
+from hsst.experiments.ablation import ladder_rows, mask_rows, text_table
+from hsst.experiments.label_efficiency import label_efficiency_table
+from hsst.experiments.other_labels import other_labels_table
+from hsst.experiments.reconstruction_tables import reconstruction_table
+from hsst.experiments.sensor_comparison import sensor_table
+from hsst.inspect_images import images_table
+from hsst.support.command_line import one_line_errors
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"{path.relative_to(ROOT)}: expected the result file of a table, found none")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pretraining_on_potsdam() -> str:
+    """Masked pre-training on the real EnMAP tiles of Potsdam, one row for each run."""
+    rows = [
+        "| masks | hidden | parameters | windows seen | before | after | band mean | mean of visible tokens |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("pretraining_potsdam_*.json")):
+        run = result(path.stem)
+        rows.append(
+            f"| {run['run']['mask_type'] or 'tube'} | {run['realised_mask_ratio']:.0%} | {run['parameters']:,} | "
+            f"{run['windows_seen']:,} | {run['start_eval_loss']:.3f} | **{run['eval_loss']:.3f}** | "
+            f"{run['eval_band_mean_loss']:.3f} | {run['eval_visible_mean_loss']:.3f} |"
+        )
+    return "\n".join(rows)
+
+
+def realism() -> str:
+    """Simulated scenes beside real tiles."""
+    figures = result("realism")
+    variance = figures["explained_variance"]
+    rows = ["| | simulated | real |", "|---|---|---|"]
+    rows.append(f"| pixels compared | {figures['pixels']['simulated']:,} | {figures['pixels']['real']:,} |")
+    for count in (1, 2, 3, 5, 10, 20):
+        simulated, real = variance["simulated"][count - 1], variance["real"][count - 1]
+        noun = "component" if count == 1 else "components"
+        rows.append(f"| variance explained by {count} principal {noun} | {simulated:.4f} | {real:.4f} |")
+    error, ratio = figures["mean_reflectance_error"], figures["deviation_ratio_simulated_to_real"]
+    rows += [
+        "",
+        "| | |",
+        "|---|---|",
+        f"| error of the band means, root mean square (largest) | {error['root_mean_square']:.4f} "
+        f"({error['largest']:.4f}) reflectance |",
+        f"| standard deviation of a band, simulated to real, median (5th to 95th percentile of bands) | "
+        f"{ratio['median']:.2f} ({ratio['p5']:.2f} to {ratio['p95']:.2f}) |",
+    ]
+    names = {"all_bands": "all bands", "window_bands": "bands outside gas absorption"}
+    for bands, angles in figures["spectral_angle_degrees"].items():
+        simulated, real = angles["real_to_simulated"], angles["real_to_other_real_block"]
+        rows.append(
+            f"| angle of a real pixel to its nearest simulated one, {names[bands]}, median (95th percentile) | "
+            f"{simulated['median']:.2f}° ({simulated['p95']:.2f}°) |"
+        )
+        rows.append(
+            f"| the same to its nearest in another real block, {names[bands]} | "
+            f"{real['median']:.2f}° ({real['p95']:.2f}°) |"
+        )
+    return "\n".join(rows)
+
+
+def pretraining_hsst_enmap() -> str:
+    """How the weights of hsst-enmap were trained: data, settings, and errors of tiles left out."""
+    results = result("pretraining_hsst_enmap")
+    parts = []
+    for run in training_runs(results):
+        settings = run["settings"]
+        rows = ["| tiles | share of the windows | windows seen | SHA-256 of the numbers |", "|---|---|---|---|"]
+        total = sum(source["weight"] for source in run["data"])
+        for source in run["data"]:
+            count, bands, height, width = source["tiles"]
+            kind = f"{count:,} of {height} x {width} pixels, {bands} bands"
+            rows.append(
+                f"| {source['name']}: {kind} | {source['weight'] / total:.0%} | "
+                f"{run['windows_by_source'][source['name']]:,} | `{source['sha256'][:16]}…` |"
+            )
+        told = (
+            f"{run['steps']:,} steps of {settings['batch_size']} windows, {run['windows_seen']:,} in all, in "
+            f"{run['seconds'] / 60:,.0f} minutes; learning rate {settings['learning_rate']:g}, masks "
+            f"{', '.join(settings['mask_types'])} ({run['realised_mask_ratio']:.0%} of the tokens), "
+            f"{settings['precision']}, seed {settings['seed']}, torch {run['versions']['torch']}, transformers "
+            f"{run['versions']['transformers']}; "
+            f"{run['parameters']:,} parameters, {run['encoder_parameters']:,} of them in the encoder."
+        )
+        parts += ["\n".join(rows), told]
+    return "\n\n".join([*parts, validation_table(results)])
+
+
+def few_labels_rows(name: str) -> str:
+    """The first model, the same from scratch, and the best others in each score, for each budget."""
+    figures = result(name)
+    first = figures["results"][0]["model"]
+    shown = []
+    for budget in dict.fromkeys(entry["budget"] for entry in figures["results"]):
+        entries = {entry["model"]: entry for entry in figures["results"] if entry["budget"] == budget}
+        others = [entry for model, entry in entries.items() if model != first]
+        best = [
+            max(others, key=lambda entry: entry[score]["mean"])["model"]
+            for score in ("overall_accuracy", "average_accuracy", "average_accuracy_trained", "macro_f1")
+        ]
+        shown += [entries[model] for model in dict.fromkeys([first, f"{first}-scratch", *best])]
+    return label_efficiency_table({**figures, "results": shown})
+
+
+def comparison_rows(name: str, only: str | None = None) -> str:
+    """Models, or only one, against the best baseline and against themselves from scratch, seed by seed, in points."""
+    figures = result(name)
+    titles = {entry["model"]: entry["title"] for entry in figures["results"]}
+    budgets = {entry["budget"]: entry["budget_title"] for entry in figures["results"]}
+    rows = ["| labels | score | difference of | points | better in |", "|---|---|---|---|---|"]
+    for entry in (*figures["comparisons"], *figures["comparisons_to_scratch"]):
+        if entry["score"] not in ("average_accuracy", "macro_f1") or only not in (None, entry["model"]):
+            continue
+        difference = entry["difference"]
+        text = f"{100 * difference['mean']:+.1f}"
+        if difference["low"] is not None:
+            text += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+        rows.append(
+            f"| {budgets[entry['budget']]} | {entry['score'].replace('_', ' ').replace('f1', 'F1')} | "
+            f"{titles[entry['model']]} – {titles[entry['baseline']]} | {text} | "
+            f"{entry['better_in']} of {entry['seeds']} |"
+        )
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "reconstruction": lambda: reconstruction_table(result("reconstruction")),
+    "sensors": lambda: sensor_table(result("sensors")),
+    "sensors_landcover": lambda: sensor_table(result("sensors_landcover")),
+    "sensors_landcover_average": lambda: sensor_table(result("sensors_landcover"), "average_accuracy"),
+    "other_labels": lambda: other_labels_table(result("other_labels")),
+    "training_sources": sources_table,
+    "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
+    "pretraining_hsst_enmap": pretraining_hsst_enmap,
+    "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
+    "label_efficiency_landcover": lambda: few_labels_rows("label_efficiency_landcover"),
+    "label_efficiency_landcover_comparison": lambda: comparison_rows("label_efficiency_landcover", only="hsst"),
+    "ablation_ladder": lambda: text_table(*ladder_rows(result("ablation"))),
+    "ablation_masks": lambda: text_table(*mask_rows(result("ablation"))),
+    "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
+    "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
+    "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
+    "pretraining_on_potsdam": pretraining_on_potsdam,
+    "realism": realism,
+    "images": lambda: images_table(result("images")["images"]),
+}
+
+
+def filled(text: str, path: Path) -> str:
+    """The text of a page with its tables as the result files have them."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in TABLES:
+            raise ValueError(f"{path}: expected a table among {', '.join(TABLES)}, got {name}")
+        return f"<!-- table: {name} -->\n{TABLES[name]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit code 2 where a table is out of date"
+    )
+    arguments = parser.parse_args()
+    with one_line_errors("tables.py"):
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+            text = path.read_text(encoding="utf-8")
+            wanted = filled(text, path)
+            if wanted != text and arguments.check:
+                raise ValueError(f"{path.relative_to(ROOT)}: tables differ from docs/results; run tables.py")
+            path.write_text(wanted, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

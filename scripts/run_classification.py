@@ -41,7 +41,6 @@ from hsst.experiments.baselines import (
     warn_of_untrained_classes,
 )
 from hsst.experiments.matched_classes import parse_merges
-from hsst.experiments.run_mim_tensors import earlier_run
 from hsst.support.command_line import add_reading_arguments, one_line_errors
 from hsst.support.fine_tuning import (
     CLASS_WEIGHTS,
@@ -52,6 +51,7 @@ from hsst.support.fine_tuning import (
     FineTuningSettings,
 )
 from hsst.support.model_sources import parse_overrides
+from hsst.support.pretraining import earlier_run
 from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}

@@ -50,7 +50,9 @@ from datasets_loading.windows import (
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import parse_overrides, read_config
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, parameter_groups, step_seed
+from hsst.support.reports import write_json
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
@@ -59,9 +61,10 @@ from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
     "wavelengths scale nodata radiance variable "
-    "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_ratio "
+    "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_types mask_ratio "
     "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
-    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps max_grad_norm seed recompute_statistics"
+    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps decay_share gain max_grad_norm seed "
+    "recompute_statistics"
 ).split()
 
 
@@ -104,6 +107,9 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument("--image_size", type=int, help="side of a window in pixels")
     model.add_argument("--patch_size", type=int, help="side of a spatial patch in pixels")
     model.add_argument("--mask_type", choices=MASK_TYPES, help="which tokens are hidden together")
+    model.add_argument(
+        "--mask_types", nargs="+", choices=MASK_TYPES, help="several kinds of masks, of which each step takes one"
+    )
     model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide")
     model.add_argument("--mask_patch_size", type=int, help="side of the squares of block and tube masks, in positions")
     model.add_argument("--dropout", type=float, default=0.1, help="of attention weights and layers (the paper's 0.1)")
@@ -117,6 +123,15 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--gradient_accumulation_steps", type=int, default=1)
     training.add_argument("--lr_scheduler_type", type=SchedulerType, default=SchedulerType.COSINE)
     training.add_argument("--num_warmup_steps", type=int, help="default: 5 %% of the steps")
+    training.add_argument(
+        "--decay_share",
+        type=float,
+        default=0.25,
+        help="last share of the steps, in which warmup_stable_decay falls",
+    )
+    training.add_argument(
+        "--gain", type=float, default=0.0, help="spread of a random factor on each window's reflectance (0)"
+    )
     training.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm")
     training.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: the launcher's")
     training.add_argument("--dataloader_num_workers", type=int, default=0)
@@ -149,12 +164,14 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--overwrite_output_dir starts anew and --resume_from_checkpoint goes on: expected one of them")
     ones = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps tile_size"
     ones += " windows_per_tile num_train_epochs max_train_steps validation_steps image_size patch_size mask_patch_size"
-    zeros = "learning_rate weight_decay num_warmup_steps max_grad_norm dropout dataloader_num_workers seed"
+    zeros = "gain learning_rate weight_decay num_warmup_steps max_grad_norm dropout dataloader_num_workers seed"
     for minimum, names in ((1, ones), (0, zeros)):
         for name in names.split():
             value = getattr(arguments, name)
             if value is not None and not value >= minimum:
                 parser.error(f"--{name}: expected at least {minimum}, got {value}")
+    if not 0 <= arguments.decay_share <= 1:
+        parser.error(f"--decay_share: expected a share from 0 to 1, got {arguments.decay_share}")
     steps = arguments.checkpointing_steps
     if steps is not None and steps != "epoch" and not (steps.isdigit() and int(steps) > 0):
         parser.error(f"--checkpointing_steps: expected a number of steps or `epoch`, got {steps}")
@@ -345,11 +362,6 @@ def check_tile_sizes(source: Path | str, tiles: Tiles, window_size: tuple[int, i
         )
 
 
-def step_seed(seed: int, step: int, process: int) -> int:
-    """Seed of all that is random in one step on one process (masks, dropout), so that a resumed run draws the same."""
-    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint32)[0])
-
-
 @torch.no_grad()
 def validate(
     model: torch.nn.Module,
@@ -384,20 +396,6 @@ def validate(
     model.train()
     loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
     return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
-
-
-def masks_for(config: HSSTConfig, batch_size: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Masks of the configuration's kind from a seed."""
-    return draw_mask(
-        batch_size,
-        config.num_blocks,
-        config.grid_size,
-        mask_type=config.mask_type,
-        mask_ratio=config.mask_ratio,
-        mask_patch_size=config.mask_patch_size,
-        device=device,
-        generator=torch.Generator(device).manual_seed(seed),
-    )
 
 
 def tile_worth_showing(tiles: Sequence[np.ndarray], names: Sequence[str], nodata: int) -> tuple[np.ndarray, str]:
@@ -585,12 +583,6 @@ def save_model(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor,
             file.replace(folder / file.name)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.rename(path)
-
-
 def create_repository(name: str, token: str | None) -> None:
     """Makes the repository to push to, before hours of training: a wrong name or token is found now."""
     try:
@@ -647,7 +639,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
             ) from error
     else:
         model = HSSTForMaskedImageModeling(config)
-    masks_for(config, 1, 0)  # raises where the mask does not fit the window
+    for kind in arguments.mask_types or [config.mask_type]:
+        masks_for(config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
     processor_before = None
     if arguments.model_name_or_path and not arguments.recompute_statistics:
         processor_before = processor_of_checkpoint(arguments.model_name_or_path)
@@ -700,12 +693,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
         torch.utils.data.Subset(validation_windows, range(share[1], len(validation_windows), share[0])),
         batch_size=arguments.per_device_eval_batch_size,
     )
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith(("bias", "_embeddings"))]
-    undecayed = [p for n, p in model.named_parameters() if p.ndim <= 1 or n.endswith(("bias", "_embeddings"))]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": arguments.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
-        lr=arguments.learning_rate,
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
     model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
 
     steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
@@ -720,7 +708,10 @@ def pretrain(arguments: argparse.Namespace) -> None:
     warmup_steps = arguments.num_warmup_steps
     warmup_steps = round(0.05 * total_steps) if warmup_steps is None else warmup_steps
     # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
-    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps)
+    decay = {}
+    if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+        decay = {"num_decay_steps": round(arguments.decay_share * total_steps)}
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps, decay)
     progress = Progress()
     accelerator.register_for_checkpointing(scheduler, progress)
     if checkpoint is not None:
@@ -787,10 +778,19 @@ def pretrain(arguments: argparse.Namespace) -> None:
         for number, batch in enumerate(loader):
             micro_step = progress.completed_steps * arguments.gradient_accumulation_steps
             micro_step += number % arguments.gradient_accumulation_steps
-            torch.manual_seed(step_seed(arguments.seed, micro_step, accelerator.process_index))
+            drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
+            torch.manual_seed(drawn)
             with accelerator.accumulate(model):
-                pixel_values, pixel_mask = processor.standardize(batch["pixels"])
-                loss = model(pixel_values, pixel_mask=pixel_mask).loss
+                pixels, masks = batch["pixels"], {}
+                if arguments.gain:
+                    pixels = in_other_light(pixels, processor.nodata, arguments.gain)
+                pixel_values, pixel_mask = processor.standardize(pixels)
+                if arguments.mask_types:
+                    # The same kind on every process, or those with less to encode would wait
+                    kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
+                    drawn_masks = masks_for(config, len(pixels), drawn, mask_type=kind).to(pixels.device)
+                    masks = {"bool_masked_pos": drawn_masks, "mask_type": kind}
+                loss = model(pixel_values, pixel_mask=pixel_mask, **masks).loss
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
@@ -851,7 +851,14 @@ def pretrain(arguments: argparse.Namespace) -> None:
                 "training_tiles": len(training_tiles),
                 "validation_tiles": len(validation_tiles),
                 "validation_windows": len(validation_windows),
-                "realised_mask_ratio": masks_for(config, 64, 0).float().mean().item(),
+                "realised_mask_ratio": float(
+                    np.mean(
+                        [
+                            masks_for(config, 64, 0, mask_type=kind).float().mean().item()
+                            for kind in arguments.mask_types or [config.mask_type]
+                        ]
+                    )
+                ),
                 "parameters": sum(parameter.numel() for parameter in unwrapped.parameters()),
                 "seconds": round(trained_seconds, 1),
                 "steps_timed": total_steps - start_step,

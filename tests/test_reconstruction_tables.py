@@ -7,6 +7,7 @@ import pytest
 import rasterio
 import torch
 from conftest import assert_one_clear_line
+from safetensors.torch import save_file
 
 from datasets_loading.tiles import TileSet
 from hsst.experiments.reconstruction_tables import (
@@ -21,7 +22,6 @@ from hsst.experiments.reconstruction_tables import (
     reconstruction_table,
     region_of_bands,
 )
-from hsst.experiments.tile_tensors import TileTensors
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 
 WAVELENGTHS = np.array([450.0, 500.0, 560.0, 620.0, 690.0, 720.0, 760.0, 900.0, 1200.0, 1600.0, 2100.0, 2300.0])
@@ -246,7 +246,8 @@ def test_command(tmp_path, arguments, run_script):
 def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, arguments, run_script):
     for name, count in (("many", 4), ("few", 2)):  # 1024 and 512 pixels
         tiles = torch.from_numpy(np.stack(tile_set(count).tiles))
-        TileTensors(tiles, list(WAVELENGTHS), 10000.0, -32768, name).save(tmp_path / f"{name}.safetensors")
+        about = {"wavelengths": json.dumps(WAVELENGTHS.tolist()), "scale": "10000.0", "nodata": "-32768"}
+        save_file({"tiles": tiles.contiguous()}, tmp_path / f"{name}.safetensors", about)
     result = run_script(
         "experiments/evaluate_reconstruction.py", *arguments, "--mask_types", "unit",
         "--training_tiles", f"{tmp_path}/many.safetensors=0.25", f"{tmp_path}/few.safetensors=0.75",

@@ -32,7 +32,7 @@ from hsst.experiments.reconstruction_tables import (
     reconstruction_table,
     standardised_spectra,
 )
-from hsst.experiments.tile_tensors import read_weighted
+from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading
 from hsst.support.reports import write_json, write_whole
@@ -122,7 +122,7 @@ def training_spectra(
         raise ValueError(f"--training_tiles: expected safetensors files only beside one, got {folders[0]}")
     sources = []
     for path in paths:
-        tensors = read_weighted(path, "--training_tiles").with_bands(processor.wavelengths or [])
+        tensors = TileTensors.read(path, list(processor.wavelengths or []))
         numbers = spread(len(tensors.tiles), arguments.max_training_tiles)
         values, valid = processor.standardize(tensors.tiles[numbers], scale=tensors.scale, nodata=tensors.nodata)
         sources.append((values.permute(0, 2, 3, 1)[valid], tensors.weight))

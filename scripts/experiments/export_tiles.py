@@ -10,17 +10,19 @@ last ones flush with the edge, so that nothing is left out.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_corpus import read_corpus
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
-from hsst.experiments.tile_tensors import TileTensors
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.reports import write_whole
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,15 +75,20 @@ def export(arguments: argparse.Namespace) -> None:
     stack = torch.empty((len(squares), len(bands), side, side), dtype=torch.int16)
     for place, (number, row, column) in enumerate(tqdm(squares, desc="tiles", unit="tile")):
         stack[place] = torch.from_numpy(np.asarray(tiles[number])[bands, row : row + side, column : column + side])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    tensors = TileTensors(
-        stack, tiles.wavelengths[bands].tolist(), float(tiles.scale), int(tiles.nodata), arguments.output.name
-    )
-    tensors.save(arguments.output)
+    about = {
+        "wavelengths": json.dumps(tiles.wavelengths[bands].tolist()),
+        "scale": repr(float(tiles.scale)),
+        "nodata": repr(int(tiles.nodata)),
+    }
+    write_whole(arguments.output, lambda partial: save_file({"tiles": stack}, partial, about))
     print(f"{len(stack):,} tiles of {len(bands)} bands and {side}x{side} pixels: {arguments.output}")
 
 
-if __name__ == "__main__":
-    parsed = parse_arguments()
+def main() -> None:
+    arguments = parse_arguments()
     with one_line_errors("export_tiles.py"):
-        export(parsed)
+        export(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,61 +1,106 @@
 """
-Masked pre-training of HSST on tiles in safetensors files: for machines with torch, transformers and safetensors alone.
+Masked pre-training on tiles in safetensors files, on one device: for machines with torch and transformers alone.
 
     python scripts/experiments/export_tiles.py --data_dir products --output tiles.safetensors
-    python scripts/experiments/run_mim_tensors.py --tiles tiles.safetensors --validation_tiles other.safetensors \\
-        --output_dir outputs/hsst --config_overrides visible_only=true,position_embedding_type=wavelength
+    python scripts/experiments/run_mim_tensors.py --tiles tiles.safetensors=3 --tiles crops.safetensors --steps 3000 \\
+        --validation_tiles other.safetensors --config_overrides visible_only=true --output_dir outputs/hsst
 
-Where the package is not installed, `PYTHONPATH=.` in its folder serves. One device, without a launcher; masks of
-several kinds in turn (--mask_types). A run that was interrupted goes on with --resume, exactly, and may then be given
-another number of --steps as long as its learning rate has not begun to fall. The output folder holds the model, its
-processor and `all_results.json` with the whole history, that of the checkpoint it goes on from included.
+Windows are cut on the device, masks of several kinds take turns, and the learning rate rises, stays and falls.
+scripts/run_mim.py is the way with checkpoints, several processes and figures; both share `hsst.support.pretraining`.
 """
 
 import argparse
 import json
+import math
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+from transformers import get_wsd_schedule
 
-from hsst.experiments.tensor_training import (
-    Pretraining,
-    PretrainingSettings,
-    describe,
-    generator_of,
-    masks_of,
-    pretrain,
-)
-from hsst.experiments.tile_tensors import TileTensors, band_statistics, read_weighted
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import parse_overrides
+from hsst.support.pretraining import (
+    earlier_run,
+    in_other_light,
+    kind_of_step,
+    masks_for,
+    parameter_groups,
+    step_seed,
+)
+from hsst.support.reports import write_json
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.masking_hsst import MASK_TYPES
+from modeling_hsst.reconstruction_hsst import absolute_error_sums
+
+VALIDATION_WINDOWS = 256
+
+
+@dataclass(eq=False)
+class TileTensors:
+    """Tiles of one file: stored numbers, int16 (tiles, bands, rows, columns), with the model's bands."""
+
+    name: str
+    tiles: torch.Tensor
+    scale: float
+    nodata: int
+    weight: float = 1.0
+
+    @classmethod
+    def read(cls, text: str, wavelengths: list[float]) -> "TileTensors":
+        """Reads `FILE` or `FILE=WEIGHT` of export_tiles.py, its bands picked by wavelength (nm).
+
+        Raises:
+            ValueError: it is not such a file, it lacks a wavelength, or the weight is none.
+        """
+        path, separator, weight = text.partition("=")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about, tiles = file.metadata() or {}, file.get_tensor("tiles")
+            centers = json.loads(about["wavelengths"])
+            scale, nodata = float(about["scale"]), int(about["nodata"])
+            share = float(weight) if separator else 1.0
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{text}: expected FILE or FILE=WEIGHT with tiles of export_tiles.py: {error}") from None
+        if not share > 0 or tiles.dtype != torch.int16 or tiles.ndim != 4 or tiles.shape[1] != len(centers):
+            got = f"{tiles.dtype} {tuple(tiles.shape)}"
+            raise ValueError(f"{text}: expected int16 tiles of {len(centers)} bands, got {got}")
+        try:
+            bands = HSSTImageProcessor(wavelengths=wavelengths).match_wavelengths(centers)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls(Path(path).name, tiles[:, bands], scale, nodata, share)
+
+    def windows(self, count: int, side: int, generator: torch.Generator) -> torch.Tensor:
+        """Windows at random places, turned and flipped at random, (count, bands, side, side) on the tiles' device."""
+        number, _, rows, columns = self.tiles.shape
+        highest = (number, rows - side + 1, columns - side + 1, 8)
+        tile, row, column, turn = (torch.randint(end, (count,), generator=generator) for end in highest)
+        along = torch.arange(side)
+        places = tile[:, None, None], row[:, None, None] + along[:, None], column[:, None, None] + along
+        index = tuple(place.to(self.tiles.device) for place in places)
+        windows = self.tiles.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
+        turn = turn.to(windows.device).view(-1, 1, 1, 1)
+        windows = torch.where(turn % 2 == 1, windows.flip(-1), windows)
+        windows = torch.where(turn // 2 % 2 == 1, windows.flip(-2), windows)
+        return torch.where(turn // 4 == 1, windows.transpose(-1, -2), windows)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tiles",
-        action="append",
-        required=True,
-        metavar="FILE[=WEIGHT]",
-        help="tiles to train on, and how often windows come from them (1); may be given several times",
-    )
-    parser.add_argument(
-        "--validation_tiles", action="append", required=True, metavar="FILE", help="tiles that are never trained on"
-    )
+    parser.add_argument("--tiles", action="append", required=True, metavar="FILE[=WEIGHT]", help="to train on; repeat")
+    parser.add_argument("--validation_tiles", action="append", required=True, metavar="FILE", help="never trained on")
     parser.add_argument("--model_name_or_path", help="checkpoint to go on from, with its processor")
-    parser.add_argument("--config_overrides", help="settings other than the published ones, e.g. visible_only=true")
-    parser.add_argument(
-        "--mask_types", default="even,tube,grid", help="kinds of masks, of which each step takes one (even,tube,grid)"
-    )
-    parser.add_argument("--validation_mask_types", default="unit,tube,grid", help="(unit,tube,grid)")
+    parser.add_argument("--config_overrides", default="", help="settings other than the published ones")
+    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=["even", "tube", "grid"])
+    parser.add_argument("--validation_mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"])
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument(
-        "--max_seconds", type=float, help="shorten the run to about so many seconds of training, in good order"
-    )
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--warmup_steps", type=int, default=200)
@@ -63,119 +108,179 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weight_decay", type=float, default=0.05)
     parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window (0)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is a GPU")
-    parser.add_argument("--num_threads", type=int, help="of the CPU (all cores)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--validation_steps", type=int, default=1000)
-    parser.add_argument("--save_steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--resume", action="store_true", help="go on from the state in --output_dir, if there is one")
     arguments = parser.parse_args()
-    for name in ("steps", "batch_size", "validation_steps", "save_steps", "num_threads"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+    for name in ("steps", "batch_size", "validation_steps"):
+        if getattr(arguments, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-    for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed"):
-        if getattr(arguments, name) is not None and not getattr(arguments, name) >= 0:
+    for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed", "decay_share"):
+        if not getattr(arguments, name) >= 0:
             parser.error(f"--{name}: expected at least 0, got {getattr(arguments, name)}")
-    if arguments.max_seconds is not None and not arguments.max_seconds > 0:
-        parser.error(f"--max_seconds: expected more than 0, got {arguments.max_seconds}")
-    if not 0 <= arguments.decay_share <= 1:
-        parser.error(f"--decay_share: expected a share from 0 to 1, got {arguments.decay_share}")
-    for flag in ("mask_types", "validation_mask_types"):
-        unknown = [kind for kind in getattr(arguments, flag).split(",") if kind not in MASK_TYPES]
-        if unknown:
-            parser.error(f"--{flag}: expected kinds among {', '.join(MASK_TYPES)}, got {unknown[0]}")
     return arguments
 
 
+def make_processor(sources: list[TileTensors], wavelengths: list[float]) -> HSSTImageProcessor:
+    """A processor with mean and deviation of each band over pixels with data, by the sources' weights."""
+    total, moments = sum(source.weight for source in sources), torch.zeros(2, len(wavelengths), dtype=torch.float64)
+    for source in sources:
+        sums, count = torch.zeros_like(moments), 0
+        for part in source.tiles.split(16):
+            pixels = part.transpose(0, 1).flatten(1)
+            pixels = pixels[:, (pixels != source.nodata).all(dim=0)]
+            values = (pixels.double() / source.scale).clamp(*HSSTImageProcessor.clip_range)
+            sums += torch.stack([values.sum(1), values.square().sum(1)]).cpu()
+            count += pixels.shape[1]
+        if not count:
+            raise ValueError(f"{source.name}: expected pixels with data in all bands of the model, got none")
+        moments += source.weight / total * sums / count
+    deviation = (moments[1] - moments[0].square()).clamp(min=0).sqrt().clamp(min=1e-4)
+    return HSSTImageProcessor(
+        image_mean=moments[0].tolist(),
+        image_std=deviation.tolist(),
+        wavelengths=wavelengths,
+        scale=sources[0].scale,
+        nodata=sources[0].nodata,
+    )
+
+
+@torch.no_grad()
+def validate(
+    model: Any, processor: HSSTImageProcessor, sources: list[TileTensors], mask_types: list[str], batch_size: int
+) -> dict[str, dict[str, float]]:
+    """Mean absolute error of hidden values, in standard deviations of their bands, by source and kind of mask, of the
+    model and of two predictors without training. Windows and masks are the same every time."""
+    model.eval()
+    results = {}
+    for number, source in enumerate(sources):
+        for kind in mask_types:
+            sums = torch.zeros(4, dtype=torch.float64)
+            for start in range(0, VALIDATION_WINDOWS, batch_size):
+                seed, count = step_seed(2**40, number, start), min(batch_size, VALIDATION_WINDOWS - start)
+                pixels = source.windows(count, model.config.window_size[0], torch.Generator().manual_seed(seed))
+                values, valid = processor.standardize(pixels)
+                mask = masks_for(model.config, count, seed, mask_type=kind).to(values.device)
+                filled = model(values, mask, valid, mask_type=kind).reconstruction.float()
+                sums += absolute_error_sums(values.cpu(), filled.cpu(), mask.cpu(), valid.cpu(), model.config)
+            error, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
+            name = f"{source.name}/{kind}"
+            results[name] = {"error": error, "band_mean": band_mean, "visible_mean": visible_mean}
+    model.train()
+    return results
+
+
 def train(arguments: argparse.Namespace) -> None:
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if arguments.num_threads is not None:
-        torch.set_num_threads(arguments.num_threads)
-    mask_types = tuple(arguments.mask_types.split(","))
-    validation_mask_types = arguments.validation_mask_types.split(",")
     torch.manual_seed(arguments.seed)
+    device, kinds, size = torch.device(arguments.device), arguments.mask_types, arguments.batch_size
+    if (arguments.output_dir / "model.safetensors").exists():
+        raise ValueError(f"{arguments.output_dir}: expected no other run in the output folder, found its model")
+    if arguments.model_name_or_path and arguments.config_overrides:
+        raise ValueError("--config_overrides: expected none beside --model_name_or_path, got both")
+    model: Any
     if arguments.model_name_or_path:
-        if arguments.config_overrides:
-            raise ValueError("--config_overrides: expected none beside --model_name_or_path, got both")
         model = HSSTForMaskedImageModeling.from_pretrained(arguments.model_name_or_path)
     else:
         overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
         model = HSSTForMaskedImageModeling(HSSTConfig(**overrides))
-    config: HSSTConfig = model.config
+    config = model.config
     if config.wavelengths is None:
         raise ValueError("--config_overrides: expected a configuration with `wavelengths`, to find the bands by")
-    for kind in {*mask_types, *validation_mask_types}:
-        masks_of(config, kind, 1, generator_of(0))  # raises where the kind does not fit the window
-    sources = [read_weighted(text, "--tiles").with_bands(config.wavelengths) for text in arguments.tiles]
-    validation = [
-        TileTensors.read(name).with_bands(config.wavelengths).to(device) for name in arguments.validation_tiles
-    ]
+    for kind in {*kinds, *arguments.validation_mask_types}:
+        masks_for(config, 1, 0, mask_type=kind)  # raises where the kind does not fit the window
+    sources = [TileTensors.read(text, config.wavelengths) for text in arguments.tiles]
+    validation = [TileTensors.read(text, config.wavelengths) for text in arguments.validation_tiles]
     for source in (*sources, *validation):
         if min(source.tiles.shape[2:]) < max(config.window_size):
-            raise ValueError(
-                f"{source.name}: expected tiles of at least {config.window_size[0]}x{config.window_size[1]} pixels, "
-                f"the size of a window, got {source.tiles.shape[2]}x{source.tiles.shape[3]}"
-            )
+            window, shape = ("x".join(map(str, size)) for size in (config.window_size, source.tiles.shape[2:]))
+            raise ValueError(f"{source.name}: expected tiles of at least {window} pixels, a window, got {shape}")
         if (source.scale, source.nodata) != (sources[0].scale, sources[0].nodata):
             raise ValueError(
                 f"{source.name}: expected the scale {sources[0].scale} and nodata value {sources[0].nodata} of the "
                 f"first tiles, got {source.scale} and {source.nodata}"
             )
-    settings = PretrainingSettings(
-        steps=arguments.steps,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        warmup_steps=arguments.warmup_steps,
-        decay_share=arguments.decay_share,
-        weight_decay=arguments.weight_decay,
-        mask_types=mask_types,
-        gain=arguments.gain,
-        precision=arguments.precision,
-        compile=arguments.compile,
-        seed=arguments.seed,
-    )
-    description = describe(settings, config, sources)
-    sources = [source.to(device) for source in sources]
+        source.tiles = source.tiles.to(device)
     if arguments.model_name_or_path:
         processor = HSSTImageProcessor.from_pretrained(arguments.model_name_or_path)
     else:
-        mean, deviation = band_statistics(sources, HSSTImageProcessor.clip_range)
-        processor = HSSTImageProcessor(
-            image_mean=mean,
-            image_std=deviation,
-            wavelengths=config.wavelengths,
-            scale=sources[0].scale,
-            nodata=sources[0].nodata,
-        )
-    results = pretrain(
-        Pretraining(model, processor, sources, settings, device),
-        validation=validation,
-        validation_mask_types=validation_mask_types,
-        output_dir=arguments.output_dir,
-        description={
-            **description,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            **earlier_run(arguments.model_name_or_path),
-        },
-        validation_steps=arguments.validation_steps,
-        save_steps=arguments.save_steps,
-        resume=arguments.resume,
-        max_seconds=arguments.max_seconds,
+        processor = make_processor(sources, config.wavelengths)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate, betas=(0.9, 0.95)
     )
-    print(f"{results['windows_seen']:,} windows in {results['seconds']:,.0f} s: {arguments.output_dir}")
+    steps, decay_steps = arguments.steps, round(arguments.decay_share * arguments.steps)
+    schedule = get_wsd_schedule(optimizer, arguments.warmup_steps, decay_steps, num_training_steps=steps)
+    history: list[dict[str, Any]] = []
+    losses: list[torch.Tensor] = []
+    seen, started = [0] * len(sources), time.perf_counter()
+    weights = np.array([source.weight for source in sources])
+
+    def look(step: int) -> None:
+        errors = validate(model, processor, validation, arguments.validation_mask_types, size)
+        history.append({"step": step, "validation": errors})
+        if losses:
+            history[-1]["loss"] = torch.stack(losses).mean().item()
+            losses.clear()
+        tqdm.write(f"step {step}: " + ", ".join(f"{name} {entry['error']:.3f}" for name, entry in errors.items()))
+
+    look(0)
+    for step in (bar := tqdm(range(steps), desc="training", unit="step")):
+        seed = step_seed(arguments.seed, step)
+        torch.manual_seed(seed)
+        generator, kind = torch.Generator().manual_seed(seed), kind_of_step(kinds, seed)
+        counts = np.random.default_rng(seed).multinomial(size, weights / weights.sum())
+        seen = [total + int(count) for total, count in zip(seen, counts, strict=True)]
+        side = config.window_size[0]
+        drawn = zip(sources, counts.tolist(), strict=True)
+        pixels = torch.cat([source.windows(count, side, generator) for source, count in drawn])
+        if arguments.gain:
+            pixels = in_other_light(pixels, processor.nodata, arguments.gain)
+        values, valid = processor.standardize(pixels)
+        mask = masks_for(config, size, seed, mask_type=kind).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
+            loss = model(values, bool_masked_pos=mask, pixel_mask=valid, mask_type=kind).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append(loss.detach().float())
+        if (step + 1) % 20 == 0 or step + 1 == steps:
+            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
+            if not math.isfinite(losses[-1].item()):
+                raise ValueError(f"--learning_rate: expected one with a finite loss, got {arguments.learning_rate}")
+        if (step + 1) % arguments.validation_steps == 0 or step + 1 == steps:
+            look(step + 1)
+    model.save_pretrained(arguments.output_dir)
+    processor.save_pretrained(arguments.output_dir)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    ratios = [masks_for(config, 16, 0, mask_type=kind).float().mean().item() for kind in kinds]
+    results = {
+        "steps": steps,
+        "training_tiles": sum(len(source.tiles) for source in sources),
+        "validation_tiles": sum(len(source.tiles) for source in validation),
+        "realised_mask_ratio": float(np.mean(ratios)),
+        "run": settings,
+        "windows_seen": steps * size,
+        "windows_by_source": dict(zip([source.name for source in sources], seen, strict=True)),
+        "seconds": round(time.perf_counter() - started, 1),
+        "parameters": model.num_parameters(),
+        "encoder_parameters": model.hsst.num_parameters(),
+        "history": history,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **earlier_run(arguments.model_name_or_path),
+    }
+    write_json(arguments.output_dir / "all_results.json", results)
+    print(f"{steps * size:,} windows in {results['seconds']:,.0f} s: {arguments.output_dir}")
 
 
-def earlier_run(checkpoint: str | None) -> dict[str, Any]:
-    """What is told of the training of a checkpoint, where that is in its folder, as `earlier`."""
-    path = Path(checkpoint or "") / "all_results.json"
-    if not checkpoint or not path.is_file():
-        return {}
-    return {"earlier": json.loads(path.read_text(encoding="utf-8"))}
+def main() -> None:
+    arguments = parse_arguments()
+    transformers.utils.logging.set_verbosity_error()
+    with one_line_errors("run_mim_tensors.py"):
+        train(arguments)
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    with one_line_errors("run_mim_tensors.py"):
-        train(parsed)
+    main()

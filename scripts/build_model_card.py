@@ -21,6 +21,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from datasets_loading.files import write_json, write_text
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
 from hsst.experiments.reconstruction_tables import MODEL, reconstruction_table
@@ -28,7 +29,6 @@ from hsst.experiments.sensor_comparison import sensor_table
 from hsst.publish import check_sources, training_sources
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading
-from hsst.support.reports import write_json, write_whole
 from modeling_hsst import (
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
@@ -119,7 +119,7 @@ def main() -> None:
                     (arguments.output / file_name).unlink(missing_ok=True)
         for name, content in {**evaluations, "all_results": results}.items():
             write_json(arguments.output / f"{name}.json", content)
-        write_whole(arguments.output / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+        write_text(arguments.output / "README.md", card)
     print(f"Folder to publish: {arguments.output}")
 
 

@@ -17,18 +17,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from datasets_loading.files import write_json, written_whole
 from datasets_loading.scenes import Scene, find_scenes, open_scene
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 from hsst.support.figures import true_colour
-from hsst.support.reports import write_json, write_whole
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
 
 LARGEST_PICTURE = 512
 """Pixels along a side of the middle of a scene that is shown, and that its numbers are taken from."""
@@ -134,7 +130,8 @@ def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> 
     shown = [row for row in rows if "refused" not in row]
     num_columns = min(6, max(1, len(shown)))
     num_rows = max(1, -(-len(shown) // num_columns))
-    figure, axes = plt.subplots(num_rows, num_columns, figsize=(2.6 * num_columns, 3.1 * num_rows), squeeze=False)
+    figure = Figure(figsize=(2.6 * num_columns, 3.1 * num_rows))
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, row, picture in zip(axes.flat, shown, pictures, strict=False):
@@ -143,8 +140,8 @@ def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> 
         lines = [*textwrap.wrap(row["title"], 30), f"{row['bands_with_data']} bands, {span}"]
         axis.set_title("\n".join(lines), fontsize=8)
     figure.tight_layout()
-    write_whole(path, lambda partial: figure.savefig(partial, dpi=110, format="png"))
-    plt.close(figure)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def main() -> None:

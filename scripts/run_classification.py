@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from datasets_loading.enmap_dfc import EnMAPDFC
+from datasets_loading.files import write_json
 from datasets_loading.houston2018 import Houston2018
 from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_scene import LabelledScene
@@ -52,7 +53,7 @@ from hsst.support.fine_tuning import (
 )
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import earlier_run
-from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv, write_json
+from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 

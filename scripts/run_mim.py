@@ -37,6 +37,7 @@ from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_sch
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
 from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
+from datasets_loading.files import write_json
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import (
@@ -51,7 +52,6 @@ from hsst.support.command_line import add_reading_arguments, one_line_errors, re
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import parse_overrides, read_config
 from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, parameter_groups, step_seed
-from hsst.support.reports import write_json
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.masking_hsst import MASK_TYPES

@@ -28,7 +28,6 @@ from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, UNLABELLED, split_by_blocks, write_split
 from datasets_loading.wavelengths import read_wavelength_file
-from hsst.support.figures import plot_split
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -295,22 +294,6 @@ def test_nodes_share_the_stream(tmp_path: Path):
     shares = [[row["name"] for row in split_dataset_by_node(streamed, rank, 2)] for rank in (0, 1)]
     assert min(map(len, shares)) > 0
     assert sorted(shares[0] + shares[1]) == sorted(row["name"] for row in streamed)
-
-
-def test_figure(tmp_path: Path):
-    data = builder(write_scene(tmp_path / "files"), tmp_path).data
-    (scene,) = data.scenes
-    reflectance = np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / 10000)
-    path = plot_split(
-        tmp_path / "figures" / "split.png",
-        reflectance=reflectance,
-        labels=scene.labels,
-        codes=data.split.codes["scene"],
-        class_names=data.class_names,
-        wavelengths=data.wavelengths,
-        title="a scene",
-    )
-    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 # Bad input

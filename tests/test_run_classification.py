@@ -13,8 +13,9 @@ from small_benchmarks import write_houston, write_raster
 from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_small_checkpoint, write_small_scene
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from datasets_loading.files import written_whole
 from datasets_loading.land_cover_metric import land_cover_scores
-from hsst.support.reports import plot_land_cover_map, write_whole
+from hsst.support.reports import plot_land_cover_map
 
 SCRIPT = "run_classification.py"
 AREAS = ("--train_area", "0,24,0,22", "--test_area", "0,24,28,52")
@@ -274,15 +275,18 @@ def test_what_cannot_be_adapted(run_script, tmp_path) -> None:
 
 def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:
     path = tmp_path / "folder" / "file.txt"
-
-    def fail(partial):
-        partial.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, fail)
+    with pytest.raises(OSError, match=f"{path}: expected a file that can be written, got: .*disk full"):
+        with written_whole(path) as partial:
+            partial.write_text("half")
+            raise OSError(28, "disk full")
     assert list(path.parent.iterdir()) == []
-    write_whole(path, lambda partial: partial.write_text("whole"))
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert list(path.parent.iterdir()) == []
+    with written_whole(path) as partial:
+        partial.write_text("whole")
+        assert partial.suffix == ".txt" and not path.exists()
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
 
 

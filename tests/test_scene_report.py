@@ -16,12 +16,12 @@ from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
 
+from datasets_loading.files import write_text
 from hsst.support.map_writer import (
     class_colours,
     class_map_writer,
     probability_steps,
     probability_writer,
-    write_text_whole,
 )
 from hsst.support.scene_report import (
     SceneSummary,
@@ -292,12 +292,12 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*arguments, **options):
-        path.with_name(".a.partial.txt").touch()
+    def full(partial, *arguments, **options):
+        partial.touch()
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "a.txt"
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(OSError, match=r"a\.txt: expected a file that can be written, got: No space left on device"):
-        write_text_whole(path, "text")
+        write_text(path, "text")
     assert list(tmp_path.iterdir()) == []

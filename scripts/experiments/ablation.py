@@ -26,6 +26,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
+from datasets_loading.files import write_json, written_whole
 from datasets_loading.labelled_data import LabelledData  # noqa: E402
 from hsst.experiments.area_pretraining import PretrainingSettings, pretrain_on_area  # noqa: E402
 from hsst.experiments.baselines import (  # noqa: E402
@@ -52,7 +53,6 @@ from hsst.experiments.label_efficiency import (  # noqa: E402
     summarise,
 )
 from hsst.experiments.pages import picture, table, write_page  # noqa: E402
-from hsst.support.reports import write_json, write_whole  # noqa: E402
 from modeling_hsst import HSSTConfig, draw_mask  # noqa: E402
 
 PARTS = ("ladder", "masks")
@@ -454,7 +454,9 @@ def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
     intervals = "; bars: 95 % interval" if seeds > 2 else ""
     figure.suptitle(f"Ablation, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12)
     try:
-        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+        with written_whole(path) as partial:
+            figure.savefig(partial, dpi=110)
+        return Path(path)
     finally:
         plt.close(figure)
 

@@ -15,12 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
@@ -66,7 +63,8 @@ def plot_statistics(
     figures: dict[str, Any], real: np.ndarray, simulated: np.ndarray, blocks: list[np.ndarray], path: Path
 ) -> None:
     wavelengths = np.array(figures["bands"]["wavelengths"])
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), constrained_layout=True)
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    axes = figure.subplots(2, 2)
     for pixels, colour, name in ((real, REAL, "real"), (simulated, SIMULATED, "simulated")):
         low, high = np.percentile(pixels, (5, 95), axis=0)
         grid, lower = with_gaps(wavelengths, low)
@@ -96,11 +94,11 @@ def plot_statistics(
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
-    figure, axes = plt.subplots(2, 3, figsize=(17, 10.5), constrained_layout=True)
+    figure = Figure(figsize=(17, 10.5), layout="constrained")
+    axes = figure.subplots(2, 3)
     cube = scene_reflectance(scene)
     axes[0, 0].imshow(true_colour(cube, ENMAP.true_colour_bands, scene.clear))
     axes[0, 0].set_title(f"Simulated, {scene.acquisition_time:%d %B}, true colour")
@@ -146,7 +144,6 @@ def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def mosaic(tiles: list[Tile]) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import transformers
 
+from datasets_loading.files import write_json, write_text
 from datasets_loading.labelled_scene import LabelledScene
 from hsst.experiments.baselines import choose_window_size, load_config, warn_of_untrained_classes
 from hsst.experiments.label_efficiency import Budget
@@ -34,7 +35,6 @@ from hsst.experiments.sensor_comparison import (
 from hsst.run_classification import add_training_arguments, given_settings, options_of
 from hsst.support.command_line import one_line_errors
 from hsst.support.fine_tuning import FineTuningSettings
-from hsst.support.reports import write_json, write_whole
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -175,7 +175,7 @@ def main() -> None:
         }
         table = sensor_table(result)
         plot_sensors(arguments.output_dir / "sensors.png", result)
-        write_whole(arguments.output_dir / "sensors.md", lambda path: path.write_text(table + "\n", "utf-8"))
+        write_text(arguments.output_dir / "sensors.md", table + "\n")
         path = write_json(arguments.output_dir / "sensors.json", result)
     print(f"{table}\n\nResults: {path}")
 

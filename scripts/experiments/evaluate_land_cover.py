@@ -18,6 +18,7 @@ from typing import Any
 
 import transformers
 
+from datasets_loading.files import write_json
 from datasets_loading.land_cover_metric import land_cover_scores
 from hsst.experiments.baselines import load_config
 from hsst.experiments.matched_classes import matched_classes, parse_merges
@@ -25,7 +26,7 @@ from hsst.experiments.other_labels import map_other_labels, other_labels_table
 from hsst.run_classification import add_data_arguments, add_merge_argument, load_data
 from hsst.support.command_line import one_line_errors
 from hsst.support.fine_tuning import PRECISIONS, FineTuningSettings
-from hsst.support.reports import plot_confusion, plot_land_cover_map, write_json
+from hsst.support.reports import plot_confusion, plot_land_cover_map
 
 
 def parse_arguments() -> argparse.Namespace:

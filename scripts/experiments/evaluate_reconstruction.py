@@ -23,6 +23,7 @@ import transformers
 from transformers import AutoModelForMaskedImageModeling
 
 from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.files import write_json, write_text
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.experiments.reconstruction_tables import (
@@ -35,7 +36,6 @@ from hsst.experiments.reconstruction_tables import (
 from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading
-from hsst.support.reports import write_json, write_whole
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.configuration_hsst import MASK_TYPES
 
@@ -210,7 +210,7 @@ def main() -> None:
             "hidden",
         )
         table = reconstruction_table(result)
-        write_whole(arguments.output_dir / "reconstruction.md", lambda path: path.write_text(table + "\n", "utf-8"))
+        write_text(arguments.output_dir / "reconstruction.md", table + "\n")
         path = write_json(arguments.output_dir / "reconstruction.json", result)
     print(f"{table}\n\nResults: {path}")
 

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.files import written_whole
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
-from hsst.support.reports import write_whole
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,7 +80,8 @@ def export(arguments: argparse.Namespace) -> None:
         "scale": repr(float(tiles.scale)),
         "nodata": repr(int(tiles.nodata)),
     }
-    write_whole(arguments.output, lambda partial: save_file({"tiles": stack}, partial, about))
+    with written_whole(arguments.output) as partial:
+        save_file({"tiles": stack}, partial, about)
     print(f"{len(stack):,} tiles of {len(bands)} bands and {side}x{side} pixels: {arguments.output}")
 
 

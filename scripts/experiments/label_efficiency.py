@@ -32,6 +32,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
+from datasets_loading.files import write_json, written_whole
 from datasets_loading.labelled_data import LabelledData  # noqa: E402
 from datasets_loading.land_cover_metric import land_cover_scores  # noqa: E402
 from datasets_loading.splits import draw_labels  # noqa: E402
@@ -45,13 +46,7 @@ from hsst.experiments.baselines import (  # noqa: E402
     settings_for,
 )
 from hsst.experiments.pages import picture, table, write_page  # noqa: E402
-from hsst.support.reports import (  # noqa: E402
-    figure_of_shares,
-    plot_land_cover_map,
-    shares_of,
-    write_json,
-    write_whole,
-)
+from hsst.support.reports import figure_of_shares, plot_land_cover_map, shares_of
 
 ROWS_NAME = "runs.csv"
 EXPERIMENT_NAME = "experiment.json"
@@ -415,7 +410,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
-        write_whole(path, lambda partial: partial.write_bytes(whole))
+        with written_whole(path) as partial:
+            partial.write_bytes(whole)
     lines = whole.decode("utf-8").splitlines()
     if not lines:
         return []
@@ -711,7 +707,9 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
         f"Land cover from few labels, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12
     )
     try:
-        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
+        with written_whole(path) as partial:
+            figure.savefig(partial, dpi=110)
+        return Path(path)
     finally:
         plt.close(figure)
 

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from hsst.support.reports import write_whole  # noqa: E402
+from datasets_loading.files import written_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -56,4 +56,6 @@ def write_page(path: str | Path, title: str, body: str) -> Path:
 {body}
 </body></html>
 """
-    return write_whole(path, lambda partial: partial.write_text(page, encoding="utf-8"))
+    with written_whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return Path(path)

@@ -12,22 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from datasets_loading.files import written_whole
 from datasets_loading.tiles import Tiles
 from datasets_loading.windows import GridWindows
 from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR
-from hsst.support.reports import write_whole
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.reconstruction_hsst import hidden_values, visible_band_mean
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
 
 REGIONS: dict[str, tuple[tuple[float, float], ...]] = {
     "VNIR": ((400.0, 680.0), (780.0, 1000.0)),
@@ -460,7 +456,8 @@ def plot_reconstructed_spectra(
     gaussians = [name for name in spectra if name.startswith(GAUSSIAN)]
     styles = {MODEL: (RECONSTRUCTION_COLOUR, 1.7), INTERPOLATION: (INTERPOLATION_COLOUR, 1.0)}
     styles |= {name: (colour, 1.1) for name, colour in zip(gaussians, GAUSSIAN_COLOURS, strict=False)}
-    figure, axes = plt.subplots(3, 2, figsize=(13.5, 11), layout="constrained")
+    figure = Figure(figsize=(13.5, 11), layout="constrained")
+    axes = figure.subplots(3, 2)
     figure.suptitle(title, fontsize=12)
     gaps = np.flatnonzero(np.diff(centres) > 60) + 1
     for row, axis in enumerate(axes.flat[:NUM_SPECTRA]):
@@ -493,7 +490,6 @@ def plot_reconstructed_spectra(
     bottom.legend(fontsize=8, ncols=2)
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
-    try:
-        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
-    finally:
-        plt.close(figure)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 from transformers import get_wsd_schedule
 
+from datasets_loading.files import write_json
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import (
@@ -34,7 +35,6 @@ from hsst.support.pretraining import (
     parameter_groups,
     step_seed,
 )
-from hsst.support.reports import write_json
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums

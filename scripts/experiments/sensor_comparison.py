@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from datasets_loading.files import written_whole
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
@@ -40,12 +41,7 @@ from hsst.experiments.label_efficiency import (
     run_experiment,
     summarise,
 )
-from hsst.support.reports import write_whole
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
 
 SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"
 WAYS = {SCRATCH: "from scratch", RESAMPLED: "resampled to EnMAP", ADAPTED: "adapted"}
@@ -460,7 +456,8 @@ def _bold_mean(text: str, is_bold: bool) -> str:
 def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
     """Draws overall accuracy over the number of labels as PNG, a panel for each sensor and a line for each way."""
     sensors = result["sensors"]
-    figure, axes = plt.subplots(1, len(sensors), figsize=(4.2 * len(sensors) + 0.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(sensors) + 0.6, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(sensors))
     for axis, sensor in zip(np.atleast_1d(axes), sensors, strict=True):
         for way, title in WAYS.items():
             entries = sorted(sensor["ways"][way], key=lambda entry: entry["labels"])
@@ -487,7 +484,6 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
     np.atleast_1d(axes)[0].set_ylabel("overall accuracy")
     handles, titles = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(handles, titles, loc="outside lower center", ncols=len(titles), frameon=False)
-    try:
-        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
-    finally:
-        plt.close(figure)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)

@@ -3,19 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.colors import to_rgba, to_rgba_array  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-
-from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
-from datasets_loading.splits import NO_SPLIT, UNLABELLED  # noqa: E402
-from hsst.support.map_writer import class_colours  # noqa: E402
+from datasets_loading.files import written_whole
+from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
 
 INPUT_COLOUR = "#222222"
 RECONSTRUCTION_COLOUR = "#d1495b"
@@ -82,7 +75,7 @@ def plot_reconstruction(
     error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
     error = np.where(counts > 0, error, np.nan)
 
-    figure = plt.figure(figsize=(13.5, 7.6), layout="constrained")
+    figure = Figure(figsize=(13.5, 7.6), layout="constrained")
     figure.suptitle(title, fontsize=12)
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     axes = upper.subplots(1, 4)
@@ -118,11 +111,8 @@ def plot_reconstruction(
     lower.axes[0].set_ylabel("reflectance")
     lower.axes[0].legend(fontsize=8, loc="upper right")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=110)
-    plt.close(figure)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
     return path
 
 
@@ -162,77 +152,3 @@ def marked_pixels(reflectance: np.ndarray, hidden: np.ndarray, valid: np.ndarray
     order = np.argsort(brightness)
     places = [order[int(quantile * (len(order) - 1))] for quantile in (0.1, 0.5, 0.9)]
     return [(int(rows[place]), int(columns[place])) for place in places]
-
-
-def plot_split(
-    path: str | Path,
-    *,
-    reflectance: np.ndarray,
-    labels: np.ndarray,
-    codes: np.ndarray,
-    class_names: Sequence[str],
-    wavelengths: Sequence[float] | np.ndarray | None,
-    title: str,
-) -> Path:
-    """
-    Draws a labelled scene and its split side by side, and saves it as PNG: true colour, labels with their classes, and
-    the areas of the splits with their labelled pixels on top.
-
-    Args:
-        path: PNG file to write.
-        reflectance: (bands, height, width), NaN where there are no data.
-        labels: classes from 0, uint8 (height, width), 255 = unlabelled.
-        codes: 0 train, 1 validation, 2 test, 255 none, uint8 (height, width).
-        class_names: name of each class.
-        wavelengths: band centres in nm, or None.
-        title: what the figure shows.
-    """
-    path = Path(path)
-    valid = np.isfinite(reflectance).any(axis=0)
-    labelled = labels != UNLABELLED
-    colours = to_rgba_array(class_colours(class_names))
-    picture = np.where(valid[..., None], true_colour(reflectance, wavelengths)[0], 1.0)
-    grey = np.where(valid, 0.92, 1.0)[..., None].repeat(4, axis=-1)
-    grey[..., 3] = 1.0
-    label_map = grey.copy()
-    label_map[labelled] = colours[labels[labelled]]
-    split_map = grey.copy()
-    legend = []
-    for code, (name, colour) in enumerate(SPLIT_COLOURS.items()):
-        area = codes == code
-        if area.any():
-            split_map[area & valid] = to_rgba(colour, alpha=1.0)
-            # Unlabelled pixels of an area are paler.
-            split_map[area & valid & ~labelled, :3] = 0.35 * split_map[area & valid & ~labelled, :3] + 0.65
-            legend.append(Patch(color=colour, label=f"{name}: {int((area & labelled).sum()):,} labels"))
-    given_up = (codes == NO_SPLIT) & labelled
-    split_map[given_up] = to_rgba(INPUT_COLOUR)
-    legend.append(Patch(color=INPUT_COLOUR, label=f"given up (buffer) or in no area: {int(given_up.sum()):,} labels"))
-
-    width = 4.6 * min(max(labels.shape[1] / labels.shape[0], 0.6), 1.8)
-    figure, axes = plt.subplots(1, 3, figsize=(3 * width + 0.5, 6.2), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    handles = [
-        Patch(color=colours[number], label=f"{name}: {int((labels == number).sum()):,}")
-        for number, name in enumerate(class_names)
-    ]
-    panels = (
-        (picture, "true colour", None),
-        (label_map, "labels (pixels)", handles),
-        (split_map, "split (pale: unlabelled)", legend),
-    )
-    for axis, (image, label, patches) in zip(axes, panels, strict=True):
-        axis.imshow(image, interpolation="nearest")
-        axis.set_title(label, fontsize=10)
-        axis.set_xlabel("column")
-        if patches is not None:
-            columns = 2 if len(patches) > 4 else 1
-            axis.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, fontsize=8)
-    axes[0].set_ylabel("row")
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=110, bbox_inches="tight")  # legends hang below the axes
-    plt.close(figure)
-    partial.replace(path)
-    return path

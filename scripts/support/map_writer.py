@@ -13,7 +13,7 @@ import os
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +25,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
+
+from datasets_loading.files import write_text
 
 NO_CLASS = 255
 """Value of a pixel without a class in maps of type uint8."""
@@ -184,8 +186,8 @@ class RasterWriter:
         beside.unlink(missing_ok=True)
         side_file, style_file = self.path.with_name(self.path.name + ".aux.xml"), self.path.with_suffix(".qml")
         if self._categories is not None:
-            write_text_whole(side_file, _categories_xml(self._categories))
-            write_text_whole(style_file, _style_xml(self._categories, self._colours or ()))
+            write_text(side_file, _categories_xml(self._categories))
+            write_text(style_file, _style_xml(self._categories, self._colours or ()))
         else:
             side_file.unlink(missing_ok=True)
             style_file.unlink(missing_ok=True)
@@ -233,31 +235,6 @@ def _unwritable(path: Path, error: Exception) -> OSError:
 def partial_path(path: Path, kind: str = "partial") -> Path:
     """Name under which a file is written until it is whole: hidden, in the same folder, with the same ending."""
     return path.with_name(f".{path.stem}.{kind}{path.suffix}")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """The name to write a file under that then appears as `path`; an error leaves nothing there.
-
-    Raises:
-        OSError: the file cannot be written; the message names it.
-    """
-    partial = partial_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Writes a text file that appears only when it is whole."""
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def class_map_writer(

@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.colors import to_rgba_array  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-
-from datasets_loading.labelled_data import LabelledData  # noqa: E402
-from datasets_loading.sensors import ENMAP  # noqa: E402
-from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED  # noqa: E402
-from hsst.support.figures import true_colour  # noqa: E402
-from hsst.support.map_writer import class_colours  # noqa: E402
+from datasets_loading.files import written_whole
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
+from hsst.support.figures import true_colour
+from hsst.support.map_writer import class_colours
 
 PALE = (0.93, 0.93, 0.93, 1.0)
 LARGEST_MATRIX_WITH_COUNTS = 12
-
-
-def write_whole(path: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Writes a file under a temporary name beside its place, and moves it there when it is whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
@@ -57,7 +34,9 @@ def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Seque
             for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
                 writer.writerow([name, *counts])
 
-    return write_whole(path, write)
+    with written_whole(path) as partial:
+        write(partial)
+    return Path(path)
 
 
 def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[str], title: str) -> Path:
@@ -69,7 +48,8 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
     support = matrix.sum(axis=1)
     count = len(class_names)
     side = max(4.5, 0.75 * count + 2)
-    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
     counts = matrix if count <= LARGEST_MATRIX_WITH_COUNTS else None
     drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
     labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
@@ -107,9 +87,8 @@ def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], count
 def figure_of_shares(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Any:
     """A figure of confusion matrices side by side by their titles, each as `shares_of` gives it."""
     side = max(3.6, 0.42 * len(class_names) + 2)
-    figure, axes = plt.subplots(
-        1, len(matrices), figsize=(len(matrices) * (side + 0.8), side), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(len(matrices) * (side + 0.8), side), layout="constrained")
+    axes = figure.subplots(1, len(matrices), squeeze=False)
     for axis, (title, shares) in zip(axes[0], matrices.items(), strict=True):
         drawn = draw_shares(axis, shares, class_names)
         axis.set_title(title, fontsize=11)
@@ -153,9 +132,8 @@ def plot_land_cover_map(
     height, width = rows[0][1].shape[:2]
     panel = 4.2 * min(max(width / height, 0.6), 2.5)
     number = 2 + len(all_maps)
-    figure, axes = plt.subplots(
-        len(rows), number, figsize=(number * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(number * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained")
+    axes = figure.subplots(len(rows), number, squeeze=False)
     figure.suptitle(title, fontsize=12)
     for axis_row, (name, picture, reference, predictions, valid) in zip(axes, rows, strict=True):
         labelled = int((reference != UNLABELLED).sum())
@@ -189,7 +167,6 @@ def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np
 
 
 def _save(path: str | Path, figure: Any) -> Path:
-    try:
-        return write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
-    finally:
-        plt.close(figure)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)

@@ -16,21 +16,22 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from PIL import Image
 
-matplotlib.use("Agg")
+from datasets_loading.files import write_text, written_whole
+from datasets_loading.scenes import Scene
+from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
+from hsst.support.figures import true_colour, true_colour_bands
+from hsst.support.map_writer import NO_CLASS, class_colours
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.colors import to_rgb  # noqa: E402
-from matplotlib.patheffects import withStroke  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from datasets_loading.scenes import Scene  # noqa: E402
-from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS  # noqa: E402
-from hsst.support.figures import true_colour, true_colour_bands  # noqa: E402
-from hsst.support.map_writer import NO_CLASS, class_colours, write_text_whole, written_whole  # noqa: E402
+PAGE = Path(__file__).with_name("scene_page.html")
 
 LARGEST_SIDE = 1024
 """Pixels along the longer side of the reduced images."""
@@ -173,7 +174,7 @@ class SceneSummary:
 
     def confidence_picture(self) -> np.ndarray:
         """Confidence from light (certain) to dark (uncertain), (height, width, 4) in 0..1; clear without a class."""
-        coloured = plt.get_cmap("magma")(np.nan_to_num(self.confidence))[..., :3]
+        coloured = colormaps["magma"](np.nan_to_num(self.confidence))[..., :3]
         return with_transparency(coloured, np.isfinite(self.confidence))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -258,7 +259,7 @@ def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text_whole(csv_path, text.getvalue())
+    write_text(csv_path, text.getvalue())
     content = {
         "scene": summary.name,
         "crs": None if summary.crs is None else summary.crs.to_string(),
@@ -269,7 +270,7 @@ def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
         "model_metadata": summary.model_metadata,
         "classes": rows,
     }
-    write_text_whole(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def plot_quick_look(path: Path, summary: SceneSummary) -> None:
@@ -278,7 +279,7 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
     aspect = min(max(height / width, 0.4), 2.2)
     panel = 4.9
     legend = 4.2
-    figure = plt.figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
+    figure = Figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
     total_width, total_height = figure.get_size_inches()
     bottom, top = 0.62 / total_height, 1 - 0.8 / total_height
     gap = 0.16
@@ -308,7 +309,7 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
             0.09 / total_height,
         )
     )
-    colour_bar = figure.colorbar(plt.cm.ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
+    colour_bar = figure.colorbar(ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
     colour_bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
     bar.tick_params(labelsize=8, length=2, pad=1.5, colors=TEXT_COLOUR)
     colour_bar.outline.set_visible(False)
@@ -327,11 +328,8 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         fontsize=8.5,
         color=FAINT_COLOUR,
     )
-    try:
-        with written_whole(path) as partial:
-            figure.savefig(partial, dpi=120)
-    finally:
-        plt.close(figure)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def shortened(text: str, length: int) -> str:
@@ -457,7 +455,8 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     steps = np.diff(x_values)
     gap = max(40.0, 4 * float(np.median(steps))) if len(steps) else 0.0
     starts = np.flatnonzero(steps > gap) + 1
-    figure, axis = plt.subplots(figsize=(4.9, 2.5), layout="constrained")
+    figure = Figure(figsize=(4.9, 2.5), layout="constrained")
+    axis = figure.subplots()
     for part in np.split(np.arange(len(mean)), starts):
         colour = summary.colours_of_classes[number]
         low, high = mean[part] - deviation[part], mean[part] + deviation[part]
@@ -472,7 +471,6 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     axis.grid(alpha=0.2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -503,7 +501,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
     lookup[..., 0], lookup[..., 1], lookup[..., 3] = summary.class_map / 255, certainty / 255, 1
     size = pixel_size(summary)
     bar = "" if size is None else _scale_bar(summary, size)
-    text = Template(PAGE).substitute(
+    text = Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(summary.name),
         where=html.escape(where_text(summary)),
         mapped=f"{summary.num_mapped / summary.num_pixels:.1%}",
@@ -521,7 +519,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         classes=json.dumps(classes).replace("</", "<\\/"),
         first=present[0]["class"] if present else -1,
     )
-    write_text_whole(path, text)
+    write_text(path, text)
 
 
 def _legend_row(row: Mapping[str, Any], largest: float) -> str:
@@ -554,138 +552,3 @@ def _north_arrow(summary: SceneSummary) -> str:
 
 def _facts(metadata: Mapping[str, str]) -> str:
     return "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>" for key, value in metadata.items())
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { --ink: #2b2d33; --faint: #80848e; --line: #e3e5ea; --paper: #fff; --ground: #f4f5f7; --accent: #1b6ca8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", sans-serif; }
-header { padding: 22px 32px 14px; }
-h1 { margin: 0; font-size: 21px; overflow-wrap: anywhere; }
-h2 { margin: 0 0 10px; font-size: 14px; text-transform: uppercase; letter-spacing: .06em; color: var(--faint); }
-.faint { color: var(--faint); font-size: 13.5px; margin: 6px 0 0; }
-main { display: grid; grid-template-columns: minmax(0, 1.35fr) minmax(340px, 1fr); gap: 18px; padding: 0 32px 32px; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; }
-main > section { align-self: start; position: sticky; top: 14px; }
-.side { display: grid; gap: 18px; align-content: start; }
-.tools { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-bottom: 12px; }
-.tools button { font: inherit; font-size: 14px; border: 1px solid var(--line); background: var(--paper);
-  color: var(--ink); padding: 5px 13px; border-radius: 99px; cursor: pointer; }
-.tools button[aria-pressed=true] { background: var(--accent); border-color: var(--accent); color: #fff; }
-.tools label { margin-left: auto; font-size: 13.5px; color: var(--faint); display: flex; gap: 8px;
-  align-items: center; }
-.stack { position: relative; background: #eef0f3; border-radius: 6px; overflow: hidden; cursor: crosshair;
-  max-width: calc((100vh - 190px) * $width / $height); min-width: 300px; margin: auto; }
-.stack img { display: block; width: 100%; image-rendering: pixelated; }
-.stack img + img { position: absolute; inset: 0; height: 100%; }
-.scale { position: absolute; left: 3%; bottom: 3%; border: 2px solid var(--ink); border-top: 0; height: 9px;
-  min-width: 20px; background: #fffc; box-shadow: 0 0 0 4px #fffc; pointer-events: none; }
-.scale span { position: absolute; bottom: 8px; left: 50%; transform: translateX(-50%); padding: 1px 7px 0;
-  border-radius: 4px; background: #fffc; font-size: 13px; white-space: nowrap; }
-.north { position: absolute; right: 2.5%; bottom: 2.5%; width: 42px; pointer-events: none; }
-.north circle { fill: #fffd; } .north path { fill: var(--ink); } .north text { font: bold 10px sans-serif; }
-.confidence-key { display: none; align-items: center; gap: 8px; font-size: 13px; color: var(--faint);
-  margin-top: 8px; }
-.confidence-key i { width: 180px; height: 10px; border-radius: 3px;
-  background: linear-gradient(90deg, #000004, #3b0f70, #8c2981, #de4968, #fe9f6d, #fcfdbf); }
-table { width: 100%; border-collapse: collapse; font-size: 14.5px; }
-td { padding: 5px 8px 5px 0; white-space: nowrap; } td:nth-child(n+3) { text-align: right; padding-right: 4px; }
-td i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 9px; vertical-align: -1px; }
-td.bar { width: 45%; } td.bar b { display: block; height: 9px; border-radius: 2px; }
-tr[data-class] { cursor: pointer; border-top: 1px solid var(--line); }
-tr[data-class]:first-child { border-top: 0; }
-tr.chosen { background: #eef5fb; box-shadow: inset 3px 0 var(--accent); }
-tr.chosen td:first-child { padding-left: 9px; }
-#spectrum { width: 100%; } #spectrum:not([hidden]) { display: block; } #chosen { font-size: 16px; font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 16px; margin: 0; font-size: 14px; }
-dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 900px) {
-  main > section { position: static; }
-  main { grid-template-columns: minmax(0, 1fr); padding: 0 12px 20px; }
-}
-</style>
-</head>
-<body>
-<header><h1>$title</h1><p class="faint">$where &nbsp;·&nbsp; $mapped of the raster mapped</p></header>
-<main>
-<section>
-<div class="tools">
-<button data-layer="picture">True colour</button><button data-layer="map">Land cover</button>
-<button data-layer="confidence">Confidence</button>
-<label>Opacity <input id="opacity" type="range" min="0" max="100" value="100"></label>
-</div>
-<div class="stack" id="stack"><img id="ground" alt="true colour" src="$picture"
-><img id="layer" alt="land cover" src="$map">$scale_bar</div>
-<div class="confidence-key" id="key">0 <i></i> 1 &nbsp; probability of the most probable class</div>
-<p class="faint" id="told">Click on the map, or on a class.</p>
-</section>
-<div class="side">
-<section><h2>Areas</h2><table id="legend">$legend</table>$absent</section>
-<section><h2>Mean spectrum</h2><div id="chosen"></div><p class="faint" id="numbers">No class, no spectrum.</p>
-<img id="spectrum" hidden alt="mean spectrum of the chosen class"></section>
-<section><h2>Scene</h2><dl>$scene_facts</dl></section>
-<section><h2>Model</h2><dl>$model_facts</dl></section>
-</div>
-</main>
-<script>
-"use strict";
-const classes = $classes;
-const element = (id) => document.getElementById(id);
-const layers = { picture: element("ground").src, map: element("layer").src, confidence: "$confidence" };
-function choose(number) {
-  const found = classes[number];
-  if (!found) return;
-  document.querySelectorAll("#legend tr").forEach((row) => {
-    row.classList.toggle("chosen", row.dataset.class === String(number));
-  });
-  element("chosen").textContent = found.name;
-  element("numbers").textContent = `$${found.amount}, $${found.share} of the mapped area, mean confidence ` +
-    `$${found.confidence}; shaded: one standard deviation`;
-  element("spectrum").hidden = !found.spectrum;
-  if (found.spectrum) element("spectrum").src = found.spectrum;
-}
-function show(name) {
-  element("layer").src = layers[name];
-  element("key").style.display = name === "confidence" ? "flex" : "none";
-  document.querySelectorAll(".tools button").forEach((button) => {
-    button.setAttribute("aria-pressed", button.dataset.layer === name);
-  });
-}
-document.querySelectorAll(".tools button").forEach((button) => {
-  button.addEventListener("click", () => show(button.dataset.layer));
-});
-element("opacity").addEventListener("input", (event) => {
-  element("layer").style.opacity = event.target.value / 100;
-});
-document.querySelectorAll("#legend tr[data-class]").forEach((row) => {
-  row.addEventListener("click", () => choose(row.dataset.class));
-  row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(row.dataset.class); });
-});
-const canvas = document.createElement("canvas");
-const lookup = new Image();
-lookup.onload = () => {
-  canvas.width = lookup.width; canvas.height = lookup.height;
-  canvas.getContext("2d", { willReadFrequently: true }).drawImage(lookup, 0, 0);
-};
-lookup.src = "$lookup";
-element("stack").addEventListener("click", (event) => {
-  const box = element("ground").getBoundingClientRect();
-  const column = Math.floor((event.clientX - box.left) / box.width * canvas.width);
-  const row = Math.floor((event.clientY - box.top) / box.height * canvas.height);
-  const pixel = canvas.getContext("2d").getImageData(column, row, 1, 1).data;
-  const found = classes[pixel[0]];
-  element("told").textContent = found ? `Here: $${found.name}, confidence $${pixel[1]} %` : "Here: no class";
-  if (found) choose(pixel[0]);
-});
-show("map");
-choose($first);
-</script>
-</body>
-</html>
-"""

@@ -24,8 +24,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from datasets_loading.files import write_json, write_text
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
-from hsst.experiments.reconstruction_tables import MODEL, reconstruction_table
-from hsst.experiments.sensor_comparison import sensor_table
+from hsst.experiments.reconstruction import MODEL, reconstruction_table
+from hsst.experiments.sensors import sensor_table
 from hsst.publish import check_sources, training_sources
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading

@@ -11,8 +11,8 @@ from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hsst.experiments.label_efficiency import label_efficiency_table
-from hsst.experiments.reconstruction_tables import reconstruction_table
-from hsst.experiments.sensor_comparison import sensor_table
+from hsst.experiments.reconstruction import reconstruction_table
+from hsst.experiments.sensors import sensor_table
 from hsst.publish import stage_model_folder
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files

@@ -16,7 +16,7 @@ from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_sc
 
 import hsst.publish
 from hsst.build_model_card import model_card, validation_table, without_folders
-from hsst.experiments.sensor_comparison import ADAPTED, RESAMPLED, WAYS
+from hsst.experiments.sensors import ADAPTED, RESAMPLED, WAYS
 from hsst.publish import check_model_folder, stage_model_folder
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 

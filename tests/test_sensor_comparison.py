@@ -13,7 +13,7 @@ from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
 from hsst.experiments.baselines import ModelOptions, run_model, settings_for
-from hsst.experiments.sensor_comparison import (
+from hsst.experiments.sensors import (
     ADAPTED,
     FINE_RANGE,
     RESAMPLED,
@@ -166,7 +166,7 @@ def test_numbers_that_are_no_reflectance_are_standardised_by_the_training_area(
 ):
     seen = []
     monkeypatch.setattr(
-        "hsst.experiments.sensor_comparison.run_experiment",
+        "hsst.experiments.sensors.run_experiment",
         lambda experiment, *a, **k: seen.append(experiment.options.statistics) or [],
     )
     compare(tmp_path, checkpoint, shifted)

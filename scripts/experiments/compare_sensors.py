@@ -22,7 +22,7 @@ from datasets_loading.labelled_scene import LabelledScene
 from hsst.experiments.baselines import choose_window_size, load_config, warn_of_untrained_classes
 from hsst.experiments.label_efficiency import Budget
 from hsst.experiments.run_label_efficiency import checkpoint_fingerprint, fingerprint
-from hsst.experiments.sensor_comparison import (
+from hsst.experiments.sensors import (
     SIMULATED_SENSORS,
     SensorData,
     check_sensor,

@@ -26,7 +26,7 @@ from datasets_loading.enmap_corpus import read_corpus
 from datasets_loading.files import write_json, write_text
 from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
-from hsst.experiments.reconstruction_tables import (
+from hsst.experiments.reconstruction import (
     GaussianSpectrum,
     evaluate_reconstruction,
     plot_reconstructed_spectra,

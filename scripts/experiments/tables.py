@@ -18,8 +18,8 @@ from hsst.build_model_card import sources_table, training_runs, validation_table
 from hsst.experiments.ablation import ladder_rows, mask_rows, text_table
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
-from hsst.experiments.reconstruction_tables import reconstruction_table
-from hsst.experiments.sensor_comparison import sensor_table
+from hsst.experiments.reconstruction import reconstruction_table
+from hsst.experiments.sensors import sensor_table
 from hsst.inspect_images import images_table
 from hsst.support.command_line import one_line_errors
 

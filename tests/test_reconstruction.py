@@ -10,7 +10,7 @@ from conftest import assert_one_clear_line
 from safetensors.torch import save_file
 
 from datasets_loading.tiles import TileSet
-from hsst.experiments.reconstruction_tables import (
+from hsst.experiments.reconstruction import (
     GAUSSIAN,
     INTERPOLATION,
     MODEL,

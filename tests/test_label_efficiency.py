@@ -25,22 +25,21 @@ from hsst.experiments.label_efficiency import (
     _compare,
     append_row,
     described,
-    draw_maps,
     interval,
     label_efficiency_table,
     percent,
     plan_runs,
+    plot_label_efficiency,
     pooled_scores,
     read_rows,
     run_experiment,
     run_of,
     summarise,
     untrained_classes,
-    write_reports,
 )
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = "experiments/run_label_efficiency.py"
+SCRIPT = "experiments/label_efficiency.py"
 OPTIONS = ModelOptions(None, TINY, window_size=5)
 
 
@@ -275,53 +274,34 @@ def test_interval_is_that_of_the_mean() -> None:
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
 
-def test_reports_show_every_model_and_budget(tmp_path) -> None:
+def test_figure_and_table_show_every_model_and_budget(tmp_path) -> None:
     rows = [
         made_up_row(model, budget, seed, "a", [[8 + seed, 2], [1, 9]])
         for model in ("hsst", "svm")
         for budget in ("5", "100%")
         for seed in range(2)
     ]
-    summary = summarise(rows, ["a"], ["grass & trees", "water"], {"data_dir": "<folder>"})
-    results, figure, page = write_reports(summary, tmp_path)
-    assert json.loads(results.read_text())["runs"] == 8
-    assert figure.stat().st_size > 10_000
-    text = page.read_text()
-    for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%", "grass &amp; trees", "&lt;folder&gt;"):
-        assert words in text
-    # the figure, and confusion matrices of each budget
-    assert text.count("data:image/png;base64,") == 3 and "<folder>" not in text
-    assert "from scratch, seed by seed" not in text
+    summary = summarise(rows, ["a"], ["grass", "water"], {"data_dir": "folder"})
+    assert summary["runs"] == 8 and summary["experiment"] == {"data_dir": "folder"}
+    assert plot_label_efficiency(tmp_path / "figure.png", summary).stat().st_size > 10_000
+    text = label_efficiency_table(summary)
+    for words in ("HSST, pre-trained", "SVM (RBF)", "5 per class", "100%"):
+        assert text.count(words) == 2
 
 
-def test_classes_without_training_pixels_are_named_and_left_out_of_an_average(tmp_path) -> None:
+def test_classes_without_training_pixels_are_named_and_left_out_of_an_average() -> None:
     rows = [made_up_row("svm", "5", seed, "a", [[8, 2, 0], [4, 6, 0], [5, 5, 0]]) for seed in range(3)]
     summary = summarise(rows, ["a"], ["one", "two", "water"], untrained=["water"])
     (entry,) = summary["results"]
     assert entry["average_accuracy"]["mean"] == pytest.approx(1.4 / 3)
     assert entry["average_accuracy_trained"]["mean"] == pytest.approx(0.7)
     assert "average accuracy without water" in label_efficiency_table(summary)
-    _, _, page = write_reports(summary, tmp_path)
-    assert "no training pixel of water" in page.read_text()
     whole = experiment()
     assert untrained_classes(whole.directions) == []
     name, data = next(iter(whole.directions.items()))
     labels = {scene: np.where(values == 0, 255, values).astype(np.uint8) for scene, values in data.labels.items()}
     tested = {key: np.where(data.split.mask(key, "test"), data.labels[key], labels[key]) for key in labels}
     assert untrained_classes({name: data.with_labels(tested)}) == [data.class_names[0]]
-
-
-def test_maps_are_drawn_once_for_the_first_model_and_the_best_baseline(tmp_path, monkeypatch) -> None:
-    whole = experiment()
-    rows = run_experiment(whole, plan_runs(["cnn-1d", "knn"], ["2", "100%"], range(1), ["left to right"]), tmp_path)
-    summary = summarise(rows, ["left to right"], whole.class_names)
-    maps = draw_maps(whole, summary, 0, tmp_path)
-    assert [path.name for path in maps] == ["cnn-1d_100_percent_seed0_0.png", "knn_100_percent_seed0_0.png"]
-    assert all(path.stat().st_size > 10_000 for path in maps)
-    monkeypatch.setattr(label_efficiency, "train_and_test", lambda *given: pytest.fail("trained again"))
-    assert draw_maps(whole, summary, 0, tmp_path) == maps
-    page = write_reports(summary, tmp_path, maps)[-1].read_text()
-    assert page.count("data:image/png;base64,") == 5 and "<h2>Maps</h2>" in page
 
 
 def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> None:
@@ -368,38 +348,8 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
     ]
     assert sum(tested) == total
     assert all(len(entry["seeds"]) == 2 for entry in summary["results"])
-    assert (tmp_path / "output" / "label_efficiency.html").is_file()
-
-
-def test_models_of_another_experiment_are_compared(run_script, tmp_path) -> None:
-    given = [*script_arguments(tmp_path), "--budgets", 3, "--seeds", 2]
-    assert run_script(SCRIPT, *given, "--models", "knn,logistic-regression").returncode == 0
-    beside = ["--beside", tmp_path / "output", "--output_dir", tmp_path / "new"]
-    result = run_script(SCRIPT, *given, "--models", "knn", *beside)
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "new" / "label_efficiency.json").read_text())
-    assert [entry["model"] for entry in summary["results"]] == ["knn", "logistic-regression"]
-    (comparison,) = [entry for entry in summary["comparisons"] if entry["score"] == "overall_accuracy"]
-    assert comparison["baseline"] == "logistic-regression" and comparison["seeds"] == 2
-    assert {row["model"] for row in read_rows(tmp_path / "new" / "runs.csv")} == {"knn"}
-    other_area = ["right=0,24,30,52" if value == "right=0,24,28,52" else value for value in given]
-    for arguments, words in (
-        ([*given, *beside, "--budgets", 2], ("output", "with the budgets 2", "got none")),
-        ([*given, *beside, "--beside", tmp_path], ("expected an experiment",)),
-        ([*other_area, *beside], ("output", "on the same areas")),
-    ):
-        result = run_script(SCRIPT, *arguments, "--models", "knn", "--output_dir", tmp_path / "bad")
-        assert_one_clear_line(result, *words)
-        assert not (tmp_path / "bad").exists()
-
-
-def test_command_draws_a_map_for_each_direction(run_script, tmp_path) -> None:
-    result = run_script(
-        SCRIPT, *script_arguments(tmp_path), *("--models", "knn", "--budgets", 3, "--seeds", 1, "--maps")
-    )
-    assert result.returncode == 0, result.stderr
-    maps = sorted(path.name for path in (tmp_path / "output" / "maps").iterdir())
-    assert maps == ["knn_3_seed0_0.png", "knn_3_seed0_1.png"] and maps[1] in result.stdout
+    assert (tmp_path / "output" / "label_efficiency.png").is_file()
+    assert label_efficiency_table(summary) in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from small_products import WAVELENGTHS
 
 from datasets_loading.enmap_dfc import EnMAPDFC
 from datasets_loading.houston2018 import official_areas
-from hsst.experiments.label_efficiency import read_rows
-from hsst.experiments.recipes import recipe_defaults
+from hsst.experiments.label_efficiency import read_rows, recipe_defaults
 
-SCRIPT = "experiments/run_label_efficiency.py"
+SCRIPT = "experiments/label_efficiency.py"
 QUICK = ("--max_steps", 1, "--seeds", 1, "--stride", 8, "--use_cpu")
 
 

@@ -278,7 +278,7 @@ class Ablation:
         names = {"ladder": list(LADDER), "masks": [_row_name(mask, way) for mask in self.masks for way in WAYS]}
         budgets = {"ladder": self.budgets, "masks": [self.mask_budget]}
         for part in self.parts:
-            runs += plan_runs(names[part], budgets[part], seeds, list(self.directions), self.variants)
+            runs += plan_runs(names[part], budgets[part], seeds, list(self.directions))
         return sorted(runs, key=lambda run: run.seed)
 
     def pretrain_missing(self, experiment: Experiment, left: Sequence[Run], *, progress: bool = False) -> None:
@@ -335,9 +335,7 @@ class Ablation:
                     seed: scores for (model, size, seed), scores in pooled.items() if (model, size) == (name, budget)
                 }
                 shared = sorted(set(own) & set(below))
-                differences = {
-                    score: paired_difference(own, below, score, shared) for score in COMPARED_SCORES if shared
-                }
+                differences = {score: paired_difference(own, below, score) for score in COMPARED_SCORES if shared}
                 entry = {**entries[name, budget], "title": rung.title, "change": rung.change}
                 ladder.append({**entry, "to_rung_before": differences or None})
                 below = own

@@ -20,8 +20,7 @@ import transformers
 from datasets_loading.files import write_json, write_text
 from datasets_loading.labelled_scene import LabelledScene
 from hsst.experiments.baselines import choose_window_size, load_config, warn_of_untrained_classes
-from hsst.experiments.label_efficiency import Budget
-from hsst.experiments.run_label_efficiency import checkpoint_fingerprint, fingerprint
+from hsst.experiments.label_efficiency import Budget, arrays_fingerprint, checkpoint_fingerprint
 from hsst.experiments.sensors import (
     SIMULATED_SENSORS,
     SensorData,
@@ -151,8 +150,8 @@ def main() -> None:
                     options=options,
                     description={
                         "checkpoint": checkpoint_fingerprint(checkpoint),
-                        "labels": fingerprint(sensor.data.labels),
-                        "pixels": fingerprint({scene.name: scene.cube for scene in sensor.data.scenes}),
+                        "labels": arrays_fingerprint(sensor.data.labels),
+                        "pixels": arrays_fingerprint({scene.name: scene.cube for scene in sensor.data.scenes}),
                         "bands": [] if sensor.data.wavelengths is None else sensor.data.wavelengths.tolist(),
                         "is_reflectance": sensor.is_reflectance,
                         "split": sensor.data.split.settings,

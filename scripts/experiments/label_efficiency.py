@@ -1,22 +1,37 @@
-"""Models over label budgets, seeds and areas: runs that survive interruption, and what can be concluded from them.
+"""
+How few labels are enough: models over label budgets, seeds and areas, each area being the test area once.
 
-Every area is the test area once, with the others for training; predictions of all directions are pooled into one
-confusion matrix per model, budget and seed. Means, standard deviations and intervals (Student's t) are over seeds,
-which draw the labels and the weights; models are compared seed by seed.
+    python scripts/experiments/label_efficiency.py --data_dir potsdam \\
+        --area west=0,64,0,96 --area east=64,128,96,160 \\
+        --models hsst,hsst-scratch,cnn-3d,random-forest --budgets 5,20,10%,100% --seeds 5 \\
+        --model_name_or_path outputs/hsst --output_dir outputs/label_efficiency
+    python scripts/experiments/label_efficiency.py --recipe houston2018 --data_dir 2018IEEE_Contest \\
+        --model_name_or_path outputs/hsst --output_dir outputs/houston2018
+
+Without areas, the split of the data is the only direction. Every run is a row of `runs.csv` as soon as it is done: the
+same command resumes where it was interrupted, and with more models, budgets or seeds it adds theirs. At the end,
+`label_efficiency.json` and `.png` hold the results. With several GPUs, each takes runs of its own. A recipe sets the
+paper's data, areas, budgets and fine-tuning; arguments on the command line override it.
+
+Predictions of all directions are pooled into one confusion matrix per model, budget and seed. Means, standard
+deviations and intervals (Student's t) are over seeds, which draw the labels and the weights; models are compared seed
+by seed.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import html
+import itertools
 import json
+import logging
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,63 +39,75 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+import transformers
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-
-from datasets_loading.files import write_json, written_whole
-from datasets_loading.labelled_data import LabelledData  # noqa: E402
-from datasets_loading.land_cover_metric import land_cover_scores  # noqa: E402
-from datasets_loading.splits import draw_labels  # noqa: E402
-from hsst.experiments.baselines import (  # noqa: E402
+from datasets_loading.files import fingerprint, write_json, written_whole
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.land_cover_metric import land_cover_scores
+from datasets_loading.splits import draw_labels
+from hsst.experiments.baselines import (
     MODELS,
     ModelOptions,
-    Outcome,
+    check_classes,
     check_model,
-    model_entry,
+    choose_window_size,
+    load_config,
     run_model,
     settings_for,
+    starting_point,
+    warn_of_untrained_classes,
 )
-from hsst.experiments.pages import picture, table, write_page  # noqa: E402
-from hsst.support.reports import figure_of_shares, plot_land_cover_map, shares_of
+from hsst.run_classification import (
+    add_data_arguments,
+    add_training_arguments,
+    given_settings,
+    load_data,
+    options_of,
+    parse_area,
+)
+from hsst.support.command_line import one_line_errors
+from hsst.support.fine_tuning import FineTuningSettings
+from hsst.support.reports import shares_of
 
-ROWS_NAME = "runs.csv"
-EXPERIMENT_NAME = "experiment.json"
 LOCK_NAME = ".lock"
-MAPS_FOLDER = "maps"
+TEXT_COLUMNS = ("model", "budget", "direction")
 COLUMNS = (
-    "model",
-    "budget",
-    "seed",
-    "direction",
-    "labels",
-    "overall_accuracy",
-    "average_accuracy",
-    "train_seconds",
-    "predict_seconds",
-    "parameters",
-    "steps",
-    "chosen_settings",
-    "confusion_matrix",
+    *("model", "budget", "seed", "direction", "labels", "overall_accuracy", "average_accuracy", "train_seconds"),
+    *("predict_seconds", "parameters", "steps", "chosen_settings", "confusion_matrix"),
 )
-SCORES = {
-    "overall_accuracy": "overall accuracy",
-    "average_accuracy": "average accuracy",
-    "average_accuracy_frequent": "average accuracy, frequent classes",
-    "macro_f1": "macro F1",
-    "mean_iou": "mean IoU",
-    "kappa": "kappa",
-}
+SCORES = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou", "kappa")
 COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
-
-COLOURS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+COLOURS: Sequence[Any] = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 MAIN_COLOUR = "#d1495b"
 MOST_BANDS = 4
-"""Up to so many models, a figure shows the intervals of all; otherwise of the first one."""
+"""Up to this number of models, a figure shows the intervals of all; otherwise of the first one."""
+
+# The paper's benchmarks (Scheibenreif, Mommert and Borth 2023, Masked Vision Transformers for Hyperspectral Image
+# Classification); docs/evaluation.md lists what cannot be followed exactly
+PUBLISHED: dict[str, Any] = {
+    **{"models": "hsst,hsst-scratch,cnn-3d", "budgets": "0.1%,1%,10%,100%", "seeds": 5, "task": "dense"},
+    **{"window_size": 8, "num_epochs": 100, "learning_rate": 5e-4, "head_learning_rate": 5e-3, "weight_decay": 5e-3},
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "enmap_dfc": PUBLISHED | {"dataset": "enmap_dfc", "dataset_config": "paper", "max_steps": 1000, "batch_size": 2},
+    # The published checkpoints were made for EnMAP
+    "houston2018": PUBLISHED | {"dataset": "houston2018", "max_steps": 2000, "batch_size": 32, "adapt_bands": True},
+}
+"""Defaults of the arguments by the name of the recipe."""
+
+
+def recipe_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of arguments that a recipe sets, beside those of the user (None where one was not given)."""
+    defaults = dict(RECIPES[name])
+    if given["max_steps"] is not None:
+        del defaults["num_epochs"]  # epochs would go beyond the steps that were asked for
+    if given["model_name_or_path"] is None:
+        defaults.pop("adapt_bands", None)  # there is nothing to adapt
+    return defaults
 
 
 @dataclass(frozen=True)
@@ -97,26 +124,22 @@ class Budget:
         Raises:
             ValueError: it is neither.
         """
-        try:
-            if text.endswith("%"):
-                budget = cls(fraction=float(text[:-1]) / 100)
-            elif "." in text:
-                budget = cls(fraction=float(text))
-            else:
-                budget = cls(per_class=int(text))
-        except ValueError:
-            budget = cls()
-        if not (budget.per_class or 0) >= 1 and not 0 < (budget.fraction or 0) <= 1:
-            raise ValueError(f"budgets: expected labels per class (5) or a share of the labels (10%), got {text}")
-        return budget
+        with suppress(ValueError):
+            if text.endswith("%") or "." in text:
+                fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+                if 0 < fraction <= 1:
+                    return cls(fraction=fraction)
+            elif int(text) >= 1:
+                return cls(per_class=int(text))
+        raise ValueError(f"budgets: expected labels per class (5) or a share of the labels (10%), got {text}")
 
     @property
     def name(self) -> str:
-        return str(self.per_class) if self.per_class is not None else f"{100 * (self.fraction or 0):g}%"
+        return str(self.per_class) if self.fraction is None else f"{100 * self.fraction:g}%"
 
     @property
     def title(self) -> str:
-        return f"{self.per_class} per class" if self.per_class is not None else self.name
+        return f"{self.per_class} per class" if self.fraction is None else self.name
 
 
 @dataclass(frozen=True)
@@ -131,13 +154,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model with options of its own, under a name of its own.
-
-    Attributes:
-        model: one of `MODELS`.
-        title: name for people.
-        options: what it is made of, in each direction by its name.
-    """
+    """One of `MODELS` under a name of its own, with options of its own in each direction, and a title for people."""
 
     model: str
     title: str
@@ -146,14 +163,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs share.
-
-    Attributes:
-        directions: the data of each direction, by its name: same scenes, other splits.
-        options: checkpoint, windows, configuration and statistics.
-        settings: given settings of fine-tuning, for all models; others are each model's own.
-        description: what was asked for, as JSON can hold it; runs of another description are not mixed with these.
-        variants: models beside `MODELS`, by their names.
+    """What all runs share: the data of each direction (same scenes, other splits), what models are made of, given
+    settings of fine-tuning, a description (runs of another one are not mixed with these), and models beside `MODELS`.
     """
 
     directions: Mapping[str, LabelledData]
@@ -175,43 +186,11 @@ class Experiment:
 
 
 def plan_runs(
-    models: Sequence[str],
-    budgets: Sequence[str],
-    seeds: Sequence[int],
-    directions: Sequence[str],
-    variants: Mapping[str, Variant] | None = None,
+    models: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], directions: Sequence[str]
 ) -> list[Run]:
     """All runs, seed by seed, so that an unfinished experiment can be looked at."""
-    for name in models:
-        model_entry(variants[name].model if variants and name in variants else name)
-    names = [Budget.parse(budget).name for budget in budgets]
-    return [
-        Run(model, budget, seed, direction)
-        for seed in seeds
-        for budget in names
-        for model in models
-        for direction in directions
-    ]
-
-
-def train_and_test(experiment: Experiment, run: Run, *, labelled_only: bool) -> tuple[LabelledData, Outcome]:
-    """Trains and tests once; the data with the labels of the run's budget, and what came out.
-
-    Raises:
-        ValueError: the model cannot be trained on the data; the message names the run.
-    """
-    data = experiment.directions[run.direction]
-    budget = Budget.parse(run.budget)
-    model, options = experiment.model_of(run)
-    try:
-        labels = draw_labels(
-            data.labels, data.split, fraction=budget.fraction, per_class=budget.per_class, seed=run.seed
-        )
-        data = data.with_labels(labels)
-        settings = replace(settings_for(model, experiment.settings), seed=run.seed)
-        return data, run_model(model, data, settings, options, labelled_only=labelled_only)
-    except ValueError as error:
-        raise ValueError(f"{run.model}, {budget.title}, seed {run.seed}, {run.direction}: {error}") from error
+    planned = itertools.product(seeds, [Budget.parse(budget).name for budget in budgets], models, directions)
+    return [Run(model, budget, seed, direction) for seed, budget, model, direction in planned]
 
 
 def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
@@ -220,7 +199,17 @@ def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     Raises:
         ValueError: the model cannot be trained on the data; the message names the run.
     """
-    data, outcome = train_and_test(experiment, run, labelled_only=True)
+    data, budget = experiment.directions[run.direction], Budget.parse(run.budget)
+    model, options = experiment.model_of(run)
+    try:
+        labels = draw_labels(
+            data.labels, data.split, fraction=budget.fraction, per_class=budget.per_class, seed=run.seed
+        )
+        data = data.with_labels(labels)
+        settings = replace(settings_for(model, experiment.settings), seed=run.seed)
+        outcome = run_model(model, data, settings, options, labelled_only=True)
+    except ValueError as error:
+        raise ValueError(f"{run.model}, {budget.title}, seed {run.seed}, {run.direction}: {error}") from error
     scores = land_cover_scores(outcome.confusion)
     return {
         **asdict(run),
@@ -236,17 +225,6 @@ def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
-def check_runs(experiment: Experiment, runs: Sequence[Run]) -> None:
-    """Checks what can be known before the first run: none shall fail after hours of others.
-
-    Raises:
-        ValueError: a model needs a checkpoint, or the settings ask for what it does not have.
-    """
-    for run in {run.model: run for run in runs}.values():
-        model, options = experiment.model_of(run)
-        check_model(model, settings_for(model, experiment.settings), options)
-
-
 def run_experiment(
     experiment: Experiment,
     runs: Sequence[Run],
@@ -255,24 +233,19 @@ def run_experiment(
     processes: int | None = None,
     prepare: Callable[[Sequence[Run]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Does the runs that are not done yet, and writes each one's row as soon as it is.
-
-    Args:
-        experiment: what they share.
-        runs: all runs wanted.
-        folder: holds the rows (`runs.csv`) and, from the first of them on, the description (`experiment.json`); made
-            if need be, and not left behind without anything in it.
-        processes: how many work at the same time; by default one for each GPU, or one.
-        prepare: is given the runs that are left, before the first of them.
-
-    Returns:
-        The rows of `runs`, in their order.
+    """
+    Does the runs that are not done yet, and writes each one's row to `runs.csv` as soon as it is; returns the rows of
+    all runs in their order. `processes` is the number of GPUs by default, or one; `prepare` is given the runs that are
+    left. The folder is made if need be, and not left behind without anything in it.
 
     Raises:
         ValueError: the folder holds runs of another experiment, or another process writes to it, or a run cannot be
             done or failed.
     """
-    check_runs(experiment, runs)
+    # None shall fail after hours of others
+    for run in {run.model: run for run in runs}.values():
+        model, options = experiment.model_of(run)
+        check_model(model, settings_for(model, experiment.settings), options)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder for the runs, got a file")
@@ -284,16 +257,23 @@ def run_experiment(
     except Timeout:
         raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
     try:
-        _check_description(experiment, folder)
-        path = folder / ROWS_NAME
+        path, description = folder / "runs.csv", folder / "experiment.json"
+        if description.is_file():
+            wanted, found = json.loads(json.dumps(experiment.description)), json.loads(description.read_text("utf-8"))
+            different = [name for name in sorted({**found, **wanted}) if found.get(name) != wanted.get(name)]
+            if different:
+                raise ValueError(
+                    f"{folder}: expected runs with {different[0]} {found.get(different[0])}, as those that are there "
+                    f"have, got {wanted.get(different[0])}: take another output folder"
+                )
         done = {run_of(row): row for row in read_rows(path)}
         left = [run for run in runs if run not in done]
         if prepare is not None and left:
             prepare(left)
         with tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs") as bar:
             for run, row in _execute(experiment, left, processes):
-                if not (folder / EXPERIMENT_NAME).is_file():
-                    write_json(folder / EXPERIMENT_NAME, experiment.description)
+                if not description.is_file():
+                    write_json(description, experiment.description)
                 append_row(path, row)
                 done[run] = row
                 bar.update()
@@ -312,46 +292,40 @@ _experiment: Experiment | None = None
 def _execute(
     experiment: Experiment, runs: Sequence[Run], processes: int | None
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Rows as they come."""
-    devices = torch.cuda.device_count()
-    processes = processes or max(devices, 1)
+    """Rows in the order in which they are done."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    devices = (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
+    processes = processes or max(count, 1)
     if processes == 1 or len(runs) < 2:
         for run in runs:
             yield run, execute_run(experiment, run)
         return
     context = multiprocessing.get_context("spawn")
-    numbers = context.SimpleQueue()
+    queue = context.SimpleQueue()
     for number in range(processes):
-        numbers.put(number % devices if devices else None)
-    with ProcessPoolExecutor(processes, context, _begin, (experiment, numbers)) as executor:
+        queue.put(devices[number % count] if count else None)
+    with ProcessPoolExecutor(processes, context, _begin, (experiment, queue)) as executor:
         futures = {executor.submit(_work, run): run for run in runs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            raise ValueError(
-                f"--processes {processes}: a process ended in the middle of its run, out of memory?"
-            ) from error
+            message = f"--processes {processes}: a process ended in the middle of its run, out of memory?"
+            raise ValueError(message) from error
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(cancel_futures=True)
 
 
-def _begin(experiment: Experiment, numbers: Any) -> None:
+def _begin(experiment: Experiment, devices: Any) -> None:
     """In a worker: takes a device of its own, before CUDA is used."""
     global _experiment
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    number = numbers.get()
-    if number is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number] if visible else str(number)
+    # A parent that is killed cannot end its workers: they wait for its end
+    parent: Any = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if (device := devices.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     _experiment = experiment
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process after its parent, for a parent that is killed cannot tell its workers."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _work(run: Run) -> dict[str, Any]:
@@ -359,44 +333,8 @@ def _work(run: Run) -> dict[str, Any]:
     return execute_run(_experiment, run)
 
 
-def _check_description(experiment: Experiment, folder: Path) -> None:
-    path = folder / EXPERIMENT_NAME
-    if not path.is_file():
-        return
-    wanted = json.loads(json.dumps(experiment.description))
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-    if different:
-        name = sorted(different)[0]
-        raise ValueError(
-            f"{folder}: expected runs with {name} {found.get(name)}, as those that are there have, got "
-            f"{wanted.get(name)}: take another output folder"
-        )
-
-
 def run_of(row: Mapping[str, Any]) -> Run:
     return Run(str(row["model"]), str(row["budget"]), int(row["seed"]), str(row["direction"]))
-
-
-def rows_of_others(
-    folder: Path, models: Sequence[str], budgets: Sequence[str], description: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Rows of another experiment on the same labels and areas, of models that are none of `models`.
-
-    Raises:
-        ValueError: the folder holds none, or they are of other labels or areas.
-    """
-    path = folder / EXPERIMENT_NAME
-    if not path.is_file():
-        raise ValueError(f"{folder}: expected an experiment, got a folder without {EXPERIMENT_NAME}")
-    other = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("labels", "areas"):
-        if other.get(name) != description[name]:
-            raise ValueError(f"{folder}: expected an experiment on the same {name}, got one on others")
-    rows = [row for row in read_rows(folder / ROWS_NAME) if row["model"] not in models and row["budget"] in budgets]
-    if not rows:
-        raise ValueError(f"{folder}: expected runs of other models with the budgets {', '.join(budgets)}, got none")
-    return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -418,20 +356,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     reader = csv.DictReader(lines)
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {lines[0][:200]}")
-    return [_parsed(row) for row in reader]
-
-
-def _parsed(row: dict[str, str]) -> dict[str, Any]:
-    parsed: dict[str, Any] = dict(row)
-    for name in ("seed", "labels"):
-        parsed[name] = int(row[name])
-    for name in ("overall_accuracy", "average_accuracy", "train_seconds", "predict_seconds"):
-        parsed[name] = float(row[name])
-    for name in ("parameters", "steps"):
-        parsed[name] = int(row[name]) if row[name] else None
-    for name in ("chosen_settings", "confusion_matrix"):
-        parsed[name] = json.loads(row[name])
-    return parsed
+    return [
+        {name: text if name in TEXT_COLUMNS else json.loads(text or "null") for name, text in row.items()}
+        for row in reader
+    ]
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -457,13 +385,9 @@ def pooled_scores(rows: Sequence[Mapping[str, Any]], directions: Sequence[str]) 
     for key, by_direction in grouped.items():
         if set(directions) <= set(by_direction):
             chosen = [by_direction[name] for name in directions]
-            matrix = sum(np.array(row["confusion_matrix"]) for row in chosen)
-            pooled[key] = {
-                **land_cover_scores(np.asarray(matrix)),
-                "labels": sum(row["labels"] for row in chosen),
-                "train_seconds": sum(row["train_seconds"] for row in chosen),
-                "parameters": chosen[0]["parameters"],
-            }
+            matrix = np.sum([row["confusion_matrix"] for row in chosen], axis=0)
+            totals = {name: sum(row[name] for row in chosen) for name in ("labels", "train_seconds")}
+            pooled[key] = {**land_cover_scores(matrix), **totals, "parameters": chosen[0]["parameters"]}
     return pooled
 
 
@@ -474,9 +398,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 3:
         return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(student_t.ppf(0.975, len(values) - 1)) * error
-    return mean - reach, mean + reach
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    # Not given the error as its scale, for which it takes no 0
+    low, high = (float(np.mean(values)) + reach * error for reach in student_t.interval(0.95, len(values) - 1))
+    return float(low), float(high)
 
 
 def described(values: Sequence[float | None]) -> dict[str, Any] | None:
@@ -484,13 +409,9 @@ def described(values: Sequence[float | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    between = interval(known)
-    return {
-        "mean": float(np.mean(known)),
-        "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-        "low": None if between is None else between[0],
-        "high": None if between is None else between[1],
-    }
+    low, high = interval(known) or (None, None)
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"mean": float(np.mean(known)), "std": deviation, "low": low, "high": high}
 
 
 def summarise(
@@ -500,75 +421,32 @@ def summarise(
     description: Mapping[str, Any] | None = None,
     untrained: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the rows say, as JSON can hold it.
-
-    Args:
-        rows: of `run_experiment`.
-        directions: names of the directions that are pooled.
-        class_names: of the labels.
-        description: of the experiment.
-        untrained: classes that lack training pixels in a direction in which they are tested (`untrained_classes`): the
-            average accuracy is also taken without them.
+    """What the rows say, as JSON can hold it; the average accuracy is also taken without `untrained` classes.
 
     Returns:
-        results: for each budget and model the seeds, labels, and mean, standard deviation and 95 %
-            interval (low, high) of each score over seeds, with the mean accuracy of each class and
-            `confusion_shares`, the mean over seeds of the share of each reference class (row) that was predicted as
-            each class, None in rows of classes that do not occur.
-        comparisons: for each budget and score, the first model against the best of those without pre-training: mean
-            difference, its interval, and in how many seeds it is better. The best is chosen by its mean over the same
-            seeds, which favours it.
+        results: for each budget and model, each score over seeds (`described`), the mean accuracy of each class, and
+            `confusion_shares`, the mean share of each reference class (row) that was predicted as each class.
+        comparisons: for each budget and score, the first model against the best of those without pre-training, which
+            is chosen by its mean over the same seeds, which favours it.
         comparisons_to_scratch: the same of each model that is there from scratch, too.
     """
     pooled = pooled_scores(rows, directions)
     models = list(dict.fromkeys(row["model"] for row in rows))
-    budgets = list(dict.fromkeys(row["budget"] for row in rows))
+    baselines = [name for name in models[1:] if name not in MODELS or not MODELS[name].needs_checkpoint]
     results, comparisons, comparisons_to_scratch = [], [], []
-    for budget in budgets:
-        by_model = {
-            model: {
-                seed: scores
-                for (name, size, seed), scores in sorted(pooled.items())
-                if (name, size) == (model, budget)
-            }
-            for model in models
-        }
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        by_model: dict[str, dict[int, dict[str, Any]]] = {model: {} for model in models}
+        for (model, size, seed), scores in sorted(pooled.items()):
+            if size == budget:
+                by_model[model][seed] = scores
         for model, by_seed in by_model.items():
-            if not by_seed:
-                continue
-            scores = list(by_seed.values())
-            accuracies = [
-                [value[number] for value in (score["accuracy_per_class"] for score in scores)]
-                for number in range(len(class_names))
-            ]
-            results.append(
-                {
-                    "model": model,
-                    "title": MODELS[model].title if model in MODELS else model,
-                    "budget": budget,
-                    "budget_title": Budget.parse(budget).title,
-                    "labels": float(np.mean([score["labels"] for score in scores])),
-                    "seeds": list(by_seed),
-                    "parameters": scores[0]["parameters"],
-                    "train_seconds": float(np.mean([score["train_seconds"] for score in scores])),
-                    **{name: described([score[name] for score in scores]) for name in SCORES},
-                    "average_accuracy_trained": described(
-                        [average_without(score["accuracy_per_class"], class_names, untrained) for score in scores]
-                    ),
-                    "accuracy_per_class": {
-                        name: described(values) for name, values in zip(class_names, accuracies, strict=True)
-                    },
-                    "confusion_shares": _mean_shares([score["confusion_matrix"] for score in scores]),
-                }
-            )
-        main, *others = models
-        baselines = [name for name in others if name not in MODELS or not MODELS[name].needs_checkpoint]
-        comparisons += _compare(by_model, main, baselines, budget)
+            if by_seed:
+                results.append(_entry(model, budget, by_seed, class_names, untrained))
+        comparisons += _compare(by_model, models[0], baselines, budget)
         # Models beside those that only lack their pre-trained weights
         for model in models:
-            comparisons_to_scratch += _compare(
-                by_model, model, [name for name in models if name == f"{model}-scratch"], budget
-            )
+            scratch = [name for name in models if name == f"{model}-scratch"]
+            comparisons_to_scratch += _compare(by_model, model, scratch, budget)
     return {
         "class_names": list(class_names),
         "untrained_classes": list(untrained),
@@ -581,6 +459,37 @@ def summarise(
     }
 
 
+def _entry(
+    model: str,
+    budget: str,
+    by_seed: Mapping[int, Mapping[str, Any]],
+    class_names: Sequence[str],
+    untrained: Sequence[str],
+) -> dict[str, Any]:
+    """The scores of a model with a budget over its seeds."""
+    scores = list(by_seed.values())
+    per_class = [dict(zip(class_names, score["accuracy_per_class"], strict=True)) for score in scores]
+    without = [
+        [accuracy for name, accuracy in accuracies.items() if accuracy is not None and name not in untrained]
+        for accuracies in per_class
+    ]
+    shares = np.mean([shares_of(np.asarray(score["confusion_matrix"])) for score in scores], axis=0)
+    return {
+        "model": model,
+        "title": MODELS[model].title if model in MODELS else model,
+        "budget": budget,
+        "budget_title": Budget.parse(budget).title,
+        "labels": float(np.mean([score["labels"] for score in scores])),
+        "seeds": list(by_seed),
+        "parameters": scores[0]["parameters"],
+        "train_seconds": float(np.mean([score["train_seconds"] for score in scores])),
+        **{name: described([score[name] for score in scores]) for name in SCORES},
+        "average_accuracy_trained": described([float(np.mean(kept)) if kept else None for kept in without]),
+        "accuracy_per_class": {name: described([each[name] for each in per_class]) for name in class_names},
+        "confusion_shares": [None if np.isnan(row).any() else row.tolist() for row in shares],
+    }
+
+
 def untrained_classes(directions: Mapping[str, LabelledData]) -> list[str]:
     """Classes that are tested in a direction in which they have no training pixel: there, none can be right."""
     found = []
@@ -588,24 +497,6 @@ def untrained_classes(directions: Mapping[str, LabelledData]) -> list[str]:
         trained, tested = data.class_counts("train"), data.class_counts("test")
         found += [name for name, a, b in zip(data.class_names, trained, tested, strict=True) if b and not a]
     return list(dict.fromkeys(found))
-
-
-def average_without(
-    accuracies: Sequence[float | None], class_names: Sequence[str], left_out: Sequence[str]
-) -> float | None:
-    """Mean accuracy of the classes that occur, without some; None where no class is left."""
-    kept = [
-        accuracy
-        for accuracy, name in zip(accuracies, class_names, strict=True)
-        if accuracy is not None and name not in left_out
-    ]
-    return float(np.mean(kept)) if kept else None
-
-
-def _mean_shares(matrices: Sequence[Sequence[Sequence[int]]]) -> list[list[float] | None]:
-    """Mean of the shares of confusion matrices, row by row; None where a class does not occur."""
-    shares = np.mean([shares_of(np.asarray(matrix)) for matrix in matrices], axis=0)
-    return [None if np.isnan(row).any() else row.tolist() for row in shares]
 
 
 def _compare(
@@ -625,100 +516,80 @@ def _compare(
     for score in COMPARED_SCORES:
         means = {name: np.mean([by_model[name][seed][score] for seed in seeds]) for name in baselines}
         best = max(means, key=lambda name: means[name])
-        of_both = [seed for seed in by_model[main] if seed in by_model[best]]
-        difference = paired_difference(by_model[main], by_model[best], score, of_both)
+        difference = paired_difference(by_model[main], by_model[best], score)
         compared.append({"budget": budget, "score": score, "model": main, "baseline": best, **difference})
     return compared
 
 
 def paired_difference(
-    first: Mapping[int, Mapping[str, Any]], second: Mapping[int, Mapping[str, Any]], score: str, seeds: Sequence[int]
+    first: Mapping[int, Mapping[str, Any]], second: Mapping[int, Mapping[str, Any]], score: str
 ) -> dict[str, Any]:
-    """How much better the first is than the second, seed by seed.
-
-    Args:
-        first, second: scores by seed (`pooled_scores`).
-        score: name of the score.
-        seeds: seeds that both have.
-
-    Returns:
-        seeds: how many; better_in: in how many of them the first is better; difference: its mean with deviation and
-        interval.
     """
-    differences = [first[seed][score] - second[seed][score] for seed in seeds]
+    How much better the first is than the second in a score, over the seeds that both have (scores by seed, of
+    `pooled_scores`): number of seeds, in how many it is better, and the difference (`described`).
+    """
+    differences = [first[seed][score] - second[seed][score] for seed in first if seed in second]
     better_in = sum(difference > 0 for difference in differences)
-    return {"seeds": len(seeds), "better_in": better_in, "difference": described(differences)}
+    return {"seeds": len(differences), "better_in": better_in, "difference": described(differences)}
 
 
 def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
     """Draws overall and average accuracy over the number of labels as PNG, a line with its 95 % interval for each
     model, the first one in red."""
-    results = summary["results"]
-    models = list(dict.fromkeys(entry["model"] for entry in results))
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5.2), layout="constrained", sharex=True)
+    results = sorted(summary["results"], key=lambda entry: entry["labels"])
+    models = list(dict.fromkeys(entry["model"] for entry in summary["results"]))
+    ticks = {entry["budget"]: entry for entry in results}.values()
+    names = [f"{entry['budget_title']}\n({entry['labels']:,.0f} labels)" for entry in ticks]
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True)
     for axis, score in zip(axes, ("overall_accuracy", "average_accuracy"), strict=True):
         for number, model in enumerate(models):
-            entries = sorted(
-                (entry for entry in results if entry["model"] == model), key=lambda entry: entry["labels"]
-            )
-            labels = [entry["labels"] for entry in entries]
-            means = [entry[score]["mean"] for entry in entries]
-            is_main = number == 0
-            colour = MAIN_COLOUR if is_main else COLOURS[(number - 1) % 10]
-            style = "-" if is_main or number <= 5 else "--"
-            axis.plot(
-                labels,
-                means,
-                style,
-                marker="o",
-                color=colour,
-                lw=2.6 if is_main else 1.4,
-                ms=6 if is_main else 4,
-                zorder=5 if is_main else 3,
-                label=entries[0]["title"],
-            )
-            bands = [entry[score] for entry in entries]
+            entries = [entry for entry in results if entry["model"] == model]
+            labels, scores = [entry["labels"] for entry in entries], [entry[score] for entry in entries]
+            colour, width, size, order = COLOURS[(number - 1) % 10], 1.4, 4, 3
+            if number == 0:
+                colour, width, size, order = MAIN_COLOUR, 2.6, 6, 5
+            means = [each["mean"] for each in scores]
+            style = {"linestyle": "-" if number <= 5 else "--", "lw": width, "ms": size, "zorder": order}
+            axis.plot(labels, means, marker="o", color=colour, label=entries[0]["title"], **style)
             # of many models, the bands would hide each other
-            if all(band["low"] is not None for band in bands) and (is_main or len(models) <= MOST_BANDS):
-                lows, highs = [band["low"] for band in bands], [band["high"] for band in bands]
-                axis.fill_between(labels, lows, highs, color=colour, alpha=0.25 if is_main else 0.1, lw=0)
+            if all(each["low"] is not None for each in scores) and (number == 0 or len(models) <= MOST_BANDS):
+                low, high = ([each[end] for each in scores] for end in ("low", "high"))
+                axis.fill_between(labels, low, high, color=colour, alpha=0.1 if number else 0.25, lw=0)
         axis.set_xscale("log")
-        ticks = {entry["budget"]: entry for entry in results}
-        positions = [ticks[name]["labels"] for name in ticks]
-        names = [f"{ticks[name]['budget_title']}\n({ticks[name]['labels']:,.0f} labels)" for name in ticks]
         # Budgets that come out nearly equal would overlap as upright names
-        axis.set_xticks(positions, names, fontsize=8, rotation=30, ha="right")
+        axis.set_xticks([entry["labels"] for entry in ticks], names, fontsize=8, rotation=30, ha="right")
         axis.minorticks_off()
         # Intervals of few seeds reach far beyond what accuracies can be
         means = [entry[score]["mean"] for entry in results]
         axis.set_ylim(max(0.0, min(means) - 0.1), min(1.0, max(means) + 0.1))
-        axis.set_title(SCORES[score], fontsize=11)
+        axis.set_title(score.replace("_", " "), fontsize=11)
+        axis.set_xlabel("training labels")
         axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xlabel("training labels")
-    axes[1].set_xlabel("training labels")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
-    numbers = sorted({len(entry["seeds"]) for entry in results})
+    over = over_seeds(results, "bands")
+    figure.suptitle(f"Land cover from few labels, test area never trained on ({over})", fontsize=12)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)
+
+
+def over_seeds(entries: Sequence[Mapping[str, Any]], shown_as: str) -> str:
+    """What a figure's title says of the seeds of `entries`, and of intervals that are `shown_as` bands or bars."""
+    numbers = sorted({len(entry["seeds"]) for entry in entries})
     seeds = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     noun = "seed" if numbers[-1] == 1 else "seeds"
-    intervals = "; bands: 95 % interval" if numbers[-1] > 2 else ""
-    figure.suptitle(
-        f"Land cover from few labels, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12
-    )
-    try:
-        with written_whole(path) as partial:
-            figure.savefig(partial, dpi=110)
-        return Path(path)
-    finally:
-        plt.close(figure)
+    return f"mean of {seeds} {noun}{f'; {shown_as}: 95 % interval' if numbers[-1] > 2 else ''}"
 
 
-def percent(described: Mapping[str, Any] | None) -> str:
-    """A mean with its interval, in percent."""
+def percent(described: Mapping[str, Any] | None, is_bold: bool = False) -> str:
+    """A mean, perhaps in bold, with its interval, in percent."""
     if described is None:
         return "–"
     mean = f"{100 * described['mean']:.1f}"
+    mean = f"**{mean}**" if is_bold else mean
     if described["low"] is None:
         return mean
     # a dash would run into a minus sign
@@ -733,167 +604,154 @@ def label_efficiency_table(summary: Mapping[str, Any]) -> str:
         scores["average_accuracy_trained"] = f"average accuracy without {', '.join(summary['untrained_classes'])}"
     scores["macro_f1"] = "macro F1"
     rows = [f"| labels | model | seeds | {' | '.join(scores.values())} |", "|---|---|---|" + "---|" * len(scores)]
-    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
-        entries = [entry for entry in summary["results"] if entry["budget"] == budget]
-        for entry in entries:
-            cells = []
-            for name in scores:
-                score = entry[name]
-                text = f"{100 * score['mean']:.1f}"
-                if score["mean"] == max(other[name]["mean"] for other in entries):
-                    text = f"**{text}**"
-                if score["low"] is not None:
-                    text += f" ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
-                cells.append(text)
-            rows.append(
-                f"| {entry['budget_title']} ({entry['labels']:,.0f}) | {entry['title']} | {len(entry['seeds'])} | "
-                f"{' | '.join(cells)} |"
-            )
+    for entry in summary["results"]:
+        rivals = [other for other in summary["results"] if other["budget"] == entry["budget"]]
+        best = {name: max(other[name]["mean"] for other in rivals) for name in scores}
+        cells = [percent(entry[name], entry[name]["mean"] == best[name]) for name in scores]
+        labels = f"{entry['budget_title']} ({entry['labels']:,.0f})"
+        rows.append(f"| {labels} | {entry['title']} | {len(entry['seeds'])} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def write_report_page(
-    path: str | Path, summary: Mapping[str, Any], figure: str | Path, maps: Sequence[str | Path] = ()
-) -> Path:
-    """Writes one HTML file with figure, scores, comparisons, confusion matrices, maps and accuracies of classes; it
-    needs no other file."""
-    titles = {
-        name: SCORES[name]
-        for name in ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou")
-    }
-    untrained = summary["untrained_classes"]
-    if untrained:
-        titles["average_accuracy_trained"] = f"average accuracy without {', '.join(untrained)}"
-    rows = []
-    for entry in summary["results"]:
-        cells = [entry["budget_title"], entry["title"], f"{entry['labels']:,.0f}", str(len(entry["seeds"]))]
-        cells += [percent(entry[name]) for name in titles]
-        cells += ["–" if entry["parameters"] is None else f"{entry['parameters']:,}", f"{entry['train_seconds']:,.0f}"]
-        rows.append(cells)
-    header = ["labels", "model", "number", "seeds", *titles.values(), "parameters", "seconds"]
-    classes = [
-        [
-            entry["budget_title"],
-            entry["title"],
-            *(percent(entry["accuracy_per_class"][name]) for name in summary["class_names"]),
-        ]
-        for entry in summary["results"]
-    ]
-    body = f"""<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is
-the test area once; predictions of all directions are pooled. Percent, mean over seeds with its 95&nbsp;% interval
-(Student's t).{_told_untrained(untrained)}</p>
-{picture(figure, "Scores over the number of training labels")}
-<h2>Scores</h2>{table(header, rows)}
-<h2>Against the best baseline, seed by seed</h2>
-<p>The best baseline, among models without pre-training, is chosen by its mean over the same seeds.</p>
-{_comparison_table(summary["comparisons"])}
-"""
-    if summary["comparisons_to_scratch"]:
-        body += "<h2>Against the same model from scratch, seed by seed</h2>\n"
-        body += _comparison_table(summary["comparisons_to_scratch"])
-    body += f"""<h2>Confusion matrices</h2>
-<p>Share of each reference class that was predicted as each class, mean over seeds; beside the first model the best
-baseline by overall accuracy. Classes that do not occur in the test area have an empty row.</p>
-{_confusion_pictures(summary)}
-"""
-    if maps:
-        body += "<h2>Maps</h2><p>One seed, the largest budget; the first model and the best baseline.</p>\n"
-        body += "\n".join(picture(source, Path(source).stem) for source in maps)
-    body += f"""<h2>Accuracy of each class</h2>{table(["labels", "model", *summary["class_names"]], classes)}
-<h2>Settings</h2><pre>{html.escape(json.dumps(summary["experiment"], indent=1, ensure_ascii=False))}</pre>"""
-    return write_page(path, "Land cover from few labels", body)
-
-
-def _told_untrained(untrained: Sequence[str]) -> str:
-    if not untrained:
-        return ""
-    names = html.escape(", ".join(untrained))
-    return (
-        f" In one direction or more there is no training pixel of {names}: none of its test pixels can be right there."
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of seeds, areas and output, that experiments of many runs share; `set_up` reads them."""
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from --first_seed on (5)")
+    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument(
+        "--area",
+        action="append",
+        default=[],
+        metavar="NAME=AREA",
+        help="an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more",
     )
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
+    add_data_arguments(parser)
+    add_training_arguments(parser)
 
 
-def _comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            Budget.parse(entry["budget"]).title,
-            SCORES[entry["score"]],
-            f"{_title(entry['model'])} – {_title(entry['baseline'])}",
-            percent(entry["difference"]),
-            f"{entry['better_in']} of {entry['seeds']}",
-        ]
-        for entry in comparisons
-    ]
-    return table(["labels", "score", "difference of", "points", "better in"], rows)
-
-
-def best_baselines(summary: Mapping[str, Any]) -> dict[str, str]:
-    """The best baseline by overall accuracy of each budget that has one."""
-    return {
-        entry["budget"]: entry["baseline"] for entry in summary["comparisons"] if entry["score"] == "overall_accuracy"
-    }
-
-
-def _confusion_pictures(summary: Mapping[str, Any]) -> str:
-    """Confusion matrices of the first model and of the best baseline, budget by budget."""
-    by_name = {(entry["budget"], entry["model"]): entry for entry in summary["results"]}
-    best, main = best_baselines(summary), summary["results"][0]["model"]
-    pictures = []
-    for budget in dict.fromkeys(entry["budget"] for entry in summary["results"]):
-        entries = [by_name[budget, name] for name in (main, best.get(budget)) if (budget, name) in by_name]
-        if not entries:
-            continue
-        size = len(summary["class_names"])
-        matrices = {
-            f"{entry['title']}, {entry['budget_title']}": np.array(
-                [[np.nan] * size if row is None else row for row in entry["confusion_shares"]]
-            )
-            for entry in entries
-        }
-        pictures.append(picture(figure_of_shares(matrices, summary["class_names"]), f"Confusion matrices, {budget}"))
-    return "\n".join(pictures)
-
-
-def _title(model: str) -> str:
-    return MODELS[model].title if model in MODELS else model
-
-
-def draw_maps(experiment: Experiment, summary: Mapping[str, Any], seed: int, folder: str | Path) -> list[Path]:
-    """Maps of the test areas by the first model and the best baseline of the largest budget, beside the reference.
-
-    Rows do not keep maps, so that each model is trained once more for each direction; a map that is there is kept.
-
-    Args:
-        experiment: what the runs share.
-        summary: `summarise` of its rows.
-        seed: of the runs to draw.
-        folder: folder of the runs; maps are PNG files in its folder `maps`.
+def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
+    """The data of each direction: an area to test on, all others to train on.
 
     Raises:
-        ValueError: the model cannot be trained on the data.
+        ValueError: areas are not written as they should be, or files cannot be used.
     """
-    budget = max(summary["results"], key=lambda entry: entry["labels"])["budget"]
-    models = [summary["results"][0]["model"]]
-    models += [name for name in [best_baselines(summary).get(budget)] if name is not None]
-    paths = []
-    for number, direction in enumerate(experiment.directions):
-        for model in models:
-            run = Run(model, budget, seed, direction)
-            path = Path(folder) / MAPS_FOLDER / f"{model}_{budget.replace('%', '_percent')}_seed{seed}_{number}.png"
-            if not path.is_file():
-                data, outcome = train_and_test(experiment, run, labelled_only=False)
-                title = f"{_title(model)}, {Budget.parse(budget).title}, seed {seed}, {direction}"
-                plot_land_cover_map(path, data, outcome.maps, title)
-            paths.append(path)
-    return paths
+    if not arguments.area:
+        return {"split": load_data(arguments, window_size)}
+    areas = {}
+    for text in arguments.area:
+        name, separator, area = text.partition("=")
+        if not separator or name in areas:
+            raise ValueError(f"--area: expected NAME=AREA with names that differ, got {text}")
+        areas[name] = parse_area(area)
+    if len(areas) < 2:
+        raise ValueError(f"--area: expected two areas or more, got {len(areas)}")
+    directions = {}
+    for test in areas:
+        training = [name for name in areas if name != test]
+        split = {"train": [areas[name] for name in training], "test": [areas[test]]}
+        directions[f"{' and '.join(training)} to {test}"] = load_data(arguments, window_size, split)
+    return directions
 
 
-def write_reports(summary: Mapping[str, Any], folder: str | Path, maps: Sequence[str | Path] = ()) -> list[Path]:
-    """Writes `label_efficiency.json`, `.png` and `.html`, with maps (`draw_maps`) on the page."""
-    folder = Path(folder)
-    figure = plot_label_efficiency(folder / "label_efficiency.png", summary)
-    return [
-        write_json(folder / "label_efficiency.json", summary),
-        figure,
-        write_report_page(folder / "label_efficiency.html", summary, figure, maps),
-    ]
+def arrays_fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+    """A checksum of labels or pixels by the names of their scenes."""
+    return fingerprint(*(part for name in sorted(arrays) for part in (name, arrays[name])))
+
+
+def checkpoint_fingerprint(checkpoint: str) -> str:
+    """A checksum of what makes the model of a checkpoint's folder; a name on the Hub stands for itself."""
+    names = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+    files = [file for name in names for file in sorted(Path(checkpoint).glob(name))]
+    return fingerprint(*(part for file in files for part in (file.name, file.read_bytes()))) if files else checkpoint
+
+
+def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[Experiment, range]:
+    """Reads the data and checks what can be known before the first run; `models` are checked before the data are read.
+
+    Raises:
+        ValueError: arguments, files or areas cannot be used.
+    """
+    for name in ("seeds", "processes"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {value}")
+    options, settings = options_of(arguments), given_settings(arguments)
+    checked = FineTuningSettings(**settings)
+    if checked.early_stopping_patience is not None:
+        raise ValueError(
+            "--early_stopping_patience: expected none, for validation labels would come on top of a label budget"
+        )
+    for name in models:
+        check_model(name, settings_for(name, settings), options)
+    base = None if options.checkpoint is None else load_config(options.checkpoint)
+    window_size = choose_window_size(checked, options, base)
+    options = replace(options, window_size=window_size)
+    directions = load_directions(arguments, window_size)
+    for data in directions.values():
+        check_classes(data)
+        warn_of_untrained_classes(data)
+    first = next(iter(directions.values()))
+    starting_point(first, options)  # raises where the checkpoint does not fit the bands
+    description = {
+        "data_dir": str(arguments.data_dir),
+        "dataset": arguments.dataset,
+        "dataset_config": arguments.dataset_config,
+        "class_names": first.class_names,
+        "labels": {name: arrays_fingerprint(data.labels) for name, data in directions.items()},
+        "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
+        "areas": arguments.area,
+        "splits": {name: data.split.settings for name, data in directions.items()},
+        "settings": settings,
+        # what variants add is no argument, and what was not asked for is left out
+        "options": {
+            name: value
+            for name, value in asdict(options).items()
+            if name != "joint_attention" and (name != "merged" or value)
+        },
+    }
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    return Experiment(directions, options, settings, description), seeds
+
+
+def quiet_libraries() -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
+    parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
+    parser.add_argument(
+        "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"
+    )
+    parser.add_argument("--validation_share", type=float, default=0.0, help="share of training labels to validate on")
+    add_experiment_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.recipe is not None:
+        parser.set_defaults(**recipe_defaults(arguments.recipe, vars(arguments)))
+        arguments = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_libraries()
+    with one_line_errors("label_efficiency.py"):
+        models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
+        budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))
+        experiment, seeds = set_up(arguments, models)
+        directions = list(experiment.directions)
+        runs = plan_runs(models, budgets, seeds, directions)
+        rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
+        untrained = untrained_classes(experiment.directions)
+        summary = summarise(rows, directions, experiment.class_names, experiment.description, untrained)
+        print(label_efficiency_table(summary))
+        print(write_json(arguments.output_dir / "label_efficiency.json", summary))
+        print(plot_label_efficiency(arguments.output_dir / "label_efficiency.png", summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,8 +25,13 @@ from hsst.experiments.ablation import (
     write_ablation_reports,
 )
 from hsst.experiments.area_pretraining import PretrainingSettings
-from hsst.experiments.label_efficiency import Budget, run_experiment
-from hsst.experiments.run_label_efficiency import add_experiment_arguments, quiet_libraries, set_up
+from hsst.experiments.label_efficiency import (
+    Budget,
+    add_experiment_arguments,
+    quiet_libraries,
+    run_experiment,
+    set_up,
+)
 from hsst.support.command_line import one_line_errors
 
 MASK_TYPES = ("unit", "block", "tube", "grid")
@@ -76,7 +81,7 @@ def main() -> None:
             arguments.pretraining_learning_rate,
             use_cpu=bool(arguments.use_cpu),
         )
-        setup = set_up(arguments)
+        setup, seeds = set_up(arguments)
         ablation = Ablation(
             setup.directions,
             setup.options,
@@ -97,7 +102,7 @@ def main() -> None:
         experiment = ablation.experiment(setup.description)
         rows = run_experiment(
             experiment,
-            ablation.runs(setup.seeds),
+            ablation.runs(seeds),
             arguments.output_dir,
             processes=arguments.processes,
             prepare=partial(ablation.pretrain_missing, experiment, progress=True),

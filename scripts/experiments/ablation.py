@@ -1,35 +1,42 @@
-"""The paper's ablation on any labelled scene: a ladder from a standard ViT to HSST, and mask ratio by mask type.
+"""
+What each part of HSST is worth: the paper's ablation on a labelled scene, each area being the test area once.
 
-Each rung of the ladder changes one thing of the rung before, and all have the same width, depth, layers, head, bands,
-statistics, labels and training. Models are pre-trained on the training area of each direction alone, without labels,
-and nothing is known of the test area. Runs, rows and interruptions are those of `label_efficiency`.
+    python scripts/experiments/ablation.py --data_dir potsdam --area west=0,64,0,96 --area east=64,128,96,160 \\
+        --output_dir outputs/ablation
+
+The ladder goes from a standard ViT over blockwise embedding, factorised attention and spectral positions to masked
+pre-training. Each rung changes one thing of the rung before; all have the same width, depth, layers, head, bands,
+statistics, labels and training. The table of masks pre-trains a model for each mask type and ratio and judges it by
+fine-tuning and by a linear probe. Models are pre-trained here, on the training area of each direction alone and
+without its labels; with --model_name_or_path, the ladder's last rung starts from that checkpoint, and all rungs have
+its configuration. Every run is a row of `runs.csv` as soon as it is done: the same command resumes where it was
+interrupted. At the end, the tables are printed, and `ablation.json` and `.png` hold the results.
 """
 
 from __future__ import annotations
 
-import html
+import argparse
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import matplotlib
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch.utils.data import IterableDataset
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
-
-from datasets_loading.files import write_json, written_whole
-from datasets_loading.labelled_data import LabelledData  # noqa: E402
-from hsst.experiments.area_pretraining import PretrainingSettings, pretrain_on_area  # noqa: E402
-from hsst.experiments.baselines import (  # noqa: E402
+from datasets_loading.files import write_json
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.splits import box_counts
+from hsst.experiments.baselines import (
     ModelOptions,
     StartingPoint,
     hsst_config,
@@ -38,7 +45,7 @@ from hsst.experiments.baselines import (  # noqa: E402
     starting_point,
     training_processor,
 )
-from hsst.experiments.label_efficiency import (  # noqa: E402
+from hsst.experiments.label_efficiency import (
     COLOURS,
     COMPARED_SCORES,
     MAIN_COLOUR,
@@ -46,43 +53,38 @@ from hsst.experiments.label_efficiency import (  # noqa: E402
     Experiment,
     Run,
     Variant,
+    add_experiment_arguments,
+    over_seeds,
     paired_difference,
     percent,
     plan_runs,
     pooled_scores,
+    quiet_libraries,
+    run_experiment,
+    set_up,
     summarise,
 )
-from hsst.experiments.pages import picture, table, write_page  # noqa: E402
-from modeling_hsst import HSSTConfig, draw_mask  # noqa: E402
+from hsst.support.command_line import one_line_errors
+from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
+from hsst.support.pretraining import parameter_groups
+from hsst.support.reports import save_figure, style_axis
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 
 PARTS = ("ladder", "masks")
-PRETRAINED_FOLDER = "pretrained"
+MASK_TYPES = ("unit", "block", "tube", "grid")
 PRETRAINING_NAME = "pretraining.json"
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A model of the ladder: its name for people, and what it changes of the rung before."""
-
-    title: str
-    change: str
-
+WEIGHT_DECAY, WARMUP_SHARE = 0.05, 0.05
+LOSS_STEPS = 50
+"""The loss that is reported is the mean of this number of last steps."""
 
 LADDER = {
-    "standard-vit": Rung("standard ViT", "a token is a position with all its bands"),
-    "blockwise-embedding": Rung(
-        "+ blockwise embedding",
-        "what each spectral block adds to the embedding stays a token of its own; all tokens attend to each other",
-    ),
-    "factorised-attention": Rung(
-        "+ factorised attention", "positions of a block attend to each other, then blocks of a position"
-    ),
-    "spectral-positions": Rung(
-        "+ spectral positions", "a token's position is one in space and one in the spectrum, not a vector of its own"
-    ),
-    "masked-pre-training": Rung("+ masked pre-training", "weights are pre-trained, not drawn at random"),
+    "standard-vit": "standard ViT",
+    "blockwise-embedding": "+ blockwise embedding",
+    "factorised-attention": "+ factorised attention",
+    "spectral-positions": "+ spectral positions",
+    "masked-pre-training": "+ masked pre-training",
 }
-"""Every rung by its name, from the lowest one."""
+"""Title of every rung by its name, from the lowest one; docs/evaluation.md explains what each changes."""
 
 WAYS = {"fine-tuned": "hsst", "linear-probe": "linear-probe"}
 """How a pre-trained model of the table of masks is judged, and the entry of `MODELS` that does it."""
@@ -102,26 +104,130 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """What is compared, and on what.
+class PretrainingSettings:
+    """How a model is pre-trained on an area: AdamW, a cosine after a warm-up, by default at the published rate.
 
-    Attributes:
-        directions: the data of each direction, by its name: same scenes, other splits.
-        options: windows, configuration, statistics, and perhaps a checkpoint for the last rung; its configuration is
-            that of all rungs then.
-        settings: given settings of fine-tuning.
-        pretraining: how models are pre-trained.
-        folder: output folder; holds the pre-trained models.
-        parts: "ladder", "masks", or both.
-        budgets: label budgets of the ladder.
-        mask: of the ladder's last rung.
-        masks: of the table of masks, one model for each.
-        mask_budget: label budget of the table of masks.
+    Raises:
+        ValueError: a setting is too small.
     """
 
-    directions: Mapping[str, LabelledData]
-    options: ModelOptions
-    settings: Mapping[str, Any]
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 8e-3
+    seed: int = 0
+    use_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("steps", 1), ("batch_size", 1), ("learning_rate", 0)):
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"--pretraining_{name}: expected at least {minimum}, got {getattr(self, name)}")
+
+
+class PretrainingWindows(IterableDataset):
+    """Windows of an area without end, drawn and turned at random."""
+
+    def __init__(self, area: AreaTensors, seed: int) -> None:
+        self.area, self.corners, self.seed = area, training_corners(area), seed
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        generator = np.random.default_rng(self.seed)
+        while True:
+            window = self.area.windows(self.corners[[generator.integers(len(self.corners))]], "dense")
+            turn = int(generator.integers(8))
+            yield {name: turn_window(window[name][0], turn) for name in ("pixel_values", "pixel_mask")}
+
+
+def training_corners(area: AreaTensors) -> np.ndarray:
+    """Corners of all windows that lie in the training area wholly; where none does, of all that hold a pixel of it.
+
+    Returns:
+        Number of the tensor, row and column of the upper left pixel, int64 (windows, 3).
+
+    Raises:
+        ValueError: the area has no pixel with data.
+    """
+    size = area.window_size
+    counts = [box_counts(own.numpy(), 0, size - 1) for own in area.own]
+    for least in (size**2, 1):
+        # A window that reaches beyond the margin of its tensor cannot be cut
+        found = [
+            np.insert(
+                np.argwhere(count[: len(count) - size + 1, : count.shape[1] - size + 1] >= least), 0, number, axis=1
+            )
+            for number, count in enumerate(counts)
+        ]
+        corners = np.concatenate(found).astype(np.int64)
+        if len(corners):
+            return corners
+    raise ValueError("expected training pixels with data, got none")
+
+
+def pretrain_on_area(
+    data: LabelledData,
+    config: HSSTConfig,
+    processor: HSSTImageProcessor,
+    bands: Sequence[int],
+    settings: PretrainingSettings,
+    *,
+    progress: bool = False,
+) -> tuple[HSSTForMaskedImageModeling, float]:
+    """Pre-trains a model from scratch on the pixels of the training area, labelled or not.
+
+    All other pixels are hidden in every window, those in no split too: nothing of the test area, or of the buffer
+    around it, is seen.
+
+    Returns:
+        The model on the CPU, in evaluation mode, and the mean absolute error of hidden values (in standard deviations
+        of their band) over the last `LOSS_STEPS` steps.
+
+    Raises:
+        ValueError: the training area has no pixel with data, or training diverged.
+    """
+    area = AreaTensors.of(data, "train", processor, bands, config.window_size[0])
+    # The model hides what is not valid; fine-tuning lets the buffer be seen, which belongs to no split
+    area = replace(area, pixel_mask=area.own)
+    set_seed(settings.seed)
+    model: Any = HSSTForMaskedImageModeling(config)
+    with TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=settings.steps,
+            per_device_train_batch_size=settings.batch_size,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(WARMUP_SHARE * settings.steps),
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            seed=settings.seed,
+            use_cpu=settings.use_cpu or not torch.accelerator.is_available(),
+            dataloader_pin_memory=False,
+            disable_tqdm=not progress,
+        )
+        # A window is little work for several devices
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=settings.learning_rate)
+        windows = PretrainingWindows(area, settings.seed)
+        trainer = Trainer(model, arguments, train_dataset=windows, optimizers=(optimizer, None))
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    last = float(np.mean([entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-LOSS_STEPS:]))
+    if has_diverged(model, last):
+        raise ValueError(
+            f"--pretraining_learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)"
+        )
+    return model.cpu().eval(), last
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """
+    What is compared, and on what: data and fine-tuning (`base`, perhaps with a checkpoint for the last rung, whose
+    configuration is that of all rungs then), pre-training, output folder, which of `PARTS`, budgets of the ladder, the
+    mask of its last rung, and masks and budget of the table of masks.
+    """
+
+    base: Experiment
     pretraining: PretrainingSettings
     folder: Path
     parts: Sequence[str]
@@ -133,32 +239,29 @@ class Ablation:
     @cached_property
     def scratch_options(self) -> ModelOptions:
         """What HSST without pre-trained weights is made of: the last rung but one."""
-        overrides = dict(self.options.config_overrides)
-        if self.options.checkpoint is None:
-            # learned is the default of a configuration, but knows nothing of the spectrum
+        options, overrides = self.base.options, dict(self.base.options.config_overrides)
+        if options.checkpoint is None:
+            # learned is the default of a configuration, but has nothing of the spectrum
             overrides.setdefault("position_embedding_type", "sincos")
-        return replace(self.options, config_overrides=overrides, statistics=self.options.statistics or "training")
+        return replace(options, config_overrides=overrides, statistics=options.statistics or "training")
 
     @cached_property
     def start(self) -> StartingPoint:
         """The checkpoint on the data, and the bands, which are the same for all models and directions."""
-        return starting_point(self._data, self.options)
+        return starting_point(next(iter(self.base.directions.values())), self.base.options)
 
     @cached_property
     def config(self) -> HSSTConfig:
         """The configuration of the last rung but one."""
-        assert self.options.window_size is not None
-        settings, size = settings_for("hsst-scratch", self.settings), self.options.window_size
-        return hsst_config(self._data, self.start.bands, settings, self.scratch_options, self.start.config, size)
-
-    @property
-    def _data(self) -> LabelledData:
-        return next(iter(self.directions.values()))
+        data, size = next(iter(self.base.directions.values())), self.base.options.window_size
+        assert size is not None
+        settings = settings_for("hsst-scratch", self.base.settings)
+        return hsst_config(data, self.start.bands, settings, self.scratch_options, self.start.config, size)
 
     @property
     def used_masks(self) -> list[Mask]:
         """Masks that models have to be pre-trained with."""
-        needed = [self.mask] if "ladder" in self.parts and self.options.checkpoint is None else []
+        needed = [self.mask] if "ladder" in self.parts and self.base.options.checkpoint is None else []
         return list(dict.fromkeys([*needed, *(self.masks if "masks" in self.parts else ())]))
 
     def check(self) -> None:
@@ -168,20 +271,21 @@ class Ablation:
             ValueError: a checkpoint with changes to its configuration, a configuration that has nothing to take away
                 from, or masks that do not fit the windows or the model.
         """
-        if self.options.checkpoint is not None and self.options.config_overrides:
+        options, config = self.base.options, self.config
+        if options.checkpoint is not None and options.config_overrides:
             raise ValueError(
                 "--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both"
             )
-        source = self.options.checkpoint or "--config_overrides"
-        config = self.config
-        for name, found, wanted in (
+        positions = config.position_embedding_type
+        for name, found, is_there in (
             ("blockwise_patch_embedding", config.blockwise_patch_embedding, config.blockwise_patch_embedding),
-            ("position_embedding_type sincos or wavelength", config.position_embedding_type, self._has_spectrum),
+            ("position_embedding_type sincos or wavelength", positions, positions != "learned"),
             ("num_spatial_layers above 0", config.num_spatial_layers, config.num_spatial_layers),
             ("num_spectral_layers above 0", config.num_spectral_layers, config.num_spectral_layers),
             ("more than 1 spectral block", config.num_blocks, config.num_blocks > 1),
         ):
-            if "ladder" in self.parts and not wanted:
+            if "ladder" in self.parts and not is_there:
+                source = options.checkpoint or "--config_overrides"
                 raise ValueError(f"{source}: expected a model with {name}, which a rung adds, got {found}")
         for mask in self.used_masks:
             try:
@@ -190,118 +294,87 @@ class Ablation:
             except ValueError as error:
                 raise ValueError(f"mask {mask.name}: {error}") from None
 
-    @property
-    def _has_spectrum(self) -> bool:
-        return self.config.position_embedding_type != "learned"
-
     def realised_ratio(self, mask: Mask) -> float:
         """The share of tokens that a mask hides: the nearest that its type and squares allow."""
-        drawn = draw_mask(
-            8,
-            self.config.num_blocks,
-            self.config.grid_size,
-            **asdict(mask),
-            generator=torch.Generator().manual_seed(0),
-        )
+        generator = torch.Generator().manual_seed(0)
+        drawn = draw_mask(8, self.config.num_blocks, self.config.grid_size, **asdict(mask), generator=generator)
         return float(drawn.float().mean())
 
     def pretraining_config(self, mask: Mask) -> HSSTConfig:
         return HSSTConfig(**own_settings(self.config, asdict(mask)))
 
     @cached_property
-    def variants(self) -> dict[str, Variant]:
-        """Every model by its name."""
-        variants = {}
+    def experiment(self) -> Experiment:
+        """What all runs share, with every model as a variant."""
+        options, variants = self.scratch_options, {}
         if "ladder" in self.parts:
             learned = {"position_embedding_type": "learned"}
             one_block = {
                 "band_patch_size": self.config.num_channels,
-                "block_bands": None,
-                "block_centers": None,
-                "spectral_positions": None,
+                **dict.fromkeys(("block_bands", "block_centers", "spectral_positions")),
                 "num_spatial_layers": self.config.num_hidden_layers,
                 "num_spectral_layers": 0,
             }
-            changes: dict[str, dict[str, Any]] = {
-                "standard-vit": {**learned, **one_block},
-                "blockwise-embedding": learned,
-                "factorised-attention": learned,
-                "spectral-positions": {},
-            }
-            for name, change in changes.items():
-                options = replace(
-                    self.scratch_options,
-                    config_overrides={**self.scratch_options.config_overrides, **change},
+            for name, changes in (
+                ("standard-vit", {**learned, **one_block}),
+                ("blockwise-embedding", learned),
+                ("factorised-attention", learned),
+                ("spectral-positions", {}),
+            ):
+                of_rung = replace(
+                    options,
+                    config_overrides={**options.config_overrides, **changes},
                     joint_attention=name == "blockwise-embedding",
                 )
-                variants[name] = Variant("hsst-scratch", LADDER[name].title, dict.fromkeys(self.directions, options))
-            name = "masked-pre-training"
-            variants[name] = Variant("hsst", LADDER[name].title, self._pretrained_options(self.mask, True))
+                variants[name] = Variant("hsst-scratch", dict.fromkeys(self.base.directions, of_rung))
+            pretrained = self._pretrained_options(self.mask)
+            if options.checkpoint is not None:
+                pretrained = dict.fromkeys(self.base.directions, replace(options, config_overrides={}))
+            variants["masked-pre-training"] = Variant("hsst", pretrained)
         if "masks" in self.parts:
             for mask in self.masks:
                 for way, model in WAYS.items():
-                    title = f"{mask.mask_type} masks, {mask.mask_ratio:.0%}, {way.replace('-', ' ')}"
-                    variants[_row_name(mask, way)] = Variant(model, title, self._pretrained_options(mask, False))
-        return variants
+                    variants[f"{mask.name}-{way}"] = Variant(model, self._pretrained_options(mask))
+        own = {"pretraining": asdict(self.pretraining), "mask": None if options.checkpoint else asdict(self.mask)}
+        return replace(self.base, description={**self.base.description, "ablation": own}, variants=variants)
 
-    def _pretrained_options(self, mask: Mask, is_ladder: bool) -> dict[str, ModelOptions]:
-        """What pre-trained models are made of in each direction."""
-        if is_ladder and self.options.checkpoint is not None:
-            return dict.fromkeys(self.directions, replace(self.scratch_options, config_overrides={}))
-        return {
-            direction: replace(
-                self.scratch_options,
-                checkpoint=str(self.checkpoint_path(mask, direction)),
-                config_overrides={},
-                adapt_bands=False,
-            )
-            for direction in self.directions
-        }
+    def _pretrained_options(self, mask: Mask) -> dict[str, ModelOptions]:
+        """What models that are pre-trained here are made of in each direction."""
+        paths = {direction: str(self.checkpoint_path(mask, direction)) for direction in self.base.directions}
+        options = replace(self.scratch_options, config_overrides={}, adapt_bands=False)
+        return {direction: replace(options, checkpoint=path) for direction, path in paths.items()}
 
     def checkpoint_path(self, mask: Mask, direction: str) -> Path:
         """Folder of the model that is pre-trained with a mask on the training area of a direction."""
-        return self.folder / PRETRAINED_FOLDER / f"{mask.name}-{re.sub(r'[^A-Za-z0-9]+', '-', direction).strip('-')}"
-
-    def experiment(self, description: Mapping[str, Any]) -> Experiment:
-        """What all runs share; `description` says what was asked for, beside what the ablation adds."""
-        own = {
-            "pretraining": asdict(self.pretraining),
-            "mask": asdict(self.mask) if self.options.checkpoint is None else None,
-        }
-        return Experiment(
-            self.directions, self.options, self.settings, {**description, "ablation": own}, self.variants
-        )
+        return self.folder / "pretrained" / f"{mask.name}-{re.sub(r'[^A-Za-z0-9]+', '-', direction).strip('-')}"
 
     def runs(self, seeds: Sequence[int]) -> list[Run]:
         """All runs, seed by seed."""
-        runs = []
-        names = {"ladder": list(LADDER), "masks": [_row_name(mask, way) for mask in self.masks for way in WAYS]}
-        budgets = {"ladder": self.budgets, "masks": [self.mask_budget]}
-        for part in self.parts:
-            runs += plan_runs(names[part], budgets[part], seeds, list(self.directions))
+        runs, directions = [], list(self.base.directions)
+        if "ladder" in self.parts:
+            runs += plan_runs(list(LADDER), self.budgets, seeds, directions)
+        if "masks" in self.parts:
+            names = [f"{mask.name}-{way}" for mask in self.masks for way in WAYS]
+            runs += plan_runs(names, [self.mask_budget], seeds, directions)
         return sorted(runs, key=lambda run: run.seed)
 
-    def pretrain_missing(self, experiment: Experiment, left: Sequence[Run], *, progress: bool = False) -> None:
+    def pretrain_missing(self, left: Sequence[Run], *, progress: bool = False) -> None:
         """Pre-trains the models that runs need and that are not there yet, and writes each one whole.
 
         Raises:
             ValueError: training diverged.
         """
-        needed = {str(experiment.model_of(run)[1].checkpoint) for run in left}
-        for direction, data in self.directions.items():
+        needed = {str(self.experiment.model_of(run)[1].checkpoint) for run in left}
+        for direction, data in self.base.directions.items():
             for mask in self.used_masks:
                 path = self.checkpoint_path(mask, direction)
-                identity = {"mask": asdict(mask), "experiment": json.loads(json.dumps(experiment.description))}
-                if str(path) not in needed or _is_pretrained(path, identity):
+                identity = json.loads(json.dumps({"mask": asdict(mask), "experiment": self.experiment.description}))
+                found = _read_json(path / PRETRAINING_NAME)
+                if str(path) not in needed or found == {**found, **identity}:
                     continue
-                processor = training_processor(data, self.start.bands)
+                processor, bands = training_processor(data, self.start.bands), self.start.bands
                 model, loss = pretrain_on_area(
-                    data,
-                    self.pretraining_config(mask),
-                    processor,
-                    self.start.bands,
-                    self.pretraining,
-                    progress=progress,
+                    data, self.pretraining_config(mask), processor, bands, self.pretraining, progress=progress
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
@@ -312,67 +385,42 @@ class Ablation:
                     shutil.rmtree(path, ignore_errors=True)
                     partial.rename(path)
 
-    def summary(self, rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, Any]:
+    def summary(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What the rows say, as JSON can hold it.
 
         Returns:
-            ladder: for each budget and rung the scores as `label_efficiency.summarise` gives them, with `title`,
-                `change`, and `to_rung_before`, the paired difference of each score to the rung before (None for the
-                first one).
+            ladder: for each budget and rung the scores as `label_efficiency.summarise` gives them, with `title` and
+                `to_rung_before`, the paired difference of each score to the rung before (None for the first one).
             masks: for each mask and way of judging it the scores, with `mask_type`, `mask_ratio`,
                 `realised_mask_ratio`, `way`, and `pretraining_loss` of each direction.
         """
-        directions = list(self.directions)
-        whole = summarise(rows, directions, experiment.class_names, experiment.description)
+        directions = list(self.base.directions)
+        whole = summarise(rows, directions, self.base.class_names, self.experiment.description)
         pooled = pooled_scores(rows, directions)
         entries = {(entry["model"], entry["budget"]): entry for entry in whole["results"]}
-        ladder: list[dict[str, Any]] = []
-        masks: list[dict[str, Any]] = []
+        ladder, masks = [], []
         for budget in [Budget.parse(budget).name for budget in self.budgets] if "ladder" in self.parts else ():
             below: dict[int, dict[str, Any]] = {}
-            for name, rung in LADDER.items():
-                own = {
-                    seed: scores for (model, size, seed), scores in pooled.items() if (model, size) == (name, budget)
-                }
-                shared = sorted(set(own) & set(below))
-                differences = {score: paired_difference(own, below, score) for score in COMPARED_SCORES if shared}
-                entry = {**entries[name, budget], "title": rung.title, "change": rung.change}
-                ladder.append({**entry, "to_rung_before": differences or None})
+            for name, title in LADDER.items():
+                own = {key[2]: scores for key, scores in pooled.items() if key[:2] == (name, budget)}
+                shared = own.keys() & below.keys()
+                steps = {score: paired_difference(own, below, score) for score in COMPARED_SCORES if shared}
+                ladder.append({**entries[name, budget], "title": title, "to_rung_before": steps or None})
                 below = own
         for mask in self.masks if "masks" in self.parts else ():
-            losses = {
-                direction: _read_json(self.checkpoint_path(mask, direction) / PRETRAINING_NAME).get("loss")
-                for direction in directions
-            }
+            paths = {direction: self.checkpoint_path(mask, direction) for direction in directions}
+            losses = {direction: _read_json(path / PRETRAINING_NAME).get("loss") for direction, path in paths.items()}
             for way in WAYS:
-                name = _row_name(mask, way)
-                entry = {**entries[name, Budget.parse(self.mask_budget).name], "title": self.variants[name].title}
-                own_columns = {
-                    "realised_mask_ratio": self.realised_ratio(mask),
-                    "pretraining_loss": losses,
-                    "way": way,
-                }
-                masks.append({**entry, **asdict(mask), **own_columns})
-        return {
-            **{name: whole[name] for name in ("class_names", "directions", "runs")},
-            "ladder": ladder,
-            "masks": masks,
-            "experiment": whole["experiment"],
-        }
-
-
-def _row_name(mask: Mask, way: str) -> str:
-    return f"{mask.name}-{way}"
+                title = f"{mask.mask_type} masks, {mask.mask_ratio:.0%}, {way.replace('-', ' ')}"
+                entry = {**entries[f"{mask.name}-{way}", Budget.parse(self.mask_budget).name], "title": title}
+                about = {"realised_mask_ratio": self.realised_ratio(mask), "pretraining_loss": losses, "way": way}
+                masks.append({**entry, **asdict(mask), **about})
+        shared_keys = {name: whole[name] for name in ("class_names", "directions", "runs")}
+        return {**shared_keys, "ladder": ladder, "masks": masks, "experiment": whole["experiment"]}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _is_pretrained(path: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a model that was pre-trained in just this way."""
-    found = _read_json(path / PRETRAINING_NAME)
-    return all(found.get(name) == value for name, value in identity.items())
 
 
 def ladder_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -415,103 +463,108 @@ def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
     """Draws overall accuracy as PNG: over the rungs of the ladder, a line for each budget, and over the hidden share
     of tokens, a line for each mask type and way; bars are 95 % intervals."""
     parts = [part for part in PARTS if summary[part]]
-    figure, axes = plt.subplots(1, len(parts), figsize=(7.2 * len(parts), 5.4), layout="constrained", squeeze=False)
-    for axis, part in zip(axes[0], parts, strict=True):
+    figure = Figure(figsize=(7.2 * len(parts), 5.4), layout="constrained")
+    for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         entries = summary[part]
         if part == "ladder":
             names = list(dict.fromkeys(entry["title"] for entry in entries))
-            lines = {budget: [e for e in entries if e["budget_title"] == budget] for budget in _budgets(entries)}
-            for number, (label, line) in enumerate(lines.items()):
-                places = [float(names.index(entry["title"])) for entry in line]
-                _draw_line(axis, places, line, label, COLOURS[number % 10], "-", 0.06 * number)
+            for number, budget in enumerate(dict.fromkeys(entry["budget_title"] for entry in entries)):
+                line = [entry for entry in entries if entry["budget_title"] == budget]
+                # A little to the right, so that intervals of several lines can be told apart
+                places = [names.index(entry["title"]) + 0.06 * number for entry in line]
+                _draw_line(axis, places, line, label=budget, color=COLOURS[number % 10], linestyle="-")
             axis.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=9)
             axis.set_title("One thing added at a time", fontsize=11)
             axis.legend(title="training labels", fontsize=9, frameon=False)
         else:
             types = list(dict.fromkeys(entry["mask_type"] for entry in entries))
             for number, (kind, way) in enumerate((kind, way) for kind in types for way in WAYS):
-                line = sorted(
-                    (entry for entry in entries if (entry["mask_type"], entry["way"]) == (kind, way)),
-                    key=lambda entry: entry["realised_mask_ratio"],
-                )
-                places = [entry["realised_mask_ratio"] for entry in line]
-                style = "-" if way == "fine-tuned" else "--"
+                line = [entry for entry in entries if (entry["mask_type"], entry["way"]) == (kind, way)]
+                line.sort(key=lambda entry: entry["realised_mask_ratio"])
+                places = [entry["realised_mask_ratio"] + 0.003 * number for entry in line]
                 colour = [MAIN_COLOUR, *COLOURS][types.index(kind) % 10]
-                _draw_line(axis, places, line, f"{kind}, {way.replace('-', ' ')}", colour, style, 0.003 * number)
+                style = {"color": colour, "linestyle": "-" if way == "fine-tuned" else "--"}
+                _draw_line(axis, places, line, label=f"{kind}, {way.replace('-', ' ')}", **style)
             axis.set_xlabel("share of the tokens that is hidden in pre-training")
             axis.xaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
             axis.set_title(f"Masks (training labels: {entries[0]['budget_title']})", fontsize=11)
             axis.legend(fontsize=9, frameon=False)
         axis.set_ylabel("overall accuracy")
         axis.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-        axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    seeds = max(len(entry["seeds"]) for part in parts for entry in summary[part])
-    noun = "seed" if seeds == 1 else "seeds"
-    intervals = "; bars: 95 % interval" if seeds > 2 else ""
-    figure.suptitle(f"Ablation, test area never trained on (mean of {seeds} {noun}{intervals})", fontsize=12)
-    try:
-        with written_whole(path) as partial:
-            figure.savefig(partial, dpi=110)
-        return Path(path)
-    finally:
-        plt.close(figure)
+        style_axis(axis)
+    over = over_seeds([entry for part in parts for entry in summary[part]], "bars")
+    figure.suptitle(f"Ablation, test area never trained on ({over})", fontsize=12)
+    return save_figure(path, figure)
 
 
-def _budgets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(entry["budget_title"] for entry in entries))
-
-
-def _draw_line(
-    axis: Any,
-    places: Sequence[float],
-    entries: Sequence[Mapping[str, Any]],
-    label: str,
-    colour: Any,
-    style: str,
-    shift: float,
-) -> None:
-    """Means with their intervals, a little to the right so that intervals of several lines can be told apart."""
+def _draw_line(axis: Any, places: Sequence[float], entries: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    """Means with their intervals."""
     scores = [entry["overall_accuracy"] for entry in entries]
-    means = [score["mean"] for score in scores]
     reach = None
     if all(score["low"] is not None for score in scores):
-        reach = [[s["mean"] - s["low"] for s in scores], [s["high"] - s["mean"] for s in scores]]
-    axis.errorbar(
-        [place + shift for place in places],
-        means,
-        yerr=reach,
-        fmt="o",
-        linestyle=style,
-        color=colour,
-        capsize=3,
-        ms=4,
-        lw=1.5,
-        label=label,
-    )
+        reach = np.transpose([(each["mean"] - each["low"], each["high"] - each["mean"]) for each in scores])
+    axis.errorbar(places, [each["mean"] for each in scores], yerr=reach, fmt="o", capsize=3, ms=4, lw=1.5, **style)
 
 
-def write_ablation_reports(summary: Mapping[str, Any], folder: str | Path) -> list[Path]:
-    """Writes `ablation.json`, `.png` and `.html`."""
-    folder = Path(folder)
-    figure = plot_ablation(folder / "ablation.png", summary)
-    body = f"""<p>{summary["runs"]} runs; directions: {html.escape("; ".join(summary["directions"]))}. Every area is
-the test area once; predictions of all directions are pooled. Percent, mean over seeds with its 95&nbsp;% interval
-(Student's t); models are compared seed by seed.</p>
-{picture(figure, "Accuracy over the rungs of the ladder, and over masks")}
-"""
-    if summary["ladder"]:
-        changes = {entry["title"]: entry["change"] for entry in summary["ladder"]}
-        listed = "".join(f"<li>{html.escape(f'{title}: {change}')}</li>" for title, change in changes.items())
-        body += f"<h2>One thing at a time</h2><ul>{listed}</ul>{table(*ladder_rows(summary))}\n"
-    if summary["masks"]:
-        body += f"<h2>Masks</h2>{table(*mask_rows(summary))}\n"
-    body += (
-        f"<h2>Settings</h2><pre>{html.escape(json.dumps(summary['experiment'], indent=1, ensure_ascii=False))}</pre>"
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(ladder masks)")
+    parser.add_argument(
+        "--budgets", default="10%,100%", help="of the ladder: labels per class, or shares of the labels (10%%,100%%)"
     )
-    return [
-        write_json(folder / "ablation.json", summary),
-        figure,
-        write_page(folder / "ablation.html", "Ablation", body),
-    ]
+    masks = parser.add_argument_group("masks")
+    masks.add_argument("--mask_type", choices=MASK_TYPES, default="tube", help="of the ladder's last rung (tube)")
+    masks.add_argument("--mask_ratio", type=float, default=0.7, help="of the ladder's last rung (0.7)")
+    masks.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=MASK_TYPES[:3], help="(unit block tube)")
+    masks.add_argument("--mask_ratios", nargs="+", type=float, default=[0.5, 0.7, 0.9], help="(0.5 0.7 0.9)")
+    text = "side of the squares of block and tube masks, in positions (2: of the published 4, 8x8 positions hold four)"
+    masks.add_argument("--mask_patch_size", type=int, default=2, help=text)
+    masks.add_argument("--mask_budget", default="10%", help="labels that masks are judged with (10%%)")
+    pretraining = parser.add_argument_group("pre-training")
+    for name in ("steps", "batch_size", "learning_rate"):
+        default = getattr(PretrainingSettings, name)
+        pretraining.add_argument(f"--pretraining_{name}", type=type(default), default=default, help=f"({default})")
+    add_experiment_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_libraries()
+    with one_line_errors("ablation.py"):
+        names = ("steps", "batch_size", "learning_rate")
+        pretraining = {name: getattr(arguments, f"pretraining_{name}") for name in names}
+        size, types, ratios = arguments.mask_patch_size, arguments.mask_types, arguments.mask_ratios
+        budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))
+        mask_budget = Budget.parse(arguments.mask_budget).name
+        pretraining_settings = PretrainingSettings(**pretraining, use_cpu=bool(arguments.use_cpu))
+        base, seeds = set_up(arguments)
+        ablation = Ablation(
+            base,
+            pretraining_settings,
+            arguments.output_dir,
+            [part for part in PARTS if part in arguments.parts],
+            budgets,
+            Mask(arguments.mask_type, arguments.mask_ratio, size),
+            [Mask(kind, ratio, size) for kind in dict.fromkeys(types) for ratio in dict.fromkeys(ratios)],
+            mask_budget,
+        )
+        ablation.check()
+        rows = run_experiment(
+            ablation.experiment,
+            ablation.runs(seeds),
+            arguments.output_dir,
+            processes=arguments.processes,
+            prepare=lambda left: ablation.pretrain_missing(left, progress=True),
+        )
+        summary = ablation.summary(rows)
+        for part, rows_of in (("ladder", ladder_rows), ("masks", mask_rows)):
+            if summary[part]:
+                print(f"\n{text_table(*rows_of(summary))}")
+        print()
+        print(write_json(arguments.output_dir / "ablation.json", summary))
+        print(plot_ablation(arguments.output_dir / "ablation.png", summary))
+
+
+if __name__ == "__main__":
+    main()

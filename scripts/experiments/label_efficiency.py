@@ -71,9 +71,10 @@ from hsst.run_classification import (
 )
 from hsst.support.command_line import one_line_errors
 from hsst.support.fine_tuning import FineTuningSettings
-from hsst.support.reports import shares_of
+from hsst.support.reports import save_figure, shares_of, style_axis
 
 LOCK_NAME = ".lock"
+Row = Mapping[str, Any]
 TEXT_COLUMNS = ("model", "budget", "direction")
 COLUMNS = (
     *("model", "budget", "seed", "direction", "labels", "overall_accuracy", "average_accuracy", "train_seconds"),
@@ -83,8 +84,6 @@ SCORES = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "
 COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
 COLOURS: Sequence[Any] = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 MAIN_COLOUR = "#d1495b"
-MOST_BANDS = 4
-"""Up to this number of models, a figure shows the intervals of all; otherwise of the first one."""
 
 # The paper's benchmarks (Scheibenreif, Mommert and Borth 2023, Masked Vision Transformers for Hyperspectral Image
 # Classification); docs/evaluation.md lists what cannot be followed exactly
@@ -154,10 +153,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Variant:
-    """One of `MODELS` under a name of its own, with options of its own in each direction, and a title for people."""
+    """One of `MODELS` under a name of its own, with options of its own in each direction."""
 
     model: str
-    title: str
     options: Mapping[str, ModelOptions]
 
 
@@ -375,10 +373,10 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def pooled_scores(rows: Sequence[Mapping[str, Any]], directions: Sequence[str]) -> dict[tuple[str, str, int], dict]:
+def pooled_scores(rows: Sequence[Row], directions: Sequence[str]) -> dict[tuple[str, str, int], dict[str, Any]]:
     """Scores of each model, budget and seed from the pooled predictions of all directions, with `labels`, the training
     labels of all directions; seeds that lack a direction are left out."""
-    grouped: dict[tuple[str, str, int], dict[str, Mapping[str, Any]]] = {}
+    grouped: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in rows:
         grouped.setdefault((row["model"], row["budget"], row["seed"]), {})[row["direction"]] = row
     pooled = {}
@@ -415,7 +413,7 @@ def described(values: Sequence[float | None]) -> dict[str, Any] | None:
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     directions: Sequence[str],
     class_names: Sequence[str],
     description: Mapping[str, Any] | None = None,
@@ -460,11 +458,7 @@ def summarise(
 
 
 def _entry(
-    model: str,
-    budget: str,
-    by_seed: Mapping[int, Mapping[str, Any]],
-    class_names: Sequence[str],
-    untrained: Sequence[str],
+    model: str, budget: str, by_seed: Mapping[int, Row], class_names: Sequence[str], untrained: Sequence[str]
 ) -> dict[str, Any]:
     """The scores of a model with a budget over its seeds."""
     scores = list(by_seed.values())
@@ -500,7 +494,7 @@ def untrained_classes(directions: Mapping[str, LabelledData]) -> list[str]:
 
 
 def _compare(
-    by_model: Mapping[str, Mapping[int, Mapping[str, Any]]], main: str, baselines: Sequence[str], budget: str
+    by_model: Mapping[str, Mapping[int, Row]], main: str, baselines: Sequence[str], budget: str
 ) -> list[dict[str, Any]]:
     """
     A model against the best of the baselines, over the seeds that both have. Which one is the best is decided over the
@@ -521,9 +515,7 @@ def _compare(
     return compared
 
 
-def paired_difference(
-    first: Mapping[int, Mapping[str, Any]], second: Mapping[int, Mapping[str, Any]], score: str
-) -> dict[str, Any]:
+def paired_difference(first: Mapping[int, Row], second: Mapping[int, Row], score: str) -> dict[str, Any]:
     """
     How much better the first is than the second in a score, over the seeds that both have (scores by seed, of
     `pooled_scores`): number of seeds, in how many it is better, and the difference (`described`).
@@ -552,8 +544,8 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
             means = [each["mean"] for each in scores]
             style = {"linestyle": "-" if number <= 5 else "--", "lw": width, "ms": size, "zorder": order}
             axis.plot(labels, means, marker="o", color=colour, label=entries[0]["title"], **style)
-            # of many models, the bands would hide each other
-            if all(each["low"] is not None for each in scores) and (number == 0 or len(models) <= MOST_BANDS):
+            # The bands of many models would hide each other
+            if all(each["low"] is not None for each in scores) and (number == 0 or len(models) <= 4):
                 low, high = ([each[end] for each in scores] for end in ("low", "high"))
                 axis.fill_between(labels, low, high, color=colour, alpha=0.1 if number else 0.25, lw=0)
         axis.set_xscale("log")
@@ -565,15 +557,11 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
         axis.set_ylim(max(0.0, min(means) - 0.1), min(1.0, max(means) + 0.1))
         axis.set_title(score.replace("_", " "), fontsize=11)
         axis.set_xlabel("training labels")
-        axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        style_axis(axis)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
     over = over_seeds(results, "bands")
     figure.suptitle(f"Land cover from few labels, test area never trained on ({over})", fontsize=12)
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=110)
-    return Path(path)
+    return save_figure(path, figure)
 
 
 def over_seeds(entries: Sequence[Mapping[str, Any]], shown_as: str) -> str:

@@ -56,7 +56,7 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
     axis.set_yticks(range(count), labels, fontsize=9)
     axis.set_title(title, fontsize=11)
     figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
-    return _save(path, figure)
+    return save_figure(path, figure)
 
 
 def shares_of(matrix: np.ndarray) -> np.ndarray:
@@ -82,18 +82,6 @@ def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], count
     axis.set_ylabel("reference (test pixels)")
     axis.set_xlabel("prediction")
     return drawn
-
-
-def figure_of_shares(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Any:
-    """A figure of confusion matrices side by side by their titles, each as `shares_of` gives it."""
-    side = max(3.6, 0.42 * len(class_names) + 2)
-    figure = Figure(figsize=(len(matrices) * (side + 0.8), side), layout="constrained")
-    axes = figure.subplots(1, len(matrices), squeeze=False)
-    for axis, (title, shares) in zip(axes[0], matrices.items(), strict=True):
-        drawn = draw_shares(axis, shares, class_names)
-        axis.set_title(title, fontsize=11)
-    figure.colorbar(drawn, ax=axes[0].tolist(), shrink=0.75, label="share of the reference class")
-    return figure
 
 
 def plot_land_cover_map(
@@ -156,7 +144,7 @@ def plot_land_cover_map(
     handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
     handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)
-    return _save(path, figure)
+    return save_figure(path, figure)
 
 
 def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -166,7 +154,15 @@ def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np
     return image
 
 
-def _save(path: str | Path, figure: Any) -> Path:
+def style_axis(axis: Any) -> None:
+    """Shares as percent on the vertical axis, a faint grid, and no frame above and at the right."""
+    axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(path: str | Path, figure: Any, dpi: int = 110) -> Path:
+    """Writes a figure as PNG, whole."""
     with written_whole(path) as partial:
-        figure.savefig(partial, dpi=110)
+        figure.savefig(partial, dpi=dpi)
     return Path(path)

@@ -1,14 +1,22 @@
-"""What to do with a model of one sensor and labels of another: start anew, resample the image, or adapt the model.
+"""
+A pre-trained model and labels of other sensors: from scratch, image resampled to EnMAP's bands, or model adapted.
 
-Sensors are simulated from one labelled scene of fine spectral resolution that was left out of pre-training, or real.
-All three ways have the same architecture, labels, seeds and steps.
+    python scripts/experiments/sensors.py --model_name_or_path model_cards/hsst-enmap \\
+        --budgets 5,20,100% --seeds 5 --real "Salinas-A=salinas" --radiance Salinas-A --output_dir outputs/sensors
+
+Simulated sensors see one labelled scene of fine spectral resolution, which pre-training must not have seen
+(--scene_seed), and with --scenes more for maps without labels. --real adds labelled scenes as LabelledScene reads them
+(images/ and labels/, wavelengths). All three ways have the same architecture, labels, seeds and steps. Every run is a
+row as soon as it is done; the same command resumes after an interruption. The output folder holds `sensors.json`,
+`sensors.md`, `sensors.png`.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +24,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from datasets_loading.files import written_whole
+from datasets_loading.files import write_json, write_text
 from datasets_loading.labelled_data import LabelledData, Scene
+from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation.scene import simulate_scene
@@ -25,22 +34,32 @@ from datasets_loading.splits import split_by_blocks
 from hsst.experiments.baselines import (
     ModelOptions,
     check_model,
+    choose_window_size,
     known_classes,
     load_config,
     load_processor,
     run_model,
     settings_for,
     starting_point,
+    warn_of_untrained_classes,
 )
 from hsst.experiments.label_efficiency import (
+    Budget,
     Experiment,
+    arrays_fingerprint,
+    checkpoint_fingerprint,
     described,
     percent,
     plan_runs,
     pooled_scores,
+    quiet_libraries,
     run_experiment,
     summarise,
 )
+from hsst.run_classification import add_training_arguments, given_settings, options_of
+from hsst.support.command_line import one_line_errors
+from hsst.support.fine_tuning import FineTuningSettings
+from hsst.support.reports import save_figure, style_axis
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
 
 SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"
@@ -50,14 +69,15 @@ DIRECTION = "blocks"
 KEPT = ("model", "budget", "budget_title", "labels", "seeds", "parameters", "overall_accuracy", "average_accuracy")
 """What a result file keeps of each way and budget."""
 
-DIFFERENCES = {
-    "overall_accuracy": ("difference", "differences"),
-    "average_accuracy": ("average_difference", "average_differences"),
+COMPARED = {
+    "overall_accuracy": ("difference", "differences", "of_scenes"),
+    "average_accuracy": ("average_difference", "average_differences", "average_of_scenes"),
 }
-"""Scores that ways are compared by; what a result file calls differences without labels, and with them."""
+"""Scores that ways are compared by; a result file's names of differences without labels, of those with labels, and of
+the scores of each scene without labels."""
 
 FINE_SPACING = 5.0
-FINE_RANGE = (400.0, 2495.0)
+FINE_CENTRES = np.arange(400.0, 2497.5, FINE_SPACING)
 """Band centres in nm of the scene that sensors are made from: what the simulator covers."""
 WATER_VAPOUR_RANGES = ((1340.0, 1460.0), (1800.0, 1960.0))
 """Wavelengths in nm at which the atmosphere lets no light through: bands there hold no data."""
@@ -72,15 +92,10 @@ SIMULATED_SENSORS = {
 
 @dataclass(frozen=True)
 class SensorData:
-    """Labelled data of one sensor.
-
-    Attributes:
-        title: of the sensor, for people.
-        data: scenes with labels and split.
-        fwhm: full width at half maximum of each band in nm, (bands,), or None.
-        is_reflectance: whether the numbers are reflectance; otherwise every way standardises by its training area.
-        other_scenes: further scenes with labels and split, on which ways that know the classes are tested without a
-            label of the sensor.
+    """
+    Labelled scenes of one sensor, with the full width at half maximum of each band in nm, (bands,), or None. Where the
+    numbers are not reflectance, every way standardises by its training area. Models that have the classes are tested
+    on `other_scenes`, too, without a label of the sensor.
     """
 
     title: str
@@ -99,33 +114,22 @@ def make_sensor(name: str) -> Sensor:
     if name not in SIMULATED_SENSORS:
         raise ValueError(f"expected a sensor among {'; '.join(SIMULATED_SENSORS)}, got {name}")
     count, first, last = SIMULATED_SENSORS[name]
-    return Sensor(
-        name, tuple(np.linspace(first, last, count).tolist()), (float((last - first) / (count - 1)),) * count
-    )
+    spacing = (last - first) / (count - 1)
+    return Sensor(name, tuple(np.linspace(first, last, count).tolist()), (spacing,) * count)
 
 
 def simulate_sensors(
     names: Sequence[str], *, size: int, seed: int, block_size: int, window_size: int, num_scenes: int = 1
 ) -> list[SensorData]:
-    """The same labelled scenes, seen by each sensor.
-
-    Scenes are simulated with bands of 5 nm from 400 to 2495 nm, which is what the simulator covers; beyond its ends
-    spectra are taken as constant. Half of the blocks are for training, half for test.
-
-    Args:
-        names: keys of `SIMULATED_SENSORS`.
-        size: side of a scene in pixels.
-        seed: of the first scene, the others have the next ones; they must be none of the pre-training's.
-        block_size: side of the blocks of the split, in pixels.
-        window_size: side of the largest window, in pixels: the buffer between blocks is its radius.
-        num_scenes: scenes; all but the first are for tests without labels.
+    """
+    The same labelled scenes, seen by each sensor, all but the first for tests without labels. Scenes have the seeds
+    from `seed` on. Half of the blocks are for training, half for test, with the radius of a window between them.
 
     Raises:
         ValueError: a sensor is unknown, or a scene is too small for the split.
     """
     sensors = [make_sensor(name) for name in names]
-    centres = np.arange(FINE_RANGE[0], FINE_RANGE[1] + FINE_SPACING / 2, FINE_SPACING)
-    fine = Sensor("fine", tuple(centres.tolist()), (FINE_SPACING,) * len(centres))
+    fine = Sensor("fine", tuple(FINE_CENTRES.tolist()), (FINE_SPACING,) * len(FINE_CENTRES))
     made: list[list[LabelledData]] = [[] for _ in sensors]
     for number in tqdm(range(num_scenes), desc="simulated scenes", disable=num_scenes == 1):
         scene = simulate_scene(size, size, seed=seed + number, sensor=fine, cloud_cover=0.0, swath=False)
@@ -133,7 +137,7 @@ def simulate_sensors(
             {"scene": scene.labels}, block_size=block_size, buffer=window_size // 2, shares=(0.5, 0.0, 0.5), seed=0
         )
         for sensor, data in zip(sensors, made, strict=True):
-            seen = Scene("scene", seen_by(scene.cube, centres, np.array(fine.fwhm), sensor), scene.labels)
+            seen = Scene("scene", seen_by(scene.cube, sensor), scene.labels)
             data.append(LabelledData([seen], scene.class_names, np.array(sensor.wavelengths), split))
     return [
         SensorData(sensor.name, data[0], np.array(sensor.fwhm), other_scenes=tuple(data[1:]))
@@ -141,23 +145,20 @@ def simulate_sensors(
     ]
 
 
-def seen_by(cube: np.ndarray, wavelengths: np.ndarray, fwhm: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """Stored numbers of a sensor's bands, int16 (its bands, height, width), from those of a finer one.
-
-    Bands within water vapour hold nodata. Arguments as in `spectral_weights`.
+def seen_by(cube: np.ndarray, sensor: Sensor) -> np.ndarray:
     """
-    before = np.arange(wavelengths[0] - 60.0, wavelengths[0] - 1.0, FINE_SPACING)
-    after = np.arange(wavelengths[-1] + FINE_SPACING, wavelengths[-1] + 60.0, FINE_SPACING)
-    longer = np.concatenate([before, wavelengths, after])
-    widths = np.pad(fwhm, (len(before), len(after)), mode="edge")
-    weights = spectral_weights(longer, widths, sensor.wavelengths, sensor.fwhm)
-    inner = weights[:, len(before) : len(longer) - len(after)].copy()
-    inner[:, 0] += weights[:, : len(before)].sum(axis=1)
-    inner[:, -1] += weights[:, len(longer) - len(after) :].sum(axis=1)
-    seen = resampled_cube(cube, inner)
-    centres = np.asarray(sensor.wavelengths)
-    absorbed = np.any([(low < centres) & (centres < high) for low, high in WATER_VAPOUR_RANGES], axis=0)
-    seen[absorbed] = ENMAP.nodata
+    Stored numbers of a sensor's bands, int16 (its bands, height, width), from those at `FINE_CENTRES`. Beyond the ends
+    of these, spectra are taken as constant; bands within water vapour hold nodata.
+    """
+    beyond = 12  # bands at each end, 60 nm in all
+    longer = FINE_CENTRES[0] + FINE_SPACING * np.arange(-beyond, len(FINE_CENTRES) + beyond)
+    weights = spectral_weights(longer, np.full(len(longer), FINE_SPACING), sensor.wavelengths, sensor.fwhm)
+    inner = weights[:, beyond:-beyond].copy()
+    inner[:, 0] += weights[:, :beyond].sum(axis=1)
+    inner[:, -1] += weights[:, -beyond:].sum(axis=1)
+    seen, centres = resampled_cube(cube, inner), np.asarray(sensor.wavelengths)
+    for low, high in WATER_VAPOUR_RANGES:
+        seen[(low < centres) & (centres < high)] = ENMAP.nodata
     return seen
 
 
@@ -213,8 +214,7 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
     scenes = []
     for scene in data.scenes:
         cube = resampled_cube(scene.cube, weights)
-        for band in missing:
-            cube[band] = np.where(scene.valid, filling[band], ENMAP.nodata)
+        cube[missing] = np.where(scene.valid, filling[missing, None, None], ENMAP.nodata)
         scenes.append(Scene(scene.name, cube, scene.labels, scene.crs, scene.transform))
     return replace(data, scenes=scenes, wavelengths=wanted), len(missing)
 
@@ -248,19 +248,10 @@ def compare_ways(
     checkpoint_learning_rate: float | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """Trains and tests all three ways on one sensor, each run a row in `folder` as soon as it is done.
-
-    Args:
-        sensor_data: the sensor.
-        folder: where the rows go, in a folder for each way; runs that are there are not repeated.
-        checkpoint: folder or Hub name of a pre-trained HSST.
-        budgets: labels per class ("5") or shares of the labels ("10%").
-        seeds: of labels and weights.
-        settings: given settings of fine-tuning.
-        options: window size and dropout; checkpoint, statistics and adaptation are each way's own.
-        description: what else decides the numbers; rows of another description are refused.
-        checkpoint_learning_rate: of the two ways that start from the checkpoint; None takes that of the settings.
-        processes: runs at the same time.
+    """
+    Trains and tests all three ways on one sensor, each run a row in a folder for each way as soon as it is done; rows
+    of another description are refused. The two ways that start from the checkpoint have its learning rate, where one
+    is given.
 
     Returns:
         What the rows say, as JSON can hold it; under "unlabelled", how good the resampled and the adapted way are
@@ -273,14 +264,13 @@ def compare_ways(
     resampled, num_missing = resampled_to_checkpoint(sensor_data, checkpoint)
     adapting = _adapting(sensor_data, checkpoint, options)
     start = starting_point(sensor_data.data, adapting)
-    knows_classes = settings.get("head_start") == "checkpoint"
     from_checkpoint = dict(settings)
     if checkpoint_learning_rate is not None:
         from_checkpoint["learning_rate"] = checkpoint_learning_rate
     from_scratch = {name: value for name, value in settings.items() if name != "head_start"}
     ways: dict[str, Any] = {}
     unlabelled: dict[str, list[dict[str, Any]]] = {}
-    pooled: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+    pooled: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
     for way in WAYS:
         model = "hsst-scratch" if way == SCRATCH else "hsst"
         data = resampled if way == RESAMPLED else sensor_data.data
@@ -294,7 +284,10 @@ def compare_ways(
         rows = run_experiment(experiment, runs, Path(folder) / way, processes=processes)
         entries = summarise(rows, [DIRECTION], data.class_names)["results"]
         ways[way] = [{name: entry[name] for name in KEPT} for entry in entries]
-        if knows_classes and way != SCRATCH:
+        pooled[way] = {}
+        for (_, budget, seed), scores in pooled_scores(rows, [DIRECTION]).items():
+            pooled[way].setdefault(budget, {})[seed] = scores
+        if settings.get("head_start") == "checkpoint" and way != SCRATCH:
             untrained = replace(settings_for(model, settings), max_steps=0, num_epochs=None)
             unlabelled[way] = []
             for scene in tqdm([sensor_data.data, *sensor_data.other_scenes], desc=f"{WAYS[way]}, no labels"):
@@ -302,9 +295,6 @@ def compare_ways(
                     scene = resampled_to_checkpoint(replace(sensor_data, data=scene), checkpoint)[0]
                 outcome = run_model(model, scene, untrained, experiment.options, labelled_only=True)
                 unlabelled[way].append(land_cover_scores(outcome.confusion))
-        pooled[way] = {
-            (budget, seed): scores for (_, budget, seed), scores in pooled_scores(rows, [DIRECTION]).items()
-        }
     wavelengths = sensor_data.data.wavelengths
     assert wavelengths is not None  # resampled_to_checkpoint looks
     return {
@@ -317,157 +307,92 @@ def compare_ways(
         "ways": ways,
         "unlabelled": _unlabelled(unlabelled) if unlabelled else {},
         **{
-            differences: {other: _differences(pooled, other, score) for other in (SCRATCH, RESAMPLED)}
-            for score, (_, differences) in DIFFERENCES.items()
+            differences: {
+                other: {
+                    budget: {**_difference(own, pooled[other][budget], score), "seeds": len(own)}
+                    for budget, own in pooled[ADAPTED].items()
+                }
+                for other in (SCRATCH, RESAMPLED)
+            }
+            for score, (_, differences, _) in COMPARED.items()
         },
     }
 
 
 def _unlabelled(scores: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Scores of each way without labels over the scenes, and the adapted model's less those of the other."""
-    of_scenes = {
-        name: {way: [scene[name] for scene in scenes] for way, scenes in scores.items()} for name in DIFFERENCES
-    }
-    return {
-        "scenes": len(scores[ADAPTED]),
-        "ways": {
-            way: {
-                **{name: described(of_scenes[name][way]) for name in DIFFERENCES},
-                "of_scenes": of_scenes["overall_accuracy"][way],
-                "average_of_scenes": of_scenes["average_accuracy"][way],
-            }
-            for way in scores
-        },
-        **{
-            DIFFERENCES[name][0]: _difference(values[ADAPTED], values[RESAMPLED]) for name, values in of_scenes.items()
-        },
-    }
+    ways: dict[str, dict[str, Any]] = {}
+    for way, of_way in scores.items():
+        values = {name: [scene[name] for scene in of_way] for name in COMPARED}
+        ways[way] = {name: described(values[name]) for name in COMPARED}
+        ways[way] |= {of_scenes: values[name] for name, (_, _, of_scenes) in COMPARED.items()}
+    own, others = (dict(enumerate(scores[way])) for way in (ADAPTED, RESAMPLED))
+    differences = {difference: _difference(own, others, name) for name, (difference, _, _) in COMPARED.items()}
+    return {"scenes": len(own), "ways": ways, **differences}
 
 
-def _difference(scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
-    """Scores less others, one by one."""
-    values = [a - b for a, b in zip(scores, others, strict=True)]
+def _difference(
+    scores: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]], name: str
+) -> dict[str, Any]:
+    """A score less another's, seed by seed or scene by scene."""
+    values = [scores[number][name] - others[number][name] for number in scores]
     return {**(described(values) or {}), "better_in": sum(value > 0 for value in values)}
 
 
-def _differences(
-    pooled: Mapping[str, Mapping[Any, Mapping[str, Any]]], other: str, score: str
-) -> dict[str, dict[str, Any]]:
-    """A score of the adapted model less that of another way, seed by seed, for each budget."""
-    seeds: dict[str, list[Any]] = {}
-    for budget, seed in pooled[ADAPTED]:
-        seeds.setdefault(budget, []).append((budget, seed))
-    found = {}
-    for budget, keys in seeds.items():
-        own, others = ([pooled[way][key][score] for key in keys] for way in (ADAPTED, other))
-        found[budget] = {**_difference(own, others), "seeds": len(keys)}
-    return found
-
-
-def folder_name(title: str) -> str:
-    """A sensor's title as the name of a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
 def sensor_table(result: Mapping[str, Any], score: str = "overall_accuracy") -> str:
-    """Markdown of a result file of `compare_sensors.py`: a score in percent (`DIFFERENCES`), the best bold."""
-    rows = [
-        f"| sensor | labels | {' | '.join(WAYS.values())} | adapted – from scratch | adapted – resampled |",
-        "|---|---|" + "---|" * (len(WAYS) + 2),
-    ]
-    without_labels, with_labels = DIFFERENCES[score]
+    """Markdown of `sensors.json`: a score (one of `COMPARED`) in percent, the best in bold.
+
+    Raises:
+        ValueError: the result is of a version that did not score each scene.
+    """
+    header = ["sensor", "labels", *WAYS.values(), "adapted – from scratch", "adapted – resampled"]
+    rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    without_labels, with_labels, of_scenes = COMPARED[score]
     for sensor in result["sensors"]:
         title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
-        filled = " *" if sensor["filled_bands"] else ""
-        for labels, of_ways, differences in _unlabelled_rows(sensor, score, without_labels):
-            rows.append(f"| {title} | {labels} | {_cells(of_ways, filled)} | {' | '.join(differences)} |")
+        table: list[tuple[str, dict[str, Any], list[str]]] = []
+        if unlabelled := sensor.get("unlabelled"):
+            if not all(of_scenes in values for values in unlabelled.get("ways", {"none": {}}).values()):
+                raise ValueError(f"{sensor['title']}: expected a result of this version of sensors.py")
+            number, of_way = unlabelled["scenes"], unlabelled["ways"]
+            all_scenes = {way: values[score] for way, values in of_way.items()}
+            labels = f"none ({number} scenes)" if number > 1 else "none"
+            table.append((labels, all_scenes, ["–", percent(unlabelled[without_labels])]))
+            if number > 1:
+                first = {way: described(values[of_scenes][:1]) or {} for way, values in of_way.items()}
+                own = percent(described([first[ADAPTED]["mean"] - first[RESAMPLED]["mean"]]))
+                table.append(("none, the scene of the labels", first, ["–", own]))
         for number, entry in enumerate(sensor["ways"][ADAPTED]):
             of_ways = {way: sensor["ways"][way][number][score] for way in WAYS}
             texts = [percent(sensor[with_labels][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
-            labels = f"{entry['budget_title']} ({entry['labels']:,.0f})"
-            rows.append(f"| {title} | {labels} | {_cells(of_ways, filled)} | {' | '.join(texts)} |")
+            table.append((f"{entry['budget_title']} ({entry['labels']:,.0f})", of_ways, texts))
+        for labels, of_ways, differences in table:
+            best = max(scores["mean"] for scores in of_ways.values())
+            cells = [
+                (percent(of_ways[way], of_ways[way]["mean"] == best) if way in of_ways else "–")
+                + (" *" if way == RESAMPLED and sensor["filled_bands"] else "")
+                for way in WAYS
+            ]
+            rows.append(f"| {' | '.join([title, labels, *cells, *differences])} |")
     if any(sensor["filled_bands"] for sensor in result["sensors"]):
         rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
     return "\n".join(rows)
-
-
-def _unlabelled_rows(
-    sensor: Mapping[str, Any], score: str, difference: str
-) -> Iterator[tuple[str, dict[str, dict[str, Any]], list[str]]]:
-    """Of a sensor without labels, over all scenes and in the one whose labels others have: what the row is called, the
-    scores of the ways, and differences of the adapted model."""
-    unlabelled = sensor.get("unlabelled")
-    if not unlabelled:
-        return
-    of_scenes = "of_scenes" if score == "overall_accuracy" else "average_of_scenes"
-    if "ways" not in unlabelled or any(of_scenes not in values for values in unlabelled["ways"].values()):
-        raise ValueError(f"{sensor['title']}: expected a result of this version of compare_sensors.py")
-    number = unlabelled["scenes"]
-    of_ways = {way: values[score] for way, values in unlabelled["ways"].items()}
-    yield f"none ({number} scenes)" if number > 1 else "none", of_ways, ["–", percent(unlabelled[difference])]
-    if number > 1:
-        first = {way: described(values[of_scenes][:1]) or {} for way, values in unlabelled["ways"].items()}
-        own = described([first[ADAPTED]["mean"] - first[RESAMPLED]["mean"]])
-        yield "none, the scene of the labels", first, ["–", percent(own)]
-
-
-def _cells(of_ways: Mapping[str, Mapping[str, Any]], filled: str) -> str:
-    """Scores of the ways, the best mean in bold, – where a way has none."""
-    best = max(scores["mean"] for scores in of_ways.values())
-    texts = []
-    for way in WAYS:
-        text = _bold_mean(percent(of_ways[way]), of_ways[way]["mean"] == best) if way in of_ways else "–"
-        texts.append(text + (filled if way == RESAMPLED else ""))
-    return " | ".join(texts)
-
-
-def crop_table(without: Mapping[str, Any], cropped: Mapping[str, Any]) -> str:
-    """Markdown of two result files: overall accuracy of adapted models without labels, fine-tuned without and with
-    `spectral_crop`, in percent over the same scenes.
-
-    Raises:
-        ValueError: the files hold other sensors or scenes.
-    """
-    rows = [
-        "| sensor | scenes | all bands in each step | crops of the spectrum | difference |",
-        "|---|---|---|---|---|",
-    ]
-    titles = [
-        [f"{sensor['title']} ({sensor['unlabelled'].get('scenes')} scenes)" for sensor in result["sensors"]]
-        for result in (without, cropped)
-    ]
-    if titles[0] != titles[1] or without["scene_seed"] != cropped["scene_seed"]:
-        raise ValueError(f"expected the sensors and scenes of the other file, got {', '.join(titles[1])}")
-    for sensors in zip(without["sensors"], cropped["sensors"], strict=True):
-        first, second = (sensor["unlabelled"]["ways"][ADAPTED] for sensor in sensors)
-        pairs = zip(first["of_scenes"], second["of_scenes"], strict=True)
-        difference = described([after - before for before, after in pairs])
-        texts = [percent(scores) for scores in (first["overall_accuracy"], second["overall_accuracy"], difference)]
-        rows.append(f"| {sensors[0]['title']} | {len(first['of_scenes'])} | {' | '.join(texts)} |")
-    return "\n".join(rows)
-
-
-def _bold_mean(text: str, is_bold: bool) -> str:
-    """A mean with its interval, the mean in bold."""
-    mean, *between = text.split(" ", 1)
-    return " ".join([f"**{mean}**", *between]) if is_bold else text
 
 
 def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
     """Draws overall accuracy over the number of labels as PNG, a panel for each sensor and a line for each way."""
     sensors = result["sensors"]
     figure = Figure(figsize=(4.2 * len(sensors) + 0.6, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(sensors))
-    for axis, sensor in zip(np.atleast_1d(axes), sensors, strict=True):
+    axes = figure.subplots(1, len(sensors), squeeze=False)[0]
+    for axis, sensor in zip(axes, sensors, strict=True):
         for way, title in WAYS.items():
             entries = sorted(sensor["ways"][way], key=lambda entry: entry["labels"])
             labels = [entry["labels"] for entry in entries]
             scores = [entry["overall_accuracy"] for entry in entries]
-            means = [score["mean"] for score in scores]
-            axis.plot(labels, means, marker="o", color=WAY_COLOURS[way], label=title)
-            if all(score["low"] is not None for score in scores):
-                lows, highs = [score["low"] for score in scores], [score["high"] for score in scores]
-                axis.fill_between(labels, lows, highs, color=WAY_COLOURS[way], alpha=0.15, lw=0)
+            axis.plot(labels, [each["mean"] for each in scores], marker="o", color=WAY_COLOURS[way], label=title)
+            if all(each["low"] is not None for each in scores):
+                low, high = ([each[end] for each in scores] for end in ("low", "high"))
+                axis.fill_between(labels, low, high, color=WAY_COLOURS[way], alpha=0.15, lw=0)
             if way in sensor.get("unlabelled", {}).get("ways", {}):
                 score = sensor["unlabelled"]["ways"][way]["overall_accuracy"]["mean"]
                 axis.axhline(score, color=WAY_COLOURS[way], linestyle=":", lw=1.5, label=f"{title}, no labels")
@@ -475,15 +400,145 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
         axis.set_xscale("log")
         axis.set_xticks(list(ticks), [f"{title}\n({labels:,.0f})" for labels, title in ticks.items()], fontsize=8)
         axis.minorticks_off()
-        filled = f"\n(resampled: {sensor['filled_bands']} bands hold their mean)" if sensor["filled_bands"] else "\n"
-        axis.set_title(sensor["title"] + filled, fontsize=10)
+        filled = f"(resampled: {sensor['filled_bands']} bands hold their mean)" if sensor["filled_bands"] else ""
+        axis.set_title(f"{sensor['title']}\n{filled}", fontsize=10)
         axis.set_xlabel("training labels")
-        axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    np.atleast_1d(axes)[0].set_ylabel("overall accuracy")
-    handles, titles = np.atleast_1d(axes)[0].get_legend_handles_labels()
+        style_axis(axis)
+    axes[0].set_ylabel("overall accuracy")
+    handles, titles = axes[0].get_legend_handles_labels()
     figure.legend(handles, titles, loc="outside lower center", ncols=len(titles), frameon=False)
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=110)
-    return Path(path)
+    return save_figure(path, figure)
+
+
+def real_sensors(arguments: argparse.Namespace, window_size: int) -> Iterator[SensorData]:
+    """The labelled scenes of --real.
+
+    Raises:
+        ValueError: names are not written as they should be, or files cannot be used.
+    """
+    folders = {}
+    for text in arguments.real:
+        name, separator, folder = text.partition("=")
+        if not separator or name in folders:
+            raise ValueError(f"--real: expected NAME=FOLDER with names that differ, got {text}")
+        folders[name] = folder
+    unknown = sorted(set(arguments.radiance) - set(folders))
+    if unknown:
+        raise ValueError(
+            f"--radiance: expected names given by --real ({', '.join(folders) or 'none'}), got {unknown[0]}"
+        )
+    split = {"window_size": window_size, "block_size": arguments.block_size, "shares": (0.5, 0.0, 0.5)}
+    for name, folder in folders.items():
+        yield SensorData(
+            name, LabelledScene(data_dir=folder, **split).data, is_reflectance=name not in arguments.radiance
+        )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budgets", default="5,20,100%", help="labels per class, or shares (5,20,100%%)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
+    data = parser.add_argument_group("sensors")
+    data.add_argument(
+        "--sensors",
+        nargs="*",
+        choices=tuple(SIMULATED_SENSORS),
+        default=list(SIMULATED_SENSORS),
+        help="simulated sensors (all); nothing after it: none",
+    )
+    for name, default, text in (
+        ("scene_size", 192, "side of the simulated scene in pixels"),
+        ("scene_seed", 900001, "its seed, none of the pre-training's"),
+        ("scenes", 1, "scenes that are mapped without labels, with --head_start checkpoint"),
+        ("block_size", 24, "side of the blocks of the splits, in pixels"),
+    ):
+        data.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+    data.add_argument("--real", action="append", default=[], metavar="NAME=FOLDER", help="a real labelled scene")
+    data.add_argument(
+        "--radiance", nargs="*", default=[], metavar="NAME", help="real scenes whose numbers are no reflectance"
+    )
+    text = "of the two ways that start from the checkpoint (--learning_rate): a trained classifier needs smaller steps"
+    data.add_argument("--checkpoint_learning_rate", type=float, help=text)
+    add_training_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_libraries()
+    with one_line_errors("sensors.py"):
+        for name in ("seeds", "scenes"):
+            if getattr(arguments, name) < 1:
+                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+        if arguments.scenes > 1 and arguments.head_start != "checkpoint":
+            raise ValueError("--scenes: expected --head_start checkpoint, without which no scene is mapped unlabelled")
+        if arguments.model_name_or_path is None:
+            raise ValueError("--model_name_or_path: expected a pre-trained HSST, got none")
+        for name in ("adapt_bands", "config_overrides", "statistics"):
+            if getattr(arguments, name):
+                raise ValueError(f"--{name} cannot be set here: each of the compared ways sets its own.")
+        budgets = list(dict.fromkeys(arguments.budgets.split(",")))
+        for budget in budgets:
+            Budget.parse(budget)
+        settings, options = given_settings(arguments), options_of(arguments)
+        learning_rate = arguments.checkpoint_learning_rate
+        rates = {} if learning_rate is None else {"checkpoint_learning_rate": learning_rate}
+        if learning_rate is not None and not learning_rate >= 0:
+            raise ValueError(f"--checkpoint_learning_rate: expected at least 0, got {learning_rate}")
+        checkpoint = arguments.model_name_or_path
+        window_size = choose_window_size(FineTuningSettings(**settings), options, load_config(checkpoint))
+        options = replace(options, window_size=window_size)
+        sensors = list(real_sensors(arguments, window_size))
+        if arguments.sensors:
+            size, seed, block_size = arguments.scene_size, arguments.scene_seed, arguments.block_size
+            given = {"size": size, "seed": seed, "block_size": block_size, "num_scenes": arguments.scenes}
+            sensors = [*simulate_sensors(arguments.sensors, window_size=window_size, **given), *sensors]
+        if not sensors:
+            raise ValueError("--sensors, --real: expected a sensor, got none")
+        for sensor in sensors:
+            check_sensor(sensor, checkpoint, settings, options)
+        results = []
+        for sensor in sensors:
+            warn_of_untrained_classes(sensor.data)
+            description = {
+                "checkpoint": checkpoint_fingerprint(checkpoint),
+                "labels": arrays_fingerprint(sensor.data.labels),
+                "pixels": arrays_fingerprint({scene.name: scene.cube for scene in sensor.data.scenes}),
+                "bands": [] if sensor.data.wavelengths is None else sensor.data.wavelengths.tolist(),
+                "is_reflectance": sensor.is_reflectance,
+                "split": sensor.data.split.settings,
+                "settings": settings,
+                "options": asdict(replace(options, checkpoint=None)),
+                **rates,
+            }
+            result = compare_ways(
+                sensor,
+                arguments.output_dir / re.sub(r"[^a-z0-9]+", "-", sensor.title.lower()).strip("-"),
+                checkpoint=checkpoint,
+                budgets=budgets,
+                seeds=range(arguments.seeds),
+                settings=settings,
+                options=options,
+                description=description,
+                checkpoint_learning_rate=learning_rate,
+                processes=arguments.processes,
+            )
+            results.append(result)
+        result = {
+            "sensors": results,
+            "model": Path(checkpoint).name,
+            **{name: getattr(arguments, name) for name in ("seeds", "scene_seed", "scene_size")},
+            "settings": asdict(FineTuningSettings(**settings)),
+            **rates,
+        }
+        table = sensor_table(result)
+        plot_sensors(arguments.output_dir / "sensors.png", result)
+        write_text(arguments.output_dir / "sensors.md", table + "\n")
+        path = write_json(arguments.output_dir / "sensors.json", result)
+    print(f"{table}\n\nResults: {path}")
+
+
+if __name__ == "__main__":
+    main()

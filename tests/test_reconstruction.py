@@ -219,7 +219,7 @@ def test_command(tmp_path, arguments, run_script):
     training = write_tiles(tmp_path / "training", tile_set(2))
     blocks = ["--block", "west=tile_0,tile_1", "--block", "east=tile_[23]"]
     result = run_script(
-        "experiments/evaluate_reconstruction.py",
+        "experiments/reconstruction.py",
         *arguments,
         *blocks,
         "--training_tiles",
@@ -249,7 +249,7 @@ def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, argumen
         about = {"wavelengths": json.dumps(WAVELENGTHS.tolist()), "scale": "10000.0", "nodata": "-32768"}
         save_file({"tiles": tiles.contiguous()}, tmp_path / f"{name}.safetensors", about)
     result = run_script(
-        "experiments/evaluate_reconstruction.py", *arguments, "--mask_types", "unit",
+        "experiments/reconstruction.py", *arguments, "--mask_types", "unit",
         "--training_tiles", f"{tmp_path}/many.safetensors=0.25", f"{tmp_path}/few.safetensors=0.75",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -275,6 +275,6 @@ def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, argumen
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, run_script, changed, words):
-    result = run_script("experiments/evaluate_reconstruction.py", *arguments, *changed)
+    result = run_script("experiments/reconstruction.py", *arguments, *changed)
     assert_one_clear_line(result, *words)
     assert not (tmp_path / "out").exists()

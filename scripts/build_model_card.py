@@ -41,10 +41,10 @@ TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 MODEL_CLASSES: tuple[Any, ...] = (HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTForImageClassification)
 # Argument, the command whose result file of this name it takes, the kind of model that it is about, and its figure
 EVALUATIONS = {
-    "reconstruction": ("evaluate_reconstruction.py", "a pre-trained model", "reconstruction_spectra.png"),
+    "reconstruction": ("reconstruction.py", "a pre-trained model", "reconstruction_spectra.png"),
     "label_efficiency": ("label_efficiency.py", None, None),
-    "sensors": ("compare_sensors.py", None, None),
-    "other_labels": ("evaluate_land_cover.py", "one fine-tuned for land cover", "other_labels_map.png"),
+    "sensors": ("sensors.py", None, None),
+    "other_labels": ("other_labels.py", "one fine-tuned for land cover", "other_labels_map.png"),
 }
 
 

@@ -81,7 +81,7 @@ def test_scenes_standardised_by_their_own_pixels(checkpoint):
 
 def test_command(tmp_path, run_script, checkpoint):
     folder = write_small_scene(tmp_path / "data")
-    arguments = ["experiments/evaluate_land_cover.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
+    arguments = ["experiments/other_labels.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
     arguments += ["--class_names", ",".join(CLASS_NAMES)]
     result = run_script(*arguments, "--output_dir", tmp_path / "out", "--title", "Small")
     assert result.returncode == 0, result.stderr

@@ -1,26 +1,49 @@
-"""A land-cover model beside labels of other classes than its own, none of which it has seen.
+"""
+Compare a land-cover model, as it is, with labels of other classes than its own, none of which it has seen.
 
-Each class of the model stands for one of the labels': the one of its name, or the one it is merged into. What stands
-for none is wrong wherever it is predicted.
+    python scripts/experiments/other_labels.py --data_dir potsdam --model model_cards/hsst-enmap-landcover \\
+        --class_names "roof,pavement,low vegetation,tree,soil,water" \\
+        --merge "tree=broadleaf forest,needleleaf forest" --title "Real EnMAP tiles" --output_dir outputs/potsdam
+
+Data are images and labels as run_classification.py takes them; all of them are for test. --merge says which classes of
+the model stand for a class of the labels; others stand for the class of their own name, or for none, and are wrong
+wherever they are predicted. The output folder holds `other_labels.json`, `confusion_matrix.png`,
+`confusion_matrix_area.png` and `other_labels_map.png`: bands are standardised as the model was trained, and once more
+by mean and deviation of the scenes' own pixels, labelled or not.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets_loading.files import write_json
 from datasets_loading.labelled_data import LabelledData
+from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, all_for_test
-from hsst.experiments.baselines import ModelOptions, load_pixel_classifier, starting_point
-from hsst.experiments.matched_classes import matched_classes
-from hsst.support.fine_tuning import AreaTensors, FineTuningSettings, confusion_of, on_device, predict
+from hsst.experiments.baselines import ModelOptions, load_config, load_pixel_classifier, starting_point
+from hsst.experiments.label_efficiency import quiet_libraries
+from hsst.experiments.matched_classes import matched_classes, parse_merges
+from hsst.run_classification import add_data_arguments, add_merge_argument, load_data
+from hsst.support.command_line import one_line_errors
+from hsst.support.fine_tuning import (
+    PRECISIONS,
+    AreaTensors,
+    FineTuningSettings,
+    confusion_of,
+    on_device,
+    predict,
+)
+from hsst.support.reports import plot_confusion, plot_land_cover_map
 from modeling_hsst import adapt_to_wavelengths
 
 OTHER = "none of these"
-"""What classes of a model are called that stand for none of the labels'."""
+"""Name of the classes of a model that stand for none of the labels'."""
 
 
 def map_other_labels(
@@ -33,17 +56,9 @@ def map_other_labels(
     area_statistics: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, LabelledData, dict[str, np.ndarray]]:
-    """Maps all of some labelled scenes with a land-cover model as it is.
-
-    Args:
-        checkpoint: folder or Hub name of an HSST that labels every pixel.
-        data: scenes with labels of other classes; their split is not looked at.
-        merged: see `matched_classes`.
-        settings: how to predict.
-        adapt_bands: adapt the model to the bands of the data where these lack some of its own.
-        area_statistics: standardise all scenes by mean and deviation of their own pixels, in place of the model's. No
-            label is looked at for that.
-        progress: show a progress bar.
+    """
+    Maps all of some labelled scenes with a land-cover model as it is, standardised by mean and deviation of their own
+    pixels with `area_statistics`, without a look at labels.
 
     Returns:
         Counts by reference and prediction, int64 (classes + 1, classes + 1), the last class `OTHER`; the data with
@@ -76,8 +91,8 @@ def map_other_labels(
 
 
 def other_labels_table(result: Mapping[str, Any]) -> str:
-    """Markdown of a result file of `evaluate_land_cover.py`: classes, what stands for them, and accuracy with
-    the model's mean and deviation of each band, and with those of the scenes."""
+    """Markdown of `other_labels.json`: classes, what stands for them, and accuracy with the model's mean and deviation
+    of each band, and with those of the scenes."""
     ways = result, result["area_statistics"]
     rows = [
         "| class | classes of the model that stand for it | pixels | accuracy | standardised by the scenes' pixels |",
@@ -91,21 +106,73 @@ def other_labels_table(result: Mapping[str, Any]) -> str:
             rows.append(f"| {name} | {stand} | {result['labelled_pixels'][number]:,} | {texts} |")
     total = sum(result["labelled_pixels"])
     texts = " | ".join(f"{way['overall_accuracy']:.1%}; average {way['average_accuracy']:.1%}" for way in ways)
-    rows.append(f"| all | | {total:,} | {texts} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, f"| all | | {total:,} | {texts} |"])
 
 
-def trials_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown of results of `evaluate_land_cover.py` on the same labels, each with its name, `trial`."""
-    rows = [
-        "| model | overall accuracy | average | standardised by the scenes' pixels: overall accuracy | average |",
-        "|---|---|---|---|---|",
-    ]
-    for result in results:
-        scores = [
-            f"{way[score]:.1%}"
-            for way in (result, result["area_statistics"])
-            for score in ("overall_accuracy", "average_accuracy")
-        ]
-        rows.append(f"| {result['trial']} | {' | '.join(scores)} |")
-    return "\n".join(rows)
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub name of a land-cover model")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--title", default="Labels", help="what the figures call the data (Labels)")
+    add_data_arguments(parser)
+    add_merge_argument(parser)
+    parser.add_argument("--adapt_bands", action="store_true", help="adapt the model where the data lack bands of it")
+    parser.add_argument("--stride", type=int, help="pixels between windows (half a window)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model (float32)")
+    parser.add_argument("--use_cpu", action="store_true", help="stay on the CPU")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    quiet_libraries()
+    output = arguments.output_dir
+    with one_line_errors("other_labels.py"):
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{output}: expected a folder for the results, got a file")
+        merged = parse_merges(arguments.merge)
+        config = load_config(arguments.model)
+        given = {"stride": arguments.stride, "precision": arguments.precision}
+        settings = FineTuningSettings(**given, use_cpu=arguments.use_cpu)
+        labelled = load_data(arguments, min(config.window_size), None if arguments.dataset else "test")
+        options = {"adapt_bands": arguments.adapt_bands, "progress": True}
+        matrix, data, maps = map_other_labels(arguments.model, labelled, merged, settings, **options)
+        area_matrix, _, area_maps = map_other_labels(
+            arguments.model, labelled, merged, settings, area_statistics=True, **options
+        )
+        id2label: Any = config.id2label
+        names = [id2label[number] for number in range(len(id2label))]
+        stand_for: dict[str, list[str]] = {}
+        for name, number in zip(names, matched_classes(names, labelled.class_names, merged), strict=True):
+            stand_for.setdefault(data.class_names[number], []).append(name)
+        result = {
+            **land_cover_scores(matrix),
+            "title": arguments.title,
+            "model": Path(arguments.model).name,
+            "class_names": list(data.class_names),
+            "stand_for": stand_for,
+            "labelled_pixels": matrix.sum(axis=1).tolist(),
+            "confusion_matrix": matrix.tolist(),
+            "area_statistics": {**land_cover_scores(area_matrix), "confusion_matrix": area_matrix.tolist()},
+            **given,
+        }
+        for counts, scores, name, how in (
+            (matrix, result, "confusion_matrix.png", ""),
+            (
+                area_matrix,
+                result["area_statistics"],
+                "confusion_matrix_area.png",
+                ", standardised by own pixels",
+            ),
+        ):
+            about = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
+            plot_confusion(output / name, counts, data.class_names, f"{arguments.title}{how}\n{about}")
+        others = {"standardised by own pixels": area_maps}
+        title = f"{arguments.title}, none of them trained on"
+        plot_land_cover_map(output / "other_labels_map.png", data, maps, title, others=others)
+        path = write_json(output / "other_labels.json", result)
+    print(f"{other_labels_table(result)}\n\nResults: {path}")
+
+
+if __name__ == "__main__":
+    main()

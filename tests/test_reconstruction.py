@@ -261,7 +261,7 @@ def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, argumen
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (["--training_tiles", "tiles.safetensors=0"], ["--training_tiles", "a weight above 0"]),
+        (["--training_tiles", "tiles.safetensors=0"], ["--training_tiles", "FILE=WEIGHT"]),
         (["--training_tiles", "one", "two"], ["--training_tiles", "got 2 folders"]),
         (["--training_tiles", "tiles.safetensors", "two"], ["--training_tiles", "got two"]),
         (["--block", "west=tile_0"], ["--block", "at least 2"]),

@@ -175,7 +175,7 @@ def compare(
     window = window_bands(wavelengths)
     angles = {
         name: spectral_angle_figures(real[:, bands], simulated[:, bands], [block[:, bands] for block in real_blocks])
-        for name, bands in (("all_bands", np.ones_like(window)), ("window_bands", window))
+        for name, bands in (("all_bands", slice(None)), ("window_bands", window))
     }
 
     return {

@@ -485,7 +485,10 @@ def training_spectra(arguments: argparse.Namespace, processor: HSSTImageProcesso
         raise ValueError(f"--training_tiles: expected safetensors files only beside one, got {folders[0]}")
     sources = []
     for path in paths:
-        tensors = TileTensors.read(path, list(processor.wavelengths or []))
+        try:
+            tensors = TileTensors.read(path, list(processor.wavelengths or []))
+        except ValueError as error:
+            raise ValueError(f"--training_tiles {error}") from None
         numbers = spread(len(tensors.tiles), arguments.max_training_tiles)
         values, valid = processor.standardize(tensors.tiles[numbers], scale=tensors.scale, nodata=tensors.nodata)
         sources.append((values.permute(0, 2, 3, 1)[valid], tensors.weight))

@@ -1,7 +1,7 @@
 """The paper's two benchmarks as settings of label-efficiency experiments: official areas, published fine-tuning.
 
 After Scheibenreif, Mommert and Borth 2023 (Masked Vision Transformers for Hyperspectral Image Classification). What
-cannot be followed exactly is said in docs/evaluation.md.
+cannot be followed exactly is said in docs/manual/evaluation.md.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from hsst.experiments.baselines import (
     warn_of_untrained_classes,
 )
 from hsst.experiments.pixel_classifiers import frozen_features
-from hsst.experiments.spectral_crop import SpectralCrop
+from hsst.support.augmentations import SpectralCrop
 from hsst.support.fine_tuning import (
     AreaTensors,
     FineTuningSettings,

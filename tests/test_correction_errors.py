@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hsst.experiments.correction_errors import CorrectionErrors
+from hsst.support.augmentations import CorrectionErrors
 from hsst.support.fine_tuning import AreaTensors, FineTuningSettings, WindowCollator
 
 WAVELENGTHS = np.linspace(420.0, 2450.0, 30)

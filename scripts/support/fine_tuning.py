@@ -29,8 +29,7 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
-from hsst.experiments.correction_errors import CorrectionErrors
-from hsst.experiments.spectral_crop import SpectralCrop
+from hsst.support.augmentations import CorrectionErrors, SpectralCrop
 from modeling_hsst import HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 

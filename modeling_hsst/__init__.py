@@ -21,15 +21,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths, load_for_wavelengths
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
-from .masking_hsst import draw_mask
 from .modeling_hsst import (
     HSSTBackbone,
     HSSTForImageClassification,
-    HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
     HSSTModel,
     HSSTPreTrainedModel,
 )
+from .modeling_hsst_masked import HSSTForMaskedImageModeling, draw_mask
 from .pipeline_hsst import TASK as SCENE_CLASSIFICATION_TASK
 from .pipeline_hsst import HSSTAutoModelForSceneClassification, HSSTSceneClassificationPipeline
 from .scene_prediction_hsst import ArrayScene, ScenePredictor, predict_scene

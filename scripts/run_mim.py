@@ -53,8 +53,8 @@ from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import parse_overrides, read_config
 from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, parameter_groups, step_seed
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.hub_hsst import export_for_hub
-from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 
 # What a resumed run must share with the interrupted one to be the same run

@@ -36,7 +36,7 @@ from hsst.support.pretraining import (
     step_seed,
 )
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
-from modeling_hsst.masking_hsst import MASK_TYPES
+from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
 
 VALIDATION_WINDOWS = 256

@@ -21,6 +21,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths, load_for_wavelengths
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
+from .kernels import use_fast_layers
 from .modeling_hsst import (
     HSSTBackbone,
     HSSTForImageClassification,
@@ -69,4 +70,5 @@ __all__ = [
     "draw_mask",
     "load_for_wavelengths",
     "predict_scene",
+    "use_fast_layers",
 ]

@@ -31,6 +31,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.integrations import use_kernel_forward_from_hub
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -46,22 +47,13 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_hsst import (
-    HSSTDropout,
-    fold_projections,
-    folded_attention,
-    folds_projections,
-    is_plain,
-    products_dtype,
-)
 from .configuration_hsst import HSSTConfig
-from .folded_layer_hsst import folded_layer, folds_layer
-from .fused_layer_hsst import fused_layer, fuses_layer
-from .short_attention_hsst import chunked, short_attention, short_attention_axis
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
 NANOMETRES_PER_SPECTRAL_STEP = 100.0
+# PyTorch's attention on CUDA counts sequences in a dimension of the grid that ends here
+MAX_SEQUENCES = 65535
 
 
 def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_size: int) -> torch.Tensor:
@@ -152,30 +144,8 @@ class HSSTPatchEmbeddings(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
 
     def forward(self, token_values: torch.Tensor) -> torch.Tensor:
-        hidden_states = normalize_values(self.layernorm_before, token_values)
-        hidden_states = blockwise_linear(hidden_states, self.weight, self.bias)
+        hidden_states = blockwise_linear(self.layernorm_before(token_values), self.weight, self.bias)
         return self.layernorm_after(hidden_states)
-
-
-def normalize_values(layernorm: nn.Module, token_values: torch.Tensor) -> torch.Tensor:
-    """
-    A LayerNorm of the few values of a token. PyTorch's kernel gives each token a block of threads on GPUs, most of
-    which have nothing to do: it takes as long as several layers of the model.
-    """
-    if (
-        not isinstance(layernorm, nn.LayerNorm)
-        or token_values.device.type != "cuda"
-        or torch.compiler.is_compiling()
-        or token_values.shape[-1] > 32
-        # Hooks, and weights that lie elsewhere until a hook fetches them, are left to the module
-        or not is_plain(layernorm, nn.LayerNorm)
-    ):
-        return layernorm(token_values)
-    values = token_values.to(torch.promote_types(token_values.dtype, torch.float32))
-    values = values - values.mean(dim=-1, keepdim=True)
-    values = values * (values.square().mean(dim=-1, keepdim=True) + layernorm.eps).rsqrt()
-    values = values * layernorm.weight + layernorm.bias
-    return values if torch.is_autocast_enabled("cuda") else values.to(token_values.dtype)
 
 
 def blockwise_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -275,7 +245,7 @@ class HSSTEmbeddings(nn.Module):
         self.patch_embeddings = HSSTPatchEmbeddings(config)
         self.position_embeddings = HSSTPositionEmbeddings(config)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
-        self.dropout: nn.Module = HSSTDropout(config.hidden_dropout_prob)
+        self.dropout: nn.Module = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -368,6 +338,33 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+def in_chunks(attention_interface: Callable) -> Callable:
+    """The same attention, for at most `MAX_SEQUENCES` sequences at once."""
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        starts = range(0, len(query), MAX_SEQUENCES)
+        chunks = [slice(start, start + MAX_SEQUENCES) for start in starts]
+        shared = attention_mask is None or len(attention_mask) == 1
+        masks = [attention_mask if shared else attention_mask[chunk] for chunk in chunks]
+        outputs, weights = zip(
+            *(
+                attention_interface(module, query[chunk], key[chunk], value[chunk], mask, **kwargs)
+                for chunk, mask in zip(chunks, masks, strict=True)
+            ),
+            strict=True,
+        )
+        return torch.cat(outputs), None if weights[0] is None else torch.cat(weights)
+
+    return attend
+
+
 class HSSTAttention(nn.Module):
     def __init__(self, config: HSSTConfig, hidden_size: int | None = None, num_attention_heads: int | None = None):
         super().__init__()
@@ -389,14 +386,6 @@ class HSSTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states, self.qkv_proj, self.o_proj):
-            return self.folded(hidden_states, attention_mask), None
-        dropout = self.attention_dropout if self.training else 0.0
-        axis = short_attention_axis(
-            self.config, hidden_states, attention_mask, dropout, kwargs.get("output_attentions")
-        )
-        if axis is not None:
-            return self.short(hidden_states, axis), None
         input_shape = hidden_states.shape  # (windows, sequences, length, width)
 
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
@@ -406,48 +395,22 @@ class HSSTAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        attention_interface = chunked(attention_interface, self.config, len(query_states))
+        # Masks of flex attention cannot be cut
+        if len(query_states) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
+            attention_interface = in_chunks(attention_interface)
         attn_output, attn_weights = attention_interface(
             self,
             query_states,
             key_states,
             value_states,
             attention_mask,
-            dropout=dropout,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
 
         attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
-
-    def short(self, hidden_states: torch.Tensor, axis: int) -> torch.Tensor:
-        """Attention as `short_attention` computes it, on the tokens that the sequences are a view of."""
-        tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
-        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis)
-        attn_output = self.o_proj(context)
-        return attn_output if axis == 2 else attn_output.transpose(1, 2)
-
-    def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Attention as `folded_attention` computes it."""
-        dtype = products_dtype(hidden_states)
-        with torch.autocast("cpu", enabled=False):
-            return folded_attention(
-                hidden_states.to(dtype),
-                *self.folded_projections(dtype),
-                self.o_proj.bias.to(dtype),
-                attention_mask,
-                dropout=self.attention_dropout if self.training else 0.0,
-            )
-
-    def folded_projections(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `fold_projections` makes of the weights: products in at least float32, rounded once."""
-        qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
-        full = torch.promote_types(qkv_weight.dtype, torch.float32)
-        query_key, value_output = fold_projections(
-            qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
-        )
-        return query_key.to(dtype), value_output.to(dtype)
 
 
 class HSSTMLP(nn.Module):
@@ -457,13 +420,14 @@ class HSSTMLP(nn.Module):
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = nn.Linear(hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
-        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
         return self.fc2(hidden_states)
 
 
+@use_kernel_forward_from_hub("HSSTLayer")
 class HSSTLayer(GradientCheckpointingLayer):
     """
     A pre-norm transformer layer along one axis: `"spatial"` lets the positions of each block attend to each other,
@@ -481,7 +445,7 @@ class HSSTLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = HSSTMLP(config, hidden_size)
-        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -490,23 +454,12 @@ class HSSTLayer(GradientCheckpointingLayer):
         num_blocks: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        tokens = hidden_states.unflatten(1, (num_blocks, -1))  # (B, N, P, D)
-        if fuses_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
-            return fused_layer(self, tokens).flatten(1, 2)
-        if folds_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
-            return folded_layer(self, tokens).flatten(1, 2)
-        residual = hidden_states
-        hidden_states = self.layernorm_before(tokens)
-        if self.axis == "spatial":
-            hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        else:
-            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), attention_mask, **kwargs)
-            hidden_states = hidden_states.transpose(1, 2)
-        hidden_states = self.dropout(hidden_states.reshape(residual.shape)) + residual
-
-        residual = hidden_states
-        hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        return self.dropout(hidden_states) + residual
+        tokens = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
+        sequences = tokens if self.axis == "spatial" else tokens.transpose(1, 2)
+        attended, _ = self.attention(sequences, attention_mask, **kwargs)
+        attended = attended if self.axis == "spatial" else attended.transpose(1, 2)
+        hidden_states = hidden_states + self.dropout(attended.reshape(hidden_states.shape))
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
 
 
 @auto_docstring

@@ -21,6 +21,7 @@ of the scene, so that chunks meet without seams.
 
 import copy
 import hashlib
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -335,6 +336,16 @@ class ScenePart:
         return self.probabilities.max(axis=0)
 
 
+def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    The model after `use_fast_layers`; as it is where a checkpoint brought this file, which has no kernels beside it.
+    By name, for transformers copies what is imported to checkpoints.
+    """
+    if __name__.startswith("transformers_modules"):
+        return model
+    return importlib.import_module(".kernels", __package__).use_fast_layers(model)
+
+
 class ScenePredictor:
     """
     Predicts the land cover of whole scenes.
@@ -343,7 +354,8 @@ class ScenePredictor:
     window for each cell of `stride` x `stride` pixels; a head for whole windows gives its class to all their pixels.
 
     Args:
-        model: HSSTForSemanticSegmentation or HSSTForImageClassification, on its device, of any floating type.
+        model: HSSTForSemanticSegmentation or HSSTForImageClassification, on its device, of any floating type; it
+            computes with fast layers from then on (see `use_fast_layers`).
         processor: the processor that belongs to its weights.
         stride: pixels from one window to the next; by default half a window, and 1 for a head of type "center".
         batch_size: windows that the model sees at once.
@@ -373,7 +385,7 @@ class ScenePredictor:
     ):
         if type(model).__name__ not in CLASSIFIERS:
             raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
-        self.model: Any = model.eval()
+        self.model: Any = with_fast_layers(model.eval())
         self.processor = processor
         self.window: tuple[int, int] = tuple(model.config.window_size)
         self.dense = type(model).__name__ == "HSSTForSemanticSegmentation"

@@ -19,7 +19,7 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import box_counts
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 
 WEIGHT_DECAY = 0.05
 MAX_GRAD_NORM = 1.0
@@ -88,7 +88,7 @@ def pretrain_on_area(
     device = torch.device("cuda" if torch.cuda.is_available() and not settings.use_cpu else "cpu")
     set_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
-    model: Any = HSSTForMaskedImageModeling(config).to(device)  # type: ignore[arg-type]
+    model: Any = use_fast_layers(HSSTForMaskedImageModeling(config).to(device))  # type: ignore[arg-type]
     model.train()
     plain = ("bias", "_embeddings", "mask_token")
     decayed = {name for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith(plain)}

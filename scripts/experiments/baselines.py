@@ -61,6 +61,7 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
     HSSTModel,
+    use_fast_layers,
 )
 from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.modeling_hsst import labelled_cross_entropy
@@ -478,7 +479,7 @@ def run_model(
                 HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": options.head_type or "mean"}))
             )
             load_encoder(encoder, start.encoder or options.checkpoint)
-            encoder = encoder.hsst.eval()
+            encoder = use_fast_layers(encoder.hsst.eval())
             if torch.cuda.is_available() and not settings.use_cpu:
                 encoder = encoder.to("cuda")
             features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)

@@ -36,7 +36,7 @@ from hsst.experiments.reconstruction_tables import (
 from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 
 
@@ -82,7 +82,7 @@ def load_model(name: str) -> tuple[HSSTForMaskedImageModeling, HSSTImageProcesso
         raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
     with reading(name):
         model = AutoModelForMaskedImageModeling.from_pretrained(name)
-    return model.eval(), HSSTImageProcessor.from_pretrained(name)
+    return use_fast_layers(model.eval()), HSSTImageProcessor.from_pretrained(name)
 
 
 def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:

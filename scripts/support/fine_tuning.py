@@ -30,7 +30,7 @@ from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scor
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
 from hsst.support.augmentations import CorrectionErrors, SpectralCrop
-from modeling_hsst import HSSTImageProcessor
+from modeling_hsst import HSSTImageProcessor, use_fast_layers
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 TASKS = ("dense", "center")
@@ -397,6 +397,8 @@ def fine_tune(
     if settings.freeze_encoder and not hasattr(model, "hsst"):
         raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
     set_frozen(model, settings.freeze_encoder)
+    if hasattr(model, "hsst"):
+        use_fast_layers(model)
     corners = TrainingCorners(training, settings.task, settings.seed)
     if settings.num_epochs is not None:
         steps_of_an_epoch = math.ceil(len(corners.epoch(np.random.default_rng(settings.seed))) / settings.batch_size)

@@ -65,15 +65,11 @@ def draw_mask(
     Draws one mask for each window of a batch.
 
     Args:
-        batch_size: number of windows.
-        num_blocks: number of spectral blocks.
-        grid_size: rows and columns of positions.
-        mask_type: `"unit"`, `"even"`, `"block"`, `"tube"` or `"grid"`.
-        mask_ratio: share of the tokens to hide; the nearest count that the mask type allows is hidden, never none and
-            never all.
+        batch_size, num_blocks, grid_size: windows, spectral blocks, and rows and columns of positions.
+        mask_type: one of `MASK_TYPES`.
+        mask_ratio: share of the tokens to hide; the mask type's nearest count is hidden, never none and never all.
         mask_patch_size: side of the squares of block and tube masks, in positions.
-        device: where the mask is drawn.
-        generator: source of randomness on `device`; PyTorch's default one where absent.
+        device, generator: where the mask is drawn, and the source of randomness there (PyTorch's default one).
 
     Returns:
         Bool tensor (batch_size, num_blocks * rows * columns), True where a token is hidden, in block-major order.
@@ -148,10 +144,7 @@ def visible_counts(
 ) -> tuple[int, int]:
     """
     How many blocks and how many positions a tube or grid mask (see `draw_mask`) leaves visible; of an even mask, how
-    many blocks at each position and how many positions in each block.
-
-    Raises:
-        ValueError: the mask is of another type, whose visible tokens are not as many everywhere.
+    many blocks at each position and how many positions in each block. Raises ValueError for masks of other types.
     """
     rows, columns = grid_size
     if mask_type == "even":
@@ -169,16 +162,11 @@ def visible_counts(
 
 def visible_evenly(num_blocks: int, num_positions: int, mask_ratio: float) -> tuple[int, int]:
     """
-    How many blocks an even mask leaves visible at each position, and how many positions in each block.
-
-    A number of blocks that divides them is taken, the one that comes nearest to the asked share.
-
-    Raises:
-        ValueError: the positions cannot deal the blocks out evenly.
+    How many blocks an even mask leaves visible at each position, and how many positions in each block: a number of
+    blocks that divides them, the one nearest to the asked share. Raises ValueError where there is none.
     """
-    counts = [
-        count for count in range(1, num_blocks) if num_blocks % count == 0 and num_positions * count % num_blocks == 0
-    ]
+    divisors = [count for count in range(1, num_blocks) if num_blocks % count == 0]
+    counts = [count for count in divisors if num_positions * count % num_blocks == 0]
     if not counts:
         raise ValueError(
             f"Even masks need a number of positions that shares the blocks out, got {num_positions} positions and "
@@ -190,10 +178,8 @@ def visible_evenly(num_blocks: int, num_positions: int, mask_ratio: float) -> tu
 
 def visible_grid(num_blocks: int, num_positions: int, mask_ratio: float) -> tuple[int, int]:
     """
-    How many blocks and how many positions a grid mask leaves visible.
-
-    Blocks and positions are thinned about equally (each by the square root of the visible share); among the nearly
-    even ways the one whose product comes nearest to the asked share is taken.
+    How many blocks and how many positions a grid mask leaves visible. Both are thinned about equally (by the square
+    root of the visible share); among nearly even ways the one whose product is nearest to the asked share is taken.
     """
     num_tokens = num_blocks * num_positions
     wanted = num_tokens - nearest_count(num_tokens, mask_ratio)
@@ -237,12 +223,8 @@ class VisibleTokens:
     @classmethod
     def of(cls, mask: torch.Tensor, counts: tuple[int, int] | None, in_grid: bool) -> "VisibleTokens":
         """
-        Lays out the tokens of a mask.
-
-        Args:
-            mask: True (B, N, P) where a token is visible.
-            counts: blocks and positions that `visible_counts` gives for the mask; None for masks of other types.
-            in_grid: the visible tokens are those of some blocks at some positions, as in tube and grid masks.
+        Lays out the tokens of a mask (B, N, P) with the `counts` of `visible_counts`, None for masks of other types.
+        `in_grid` says that they are those of some blocks at some positions, as in tube and grid masks.
         """
         num_positions = mask.shape[2]
         if counts is None:
@@ -407,15 +389,8 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         grid_size = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
         mask_type = self.config.mask_type if mask_type is None else mask_type
         if bool_masked_pos is None:
-            bool_masked_pos = draw_mask(
-                pixel_values.shape[0],
-                num_blocks,
-                grid_size,
-                mask_type=mask_type,
-                mask_ratio=self.config.mask_ratio,
-                mask_patch_size=self.config.mask_patch_size,
-                device=pixel_values.device,
-            )
+            kind = self.mask_settings(mask_type)
+            bool_masked_pos = draw_mask(len(pixel_values), num_blocks, grid_size, **kind, device=pixel_values.device)
         pixel_values = hide_nodata(pixel_values, pixel_mask)
         outputs: BaseModelOutput
         # CODEPATH: published models encode all tokens; visible_only is the fast way
@@ -446,6 +421,11 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
             attentions=outputs.attentions,
             bool_masked_pos=bool_masked_pos,
         )
+
+    def mask_settings(self, mask_type: str) -> dict[str, Any]:
+        """What `draw_mask` and `visible_counts` take beside the sizes of windows."""
+        ratio, side = self.config.mask_ratio, self.config.mask_patch_size
+        return {"mask_type": mask_type, "mask_ratio": ratio, "mask_patch_size": side}
 
     def encode_visible(
         self,
@@ -490,13 +470,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         visible = ~mask.unflatten(1, (config.num_blocks, -1))
         if mask_type not in COUNTED_MASK_TYPES:
             return VisibleTokens.of(visible, None, in_grid=False)
-        num_blocks, per_block = counts = visible_counts(
-            config.num_blocks,
-            grid_size,
-            mask_type=mask_type,
-            mask_ratio=config.mask_ratio,
-            mask_patch_size=config.mask_patch_size,
-        )
+        counts = num_blocks, per_block = visible_counts(config.num_blocks, grid_size, **self.mask_settings(mask_type))
         # A look at the values would wait for a GPU, or break a graph
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
             in_blocks, at_positions = visible.sum(dim=2), visible.sum(dim=1)

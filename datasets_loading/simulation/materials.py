@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
@@ -110,7 +111,7 @@ def _read_materials() -> tuple[dict[str, Canopy], dict[str, Surface]]:
         canopies[name] = Canopy(class_name, **{key: Spread(*numbers) for key, numbers in entry.items()})
     for name, entry in content["surfaces"].items():
         features = tuple((center, width, feature_depth(depth)) for center, width, depth in entry.pop("features", ()))
-        spreads = {key: Spread(*entry.pop(key)) for key in ("brightness", "tilt") if key in entry}
+        spreads: dict[str, Any] = {key: Spread(*entry.pop(key)) for key in ("brightness", "tilt") if key in entry}
         surfaces[name] = Surface(**entry, **spreads, features=features)
     return canopies, surfaces
 

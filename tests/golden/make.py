@@ -31,7 +31,7 @@ import small_products
 from golden.comparison import differences, floats, picture, sha256, summary
 
 import datasets_loading.splits as splitting
-import modeling_hsst.modeling_hsst as modeling
+import modeling_hsst as modeling
 from datasets_loading.enmap_corpus import read_corpus
 from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.preparation import CutSettings, prepare_corpus
@@ -41,16 +41,9 @@ from datasets_loading.tiles import read_tile, read_tile_set
 from hsst.experiments.baselines import MODELS, ModelOptions, run_model
 from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.scene_maps import MapOptions, write_scene_maps
-from modeling_hsst.configuration_hsst import HSSTConfig
+from modeling_hsst.configuration_hsst import MASK_TYPES, HSSTConfig
 from modeling_hsst.image_processing_hsst import HSSTImageProcessor
-from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
-
-
-def use_fast_layers(model: Any) -> None:
-    """Makes a model with plain layers compute in this project's own fast way."""
-    model.set_attn_implementation("sdpa")
-
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CARDS = Path(__file__).resolve().parents[2] / "model_cards"
@@ -84,9 +77,9 @@ def in_both_ways(*models: Any) -> Iterator[str]:
     """Names the way in which the models compute, plain and fast."""
     for way in ("plain", "fast"):
         for model in models:
-            model.set_attn_implementation("eager")
+            model.set_attn_implementation("sdpa" if way == "fast" else "eager")
             if way == "fast":
-                use_fast_layers(model)
+                modeling.use_fast_layers(model)
         yield way
 
 
@@ -198,7 +191,7 @@ def class_map() -> Found:
     """The map of a simulated product, and what lies beside it."""
     card = CARDS / "hsst-enmap-landcover"
     model = modeling.HSSTForSemanticSegmentation.from_pretrained(card)
-    use_fast_layers(model)
+    modeling.use_fast_layers(model)
     processor = HSSTImageProcessor.from_pretrained(card)
     predictor = ScenePredictor(model, processor, stride=6, exclude=("outside", "cloud"))
     with TemporaryDirectory() as place:

@@ -21,18 +21,18 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths, load_for_wavelengths
 from .configuration_hsst import ENMAP_WAVELENGTHS, HSSTConfig
 from .image_processing_hsst import HSSTImageProcessor
-from .masking_hsst import draw_mask
+from .kernels import use_fast_layers
 from .modeling_hsst import (
     HSSTBackbone,
     HSSTForImageClassification,
-    HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
     HSSTModel,
     HSSTPreTrainedModel,
 )
+from .modeling_hsst_masked import HSSTForMaskedImageModeling, draw_mask
 from .pipeline_hsst import TASK as SCENE_CLASSIFICATION_TASK
 from .pipeline_hsst import HSSTAutoModelForSceneClassification, HSSTSceneClassificationPipeline
-from .scene_prediction_hsst import ArrayScene, ScenePredictor
+from .scene_prediction_hsst import ArrayScene, ScenePredictor, predict_scene
 
 AutoConfig.register("hsst", HSSTConfig)
 AutoModel.register(HSSTConfig, HSSTModel)
@@ -69,4 +69,6 @@ __all__ = [
     "adapt_to_wavelengths",
     "draw_mask",
     "load_for_wavelengths",
+    "predict_scene",
+    "use_fast_layers",
 ]

@@ -22,8 +22,6 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-from .masking_hsst import MASK_TYPES
-
 # Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
 # the 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
 # fmt: off
@@ -53,6 +51,7 @@ ENMAP_WAVELENGTHS = (
 
 POSITION_EMBEDDING_TYPES = ("learned", "sincos", "wavelength")
 HEAD_TYPES = ("mean", "concat", "center")
+MASK_TYPES = ("unit", "even", "block", "tube", "grid")
 
 
 def block_means(values: list[float] | tuple[float, ...], band_patch_size: int) -> list[float]:
@@ -286,7 +285,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         widths = {} if self.position_embedding_type == "learned" else {"hidden_size": self.hidden_size}
         if self.visible_only:
-            widths["decoder_hidden_size"] = HSSTDecoderConfig(self).hidden_size
+            widths["decoder_hidden_size"] = self.decoder_hidden_size or self.hidden_size
         for name, width in widths.items():
             if width // 3 % 2 or (width - width // 3) % 4:
                 raise ValueError(
@@ -364,27 +363,6 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         raise NotImplementedError(
             f"`num_hidden_layers` is a sum: set `num_spatial_layers` and `num_spectral_layers` instead (got {value})."
         )
-
-
-class HSSTDecoderConfig:
-    """
-    A configuration as the layers of a decoder with `visible_only` see it: the same, but for the decoder's width, heads
-    and sin-cos positions. What is set in the original later, such as the attention implementation, holds here too.
-    """
-
-    def __init__(self, config: HSSTConfig) -> None:
-        self.config = config
-        # Not resolved in the configuration, where they would stay when others are built from it
-        self.hidden_size = config.decoder_hidden_size or config.hidden_size
-        self.num_attention_heads = config.decoder_num_attention_heads or config.num_attention_heads
-        kind = config.position_embedding_type
-        self.position_embedding_type = "wavelength" if kind == "wavelength" else "sincos"
-
-    def __getattr__(self, name: str) -> Any:
-        # Not while a copy is being made, which has no `config` yet
-        if "config" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.config, name)
 
 
 __all__ = ["ENMAP_WAVELENGTHS", "HSSTConfig"]

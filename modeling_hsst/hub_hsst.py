@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME
 AUTO_MAP = {
     "AutoConfig": "configuration_hsst.HSSTConfig",
     "AutoModel": "modeling_hsst.HSSTModel",
-    "AutoModelForMaskedImageModeling": "modeling_hsst.HSSTForMaskedImageModeling",
+    "AutoModelForMaskedImageModeling": "modeling_hsst_masked.HSSTForMaskedImageModeling",
     "AutoModelForImageClassification": "modeling_hsst.HSSTForImageClassification",
     "AutoModelForSemanticSegmentation": "modeling_hsst.HSSTForSemanticSegmentation",
     "AutoBackbone": "modeling_hsst.HSSTBackbone",

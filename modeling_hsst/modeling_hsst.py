@@ -24,21 +24,21 @@ block-major: token = block * positions + row * columns + column. Shape comments 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.integrations import use_kernel_forward_from_hub
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BackboneOutput,
+    BaseModelOutput,
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
-    MaskedImageModelingOutput,
     SemanticSegmenterOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -47,23 +47,13 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_hsst import (
-    HSSTDropout,
-    fold_projections,
-    folded_attention,
-    folds_projections,
-    is_plain,
-    products_dtype,
-)
-from .configuration_hsst import HSSTConfig, HSSTDecoderConfig
-from .folded_layer_hsst import folded_layer, folds_layer
-from .fused_layer_hsst import fused_layer, fuses_layer
-from .masking_hsst import COUNTED_MASK_TYPES, draw_mask, visible_counts
-from .short_attention_hsst import chunked, short_attention, short_attention_axis
+from .configuration_hsst import HSSTConfig
 
 # The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
 NANOMETRES_PER_SPECTRAL_STEP = 100.0
+# PyTorch's attention on CUDA counts sequences in a dimension of the grid that ends here
+MAX_SEQUENCES = 65535
 
 
 def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_size: int) -> torch.Tensor:
@@ -131,62 +121,6 @@ def sincos_2d(row_positions: torch.Tensor, column_positions: torch.Tensor, width
     return torch.cat([columns, rows], dim=-1).flatten(0, 1)
 
 
-@dataclass
-class VisibleTokens:
-    """
-    The visible tokens of masks (B, T), laid out for spatial and for spectral layers.
-
-    Attributes:
-        mask: True (B, N, P) where a token is visible.
-        last_index: places (B, visible) among all tokens, in the order in which an encoder returns them.
-        spatial_index: places (B, n * p) of n blocks with p visible positions each; None where their numbers differ, so
-            that all tokens are computed and hidden ones kept out of the attention.
-        spectral_order: where in `spatial_index` the tokens of spectral layers lie, m blocks times q positions (B, m *
-            q); None where the order stays.
-        spatial_blocks, spectral_blocks: n and m.
-    """
-
-    mask: torch.Tensor
-    last_index: torch.Tensor
-    spatial_index: torch.Tensor | None = None
-    spectral_order: torch.Tensor | None = None
-    spatial_blocks: int = 0
-    spectral_blocks: int = 0
-
-    @classmethod
-    def of(cls, mask: torch.Tensor, counts: tuple[int, int] | None, in_grid: bool) -> "VisibleTokens":
-        """
-        Lays out the tokens of a mask.
-
-        Args:
-            mask: True (B, N, P) where a token is visible.
-            counts: blocks and positions that `visible_counts` gives for the mask; None for masks of other types.
-            in_grid: the visible tokens are those of some blocks at some positions, as in tube and grid masks.
-        """
-        num_positions = mask.shape[2]
-        if counts is None:
-            # As many places as the window with the most visible tokens needs; the others repeat their first one
-            flat = mask.flatten(1)
-            order = flat.byte().argsort(dim=1, descending=True, stable=True)[:, : int(flat.sum(1).max())]
-            return cls(mask, torch.where(flat.gather(1, order), order, order[:, :1]))
-        num_blocks, per_block = counts
-        if in_grid:
-            # Visible ones first, in their order
-            blocks = mask.any(dim=2).byte().argsort(dim=1, descending=True, stable=True)[:, :num_blocks]
-            positions = mask.any(dim=1).byte().argsort(dim=1, descending=True, stable=True)[:, :per_block]
-            index = (blocks[:, :, None] * num_positions + positions[:, None, :]).flatten(1)
-            return cls(mask, index, index, None, num_blocks, num_blocks)
-        positions = mask.byte().argsort(dim=2, descending=True, stable=True)[:, :, :per_block]  # (B, N, p)
-        first = torch.arange(mask.shape[1], device=mask.device)[:, None] * num_positions
-        spatial_index = (first + positions).flatten(1)
-        # The place of each token among those of the spatial layers
-        places = mask.flatten(1).cumsum(dim=1) - 1
-        blocks = mask.transpose(1, 2).byte().argsort(dim=2, descending=True, stable=True)[:, :, :num_blocks]
-        columns = torch.arange(num_positions, device=mask.device)
-        last_index = (blocks.transpose(1, 2) * num_positions + columns).flatten(1)  # (B, m * P)
-        return cls(mask, last_index, spatial_index, places.gather(1, last_index), mask.shape[1], num_blocks)
-
-
 class HSSTPatchEmbeddings(nn.Module):
     """
     Turns the values of tokens `(batch_size, num_blocks, num_positions, values)` into embeddings `(batch_size,
@@ -210,30 +144,8 @@ class HSSTPatchEmbeddings(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_projections, config.hidden_size))
 
     def forward(self, token_values: torch.Tensor) -> torch.Tensor:
-        hidden_states = normalize_values(self.layernorm_before, token_values)
-        hidden_states = blockwise_linear(hidden_states, self.weight, self.bias)
+        hidden_states = blockwise_linear(self.layernorm_before(token_values), self.weight, self.bias)
         return self.layernorm_after(hidden_states)
-
-
-def normalize_values(layernorm: nn.Module, token_values: torch.Tensor) -> torch.Tensor:
-    """
-    A LayerNorm of the few values of a token. PyTorch's kernel gives each token a block of threads on GPUs, most of
-    which have nothing to do: it takes as long as several layers of the model.
-    """
-    if (
-        not isinstance(layernorm, nn.LayerNorm)
-        or token_values.device.type != "cuda"
-        or torch.compiler.is_compiling()
-        or token_values.shape[-1] > 32
-        # Hooks, and weights that lie elsewhere until a hook fetches them, are left to the module
-        or not is_plain(layernorm, nn.LayerNorm)
-    ):
-        return layernorm(token_values)
-    values = token_values.to(torch.promote_types(token_values.dtype, torch.float32))
-    values = values - values.mean(dim=-1, keepdim=True)
-    values = values * (values.square().mean(dim=-1, keepdim=True) + layernorm.eps).rsqrt()
-    values = values * layernorm.weight + layernorm.bias
-    return values if torch.is_autocast_enabled("cuda") else values.to(token_values.dtype)
 
 
 def blockwise_linear(hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -254,18 +166,21 @@ class HSSTPositionEmbeddings(nn.Module):
     spatial_embeddings: torch.Tensor
     spectral_embeddings: torch.Tensor
 
-    def __init__(self, config: HSSTConfig):
+    def __init__(self, config: HSSTConfig, hidden_size: int | None = None, position_embedding_type: str | None = None):
         super().__init__()
         self.config = config
-        self.spectral_width = config.hidden_size // 3
-        self.spatial_width = config.hidden_size - self.spectral_width
+        # A decoder may have a width and positions of its own
+        self.position_embedding_type = position_embedding_type or config.position_embedding_type
+        width = hidden_size or config.hidden_size
+        self.spectral_width = width // 3
+        self.spatial_width = width - self.spectral_width
         # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
-        if config.position_embedding_type == "learned":
+        if self.position_embedding_type == "learned":
             # The published checkpoints carry one spare, unused position at the end
             num_tokens = config.num_blocks * config.num_positions
-            self.position_embeddings = nn.Parameter(torch.empty(1, num_tokens + 1, config.hidden_size))
+            self.position_embeddings = nn.Parameter(torch.empty(1, num_tokens + 1, width))
         # CODEPATH: sincos is published; wavelength is for models that move between sensors
-        elif config.position_embedding_type == "sincos":
+        elif self.position_embedding_type == "sincos":
             self.spatial_embeddings = nn.Parameter(torch.empty(1, config.num_positions, self.spatial_width))
             self.spectral_embeddings = nn.Parameter(torch.empty(1, config.num_blocks, self.spectral_width))
         else:
@@ -283,7 +198,7 @@ class HSSTPositionEmbeddings(nn.Module):
     def spectral_table(self) -> torch.Tensor:
         """Sin-cos table (1, blocks, spectral width) of block positions, or of mean wavelengths."""
         # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
-        if self.config.position_embedding_type == "wavelength":
+        if self.position_embedding_type == "wavelength":
             positions = torch.tensor(self.config.block_wavelengths) / NANOMETRES_PER_SPECTRAL_STEP
         else:
             positions = torch.tensor(self.config.spectral_positions)
@@ -293,11 +208,11 @@ class HSSTPositionEmbeddings(nn.Module):
         """Positions (1, N, P, D) of a window of `grid_size` rows and columns."""
         num_blocks = self.config.num_blocks
         # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
-        if self.config.position_embedding_type == "learned":
+        if self.position_embedding_type == "learned":
             positions = self.position_embeddings[:, :-1].unflatten(1, (num_blocks, -1))
             return self.interpolate(positions, grid_size)
         # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
-        if self.config.position_embedding_type == "wavelength" and grid_size != self.config.grid_size:
+        if self.position_embedding_type == "wavelength" and grid_size != self.config.grid_size:
             # Nothing is trained here, so the table of the new grid is exact
             spatial = self.spatial_table(*grid_size).to(self.spatial_embeddings).unsqueeze(1)
         else:
@@ -330,7 +245,7 @@ class HSSTEmbeddings(nn.Module):
         self.patch_embeddings = HSSTPatchEmbeddings(config)
         self.position_embeddings = HSSTPositionEmbeddings(config)
         self.mask_token = nn.Parameter(torch.empty(config.hidden_size)) if use_mask_token else None
-        self.dropout: nn.Module = HSSTDropout(config.hidden_dropout_prob)
+        self.dropout: nn.Module = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -423,19 +338,47 @@ def eager_attention_forward(
     return attn_output, attn_weights
 
 
+def in_chunks(attention_interface: Callable) -> Callable:
+    """The same attention, for at most `MAX_SEQUENCES` sequences at once."""
+
+    def attend(
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        starts = range(0, len(query), MAX_SEQUENCES)
+        chunks = [slice(start, start + MAX_SEQUENCES) for start in starts]
+        shared = attention_mask is None or len(attention_mask) == 1
+        masks = [attention_mask if shared else attention_mask[chunk] for chunk in chunks]
+        outputs, weights = zip(
+            *(
+                attention_interface(module, query[chunk], key[chunk], value[chunk], mask, **kwargs)
+                for chunk, mask in zip(chunks, masks, strict=True)
+            ),
+            strict=True,
+        )
+        return torch.cat(outputs), None if weights[0] is None else torch.cat(weights)
+
+    return attend
+
+
 class HSSTAttention(nn.Module):
-    def __init__(self, config: HSSTConfig):
+    def __init__(self, config: HSSTConfig, hidden_size: int | None = None, num_attention_heads: int | None = None):
         super().__init__()
         self.config = config
-        self.num_attention_heads = config.num_attention_heads
+        self.num_attention_heads = num_attention_heads or config.num_attention_heads
         self.head_dim = config.head_dim
         self.attention_dropout = config.attention_probs_dropout_prob
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
 
-        inner_width = config.num_attention_heads * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * inner_width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(inner_width, config.hidden_size, bias=True)
+        hidden_size = hidden_size or config.hidden_size
+        inner_width = self.num_attention_heads * config.head_dim
+        self.qkv_proj = nn.Linear(hidden_size, 3 * inner_width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(inner_width, hidden_size, bias=True)
 
     def forward(
         self,
@@ -443,14 +386,6 @@ class HSSTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.qkv_proj.bias is None and folds_projections(self.config, hidden_states, self.qkv_proj, self.o_proj):
-            return self.folded(hidden_states, attention_mask), None
-        dropout = self.attention_dropout if self.training else 0.0
-        axis = short_attention_axis(
-            self.config, hidden_states, attention_mask, dropout, kwargs.get("output_attentions")
-        )
-        if axis is not None:
-            return self.short(hidden_states, axis), None
         input_shape = hidden_states.shape  # (windows, sequences, length, width)
 
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
@@ -460,14 +395,16 @@ class HSSTAttention(nn.Module):
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        attention_interface = chunked(attention_interface, self.config, len(query_states))
+        # Masks of flex attention cannot be cut
+        if len(query_states) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
+            attention_interface = in_chunks(attention_interface)
         attn_output, attn_weights = attention_interface(
             self,
             query_states,
             key_states,
             value_states,
             attention_mask,
-            dropout=dropout,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
@@ -475,62 +412,40 @@ class HSSTAttention(nn.Module):
         attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
 
-    def short(self, hidden_states: torch.Tensor, axis: int) -> torch.Tensor:
-        """Attention as `short_attention` computes it, on the tokens that the sequences are a view of."""
-        tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
-        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis)
-        attn_output = self.o_proj(context)
-        return attn_output if axis == 2 else attn_output.transpose(1, 2)
-
-    def folded(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Attention as `folded_attention` computes it."""
-        dtype = products_dtype(hidden_states)
-        with torch.autocast("cpu", enabled=False):
-            return folded_attention(
-                hidden_states.to(dtype),
-                *self.folded_projections(dtype),
-                self.o_proj.bias.to(dtype),
-                attention_mask,
-                dropout=self.attention_dropout if self.training else 0.0,
-            )
-
-    def folded_projections(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `fold_projections` makes of the weights: products in at least float32, rounded once."""
-        qkv_weight, output_weight = self.qkv_proj.weight, self.o_proj.weight
-        full = torch.promote_types(qkv_weight.dtype, torch.float32)
-        query_key, value_output = fold_projections(
-            qkv_weight.to(full), output_weight.to(full), self.num_attention_heads, self.scaling
-        )
-        return query_key.to(dtype), value_output.to(dtype)
-
 
 class HSSTMLP(nn.Module):
-    def __init__(self, config: HSSTConfig):
+    def __init__(self, config: HSSTConfig, hidden_size: int | None = None):
         super().__init__()
+        hidden_size = hidden_size or config.hidden_size
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+        self.fc1 = nn.Linear(hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.dropout(self.activation_fn(self.fc1(hidden_states)))
         return self.fc2(hidden_states)
 
 
+@use_kernel_forward_from_hub("HSSTLayer")
 class HSSTLayer(GradientCheckpointingLayer):
     """
     A pre-norm transformer layer along one axis: `"spatial"` lets the positions of each block attend to each other,
-    `"spectral"` the blocks of each position. Takes and returns `(batch_size, tokens, hidden_size)`.
+    `"spectral"` the blocks of each position. Takes and returns `(batch_size, tokens, hidden_size)`. A decoder's layers
+    may differ from the encoder's in width and heads.
     """
 
-    def __init__(self, config: HSSTConfig, axis: str):
+    def __init__(
+        self, config: HSSTConfig, axis: str, hidden_size: int | None = None, num_attention_heads: int | None = None
+    ):
         super().__init__()
+        hidden_size = hidden_size or config.hidden_size
         self.axis = axis
-        self.attention = HSSTAttention(config)
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = HSSTMLP(config)
-        self.dropout = HSSTDropout(config.hidden_dropout_prob)
+        self.attention = HSSTAttention(config, hidden_size, num_attention_heads)
+        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = HSSTMLP(config, hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -539,23 +454,12 @@ class HSSTLayer(GradientCheckpointingLayer):
         num_blocks: int,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        tokens = hidden_states.unflatten(1, (num_blocks, -1))  # (B, N, P, D)
-        if fuses_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
-            return fused_layer(self, tokens).flatten(1, 2)
-        if folds_layer(self, tokens, attention_mask, kwargs.get("output_attentions")):
-            return folded_layer(self, tokens).flatten(1, 2)
-        residual = hidden_states
-        hidden_states = self.layernorm_before(tokens)
-        if self.axis == "spatial":
-            hidden_states, _ = self.attention(hidden_states, attention_mask, **kwargs)
-        else:
-            hidden_states, _ = self.attention(hidden_states.transpose(1, 2), attention_mask, **kwargs)
-            hidden_states = hidden_states.transpose(1, 2)
-        hidden_states = self.dropout(hidden_states.reshape(residual.shape)) + residual
-
-        residual = hidden_states
-        hidden_states = self.mlp(self.layernorm_after(hidden_states))
-        return self.dropout(hidden_states) + residual
+        tokens = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
+        sequences = tokens if self.axis == "spatial" else tokens.transpose(1, 2)
+        attended, _ = self.attention(sequences, attention_mask, **kwargs)
+        attended = attended if self.axis == "spatial" else attended.transpose(1, 2)
+        hidden_states = hidden_states + self.dropout(attended.reshape(hidden_states.shape))
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
 
 
 @auto_docstring
@@ -583,10 +487,10 @@ class HSSTPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initialize the weights"""
         super()._init_weights(module)
-        if isinstance(module, (HSSTPatchEmbeddings, HSSTPixelDecoder)):
+        if isinstance(module, HSSTPatchEmbeddings):
             std = self.config.initializer_range
             # CODEPATH: without LayerNorms around them, embeddings of standardised values have a variance of 1
-            if isinstance(module, HSSTPatchEmbeddings) and not self.config.normalize_token_values:
+            if not self.config.normalize_token_values:
                 std = module.weight.shape[2] ** -0.5
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
@@ -596,11 +500,9 @@ class HSSTPreTrainedModel(PreTrainedModel):
             band_index = block_band_index(module.config)
             if module.band_index is not None and band_index is not None:
                 init.copy_(module.band_index, band_index)
-        elif isinstance(module, HSSTHiddenTokens):
-            init.normal_(module.mask_token, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, HSSTPositionEmbeddings):
             # CODEPATH: learned and sincos are published; wavelength is for models that move between sensors
-            if module.config.position_embedding_type == "learned":
+            if module.position_embedding_type == "learned":
                 init.normal_(module.position_embeddings, mean=0.0, std=1.0)
             else:
                 init.copy_(module.spatial_embeddings, module.spatial_table(*module.config.grid_size))
@@ -625,7 +527,7 @@ class HSSTModel(HSSTPreTrainedModel):
         self.post_init()
 
     @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
     @auto_docstring
     def forward(
         self,
@@ -633,7 +535,6 @@ class HSSTModel(HSSTPreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        visible_tokens: VisibleTokens | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -644,59 +545,51 @@ class HSSTModel(HSSTPreTrainedModel):
             and pooling, whatever their values.
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
             Tokens that are replaced by the mask token (1), in block-major order.
-        visible_tokens (`VisibleTokens`, *optional*):
-            The tokens that are encoded, and no others; `last_hidden_state` has those only, in the order of
-            `visible_tokens.last_index`.
         """
         pixel_values = hide_nodata(pixel_values, pixel_mask).to(self.embeddings.patch_embeddings.weight.dtype)
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         num_blocks = self.config.num_blocks
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
-        if visible_tokens is not None:
-            return self.encode_visible(hidden_states, position_mask, visible_tokens, **kwargs)
         spatial_mask, spectral_mask = self.nodata_masks(hidden_states, position_mask)
-        for layer in self.spatial_layers:
-            hidden_states = layer(hidden_states, spatial_mask, num_blocks=num_blocks, **kwargs)
-        for layer in self.spectral_layers:
-            hidden_states = layer(hidden_states, spectral_mask, num_blocks=num_blocks, **kwargs)
+        outputs = self.encode(
+            hidden_states, spatial_mask, spectral_mask, num_blocks, num_blocks, return_dict=True, **kwargs
+        )
+        hidden_states = outputs.last_hidden_state
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
             pooler_output=mean_over_positions(hidden_states.unflatten(1, (num_blocks, -1)).mean(1), position_mask),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
-    def encode_visible(
+    @capture_outputs(tie_last_hidden_states=False)
+    def encode(
         self,
         hidden_states: torch.Tensor,
-        position_mask: torch.Tensor | None,
-        visible: "VisibleTokens",
+        spatial_mask: Any,
+        spectral_mask: Any,
+        spatial_blocks: int,
+        spectral_blocks: int,
+        reorder: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """Passes the visible ones of all embedded tokens (B, T, D) through the layers, as if no others were there."""
-        all_blocks = self.config.num_blocks
-        token_mask = expand_over_blocks(position_mask, all_blocks)  # (B, N, P)
-        spectral_mask = None
-        if visible.spatial_index is None:
-            # Hidden tokens pass the layers too, but nothing sees them
-            seen = visible.mask if token_mask is None else visible.mask & token_mask
-            spatial_mask = self.sequence_mask(hidden_states, seen)
-            # A mask of valid positions would hide all or none of the blocks of a position
-            spectral_mask = self.sequence_mask(hidden_states, visible.mask.transpose(1, 2))
-            spatial_blocks = spectral_blocks = all_blocks
-        else:
-            hidden_states = gather_tokens(hidden_states, visible.spatial_index)
-            spatial_blocks, spectral_blocks = visible.spatial_blocks, visible.spectral_blocks
-            if token_mask is not None:
-                token_mask = token_mask.flatten(1).gather(1, visible.spatial_index).unflatten(1, (spatial_blocks, -1))
-            spatial_mask = self.sequence_mask(hidden_states, token_mask)
+    ) -> BaseModelOutput:
+        """
+        Passes embedded tokens (B, spatial_blocks * positions, D) through the layers, all of them or some.
+
+        Args:
+            hidden_states: the tokens, in block-major order.
+            spatial_mask, spectral_mask: what tokens see, as `sequence_mask` gives it.
+            spatial_blocks, spectral_blocks: blocks that the tokens of spatial and of spectral layers belong to.
+            reorder: places (B, spectral_blocks * positions) among the tokens of spatial layers of those that spectral
+                layers take; None for the same tokens in the same order.
+        """
         for layer in self.spatial_layers:
             hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)
-        if visible.spectral_order is not None:
-            hidden_states = gather_tokens(hidden_states, visible.spectral_order)
+        if reorder is not None:
+            hidden_states = gather_tokens(hidden_states, reorder)
         for layer in self.spectral_layers:
             hidden_states = layer(hidden_states, spectral_mask, num_blocks=spectral_blocks, **kwargs)
-        if visible.spatial_index is None:
-            hidden_states = gather_tokens(hidden_states, visible.last_index)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states.mean(dim=1))
+        return BaseModelOutput(last_hidden_state=hidden_states)
 
     def nodata_masks(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> tuple[Any, Any]:
         """What keeps nodata positions out of the attention in spatial layers, and in spectral layers."""
@@ -757,219 +650,6 @@ def mean_over_positions(hidden_states: torch.Tensor, position_mask: torch.Tensor
         return hidden_states.mean(dim=1)
     weights = position_mask.to(hidden_states.dtype).unsqueeze(-1)
     return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-class HSSTHiddenTokens(nn.Module):
-    """
-    Puts encoded visible tokens `(batch_size, visible_tokens, hidden_size)` at their places among all tokens
-    `(batch_size, tokens, decoder_hidden_size)`, a mask token at all others, and says where each lies.
-    """
-
-    def __init__(self, config: HSSTConfig):
-        super().__init__()
-        self.config = config
-        decoder_config = cast(HSSTConfig, HSSTDecoderConfig(config))
-        self.projection = nn.Linear(config.hidden_size, decoder_config.hidden_size)
-        self.mask_token = nn.Parameter(torch.empty(decoder_config.hidden_size))
-        self.position_embeddings = HSSTPositionEmbeddings(decoder_config)
-
-    def forward(self, hidden_states: torch.Tensor, index: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
-        hidden_states = self.projection(hidden_states)
-        num_tokens = self.config.num_blocks * grid_size[0] * grid_size[1]
-        tokens = self.mask_token.to(hidden_states.dtype).expand(hidden_states.shape[0], num_tokens, -1)
-        tokens = tokens.scatter(1, index.unsqueeze(2).expand_as(hidden_states), hidden_states)
-        return tokens + self.position_embeddings(grid_size).flatten(1, 2).to(hidden_states.dtype)
-
-
-class HSSTPixelDecoder(nn.Module):
-    """
-    Maps tokens `(batch_size, tokens, width)` to the values of their bands and pixels `(batch_size, num_blocks,
-    num_positions, values)`: one linear layer for each spectral block or one for all, after `num_decoder_layers` pairs
-    of a spatial and a spectral layer.
-    """
-
-    def __init__(self, config: HSSTConfig):
-        super().__init__()
-        self.config = config
-        num_values = config.band_patch_size * config.patch_size**2
-        # CODEPATH: the published checkpoint decodes blockwise; False is the paper's shared decoder
-        num_projections = config.num_blocks if config.blockwise_decoder else 1
-        # CODEPATH: a decoder of visible tokens may be narrower than the encoder
-        layer_config = cast(HSSTConfig, HSSTDecoderConfig(config)) if config.visible_only else config
-        self.layers = nn.ModuleList(
-            [HSSTLayer(layer_config, axis) for _ in range(config.decoder_depth) for axis in ("spatial", "spectral")]
-        )
-        self.weight = nn.Parameter(torch.empty(num_projections, num_values, layer_config.hidden_size))
-        self.bias = nn.Parameter(torch.empty(num_projections, num_values))
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        num_blocks = self.config.num_blocks
-        for layer in self.layers:
-            mask = attention_mask if layer.axis == "spatial" else None
-            hidden_states = layer(hidden_states, mask, num_blocks=num_blocks)
-        return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
-
-
-@auto_docstring(
-    custom_intro="""
-    Output of masked image modelling.
-    """
-)
-@dataclass
-class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
-    r"""
-    loss (`torch.FloatTensor` of shape `(1,)`):
-        Mean absolute error over the valid values of the masked tokens.
-    reconstruction (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
-        The decoder's values of all tokens, masked or not.
-    bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`):
-        The mask that was used, given or drawn.
-    """
-
-    bool_masked_pos: torch.Tensor | None = None
-
-
-@auto_docstring(
-    custom_intro="""
-    HSST with a decoder on top for masked image modelling. As published, in the manner of
-    [SimMIM](https://huggingface.co/papers/2111.09886): all tokens, masked or not, pass the encoder, and the decoder is
-    linear. With `visible_only`, in the manner of [MAE](https://huggingface.co/papers/2111.06377): only visible tokens
-    pass the encoder, and layers of the decoder fill the others in.
-    """
-)
-class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
-    def __init__(self, config: HSSTConfig):
-        super().__init__(config)
-        # CODEPATH: where only visible tokens are encoded the mask token belongs to the decoder
-        self.hsst = HSSTModel(config, use_mask_token=not config.visible_only)
-        # Embeddings are dropped in fine-tuning only, as published
-        self.hsst.embeddings.dropout = nn.Identity()
-        # CODEPATH: published models encode all tokens; visible_only is the fast way
-        self.hidden_tokens = HSSTHiddenTokens(config) if config.visible_only else None
-        self.decoder = HSSTPixelDecoder(config)
-        # Initialize weights and apply final processing
-        self.post_init()
-
-    @can_return_tuple
-    @auto_docstring
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        bool_masked_pos: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
-        mask_type: str | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> HSSTForMaskedImageModelingOutput:
-        r"""
-        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_blocks * num_positions)`, *optional*):
-            Tokens to hide and to score (1), in block-major order. Drawn by the configuration where absent.
-        pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
-            1 where a pixel is valid, 0 where it has no data; pixels without data are never scored.
-        mask_type (`str`, *optional*):
-            Kind of mask that is drawn, or that `bool_masked_pos` is of, where it is not `config.mask_type`. With
-            `visible_only`, `"even"`, `"tube"` and `"grid"` are faster than `"unit"`, which fits any mask.
-
-        Example:
-
-        ```python
-        >>> import torch
-        >>> from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling
-
-        >>> model = HSSTForMaskedImageModeling(HSSTConfig())
-        >>> outputs = model(torch.randn(2, 200, 8, 8))
-        >>> list(outputs.reconstruction.shape)
-        [2, 200, 8, 8]
-        ```"""
-        patch_size, num_blocks = self.config.patch_size, self.config.num_blocks
-        grid_size = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-        mask_type = self.config.mask_type if mask_type is None else mask_type
-        if bool_masked_pos is None:
-            bool_masked_pos = draw_mask(
-                pixel_values.shape[0],
-                num_blocks,
-                grid_size,
-                mask_type=mask_type,
-                mask_ratio=self.config.mask_ratio,
-                mask_patch_size=self.config.mask_patch_size,
-                device=pixel_values.device,
-            )
-        pixel_values = hide_nodata(pixel_values, pixel_mask)
-        visible_tokens = None
-        # CODEPATH: published models encode all tokens; visible_only is the fast way
-        if self.hidden_tokens is not None:
-            visible_tokens = self.visible_tokens(bool_masked_pos, grid_size, mask_type)
-        outputs: BaseModelOutputWithPooling = self.hsst(
-            pixel_values,
-            pixel_mask,
-            bool_masked_pos if visible_tokens is None else None,
-            interpolate_pos_encoding,
-            visible_tokens,
-            **kwargs,
-        )
-        hidden_states: torch.Tensor = outputs.last_hidden_state
-        if self.hidden_tokens is not None and visible_tokens is not None:
-            hidden_states = self.hidden_tokens(hidden_states, visible_tokens.last_index, grid_size)
-        attention_mask = None
-        if self.decoder.layers:
-            position_mask = valid_positions(pixel_mask, patch_size)
-            attention_mask = self.hsst.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
-        predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
-
-        targets = self.hsst.embeddings.token_values(pixel_values)
-        scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
-        # Half precision cannot even count the values of a batch
-        dtype = torch.promote_types(predictions.dtype, torch.float32)
-        scored = scored.to(dtype).expand_as(targets)
-        loss = ((predictions.to(dtype) - targets.to(dtype)).abs() * scored).sum() / scored.sum().clamp(min=1.0)
-
-        return HSSTForMaskedImageModelingOutput(
-            loss=loss,
-            reconstruction=self.hsst.embeddings.pixel_values(predictions, grid_size),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            bool_masked_pos=bool_masked_pos,
-        )
-
-    def visible_tokens(
-        self, bool_masked_pos: torch.Tensor, grid_size: tuple[int, int], mask_type: str
-    ) -> VisibleTokens:
-        """The visible tokens of masks of a type, of the configuration's ratio where their number depends on it."""
-        config = self.config
-        num_positions = grid_size[0] * grid_size[1]
-        mask = HSSTEmbeddings.check_mask(bool_masked_pos, bool_masked_pos.shape[0], config.num_blocks, num_positions)
-        visible = ~mask.unflatten(1, (config.num_blocks, -1))
-        if mask_type not in COUNTED_MASK_TYPES:
-            return VisibleTokens.of(visible, None, in_grid=False)
-        num_blocks, per_block = counts = visible_counts(
-            config.num_blocks,
-            grid_size,
-            mask_type=mask_type,
-            mask_ratio=config.mask_ratio,
-            mask_patch_size=config.mask_patch_size,
-        )
-        # A look at the values would wait for a GPU, or break a graph
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            in_blocks, at_positions = visible.sum(dim=2), visible.sum(dim=1)
-            if mask_type == "even":
-                fits = (in_blocks == per_block).all() and (at_positions == num_blocks).all()
-            else:
-                fits = (in_blocks.bool().sum(dim=1) == num_blocks).all()
-                fits = fits and (at_positions.bool().sum(dim=1) == per_block).all()
-                fits = fits and (visible.sum(dim=(1, 2)) == num_blocks * per_block).all()
-            if not fits:
-                raise ValueError(
-                    f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {per_block} "
-                    f"positions of each window visible, as masks of type {mask_type!r} and `mask_ratio` "
-                    f"{config.mask_ratio} do; got others, which `mask_type='unit'` admits."
-                )
-        return VisibleTokens.of(visible, counts, in_grid=mask_type != "even")
-
-    def valid_values(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
-        """True (B, N, P, V) at values that are neither nodata nor padding of the last block."""
-        pixel_mask = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
-        valid = pixel_mask.bool().unsqueeze(1).expand_as(pixel_values)
-        return self.hsst.embeddings.token_values(valid)
 
 
 class HSSTClassifier(nn.Linear):
@@ -1191,7 +871,6 @@ class HSSTBackbone(BackboneMixin, HSSTPreTrainedModel):
 __all__ = [
     "HSSTBackbone",
     "HSSTForImageClassification",
-    "HSSTForMaskedImageModeling",
     "HSSTForSemanticSegmentation",
     "HSSTModel",
     "HSSTPreTrainedModel",

@@ -21,10 +21,9 @@ of the scene, so that chunks meet without seams.
 
 import copy
 import hashlib
-import queue
-import threading
-import time
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -290,79 +289,14 @@ def blend_weight(window: tuple[int, int]) -> torch.Tensor:
     return (rows[:, None] * columns).float()
 
 
-def prefetch(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
-    """The same items, made in a thread, up to `depth` ahead of their use."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(message: tuple[str, Any]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(message, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(("item", item)):
-                    return
-            put(("end", None))
-        except BaseException as error:  # handed on to the thread that uses the items
-            put(("error", error))
-
-    thread = threading.Thread(target=work, name="scene reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, content = ready.get()
-            if kind == "error":
-                raise content
-            if kind == "end":
-                return
-            yield content
-            del content
-    finally:
-        stopped.set()
-        thread.join()
-
-
-class Stopwatch:
-    """
-    Adds up the time of what runs within it on a device. On a GPU, which works while the program goes on, it looks at
-    the device's own clock, and waits for it no sooner than when asked for the sum.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.on_gpu = device.type == "cuda"
-        self.starts: list[Any] = []
-        self.ends: list[Any] = []
-
-    def _now(self) -> Any:
-        if not self.on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        # The stream of this device, which need not be the current one
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def __enter__(self) -> "Stopwatch":
-        self.starts.append(self._now())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.ends.append(self._now())
-
-    def seconds(self) -> float:
-        """Seconds within it so far."""
-        pairs = list(zip(self.starts, self.ends, strict=True))
-        if not self.on_gpu:
-            return sum(end - start for start, end in pairs)
-        torch.cuda.synchronize(self.device)
-        return sum(start.elapsed_time(end) for start, end in pairs) / 1000
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread while the one before is used."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix="scene reader") as thread:
+        pending = thread.submit(next, iterator, None)
+        while (item := pending.result()) is not None:
+            pending = thread.submit(next, iterator, None)
+            yield item
 
 
 @dataclass
@@ -387,23 +321,29 @@ class ScenePart:
         columns: columns of the scene.
         classes: most probable class, uint8 (height, width), 255 at pixels without data and excluded ones.
         probabilities: probability of each class, float32 (classes, height, width), NaN where there is no class.
-        features: principal components of the encoder's features, float32 (components, height, width), or None.
         pixels: stored numbers of the model's bands (bands, height, width).
-        seconds_in_model: time spent in the model itself.
     """
 
     rows: slice
     columns: slice
     classes: np.ndarray
     probabilities: np.ndarray
-    features: np.ndarray | None
     pixels: np.ndarray
-    seconds_in_model: float = 0.0
 
     @property
     def confidence(self) -> np.ndarray:
         """Probability of the most probable class, float32 (height, width), NaN where there is no class."""
         return self.probabilities.max(axis=0)
+
+
+def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    The model after `use_fast_layers`; as it is where a checkpoint brought this file, which has no kernels beside it.
+    By name, for transformers copies what is imported to checkpoints.
+    """
+    if __name__.startswith("transformers_modules"):
+        return model
+    return importlib.import_module(".kernels", __package__).use_fast_layers(model)
 
 
 class ScenePredictor:
@@ -414,14 +354,14 @@ class ScenePredictor:
     window for each cell of `stride` x `stride` pixels; a head for whole windows gives its class to all their pixels.
 
     Args:
-        model: HSSTForSemanticSegmentation or HSSTForImageClassification, on its device, of any floating type.
+        model: HSSTForSemanticSegmentation or HSSTForImageClassification, on its device, of any floating type; it
+            computes with fast layers from then on (see `use_fast_layers`).
         processor: the processor that belongs to its weights.
         stride: pixels from one window to the next; by default half a window, and 1 for a head of type "center".
         batch_size: windows that the model sees at once.
         exclude: kinds of pixels that get no class and are hidden from the model: "outside", "cloud", "shadow", ... as
             the scene knows them.
         resample: make the model's bands by spectral resampling.
-        num_features: principal components of the encoder's features to give beside the classes.
         chunk_size: side of the parts in pixels; memory grows with its square.
         scene_statistics: standardise a scene by mean and deviation of its own usable pixels, in place of those of the
             training, so that light, haze and calibration of the scene do not matter. It is read twice, and should hold
@@ -440,13 +380,12 @@ class ScenePredictor:
         batch_size: int = 64,
         exclude: Sequence[str] = ("outside",),
         resample: bool = False,
-        num_features: int = 0,
         chunk_size: int = 512,
         scene_statistics: bool = False,
     ):
         if type(model).__name__ not in CLASSIFIERS:
             raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
-        self.model: Any = model.eval()
+        self.model: Any = with_fast_layers(model.eval())
         self.processor = processor
         self.window: tuple[int, int] = tuple(model.config.window_size)
         self.dense = type(model).__name__ == "HSSTForSemanticSegmentation"
@@ -462,15 +401,10 @@ class ScenePredictor:
         for name, value, least in (("batch_size", batch_size, 1), ("chunk_size", chunk_size, 1)):
             if value < least:
                 raise ValueError(f"`{name}` must be {least} or more, got {value}.")
-        if not 0 <= num_features <= model.config.hidden_size:
-            raise ValueError(
-                f"`num_features` must be between 0 and the model's width, {model.config.hidden_size}, got "
-                f"{num_features}."
-            )
         if len(self.class_names) >= NO_CLASS:
             raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {len(self.class_names)}.")
         self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
-        self.num_features, self.chunk_size, self.scene_statistics = num_features, chunk_size, scene_statistics
+        self.chunk_size, self.scene_statistics = chunk_size, scene_statistics
         self.weight = blend_weight(self.window).to(model.device)
 
     @property
@@ -488,7 +422,6 @@ class ScenePredictor:
             "stride": self.stride,
             "exclude": sorted(self.exclude),
             "resample": self.resample,
-            "features": self.num_features,
             "scene_statistics": self.scene_statistics,
         }
 
@@ -554,7 +487,6 @@ class ScenePredictor:
         """
         selection = self.select_bands(scene)
         processor = self.scene_processor(scene, selection, progress) if self.scene_statistics else self.processor
-        components = self._principal_components(scene, selection, processor) if self.num_features else None
         parts = self.chunks(scene)
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
         # As long as products' names are, they would leave no room for the time left
@@ -562,7 +494,7 @@ class ScenePredictor:
         bar = logging.tqdm(total=self.num_windows(scene), desc=name, unit="window", disable=not progress)
         with bar:
             for chunk in chunks:
-                yield self.predict_chunk(chunk, scene, processor, components, bar)
+                yield self.predict_chunk(chunk, scene, processor, bar)
 
     def read_chunk(
         self,
@@ -624,7 +556,6 @@ class ScenePredictor:
         chunk: Chunk,
         scene: SceneReader,
         processor: HSSTImageProcessor,
-        components: tuple[torch.Tensor, torch.Tensor] | None,
         bar: Any = None,
     ) -> ScenePart:
         """Runs the windows of a chunk through the model and blends what comes out."""
@@ -653,14 +584,12 @@ class ScenePredictor:
         )
         kept = worth.nonzero().flatten()
         num_classes = self.model.config.num_labels
-        num_values = num_classes + self.num_features
         grid = (len(row_offsets), len(column_offsets)) if self.center else tuple(usable.shape)
-        sums = torch.zeros(grid[0] * grid[1], num_values, device=device)
+        sums = torch.zeros(grid[0] * grid[1], num_classes, device=device)
         weights = torch.zeros(grid[0] * grid[1], 1, device=device)
         inside = torch.arange(window_rows, device=device)[:, None] * grid[1] + torch.arange(
             window_columns, device=device
         )
-        stopwatch = Stopwatch(device)
         if bar is not None:
             bar.update(len(cells) - len(kept))
         for batch in kept.split(self.batch_size) if len(kept) else ():
@@ -668,8 +597,7 @@ class ScenePredictor:
             windows = window_pixels[:, top, left].transpose(0, 1)
             values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
             pixel_mask = pixel_mask & window_usable[top, left]
-            with stopwatch:
-                outputs = self._run(values, pixel_mask, components)
+            outputs = self._run(values, pixel_mask)
             if self.center:
                 index = cells[batch, 0] * grid[1] + cells[batch, 1]
                 sums[index] = outputs[:, :, 0, 0]
@@ -677,14 +605,14 @@ class ScenePredictor:
             else:
                 index = ((top * grid[1] + left)[:, None, None] + inside).flatten()
                 weighted = outputs.permute(0, 2, 3, 1) * self.weight[..., None]
-                sums.index_add_(0, index, weighted.reshape(-1, num_values))
+                sums.index_add_(0, index, weighted.reshape(-1, num_classes))
                 weights.index_add_(0, index, self.weight.expand(len(batch), -1, -1).reshape(-1, 1))
             if bar is not None:
                 bar.update(len(batch))
-        blended = (sums / weights).T.view(num_values, *grid)  # NaN where no window was worth a look
-        return self._part(chunk, blended, usable, stopwatch)
+        blended = (sums / weights).T.view(num_classes, *grid)  # NaN where no window was worth a look
+        return self._part(chunk, blended, usable)
 
-    def _part(self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor, stopwatch: "Stopwatch") -> ScenePart:
+    def _part(self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor) -> ScenePart:
         height = chunk.rows.stop - chunk.rows.start
         width = chunk.columns.stop - chunk.columns.start
         top, left = chunk.rows.start - chunk.row_starts[0], chunk.columns.start - chunk.column_starts[0]
@@ -696,34 +624,22 @@ class ScenePredictor:
         usable = usable[top : top + height, left : left + width]
         blended = blended.masked_fill(~usable, torch.nan)
         usable = usable & blended[0].isfinite()
-        num_classes = self.model.config.num_labels
-        probabilities = blended[:num_classes]
-        classes = probabilities.nan_to_num(nan=0.0).argmax(dim=0).masked_fill(~usable, NO_CLASS)
+        classes = blended.nan_to_num(nan=0.0).argmax(dim=0).masked_fill(~usable, NO_CLASS)
         return ScenePart(
             rows=chunk.rows,
             columns=chunk.columns,
             classes=classes.to(torch.uint8).cpu().numpy(),
-            probabilities=probabilities.cpu().numpy(),
-            features=blended[num_classes:].cpu().numpy() if self.num_features else None,
+            probabilities=blended.cpu().numpy(),
             pixels=chunk.pixels[:, top : top + height, left : left + width],
-            seconds_in_model=stopwatch.seconds(),
         )
 
-    def _run(
-        self,
-        values: torch.Tensor,
-        pixel_mask: torch.Tensor,
-        components: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> torch.Tensor:
-        """Probabilities and features of windows (batch, classes + features, height, width), float32."""
+    def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+        """Probabilities of windows, float32 (batch, classes, height, width), 1 x 1 of a head of type center."""
         inputs = {"pixel_values": values.to(self.model.dtype)}
-        # The fast forms of attention know no mask, and most batches have nothing to hide
+        # Fast layers know no mask, and most batches have nothing to hide
         if not pixel_mask.all():
             inputs["pixel_mask"] = pixel_mask
-        if components is None:
-            logits = self.model(**inputs).logits
-        else:
-            features, logits = self._features(inputs)
+        logits = self.model(**inputs).logits
         if self.model.config.num_labels == 1:
             probabilities = torch.ones_like(logits, dtype=torch.float32)
         else:
@@ -731,61 +647,32 @@ class ScenePredictor:
         if not self.dense:
             size = (1, 1) if self.center else self.window
             probabilities = probabilities[:, :, None, None].expand(-1, -1, *size)
-        if components is None:
-            return probabilities
-        mean, directions = components
-        projected = ((features - mean) @ directions).permute(0, 3, 1, 2)  # (B, components, rows, columns)
-        if self.center:
-            rows, columns = projected.shape[-2:]
-            projected = projected[:, :, rows // 2, columns // 2, None, None]
-        else:
-            patch_size = self.model.config.patch_size
-            projected = projected.repeat_interleave(patch_size, dim=2).repeat_interleave(patch_size, dim=3)
-        return torch.cat([probabilities, projected], dim=1)
-
-    def _features(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean over the blocks of the encoder's tokens (batch, rows, columns, width), float32, and the logits."""
-        captured: list[torch.Tensor] = []
-        handle = self.model.hsst.register_forward_hook(
-            lambda module, arguments, output: captured.append(output.last_hidden_state)
-        )
-        try:
-            logits = self.model(**inputs).logits
-        finally:
-            handle.remove()
-        config = self.model.config
-        tokens = captured[0].float().unflatten(1, (config.num_blocks, *config.grid_size))
-        return tokens.mean(dim=1), logits
-
-    @torch.inference_mode()
-    def _principal_components(
-        self, scene: SceneReader, selection: BandSelection, processor: HSSTImageProcessor, side: int = 8
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean (width,) and leading directions (width, components) of the features of windows spread over a scene."""
-        samples = []
-        row_starts, column_starts = (self.axis_starts(length, axis) for axis, length in enumerate(scene.shape))
-        for row in np.unique(np.linspace(0, len(row_starts) - 1, side).astype(int)):
-            for column in np.unique(np.linspace(0, len(column_starts) - 1, side).astype(int)):
-                starts = row_starts[row : row + 1], column_starts[column : column + 1]
-                chunk = self.read_chunk(scene, selection, slice(0, 0), slice(0, 0), *starts)
-                windows = torch.as_tensor(chunk.pixels).to(self.model.device)[None]
-                values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
-                pixel_mask = pixel_mask & torch.as_tensor(chunk.usable, device=pixel_mask.device)
-                if not pixel_mask.any():
-                    continue
-                inputs = {"pixel_values": values.to(self.model.dtype), "pixel_mask": pixel_mask}
-                patch_size = self.model.config.patch_size
-                seen = pixel_mask.unfold(1, patch_size, patch_size).unfold(2, patch_size, patch_size)
-                samples.append(self._features(inputs)[0][seen.flatten(3).any(dim=3)])
-        width = self.model.config.hidden_size
-        features = torch.cat(samples) if samples else torch.zeros(1, width, device=self.model.device)
-        mean = features.mean(dim=0)
-        _, vectors = torch.linalg.eigh((features - mean).T.double() @ (features - mean).double())
-        directions = vectors.flip(1)[:, : self.num_features]
-        # The sign of a direction is arbitrary; this one is the same on every machine
-        largest = directions.abs().argmax(dim=0)
-        directions = directions * directions[largest, torch.arange(self.num_features, device=largest.device)].sign()
-        return mean, directions.float()
+        return probabilities
 
 
-__all__ = ["NO_CLASS", "ArrayScene", "BandSelection", "ScenePart", "ScenePredictor", "SceneReader", "select_bands"]
+def predict_scene(
+    model: PreTrainedModel, processor: HSSTImageProcessor, scene: SceneReader, progress: bool = False, **options: Any
+) -> Iterator[ScenePart]:
+    """
+    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each.
+
+    Args:
+        model: a model with a classification head.
+        processor: the processor that belongs to its weights.
+        scene: an opened scene, or an image in memory (`ArrayScene`).
+        progress: show a progress bar.
+        options: as for `ScenePredictor`.
+    """
+    return ScenePredictor(model, processor, **options).predict(scene, progress)
+
+
+__all__ = [
+    "NO_CLASS",
+    "ArrayScene",
+    "BandSelection",
+    "ScenePart",
+    "ScenePredictor",
+    "SceneReader",
+    "predict_scene",
+    "select_bands",
+]

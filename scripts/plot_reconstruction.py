@@ -19,7 +19,7 @@ from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
 from hsst.support.figures import plot_reconstruction
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import hidden_values
 from modeling_hsst.scene_prediction_hsst import select_bands
@@ -45,7 +45,7 @@ def load_model(name: str) -> HSSTForMaskedImageModeling:
     architecture = (AutoConfig.from_pretrained(name).architectures or ["nothing"])[0]
     if architecture != "HSSTForMaskedImageModeling":
         raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
-    return AutoModelForMaskedImageModeling.from_pretrained(name).eval()
+    return use_fast_layers(AutoModelForMaskedImageModeling.from_pretrained(name).eval())
 
 
 def cut(arguments: argparse.Namespace, scene: Scene, window: tuple[int, int]) -> tuple[slice, slice]:

@@ -52,7 +52,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
     parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
-    parser.add_argument("--features", type=int, default=0, metavar="N", help="write N principal features")
     parser.add_argument("--html", action="store_true", help="write a page to look at, which needs no network")
     parser.add_argument("--overwrite", action="store_true", help="do scenes again that have a map")
     return parser.parse_args()
@@ -87,7 +86,7 @@ def warn(message: str) -> None:
 
 def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Path, predictor: ScenePredictor) -> str:
     """Maps one scene, and says in a line how that went."""
-    options = MapOptions(arguments.probabilities, arguments.confidence, arguments.features, arguments.html)
+    options = MapOptions(arguments.probabilities, arguments.confidence, arguments.html)
     reading = reading_of(arguments)
     settings = {
         "scene": Path(scene_path).resolve().name,
@@ -112,16 +111,8 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
             "standardised by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",
             "left out": ", ".join((*kinds, "pixels without data")),
         }
-        seconds_in_model = 0.0
-
-        def parts():  # type: ignore[no-untyped-def]
-            nonlocal seconds_in_model
-            for part in predictor.predict(scene, progress=os.environ.get("LOCAL_RANK", "0") == "0"):
-                seconds_in_model += part.seconds_in_model
-                yield part
-
         summary = write_scene_maps(
-            parts(),
+            predictor.predict(scene, progress=os.environ.get("LOCAL_RANK", "0") == "0"),
             scene,
             map_path,
             predictor.class_names,
@@ -135,7 +126,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
     seconds = time.perf_counter() - started
     return (
         f"{map_path}: {summary.num_mapped:,} of {summary.num_pixels:,} pixels in {seconds:.1f} s "
-        f"({summary.num_pixels / seconds:,.0f} pixels/s), {seconds_in_model / seconds:.0%} of it in the model"
+        f"({summary.num_pixels / seconds:,.0f} pixels/s)"
     )
 
 
@@ -158,7 +149,6 @@ def main() -> None:
             batch_size=arguments.batch_size,
             exclude=arguments.exclude,
             resample=arguments.resample,
-            num_features=arguments.features,
             scene_statistics=arguments.scene_statistics,
         )
         own = list(maps.items())[rank::num_processes]

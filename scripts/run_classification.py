@@ -14,7 +14,7 @@ import argparse
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,7 @@ from hsst.experiments.baselines import (
 )
 from hsst.experiments.matched_classes import parse_merges
 from hsst.support.command_line import add_reading_arguments, one_line_errors
-from hsst.support.fine_tuning import (
-    CLASS_WEIGHTS,
-    HEAD_STARTS,
-    PRECISIONS,
-    STATISTICS,
-    TASKS,
-    FineTuningSettings,
-)
+from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import earlier_run
 from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv
@@ -115,49 +108,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "(default for its model), or of each area by its own",
     )
     training = parser.add_argument_group("training")
-    own = {field: getattr(FineTuningSettings, field) for field in FineTuningSettings.__annotations__}
-    for name, text in (
-        ("max_steps", "optimisation steps"),
-        ("num_epochs", "passes over the labels, where these take more than --max_steps"),
-        ("batch_size", "windows in a step"),
-        ("learning_rate", "of the encoder"),
-        ("head_learning_rate", "of the classifier (that of the encoder)"),
-        ("weight_decay", "of weight matrices"),
-        ("layer_decay", "factor between the learning rates of a layer and the next one above it"),
-        ("warmup_share", "share of the steps in which the learning rate rises"),
-        ("max_grad_norm", "gradients are clipped to this norm"),
-        ("early_stopping_patience", "evaluations without a better validation accuracy before training stops"),
-        ("evaluation_steps", "steps between two evaluations"),
-        ("gain", "augmentation: standard deviation of a factor on each spectrum"),
-        ("path_radiance", "augmentation: standard deviation of a reflectance at 550 nm added to a window"),
-        ("calibration", "augmentation: standard deviation of a factor on a window that changes along the spectrum"),
-        ("scene_statistics", "augmentation: share of the windows standardised by mean and deviation of their scene"),
-        ("band_dropout", "augmentation: share of the bands of a window that is set to their mean"),
-        ("spectral_crop", "augmentation: share of the steps that see a random range of HSST's blocks only"),
-        ("mixing", "augmentation: parameter of the beta distribution by which windows are mixed"),
-        ("stride", "pixels between the windows of a dense prediction (half a window)"),
-        ("eval_batch_size", "windows in a step of prediction"),
-    ):
-        is_whole = isinstance(own[name], int) or name in ("num_epochs", "early_stopping_patience", "stride")
-        kind = int if is_whole else float
-        default = "" if own[name] is None else f" ({own[name]})"
-        training.add_argument(f"--{name}", type=kind, help=f"{text}{default}")
-    training.add_argument("--task", choices=TASKS, help="label every pixel of a window (dense), or its centre")
-    training.add_argument("--class_weights", choices=CLASS_WEIGHTS, help="weigh classes by their pixels, inversely")
-    training.add_argument(
-        "--head_start",
-        choices=HEAD_STARTS,
-        help="start the classifier as a linear probe, or the checkpoint's (random)",
-    )
+    for setting in fields(FineTuningSettings):
+        if setting.name == "seed":
+            continue
+        # Not given, so that each model's own settings count; the help says what stands in its place
+        text = setting.metadata["help"] + ("" if setting.default in (None, False) else f" ({setting.default})")
+        options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
+        if setting.type == "bool":
+            options["action"] = "store_true"
+        else:
+            options["type"] = {"int": int, "float": float, "str": str}[str(setting.type).split(" |")[0]]
+            options["choices"] = setting.metadata.get("choices")
+        training.add_argument(f"--{setting.name}", **options)
     add_merge_argument(training, " (with --head_start checkpoint)")
-    training.add_argument("--precision", choices=PRECISIONS, help="of networks (float32)")
-    for name, text in (
-        ("freeze_encoder", "train the classifier only"),
-        ("turns", "augmentation: turn windows by quarters and flip them"),
-        ("average_turns", "average predictions over turns and flips"),
-        ("use_cpu", "stay on the CPU"),
-    ):
-        training.add_argument(f"--{name}", action="store_true", default=None, help=text)
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:

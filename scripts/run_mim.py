@@ -52,9 +52,9 @@ from hsst.support.command_line import add_reading_arguments, one_line_errors, re
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import parse_overrides, read_config
 from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, parameter_groups, step_seed
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
+from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.hub_hsst import export_for_hub
-from modeling_hsst.masking_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
 
 # What a resumed run must share with the interrupted one to be the same run
@@ -639,6 +639,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             ) from error
     else:
         model = HSSTForMaskedImageModeling(config)
+    use_fast_layers(model)
     for kind in arguments.mask_types or [config.mask_type]:
         masks_for(config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
     processor_before = None

@@ -16,7 +16,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
-from hsst.support.conversion import read_published_checkpoint
+from hsst.convert_maskedsst_checkpoint import read_published_checkpoint
 
 PARITY = Path(__file__).parent / "fixtures" / "parity"
 

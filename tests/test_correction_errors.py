@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hsst.experiments.correction_errors import CorrectionErrors
+from hsst.support.augmentations import CorrectionErrors
 from hsst.support.fine_tuning import AreaTensors, FineTuningSettings, WindowCollator
 
 WAVELENGTHS = np.linspace(420.0, 2450.0, 30)
@@ -71,33 +71,6 @@ def test_windows_of_a_batch_have_errors_of_their_own(area) -> None:
         torch.testing.assert_close(slope[:, None] * x + added[:, None], y, atol=1e-5, rtol=0)
         assert 0.3 < slope.min() and slope.max() < 1.7 and added.abs().min() > 0
     assert (after - before).flatten(2).std(dim=0).min() > 0
-
-
-def test_windows_standardised_by_their_scene(area) -> None:
-    first = area.pixel_values[0]
-    second = torch.where(area.pixel_mask[0], 3 * first + torch.arange(30.0)[:, None, None], 0.0)
-    area = replace(
-        area,
-        pixel_values=[first, second],
-        **{name: 2 * getattr(area, name) for name in ("pixel_mask", "labels", "own")},
-    )
-    corners = [torch.tensor([number, row, 10]) for row in range(16) for number in (0, 1)]
-    settings = FineTuningSettings(scene_statistics=1.0, path_radiance=0.1, calibration=0.5)
-    batch = WindowCollator(area, settings)(corners)
-    for number, values in enumerate((first, second)):
-        own = values[:, area.pixel_mask[number]]
-        mean, deviation = own.mean(dim=1), own.std(dim=1, unbiased=False)
-        expected = (values[:, 3:8, 10:15] - mean[:, None, None]) / deviation[:, None, None]
-        torch.testing.assert_close(batch["pixel_values"][6 + number], expected, atol=1e-4, rtol=1e-4)
-    # The same ground under other light
-    torch.testing.assert_close(batch["pixel_values"][::2], batch["pixel_values"][1::2], atol=1e-4, rtol=1e-4)
-    half = WindowCollator(area, FineTuningSettings(scene_statistics=0.5))(corners)["pixel_values"]
-    plain = WindowCollator(area, FineTuningSettings())(corners)["pixel_values"]
-    unchanged = (half == plain).flatten(1).all(dim=1)
-    assert 0 < unchanged.sum() < 32
-    assert torch.equal(half[~unchanged], WindowCollator(area, replace(settings))(corners)["pixel_values"][~unchanged])
-    with pytest.raises(ValueError, match="scene_statistics: expected a share from 0 to 1, got 2"):
-        FineTuningSettings(scene_statistics=2)
 
 
 def test_scenes_without_wavelengths_are_refused(area) -> None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from modeling_hsst import HSSTConfig, HSSTModel, cached_products_hsst, folded_layer_hsst
-from modeling_hsst import modeling_hsst as modeling
-from modeling_hsst.cached_products_hsst import GradientSum, has_fused_products, multiply, pieces
-from modeling_hsst.folded_layer_hsst import folded_layer, folds_layer
+from modeling_hsst import HSSTConfig, HSSTModel, use_fast_layers
+from modeling_hsst.kernels import cpu_layer, cpu_products, switch
+from modeling_hsst.kernels.cpu_layer import folded_layer
+from modeling_hsst.kernels.cpu_layer import folds_layer as folds_tokens
+from modeling_hsst.kernels.cpu_products import GradientSum, has_fused_products, multiply, pieces
 from modeling_hsst.modeling_hsst import HSSTLayer
 
 # windows, blocks, positions: windows of few tokens, of many, single pixels, the published ones
@@ -22,13 +23,24 @@ def make_layer(axis="spatial", dtype=torch.float64, **settings):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(std=0.3)
-    return layer.to(dtype)
+    return use_fast_layers(layer.to(dtype))
 
 
-def unfolded(layer, tokens):
+def folds_layer(layer, tokens, attention_mask=None, output_attentions=None):
+    """Whether a call of a layer is computed as a whole."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(switch, "folded_layer", lambda layer, tokens, mask: (calls.append(mask), tokens)[1])
+        # What the usual form would make of it does not matter
+        patch.setattr(HSSTLayer, "forward", lambda *_, **__: None)
+        layer(tokens.flatten(1, 2), attention_mask, num_blocks=tokens.shape[1], output_attentions=output_attentions)
+    return len(calls) == 1
+
+
+def unfolded(layer, tokens, mask=None):
     """The layer in its usual form, with attention in full."""
     layer.attention.config._attn_implementation = "eager"
-    output = layer(tokens.flatten(1, 2), None, num_blocks=tokens.shape[1]).view(tokens.shape)
+    output = layer(tokens.flatten(1, 2), mask, num_blocks=tokens.shape[1]).view(tokens.shape)
     layer.attention.config._attn_implementation = "sdpa"
     return output
 
@@ -81,8 +93,8 @@ def test_products_that_do_what_comes_after_them(axis, monkeypatch):
         exact = unfolded(layer, tokens.float())
         layer = layer.bfloat16()
         fused = folded_layer(layer, tokens)
-        monkeypatch.setattr(cached_products_hsst, "has_fused_products", lambda dtype: False)
-        monkeypatch.setattr(folded_layer_hsst, "has_fused_products", lambda dtype: False)
+        monkeypatch.setattr(cpu_products, "has_fused_products", lambda dtype: False)
+        monkeypatch.setattr(cpu_layer, "has_fused_products", lambda dtype: False)
         parts = folded_layer(layer, tokens)
     assert torch.equal(fused, parts) != has_fused_products(torch.bfloat16)
     # Less is rounded on the way
@@ -97,7 +109,7 @@ def test_products_are_tried_before_they_are_used(failing, monkeypatch):
         return torch.zeros(4, 4, dtype=torch.bfloat16)
 
     has_fused_products.cache_clear()
-    monkeypatch.setattr(cached_products_hsst, "linear_add", without)
+    monkeypatch.setattr(cpu_products, "linear_add", without)
     assert not has_fused_products(torch.bfloat16) and not has_fused_products(torch.float32)
     has_fused_products.cache_clear()
 
@@ -121,6 +133,22 @@ def test_gradients_are_those_of_the_layer(shape, axis, hidden_act):
     expected = output_and_gradients(unfolded, layer, tokens)
     for name, value in output_and_gradients(folded_layer, layer, tokens).items():
         torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("axis", ["spatial", "spectral"])
+def test_hidden_tokens_are_not_seen(axis):
+    layer, tokens = make_layer(axis), torch.randn(2, 20, 9, 24, dtype=torch.float64)
+    length = 9 if axis == "spatial" else 20
+    mask = torch.rand(360 // length, 1, 1, length) > 0.4
+    mask[..., 0] = True
+    mask = mask.expand(-1, -1, length, -1)
+    added = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, float("-inf"))
+    expected = output_and_gradients(lambda *arguments: unfolded(*arguments, added), layer, tokens)
+    for name, value in output_and_gradients(lambda *some: folded_layer(*some, mask), layer, tokens).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
+    with torch.no_grad():
+        called = layer(tokens.flatten(1, 2), mask, num_blocks=20).view(tokens.shape)
+        assert torch.equal(called, folded_layer(layer, tokens, mask))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -245,7 +273,7 @@ def test_frozen_weights():
 def test_where_layers_are_folded():
     layer, tokens = make_layer(), torch.zeros(2, 3, 4, 24, dtype=torch.float64)
     assert folds_layer(layer, tokens, None, None)
-    assert not folds_layer(layer, tokens, torch.ones(6, 1, 4, 4, dtype=torch.bool), None)
+    assert folds_layer(layer, tokens, torch.ones(6, 1, 4, 4, dtype=torch.bool), None)
     assert not folds_layer(layer, tokens, None, True)
     assert not folds_layer(layer, tokens.float(), None, None)  # an error in the usual form too
     assert not folds_layer(make_layer(qkv_bias=True), tokens, None, None)
@@ -254,6 +282,7 @@ def test_where_layers_are_folded():
     assert folds_layer(make_layer(**dropout).train(), tokens, None, None)
     assert folds_layer(make_layer(hidden_act="relu"), tokens, None, None)
     assert not folds_layer(make_layer(hidden_act="xielu"), tokens, None, None)  # an activation that learns
+    assert not folds_tokens(layer, tokens.to("meta"))
     layer.attention.config._attn_implementation = "eager"
     assert not folds_layer(layer, tokens, None, None)
 
@@ -275,11 +304,10 @@ def test_only_plain_modules_are_folded(kind):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_model(mode, monkeypatch):
     folded = []
-    compute = folded_layer_hsst.folded_layer
-    monkeypatch.setattr(modeling, "folded_layer", lambda *arguments: (folded.append(1), compute(*arguments))[1])
+    monkeypatch.setattr(switch, "folded_layer", lambda *arguments: (folded.append(1), folded_layer(*arguments))[1])
     torch.manual_seed(0)
     config = HSSTConfig(num_channels=40, image_size=7, num_spatial_layers=1, num_spectral_layers=1)
-    model = HSSTModel(config).eval()
+    model = use_fast_layers(HSSTModel(config).eval())
     pixel_values = torch.randn(2, 40, 7, 7)
     with mode():
         outputs = model(pixel_values, output_hidden_states=True)
@@ -295,7 +323,7 @@ def test_model(mode, monkeypatch):
 def test_training_of_a_model(reentrant):
     torch.manual_seed(0)
     config = HSSTConfig(num_channels=40, image_size=7, num_spatial_layers=1, num_spectral_layers=1)
-    model = HSSTModel(config).train()
+    model = use_fast_layers(HSSTModel(config).train())
     if reentrant is not None:
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     pixel_values = torch.randn(2, 40, 7, 7)

@@ -8,18 +8,12 @@ from modeling_hsst import (
     HSSTConfig,
     HSSTForSemanticSegmentation,
     HSSTModel,
-    fused_layer_hsst,
-    short_attention_hsst,
+    use_fast_layers,
 )
-from modeling_hsst.fused_layer_hsst import (
-    fused_layer,
-    fuses_layer,
-    launch_layer,
-    plain_layer,
-    split_width,
-)
+from modeling_hsst.kernels import gpu_attention, gpu_layer, switch
+from modeling_hsst.kernels.gpu_attention import HAS_TRITON, kernels_run_on
+from modeling_hsst.kernels.gpu_layer import FastLayerNorm, fused_layer, launch_layer, plain_layer, split_width
 from modeling_hsst.modeling_hsst import HSSTLayer
-from modeling_hsst.short_attention_hsst import HAS_TRITON, kernels_run_on
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Kernels run on GPUs, and with TRITON_INTERPRET=1 anywhere
@@ -114,7 +108,7 @@ def test_operator():
     before, attention, after, mlp, *rest = weights_of(layer)
     arguments = (tokens, *before[:2], *attention, *after[:2], *mlp, *rest[:2], before[2], after[2], rest[2])
     with torch.no_grad():
-        torch.library.opcheck(fused_layer_hsst._fused_layer, (*arguments, torch.bfloat16))
+        torch.library.opcheck(gpu_layer._fused_layer, (*arguments, torch.bfloat16))
         assert fused_layer(layer, tokens[:0]).shape == (0, *tokens.shape[1:])
 
 
@@ -131,12 +125,12 @@ def anywhere(monkeypatch):
         def replaces_sdpa(config, _):
             return config._attn_implementation == "sdpa"
 
-        monkeypatch.setattr(fused_layer_hsst, "replaces_sdpa", replaces_sdpa)
+        monkeypatch.setattr(gpu_layer, "replaces_sdpa", replaces_sdpa)
     fused = []
     for name in ("plain_layer", "launch_layer"):
-        compute = getattr(fused_layer_hsst, name)
+        compute = getattr(gpu_layer, name)
         monkeypatch.setattr(
-            fused_layer_hsst,
+            gpu_layer,
             name,
             lambda *arguments, name=name, compute=compute: (fused.append(name), compute(*arguments))[1],
         )
@@ -151,7 +145,19 @@ def small_config(**settings):
 def small_layer(dtype=torch.bfloat16, **settings):
     config = small_config(**settings)
     config._attn_implementation = "sdpa"
-    return HSSTLayer(config, "spatial").to(DEVICE, dtype).eval()
+    return use_fast_layers(HSSTLayer(config, "spatial").to(DEVICE, dtype).eval())
+
+
+def fuses_layer(layer, tokens, attention_mask=None, output_attentions=None):
+    """Whether a call of a layer is computed in its kernel."""
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switch, "fused_layer", lambda layer, tokens: (calls.append(1), tokens)[1])
+        # What other ways would make of it does not matter
+        patch.setattr(switch, "folds_layer", lambda *_: False)
+        patch.setattr(HSSTLayer, "forward", lambda *_, **__: None)
+        layer(tokens.flatten(1, 2), attention_mask, num_blocks=tokens.shape[1], output_attentions=output_attentions)
+    return calls == [1]
 
 
 def test_where_layers_are_fused(anywhere):
@@ -211,6 +217,7 @@ def test_model(autocast, compiled, anywhere):
     assert anywhere == []
     model = HSSTModel(exact.config).to(DEVICE).eval()
     model.load_state_dict(exact.state_dict())
+    use_fast_layers(model)
     model.set_attn_implementation("sdpa")
     model = model if autocast else model.to(torch.bfloat16)
     torch.compiler.reset()
@@ -229,7 +236,7 @@ def test_model(autocast, compiled, anywhere):
 def test_hidden_states_are_recorded(anywhere):
     torch.manual_seed(0)
     backbone = HSSTBackbone(small_config(out_indices=[0, 1, 2])).to(DEVICE, torch.bfloat16).eval()
-    backbone.set_attn_implementation("sdpa")
+    use_fast_layers(backbone).set_attn_implementation("sdpa")
     pixel_values = torch.randn(2, 30, 6, 6).to(DEVICE, torch.bfloat16)
     for _ in range(2):
         feature_maps = backbone(pixel_values).feature_maps
@@ -252,7 +259,7 @@ def test_published_size_on_cuda(mode, anywhere):
     expected = model(pixel_values).logits
     model, pixel_values = model.to(torch.bfloat16), pixel_values.to(torch.bfloat16)
     ordinary = (model(pixel_values).logits.float() - expected).norm()
-    model.set_attn_implementation("sdpa")
+    use_fast_layers(model).set_attn_implementation("sdpa")
     torch.compiler.reset()
     settings = {} if mode == "default" else {"mode": mode}
     run = model if mode == "eager" else torch.compile(model, fullgraph=True, dynamic=False, **settings)
@@ -263,16 +270,39 @@ def test_published_size_on_cuda(mode, anywhere):
     assert len(anywhere) >= 8 and set(anywhere) == {"launch_layer"}
 
 
+def test_values_of_tokens_are_normalised_as_layernorm_does():
+    class OnGPU(torch.Tensor):
+        """A tensor that says it lies on a GPU."""
+
+        @property
+        def device(self):
+            return torch.device("cuda")
+
+    model = HSSTModel(small_config())
+    layernorm = model.embeddings.patch_embeddings.layernorm_before
+    torch.nn.init.normal_(layernorm.weight)
+    torch.nn.init.normal_(layernorm.bias)
+    values = 3 + torch.randn(2, 3, 4, 10)
+    expected = layernorm(values)
+    use_fast_layers(model)
+    assert type(layernorm) is FastLayerNorm and torch.equal(layernorm(values), expected)
+    result = layernorm(values.as_subclass(OnGPU)).as_subclass(torch.Tensor)
+    torch.testing.assert_close(result, expected)
+    seen = []
+    layernorm.register_forward_hook(lambda *arguments: seen.append(arguments))
+    layernorm(values.as_subclass(OnGPU))
+    assert len(seen) == 1
+    use_fast_layers(HSSTModel(small_config(normalize_token_values=False)))
+
+
 @needs_cuda
 @torch.no_grad()
 def test_short_attention_serves_where_layers_are_not_fused(monkeypatch):
     layer = small_layer(torch.float32)
     tokens = torch.randn(2, 108, 48, device=DEVICE)
     launches = []
-    launch = short_attention_hsst._launch
-    monkeypatch.setattr(
-        short_attention_hsst, "_launch", lambda *arguments: (launches.append(1), launch(*arguments))[1]
-    )
+    launch = gpu_attention._launch
+    monkeypatch.setattr(gpu_attention, "_launch", lambda *arguments: (launches.append(1), launch(*arguments))[1])
     output = layer(tokens, None, num_blocks=3)
     layer.attention.config._attn_implementation = "eager"
     assert_close(output, layer(tokens, None, num_blocks=3), 1e-3)

@@ -165,7 +165,7 @@ def test_export_is_complete_and_flat(pushed: Path) -> None:
         "preprocessor_config.json",
         "configuration_hsst.py",
         "modeling_hsst.py",
-        "masking_hsst.py",
+        "modeling_hsst_masked.py",
         "image_processing_hsst.py",
     }
     assert all(path.is_file() for path in pushed.iterdir())

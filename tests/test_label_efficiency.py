@@ -160,7 +160,7 @@ def test_an_error_in_the_first_run_leaves_nothing(tmp_path) -> None:
             {"freeze_encoder": True},
             "--freeze_encoder: expected a model .+, got cnn-3d",
         ),
-        ("cnn-3d", {"layer_decay": 0.5}, "--layer_decay: expected a model with the layers of HSST, got cnn-3d"),
+        ("cnn-3d", {"spectral_crop": 0.5}, "--spectral_crop: expected a model with .+, got cnn-3d"),
     ],
 )
 def test_what_cannot_run_is_found_before_the_first_run(last, settings, words, tmp_path) -> None:

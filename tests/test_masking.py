@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_hsst import HSSTConfig, draw_mask
-from modeling_hsst.masking_hsst import visible_grid
+from modeling_hsst.modeling_hsst_masked import visible_grid
 
 BLOCKS, GRID = 20, (8, 8)
 

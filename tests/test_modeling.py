@@ -12,7 +12,7 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTModel,
 )
-from modeling_hsst.modeling_hsst import normalize_values, pixels_to_tokens, tokens_to_pixels
+from modeling_hsst.modeling_hsst import pixels_to_tokens, tokens_to_pixels
 from modeling_hsst.reconstruction_hsst import hidden_values
 
 POSITION_TYPES = ["learned", "sincos", "wavelength"]
@@ -455,24 +455,3 @@ def test_every_parameter_learns():
     model = HSSTForMaskedImageModeling(tiny_config(num_decoder_layers=1, position_embedding_type="sincos"))
     model(windows()).loss.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
-
-
-def test_values_of_tokens_are_normalised_as_layernorm_does():
-    class OnGPU(torch.Tensor):
-        """A tensor that says it lies on a GPU."""
-
-        @property
-        def device(self):
-            return torch.device("cuda")
-
-    layernorm = torch.nn.LayerNorm(10)
-    torch.nn.init.normal_(layernorm.weight)
-    torch.nn.init.normal_(layernorm.bias)
-    values = 3 + torch.randn(2, 3, 4, 10)
-    result = normalize_values(layernorm, values.as_subclass(OnGPU)).as_subclass(torch.Tensor)
-    torch.testing.assert_close(result, layernorm(values))
-    assert normalize_values(torch.nn.Identity(), values) is values
-    seen = []
-    layernorm.register_forward_hook(lambda *arguments: seen.append(arguments))
-    normalize_values(layernorm, values.as_subclass(OnGPU))
-    assert len(seen) == 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hsst.support.conversion import model_from_published, rename_published_weights
+from hsst.convert_maskedsst_checkpoint import model_from_published, rename_published_weights
 from modeling_hsst import (
     HSSTConfig,
     HSSTForImageClassification,

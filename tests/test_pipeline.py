@@ -25,7 +25,6 @@ from modeling_hsst.scene_prediction_hsst import (
     NO_CLASS,
     ArrayScene,
     ScenePredictor,
-    Stopwatch,
     blend_weight,
     prefetch,
     reflected,
@@ -103,16 +102,13 @@ def predicted(predictor, of):
     number = len(predictor.class_names)
     probabilities, times = np.zeros((number, height, width), dtype=np.float32), np.zeros((height, width), dtype=int)
     classes = np.zeros((height, width), dtype=np.uint8)
-    features = np.zeros((predictor.num_features, height, width), dtype=np.float32)
     for part in predictor.predict(of):
         place = part.rows, part.columns
         probabilities[:, part.rows, part.columns] = part.probabilities
         classes[place] = part.classes
         times[place] += 1
-        if part.features is not None:
-            features[:, part.rows, part.columns] = part.features
     assert (times == 1).all()
-    return classes, probabilities, features
+    return classes, probabilities
 
 
 def model_probabilities(model, processor, pixels):
@@ -123,7 +119,7 @@ def model_probabilities(model, processor, pixels):
 
 def test_single_windows_and_the_map_agree_where_nothing_is_blended(dense, processor):
     pixels = image(24, 40)
-    classes, probabilities, _ = predicted(ScenePredictor(dense, processor, stride=8, batch_size=4), scene(pixels))
+    classes, probabilities = predicted(ScenePredictor(dense, processor, stride=8, batch_size=4), scene(pixels))
     for row in range(0, 24, 8):
         for column in range(0, 40, 8):
             place = slice(row, row + 8), slice(column, column + 8)
@@ -135,7 +131,7 @@ def test_single_windows_and_the_map_agree_where_nothing_is_blended(dense, proces
 
 def test_blending_is_the_weighted_mean_of_all_windows(dense, processor):
     pixels = image(15, 18)
-    _, probabilities, _ = predicted(ScenePredictor(dense, processor, stride=4), scene(pixels))
+    _, probabilities = predicted(ScenePredictor(dense, processor, stride=4), scene(pixels))
     weight = np.outer(*[np.sin(np.pi * (np.arange(8) + 0.5) / 8) ** 2] * 2)
     sums, weights = np.zeros_like(probabilities), np.zeros(pixels.shape[1:])
     for row in (0, 4, 7):
@@ -195,12 +191,9 @@ def test_chunks_leave_no_trace(request, processor, kind, stride, chunk_size):
         model = request.getfixturevalue(kind)
     pixels = image()
     pixels[:, 3:7, 5:20] = -32768
-    whole = predicted(ScenePredictor(model, processor, stride=stride, num_features=2), scene(pixels))
-    parts = predicted(
-        ScenePredictor(model, processor, stride=stride, num_features=2, chunk_size=chunk_size), scene(pixels)
-    )
+    whole = predicted(ScenePredictor(model, processor, stride=stride), scene(pixels))
+    parts = predicted(ScenePredictor(model, processor, stride=stride, chunk_size=chunk_size), scene(pixels))
     np.testing.assert_allclose(parts[1], whole[1], atol=2e-5)
-    np.testing.assert_allclose(parts[2], whole[2], atol=2e-3, rtol=1e-3)
     assert (parts[0] == whole[0]).mean() > 0.999
     assert (parts[0][3:7, 5:20] == NO_CLASS).all() and (parts[0] != NO_CLASS).sum() == 29 * 37 - 60
 
@@ -220,7 +213,7 @@ def test_strips_are_read_over_their_full_width(dense, processor):
 
 def test_center_head_gives_each_pixel_the_class_of_its_own_window(center, processor):
     pixels = image(9, 11)
-    _, probabilities, _ = predicted(ScenePredictor(center, processor), scene(pixels))
+    _, probabilities = predicted(ScenePredictor(center, processor), scene(pixels))
     padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2)), mode="reflect")
     for row, column in ((0, 0), (4, 5), (8, 10), (0, 7)):
         expected = model_probabilities(center, processor, padded[:, row : row + 5, column : column + 5])
@@ -246,7 +239,7 @@ def test_window_head_labels_the_window(processor):
     torch.manual_seed(0)
     model = HSSTForImageClassification(config()).eval()
     pixels = image(8, 16)
-    _, probabilities, _ = predicted(ScenePredictor(model, processor, stride=8), scene(pixels))
+    _, probabilities = predicted(ScenePredictor(model, processor, stride=8), scene(pixels))
     expected = model_probabilities(model, processor, pixels[:, :, 8:])
     np.testing.assert_allclose(probabilities[:, 3, 9:15], np.repeat(expected[:, None], 6, axis=1), atol=1e-6)
 
@@ -265,12 +258,12 @@ def test_a_scene_shifted_by_half_a_window_gives_the_same_map_inside(dense, proce
 def test_scenes_smaller_than_a_window_are_padded_by_reflection(dense, center, processor, height, width):
     pixels = image(height, width)
     for model in (dense, center):
-        classes, probabilities, _ = predicted(ScenePredictor(model, processor), scene(pixels))
+        classes, probabilities = predicted(ScenePredictor(model, processor), scene(pixels))
         assert classes.shape == (height, width) and (classes != NO_CLASS).all() and np.isfinite(probabilities).all()
     if (height, width) == (7, 8):
         padded = np.pad(pixels, ((0, 0), (0, 1), (0, 0)), mode="reflect")
         expected = model_probabilities(dense, processor, padded)[:, :7]
-        _, probabilities, _ = predicted(ScenePredictor(dense, processor), scene(pixels))
+        _, probabilities = predicted(ScenePredictor(dense, processor), scene(pixels))
         np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
@@ -299,7 +292,7 @@ def test_nodata_and_cloud_get_no_class_and_are_not_seen(request, processor, mode
     changed = pixels.copy()
     changed[:, cloud] = 9000
     predictor = ScenePredictor(request.getfixturevalue(model), processor, exclude=["cloud"])
-    classes, probabilities, _ = predicted(predictor, MarkedScene(pixels, cloud))
+    classes, probabilities = predicted(predictor, MarkedScene(pixels, cloud))
     np.testing.assert_array_equal(classes == NO_CLASS, cloud)
     assert np.isnan(probabilities[:, cloud]).all()
     # Brightness under the cloud changes nothing beside it
@@ -310,43 +303,10 @@ def test_nodata_and_cloud_get_no_class_and_are_not_seen(request, processor, mode
 
 
 def test_a_scene_without_data_gives_a_map_without_classes(dense, processor):
-    classes, probabilities, _ = predicted(ScenePredictor(dense, processor), scene(np.full_like(image(), -32768)))
+    classes, probabilities = predicted(ScenePredictor(dense, processor), scene(np.full_like(image(), -32768)))
     assert (classes == NO_CLASS).all() and np.isnan(probabilities).all()
     nan = np.full((6, 10, 10), np.nan, dtype=np.float32)
     assert (predicted(ScenePredictor(dense, processor), scene(nan))[0] == NO_CLASS).all()
-
-
-def test_features_are_uncorrelated_and_leave_the_classes_as_they_are(dense, processor):
-    plain = predicted(ScenePredictor(dense, processor), scene(image(64, 64)))
-    classes, _, features = predicted(ScenePredictor(dense, processor, num_features=3), scene(image(64, 64)))
-    np.testing.assert_array_equal(classes, plain[0])
-    deviations = features.reshape(3, -1).std(axis=1)
-    assert deviations[0] > deviations[1] > deviations[2] > 0
-    assert np.abs(np.corrcoef(features.reshape(3, -1)) - np.eye(3)).max() < 0.5
-
-
-def test_time_on_a_gpu_is_that_of_its_own_clock(monkeypatch):
-    clock, synchronised = iter([1000.0, 1250.0, 3000.0, 3500.0]), []
-
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
-
-        def record(self, stream):
-            assert stream == "stream of cuda:1"
-            self.milliseconds = next(clock)
-
-        def elapsed_time(self, end):
-            return end.milliseconds - self.milliseconds
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronised.append)
-    stopwatch = Stopwatch(torch.device("cuda:1"))
-    for _ in range(2):
-        with stopwatch:
-            assert synchronised == []  # the program does not wait for the device
-    assert stopwatch.seconds() == pytest.approx(0.75) and synchronised == [torch.device("cuda:1")]
 
 
 def test_bands_are_matched_in_any_order(dense, processor):
@@ -439,7 +399,6 @@ def test_without_wavelengths_the_number_of_bands_must_fit(dense, processor):
         ({"stride": 0}, "`stride`"),
         ({"stride": 9}, "`stride`"),
         ({"batch_size": 0}, "`batch_size`"),
-        ({"num_features": 13}, "`num_features`"),
         ({"chunk_size": 0}, "`chunk_size`"),
     ],
 )
@@ -481,7 +440,7 @@ def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
     pixels = image()
     classify = pipeline(TASK, model=dense, image_processor=processor)
     outputs = classify(pixels, wavelengths=CENTRES, return_probabilities=True)
-    classes, probabilities, _ = predicted(ScenePredictor(dense, processor), scene(pixels))
+    classes, probabilities = predicted(ScenePredictor(dense, processor), scene(pixels))
     np.testing.assert_array_equal(outputs["classes"], classes)
     np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=1e-6)
     np.testing.assert_allclose(outputs["confidence"], probabilities.max(axis=0), atol=1e-6)

@@ -96,12 +96,12 @@ def predict_library(model, cube):
 
 def test_product_to_all_files(run_script, product, model, tmp_path):
     output = tmp_path / "out" / "map.tif"
-    options = ["--confidence", "--probabilities", "float32", "--features", 2, "--html"]
+    options = ["--confidence", "--probabilities", "float32", "--html"]
     result = run_script("predict_scene.py", product, "--model", model, "--output", output, *options)
     assert result.returncode == 0, result.stderr
-    assert "11 bands matched by wavelength" in result.stdout and "in the model" in result.stdout
+    assert "11 bands matched by wavelength" in result.stdout and "pixels/s" in result.stdout
     names = ["map.html", "map.png", "map.qml", "map.tif", "map.tif.aux.xml", "map_areas.csv", "map_areas.json"]
-    names += ["map_confidence.tif", "map_features.tif", "map_probabilities.tif"]
+    names += ["map_confidence.tif", "map_probabilities.tif"]
     assert sorted(file.name for file in output.parent.iterdir()) == sorted(names)
     layers = small_quality()
     excluded = (layers["classes"] == 3) | (layers["cloud"] == 1) | (layers["cloud_shadow"] == 1)
@@ -117,8 +117,6 @@ def test_product_to_all_files(run_script, product, model, tmp_path):
     with rasterio.open(output.with_name("map_confidence.tif")) as dataset:
         confidence = dataset.read(1) / 250
     np.testing.assert_allclose(confidence[~excluded], probabilities.max(axis=0)[~excluded], atol=0.0021)
-    with rasterio.open(output.with_name("map_features.tif")) as dataset:
-        assert dataset.count == 2 and np.isfinite(dataset.read()[:, ~excluded]).all()
     areas = json.loads(output.with_name("map_areas.json").read_text())
     assert areas["pixels_without_class"] == excluded.sum()
     assert areas["model_metadata"]["left out"] == "outside, cloud, shadow, pixels without data"
@@ -149,9 +147,9 @@ def test_gdalinfo_confirms_the_georeference(run_script, product, model, tmp_path
 def test_a_map_made_again_leaves_nothing_of_the_one_before(run_script, product, model, tmp_path):
     write_image(tmp_path / "image.tif", product)
     arguments = ["predict_scene.py", tmp_path / "image.tif", "--model", model, "--output", tmp_path / "out" / "m.tif"]
-    assert run_script(*arguments, "--confidence", "--features", 1, "--html").returncode == 0
+    assert run_script(*arguments, "--confidence", "--html").returncode == 0
     (tmp_path / "out" / "notes.html").write_text("mine")
-    assert run_script(*arguments, "--features", 1, "--overwrite").returncode == 0
+    assert run_script(*arguments, "--overwrite").returncode == 0
     assert (tmp_path / "out" / "m_confidence.tif").exists()  # from the same settings: it still belongs to the map
     assert run_script(*arguments, "--stride", 8, "--overwrite", "--html").returncode == 0
     names = ["m.html", "m.png", "m.qml", "m.tif", "m.tif.aux.xml", "m_areas.csv", "m_areas.json", "notes.html"]
@@ -381,7 +379,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tm
         (tmp_path / "out").write_text("in the way")
         words = ["out"]
     if kind == "folder in the way":  # found out before the model starts
-        monkeypatch.setattr(ScenePredictor, "predict", None)
+        monkeypatch.setattr(ScenePredictor, "predict", lambda *scene, **options: (pytest.fail() for _ in "x"))
         (tmp_path / "out" / "m.png").mkdir(parents=True)
         words = ["m.png", "folder"]
     if kind == "onto the scene":

@@ -1,4 +1,4 @@
-"""Classifiers on frozen features, heads that start from them, and what they weigh."""
+"""Classifiers on frozen features, heads that start from a checkpoint's, and what they weigh."""
 
 from dataclasses import replace
 
@@ -11,13 +11,11 @@ from hsst.experiments import baselines
 from hsst.experiments.baselines import (
     ModelOptions,
     build_network,
-    head_features,
     remembered_features,
     run_model,
-    start_from_probe,
     training_processor,
 )
-from hsst.experiments.pixel_classifiers import fit_pixel_classifier, fold_groups, frozen_features
+from hsst.experiments.pixel_classifiers import fit_pixel_classifier, frozen_features
 from hsst.support.fine_tuning import AreaTensors, FineTuningSettings
 from modeling_hsst import HSSTForSemanticSegmentation, HSSTImageProcessor
 
@@ -44,41 +42,6 @@ def network_of(data, checkpoint, **changes):
     options = ModelOptions(None, TINY, 5, **changes)
     torch.manual_seed(0)
     return build_network("hsst-scratch", data, BANDS, SETTINGS, options, None, 5)
-
-
-@pytest.mark.parametrize("head_type", ["mean", "concat"])
-def test_a_head_that_starts_from_a_probe_decides_as_the_probe(head_type, data, area, checkpoint) -> None:
-    network = network_of(data, checkpoint, head_type=head_type)
-    start_from_probe(network, area, SETTINGS)
-    pixels = area.labelled_pixels()
-    features, classes = head_features(network, area, pixels, SETTINGS), area.classes(pixels)
-    width = network.config.hidden_size * (network.config.num_blocks if head_type == "concat" else 1)
-    assert features.shape == (len(pixels), width)
-    probe = fit_pixel_classifier("linear-probe", features, classes, fold_groups(pixels), 0).estimator
-    windows = area.windows(pixels - (0, 2, 2), "dense")
-    logits = network(windows["pixel_values"], pixel_mask=windows["pixel_mask"]).logits[:, :, 2, 2]
-    assert (logits.argmax(1).numpy() == probe.predict(features)).mean() > 0.99
-    present = probe.classes_
-    np.testing.assert_allclose(
-        logits[:, present].softmax(1).detach().numpy(), probe.predict_proba(features), atol=2e-3
-    )
-
-
-def test_only_dense_heads_of_single_pixels_start_from_a_probe(data, area, checkpoint) -> None:
-    with pytest.raises(ValueError, match="head_start: expected HSST for the task dense"):
-        start_from_probe(network_of(data, checkpoint), area, replace(SETTINGS, task="center"))
-    with pytest.raises(ValueError, match="--head_start probe: expected a model with the encoder of HSST, got vit"):
-        run_model("vit", data, replace(SETTINGS, head_start="probe"), ModelOptions(None, TINY, 5))
-
-
-def test_a_probe_start_is_better_than_a_random_one(data) -> None:
-    """After hardly any training the probe's head knows the classes, and a random one does not."""
-    settings = replace(SETTINGS, learning_rate=1e-6)
-    right = {}
-    for start in ("random", "probe"):
-        outcome = run_model("hsst-scratch", data, replace(settings, head_start=start), ModelOptions(None, TINY, 5))
-        right[start] = np.trace(outcome.confusion) / outcome.confusion.sum()
-    assert right["probe"] > right["random"] + 0.2
 
 
 def test_a_head_that_starts_as_that_of_a_checkpoint(data, tmp_path) -> None:

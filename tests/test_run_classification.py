@@ -68,7 +68,7 @@ def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
     assert (predicted == labels[:5, 40:45])[labelled].mean() > 0.7
 
 
-@pytest.mark.parametrize("arguments", [("--task", "center"), ("--labels_per_class", 3), ("--turns", "--gain", 0.05)])
+@pytest.mark.parametrize("arguments", [("--task", "center"), ("--labels_per_class", 3), ("--turns",)])
 def test_other_ways_to_train(arguments, run_script, scene, tmp_path) -> None:
     given = ("--model", "hsst-scratch", "--config_overrides", OVERRIDES, "--output_dir", tmp_path / "output")
     result = run_script(SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, *given, *arguments)
@@ -161,7 +161,7 @@ def bad_inputs():
         "overlap": ({}, overlapping, ("do not overlap", "48 pixels")),
         "no test area": ({}, ("--train_area", "0,24,0,22"), ("--test_area", "got none")),
         "senseless area": ({}, ("--train_area", "0,a,0,22", "--test_area", "0,24,28,52"), ("0,a,0,22",)),
-        "senseless setting": ({}, (*AREAS, "--layer_decay", 0), ("layer_decay", "got 0")),
+        "senseless setting": ({}, (*AREAS, "--spectral_crop", 2), ("spectral_crop", "got 2")),
         "no data": ({}, ("--data_dir", "/nowhere"), ("/nowhere",)),
         "no checkpoint": ({}, (*AREAS, "--model", "hsst"), ("expected a checkpoint", "--model_name_or_path")),
         "wide stride": ({}, (*AREAS, "--stride", 6), ("stride", "expected 1 to 5", "got 6")),

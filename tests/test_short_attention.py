@@ -1,14 +1,11 @@
 """Attention among short sequences in one kernel computes what attention computes, forwards and backwards."""
 
-import importlib.util
-import sys
-
 import pytest
 import torch
-from transformers.dynamic_module_utils import get_imports
 
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTModel, short_attention_hsst
-from modeling_hsst.short_attention_hsst import (
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTModel, use_fast_layers
+from modeling_hsst.kernels import gpu_attention
+from modeling_hsst.kernels.gpu_attention import (
     HAS_TRITON,
     fits_tile,
     launch_backward,
@@ -141,7 +138,7 @@ def test_operator_without_kernels():
     qkv = torch.randn(2, 3, 4, 3 * 2 * 5, dtype=torch.float64, requires_grad=True)
     for axis in (1, 2):
         assert torch.autograd.gradcheck(lambda packed, axis=axis: short_attention(packed, 2, 0.3, axis), qkv)
-        torch.library.opcheck(short_attention_hsst._short_attention, (qkv, 2, 0.3, axis))
+        torch.library.opcheck(gpu_attention._short_attention, (qkv, 2, 0.3, axis))
     strewn = qkv.detach().transpose(1, 2)
     torch.testing.assert_close(short_attention(strewn, 2, 0.3, 1), short_attention(strewn.contiguous(), 2, 0.3, 1))
     assert short_attention(torch.zeros(0, 3, 4, 30), 2, 0.3, 1).shape == (0, 3, 4, 10)
@@ -167,21 +164,6 @@ def test_what_fits():
     assert not fits_tile(20, 48, torch.float16) and not fits_tile(20, 64, torch.float64)
 
 
-def test_the_hub_needs_no_triton():
-    assert "triton" not in get_imports(short_attention_hsst.__file__)
-
-
-def test_copies_have_their_own_operators(monkeypatch):
-    """Checkpoints bring copies of the file into the same process."""
-    spec = importlib.util.spec_from_file_location("copy_of.short_attention", short_attention_hsst.__file__)
-    copy = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, copy)
-    spec.loader.exec_module(copy)
-    qkv = torch.randn(1, 2, 3, 12, dtype=torch.float64)
-    assert copy.NAMESPACE != short_attention_hsst.NAMESPACE
-    torch.testing.assert_close(copy.short_attention(qkv, 2, 1.0, 1), short_attention(qkv, 2, 1.0, 1))
-
-
 def small_config(**settings):
     defaults = {"num_channels": 30, "image_size": 6, "hidden_size": 24, "num_attention_heads": 2, "head_dim": 16}
     return HSSTConfig(**(defaults | {"num_spatial_layers": 1, "num_spectral_layers": 1} | settings))
@@ -192,7 +174,7 @@ def test_axis():
     config._attn_implementation = "sdpa"
     assert short_attention_axis(config, tokens, None, 0.0, None) is None  # not on a CPU
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(short_attention_hsst, "replaces_sdpa", lambda *_: True)
+        patch.setattr(gpu_attention, "replaces_sdpa", lambda *_: True)
         assert short_attention_axis(config, tokens, None, 0.0, None) == 2
         assert short_attention_axis(config, tokens.transpose(1, 2), None, 0.0, None) == 1
         assert short_attention_axis(config, torch.zeros(2, 24, 3, 5).movedim(1, 3), None, 0.0, None) == 2
@@ -214,14 +196,14 @@ def test_model_takes_it_in_place_of_sdpa(compiled, monkeypatch, unrounded):
     pixel_values = torch.randn(2, 30, 6, 6)
     expected = model(pixel_values).last_hidden_state
     num_calls = len(calls)
-    model.set_attn_implementation("sdpa")
-    monkeypatch.setattr(short_attention_hsst, "replaces_sdpa", lambda *_: True)
-    monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_projections", lambda *_: False)
+    use_fast_layers(model).set_attn_implementation("sdpa")
+    monkeypatch.setattr(gpu_attention, "replaces_sdpa", lambda *_: True)
+    monkeypatch.setattr("modeling_hsst.kernels.switch.folds_layer", lambda *_: False)
     taken = []
-    forward = short_attention_hsst.plain_forward
-    monkeypatch.setattr(short_attention_hsst, "runs_kernels", lambda *_: False)
+    forward = gpu_attention.plain_forward
+    monkeypatch.setattr(gpu_attention, "runs_kernels", lambda *_: False)
     monkeypatch.setattr(
-        short_attention_hsst, "plain_forward", lambda *arguments: (taken.append(arguments[-1]), forward(*arguments))[1]
+        gpu_attention, "plain_forward", lambda *arguments: (taken.append(arguments[-1]), forward(*arguments))[1]
     )
     torch.compiler.reset()
     run = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager") if compiled else model
@@ -232,31 +214,6 @@ def test_model_takes_it_in_place_of_sdpa(compiled, monkeypatch, unrounded):
     wanted = torch.autograd.grad(expected.square().sum(), list(model.parameters()))
     for pair in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(*pair, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("nodata", [False, True])
-def test_many_sequences_are_split(nodata, monkeypatch):
-    """CUDA launches no more than 65535 sequences at once."""
-    torch.manual_seed(0)
-    model = HSSTModel(small_config())
-    monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_layer", lambda *_: False)
-    monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_projections", lambda *_: False)
-    pixel_values = torch.randn(3, 30, 6, 6)
-    pixel_mask = torch.rand(3, 6, 6) > 0.3 if nodata else None
-    sizes = []
-    attend = torch.nn.functional.scaled_dot_product_attention
-
-    def spy(query, *arguments, **settings):
-        sizes.append(len(query))
-        return attend(query, *arguments, **settings)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    expected = model(pixel_values, pixel_mask).last_hidden_state
-    monkeypatch.setattr(short_attention_hsst, "MAX_SEQUENCES", 4)
-    output = model(pixel_values, pixel_mask).last_hidden_state
-    torch.testing.assert_close(output, expected, atol=1e-6, rtol=1e-6)
-    # 3 windows of 3 blocks and of 36 positions
-    assert sizes == [9, 108] + [4, 4, 1] + 27 * [4]
 
 
 @needs_cuda
@@ -281,17 +238,16 @@ def test_pretraining_agrees_with_eager(mask_type, dtype, compiled, monkeypatch, 
     if mask_type == "tube":
         settings |= {"decoder_hidden_size": 48, "decoder_num_attention_heads": 4}
     config = HSSTConfig(num_spatial_layers=1, num_spectral_layers=1, position_embedding_type="sincos", **settings)
-    model = HSSTForMaskedImageModeling(config).to(DEVICE)
+    model = use_fast_layers(HSSTForMaskedImageModeling(config).to(DEVICE))
     pixel_values = torch.randn(3, 200, 8, 8).to(DEVICE)
     if DEVICE == "cpu":
-        monkeypatch.setattr(short_attention_hsst, "replaces_sdpa", lambda config, _: is_sdpa(config))
-        monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_layer", lambda *_: False)
-        monkeypatch.setattr("modeling_hsst.modeling_hsst.folds_projections", lambda *_: False)
+        monkeypatch.setattr(gpu_attention, "replaces_sdpa", lambda config, _: is_sdpa(config))
+        monkeypatch.setattr("modeling_hsst.kernels.switch.folds_layer", lambda *_: False)
     in_kernels = []
     # In the interpreter it would take minutes
-    check = short_attention_hsst.runs_kernels if DEVICE == "cuda" else lambda *_: False
+    check = gpu_attention.runs_kernels if DEVICE == "cuda" else lambda *_: False
     monkeypatch.setattr(
-        short_attention_hsst,
+        gpu_attention,
         "runs_kernels",
         lambda *arguments: (in_kernels.append(check(*arguments)), in_kernels[-1])[1],
     )

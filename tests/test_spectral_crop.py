@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hsst.experiments.spectral_crop import SpectralCrop
+from hsst.support.augmentations import SpectralCrop
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation, adapt_to_wavelengths
 
 

@@ -11,8 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 from transformers.dynamic_module_utils import get_imports
 
+from modeling_hsst.hub_hsst import code_files
+
 ROOT = Path(__file__).parent.parent
-MODEL_FILES = sorted((ROOT / "modeling_hsst").glob("*.py"))
+MODEL_FILES = sorted((ROOT / "modeling_hsst").rglob("*.py"))
+# Their imports may be relative: no checkpoint carries them, nor the file that imports them
+KERNEL_FILES = set((ROOT / "modeling_hsst" / "kernels").rglob("*.py"))
+FLAT_FILES = [path for path in MODEL_FILES if path not in KERNEL_FILES and path.name != "__init__.py"]
 DATA_FILES = sorted((ROOT / "datasets_loading").rglob("*.py"))
 
 # torch and transformers, and what transformers cannot be installed without
@@ -46,15 +51,25 @@ def test_model_needs_torch_and_transformers_only(path: Path) -> None:
     assert set(get_imports(path)) <= MODEL_MAY_IMPORT
 
 
-@pytest.mark.parametrize("path", MODEL_FILES, ids=relative)
+@pytest.mark.parametrize("path", FLAT_FILES, ids=relative)
 def test_model_files_are_flat(path: Path) -> None:
     """Checkpoint repositories carry copies of these files, where only `from .x import y` finds the next one."""
-    assert path.parent == ROOT / "modeling_hsst"
     for statement in imports(path):
         if isinstance(statement, ast.ImportFrom) and statement.level:
             assert statement.level == 1, f"line {statement.lineno}"
             assert statement.module and "." not in statement.module, f"line {statement.lineno}"
             assert (path.parent / f"{statement.module}.py").is_file(), f"line {statement.lineno}"
+
+
+def test_the_hub_gets_no_kernels() -> None:
+    """Fast layers are the package's: what checkpoints carry is the model and its processor, and reads in one go."""
+    assert [path.name for path in code_files()] == [
+        "bands_hsst.py",
+        "configuration_hsst.py",
+        "image_processing_hsst.py",
+        "modeling_hsst.py",
+        "modeling_hsst_masked.py",
+    ]
 
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=relative)

@@ -1,4 +1,4 @@
-"""The code of docs/tutorials runs, as it stands there (slow) and at a small size."""
+"""The code of docs/manual/tutorials runs, as it stands there (slow) and at a small size."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ import datasets_loading.simulation.scene
 from datasets_loading.simulation.spectra import simulate_spectral_library
 
 ROOT = Path(__file__).parents[1]
-TUTORIALS = ROOT / "docs" / "tutorials"
+TUTORIALS = ROOT / "docs" / "manual" / "tutorials"
 # A forest is not small: it chooses among six settings, by growing five hundred trees for each
 SMALL = {"size = 128": "size = 32", "steps = 200": "steps = 2", '"random-forest"': '"knn"'}
 

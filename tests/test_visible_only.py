@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTModel, draw_mask
-from modeling_hsst.masking_hsst import visible_counts
+from modeling_hsst.modeling_hsst_masked import visible_counts
 
 
 def config_of(mask_type="tube", **settings):
@@ -59,8 +59,10 @@ def test_tokens_are_those_of_windows_without_data_elsewhere(positions):
     pixel_values, mask = torch.randn(3, 30, 8, 8), masks(config)
     pixel_mask = ~mask.unflatten(1, (3, 8, 8))[:, 0]
     everything = model(pixel_values, pixel_mask=pixel_mask).last_hidden_state
-    visible = HSSTForMaskedImageModeling(config).visible_tokens(mask, (8, 8), "tube")
-    tokens = model(pixel_values, visible_tokens=visible).last_hidden_state
+    masked = HSSTForMaskedImageModeling(config).eval()
+    masked.hsst.load_state_dict(model.state_dict())
+    visible = masked.visible_tokens(mask, (8, 8), "tube")
+    tokens = masked.encode_visible(pixel_values, None, visible).last_hidden_state
     torch.testing.assert_close(tokens, everything[~mask].view_as(tokens), atol=1e-5, rtol=1e-5)
 
 

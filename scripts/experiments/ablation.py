@@ -68,7 +68,7 @@ from hsst.support.command_line import one_line_errors
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
 from hsst.support.pretraining import parameter_groups
 from hsst.support.reports import save_figure, style_axis
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 
 PARTS = ("ladder", "masks")
 MASK_TYPES = ("unit", "block", "tube", "grid")
@@ -84,7 +84,7 @@ LADDER = {
     "spectral-positions": "+ spectral positions",
     "masked-pre-training": "+ masked pre-training",
 }
-"""Title of every rung by its name, from the lowest one; docs/evaluation.md explains what each changes."""
+"""Title of every rung by its name, from the lowest one; docs/manual/evaluation.md explains what each changes."""
 
 WAYS = {"fine-tuned": "hsst", "linear-probe": "linear-probe"}
 """How a pre-trained model of the table of masks is judged, and the entry of `MODELS` that does it."""
@@ -187,7 +187,7 @@ def pretrain_on_area(
     # The model hides what is not valid; fine-tuning lets the buffer be seen, which belongs to no split
     area = replace(area, pixel_mask=area.own)
     set_seed(settings.seed)
-    model: Any = HSSTForMaskedImageModeling(config)
+    model: Any = use_fast_layers(HSSTForMaskedImageModeling(config))
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,

@@ -10,7 +10,6 @@ come from scikit-learn.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +32,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
+from datasets_loading.files import fingerprint
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import SPLITS, UNLABELLED, window_margins
+from datasets_loading.splits import SPLITS, UNLABELLED
 from hsst.experiments.joint_attention import JointAttentionModel
 from hsst.experiments.matched_classes import matched_classes
 from hsst.experiments.pixel_classifiers import (
@@ -61,6 +61,7 @@ from modeling_hsst import (
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
     HSSTModel,
+    use_fast_layers,
 )
 from modeling_hsst.adaptation_hsst import AdaptationReport, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.modeling_hsst import labelled_cross_entropy
@@ -452,9 +453,7 @@ def run_model(
     started = time.perf_counter()
     if entry.kind in ("hsst", "network"):
         network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
-        if settings.head_start == "probe":
-            start_from_probe(network, training, settings)
-        elif settings.head_start == "checkpoint":
+        if settings.head_start == "checkpoint":
             assert options.checkpoint is not None  # check_model looks
             start_from_head(network, options.checkpoint, settings, options.merged)
         has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
@@ -480,7 +479,7 @@ def run_model(
                 HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": options.head_type or "mean"}))
             )
             load_encoder(encoder, start.encoder or options.checkpoint)
-            encoder = encoder.hsst.eval()
+            encoder = use_fast_layers(encoder.hsst.eval())
             if torch.cuda.is_available() and not settings.use_cpu:
                 encoder = encoder.to("cuda")
             features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)
@@ -516,62 +515,23 @@ def run_model(
 _remembered: dict[str, np.ndarray] = {}
 """Features of whole areas by what they depend on: seeds and budgets of an experiment share them."""
 
-MOST_REMEMBERED = 8
-
 
 def remembered_features(
     encoder: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings
 ) -> np.ndarray:
     """`frozen_features` of all pixels of an area, computed once for the same encoder and area; of `pixels` then."""
-    every = area.own_pixels()
-    digest = hashlib.sha256(f"{settings.precision} {area.window_size} {encoder.config.head_type}".encode())
-    for tensor in (*encoder.state_dict().values(), *area.pixel_values, *area.pixel_mask, *area.own):
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    key = digest.hexdigest()
+    every, concatenated = area.own_pixels(), encoder.config.head_type == "concat"
+    tensors = (*encoder.state_dict().values(), *area.pixel_values, *area.pixel_mask, *area.own)
+    arrays = [tensor.detach().cpu().numpy() for tensor in tensors]
+    key = fingerprint(f"{settings.precision} {area.window_size} {concatenated}", *arrays)
     if key not in _remembered:
-        if len(_remembered) >= MOST_REMEMBERED:
+        if len(_remembered) >= 8:
             _remembered.pop(next(iter(_remembered)))
         _remembered[key] = frozen_features(
-            encoder, area, every, settings.eval_batch_size, settings.precision, encoder.config.head_type == "concat"
+            encoder, area, every, settings.eval_batch_size, settings.precision, concatenated
         )
     places = {tuple(pixel): number for number, pixel in enumerate(every.tolist())}
     return _remembered[key][[places[tuple(pixel)] for pixel in pixels.tolist()]]
-
-
-def start_from_probe(network: Any, training: AreaTensors, settings: FineTuningSettings) -> None:
-    """
-    Sets the classifier of a network to a logistic regression on the features that its encoder gives now.
-
-    Raises:
-        ValueError: the network is not one of HSST, or its classifier does not see single pixels.
-    """
-    _check_head(network, settings)
-    pixels = training.labelled_pixels()
-    features = head_features(network, training, pixels, settings)
-    fitted = fit_pixel_classifier(
-        "linear-probe",
-        features,
-        training.classes(pixels),
-        fold_groups(pixels),
-        settings.seed,
-        balanced=settings.class_weights == "balanced",
-    )
-    scaler, regression = fitted.estimator[0], fitted.estimator[-1]
-    coefficients, intercepts = regression.coef_, regression.intercept_
-    if len(regression.classes_) == 2:
-        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
-        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
-    # The regression's scaling of features becomes part of the weights
-    coefficients = coefficients / scaler.scale_
-    intercepts = intercepts - coefficients @ scaler.mean_
-    classifier = network.head.classifier
-    with torch.no_grad():
-        # Classes without training pixels stay as unlikely as the regression, which does not know them, has them
-        classifier.weight.zero_()
-        classifier.bias.fill_(float(intercepts.min()) - 5.0)
-        present = torch.from_numpy(regression.classes_.astype(np.int64))
-        classifier.weight[present] = torch.from_numpy(coefficients).to(classifier.weight)
-        classifier.bias[present] = torch.from_numpy(intercepts).to(classifier.bias)
 
 
 def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
@@ -625,7 +585,11 @@ def start_from_head(
         ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has
             no such classifier or does not know a class.
     """
-    _check_head(network, settings)
+    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
+        raise ValueError(
+            "head_start: expected HSST for the task dense with patches of one pixel to start from a checkpoint's "
+            f"head, got {type(network).__name__}, {settings.task}"
+        )
     pretrained = load_pixel_classifier(checkpoint)
     state, own = pretrained.head.state_dict(), network.head.state_dict()
     if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
@@ -641,31 +605,6 @@ def start_from_head(
             for name, value in state.items()
         }
     )
-
-
-def _check_head(network: Any, settings: FineTuningSettings) -> None:
-    if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
-        raise ValueError(
-            "head_start: expected HSST for the task dense with patches of one pixel to start from a probe or a "
-            f"checkpoint's head, got {type(network).__name__}, {settings.task}"
-        )
-
-
-@torch.no_grad()
-def head_features(network: Any, area: AreaTensors, pixels: np.ndarray, settings: FineTuningSettings) -> np.ndarray:
-    """What the classifier of a dense HSST sees of pixels, each in one window around it, float32 (pixels, features)."""
-    network.eval()
-    before, _ = window_margins(area.window_size)
-    device = next(network.parameters()).device
-    found = []
-    for start in range(0, len(pixels), settings.eval_batch_size):
-        part = pixels[start : start + settings.eval_batch_size]
-        batch = area.windows(part - (0, before, before), "dense")
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            tokens = network.hsst(batch["pixel_values"].to(device), batch["pixel_mask"].to(device)).last_hidden_state
-        features = network.head.features(tokens.float()).unflatten(1, (area.window_size, area.window_size))
-        found.append(features[:, before, before].cpu())
-    return torch.cat(found).numpy()
 
 
 def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
@@ -685,14 +624,10 @@ def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) 
         raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
     if entry.kind == "network" and settings.spectral_crop:
         raise ValueError(f"--spectral_crop: expected a model with the encoder of HSST, got {name}")
-    if entry.kind == "network" and settings.head_start == "probe":
-        raise ValueError(f"--head_start probe: expected a model with the encoder of HSST, got {name}")
     if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):
         raise ValueError(f"--head_start checkpoint: expected HSST from a checkpoint, got {name}")
     if options.merged and settings.head_start != "checkpoint":
         raise ValueError("--merge: expected --head_start checkpoint, whose classes are merged, got none")
-    if entry.kind == "network" and settings.layer_decay != 1:
-        raise ValueError(f"--layer_decay: expected a model with the layers of HSST, got {name}")
 
 
 def check_classes(data: LabelledData) -> None:

@@ -86,7 +86,7 @@ COLOURS: Sequence[Any] = matplotlib.colormaps["tab10"].colors  # type: ignore[at
 MAIN_COLOUR = "#d1495b"
 
 # The paper's benchmarks (Scheibenreif, Mommert and Borth 2023, Masked Vision Transformers for Hyperspectral Image
-# Classification); docs/evaluation.md lists what cannot be followed exactly
+# Classification); docs/manual/evaluation.md lists what cannot be followed exactly
 PUBLISHED: dict[str, Any] = {
     **{"models": "hsst,hsst-scratch,cnn-3d", "budgets": "0.1%,1%,10%,100%", "seeds": 5, "task": "dense"},
     **{"window_size": 8, "num_epochs": 100, "learning_rate": 5e-4, "head_learning_rate": 5e-3, "weight_decay": 5e-3},

@@ -42,7 +42,7 @@ from hsst.support.command_line import one_line_errors
 from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR
 from hsst.support.model_sources import read_config, reading
 from hsst.support.reports import save_figure
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import hidden_values, visible_band_mean
 
@@ -439,7 +439,7 @@ def load_model(name: str) -> tuple[HSSTForMaskedImageModeling, HSSTImageProcesso
         raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
     with reading(name):
         model = AutoModelForMaskedImageModeling.from_pretrained(name)
-    return model.eval(), HSSTImageProcessor.from_pretrained(name)
+    return use_fast_layers(model.eval()), HSSTImageProcessor.from_pretrained(name)
 
 
 def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:

@@ -35,8 +35,8 @@ from hsst.support.pretraining import (
     parameter_groups,
     step_seed,
 )
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
-from modeling_hsst.masking_hsst import MASK_TYPES
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
+from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
 
 VALIDATION_WINDOWS = 256
@@ -184,6 +184,7 @@ def train(arguments: argparse.Namespace) -> None:
     else:
         overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
         model = HSSTForMaskedImageModeling(HSSTConfig(**overrides))
+    use_fast_layers(model)
     config = model.config
     if config.wavelengths is None:
         raise ValueError("--config_overrides: expected a configuration with `wavelengths`, to find the bands by")

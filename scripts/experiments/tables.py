@@ -190,7 +190,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with one_line_errors("tables.py"):
-        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
             text = path.read_text(encoding="utf-8")
             wanted = filled(text, path)
             if wanted != text and arguments.check:

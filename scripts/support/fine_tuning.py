@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,109 +29,71 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
-from hsst.experiments.correction_errors import CorrectionErrors
-from hsst.experiments.spectral_crop import SpectralCrop
-from modeling_hsst import HSSTImageProcessor
+from hsst.support.augmentations import CorrectionErrors, SpectralCrop
+from modeling_hsst import HSSTImageProcessor, use_fast_layers
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 TASKS = ("dense", "center")
 STATISTICS = ("training", "checkpoint", "area")
 CLASS_WEIGHTS = ("none", "balanced")
 PRECISIONS = ("float32", "bfloat16")
-HEAD_STARTS = ("random", "probe", "checkpoint")
+HEAD_STARTS = ("random", "checkpoint")
 LARGEST_WEIGHT = 1e6
 """Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
 
 
+def setting(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
+    """A setting with what `--help` says of it."""
+    return field(default=default, metadata={"help": text} | ({} if choices is None else {"choices": choices}))
+
+
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """How a network is fine-tuned and how it predicts. Augmentations are off by default.
+    """
+    How a network is fine-tuned and how it predicts; the fields say what each setting is, `run_classification.py
+    --help`, too. Augmentations are off by default.
 
-    Attributes:
-        task: "dense" labels every pixel of a window, "center" the centre pixel of a window of odd size.
-        max_steps: optimisation steps; 0 leaves a network with the classifier of a checkpoint as it is.
-        num_epochs: passes over the windows with labelled pixels that are made where they take more than `max_steps`,
-            which then are the least; None makes `max_steps`.
-        batch_size: windows in a step.
-        learning_rate: of the encoder.
-        head_learning_rate: of the classifier; None takes `learning_rate`.
-        weight_decay: of weight matrices; not of biases, norms and position embeddings.
-        layer_decay: factor between the learning rates of a layer and the next one above it (HSST only).
-        warmup_share: share of the steps in which the learning rate rises; it then falls as a cosine.
-        max_grad_norm: gradients are clipped to this norm.
-        freeze_encoder: train the classifier only.
-        head_start: "probe" starts the classifier as a logistic regression on features of the encoder as it is, so
-            that the first steps do not distort what it has learned (Kumar et al. 2022, arXiv 2202.10054);
-            "checkpoint" as that of a checkpoint which knows the classes; "random" as usual. All but the last are for
-            HSST with the task "dense" and patches of one pixel.
-        class_weights: "balanced" weighs classes by the inverse of their training pixels.
-        early_stopping_patience: evaluations on the validation area without a better average accuracy before training
-            stops, and the best weights are taken; None trains to the end. The test area is never looked at.
-        evaluation_steps: steps between two evaluations on the validation area.
-        turns: windows are turned by quarters and flipped at random.
-        gain: standard deviation of a factor on the reflectance of each pixel.
-        path_radiance: standard deviation of a reflectance at 550 nm that is added to a window, less towards longer
-            wavelengths: light that the correction of the atmosphere missed, or took away too much.
-        calibration: standard deviation of a factor on all of a window, in all bands and slowly changing along the
-            spectrum.
-        scene_statistics: share of the windows that are standardised by mean and deviation of all pixels of their scene
-            in the area, for models that will see scenes so; they have none of the last two augmentations.
-        band_dropout: share of the bands of a window that is set to their mean.
-        spectral_crop: share of the steps that see a random range of the blocks only (HSST only).
-        mixing: parameter of the beta distribution by which windows, and their labels, are mixed; 0 is off.
-        average_turns: predictions are averaged over the eight turns and flips of a window.
-        stride: pixels between the windows of a dense prediction, whose probabilities are averaged; None is half a
-            window.
-        eval_batch_size: windows in a step of prediction.
-        seed: of initialisation, order and offsets of windows, and augmentation.
-        precision: "bfloat16" computes networks in it, where the processor or GPU is faster so.
-        use_cpu: stay on the CPU.
+    Raises:
+        ValueError: a setting is out of its range; the message names it.
     """
 
-    task: str = "dense"
-    max_steps: int = 300
-    num_epochs: int | None = None
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    head_learning_rate: float | None = None
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    warmup_share: float = 0.05
-    max_grad_norm: float = 1.0
-    freeze_encoder: bool = False
-    head_start: str = "random"
-    class_weights: str = "none"
-    early_stopping_patience: int | None = None
-    evaluation_steps: int = 50
-    turns: bool = False
-    gain: float = 0.0
-    path_radiance: float = 0.0
-    calibration: float = 0.0
-    scene_statistics: float = 0.0
-    band_dropout: float = 0.0
-    spectral_crop: float = 0.0
-    mixing: float = 0.0
-    average_turns: bool = False
-    stride: int | None = None
-    eval_batch_size: int = 64
-    seed: int = 0
-    precision: str = "float32"
-    use_cpu: bool = False
+    task: str = setting("dense", "label every pixel of a window (dense), or the center pixel of an odd one", TASKS)
+    max_steps: int = setting(300, "optimization steps; 0 leaves a network with a checkpoint's classifier as it is")
+    num_epochs: int | None = setting(None, "passes over the labels, where they take more than --max_steps")
+    batch_size: int = setting(8, "windows in a step")
+    learning_rate: float = setting(1e-3, "of the encoder")
+    head_learning_rate: float | None = setting(None, "of the classifier; that of the encoder if not given")
+    weight_decay: float = setting(0.05, "of weight matrices, not of biases, norms and positions")
+    warmup_share: float = setting(0.05, "share of the steps in which the rate rises; it then falls as a cosine")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    freeze_encoder: bool = setting(False, "train the classifier only")
+    head_start: str = setting("random", "start the classifier as a checkpoint's that has the classes", HEAD_STARTS)
+    class_weights: str = setting("none", "weigh classes by their training pixels, inversely", CLASS_WEIGHTS)
+    early_stopping_patience: int | None = setting(
+        None, "evaluations on the validation area without a better average accuracy before training stops"
+    )
+    evaluation_steps: int = setting(50, "steps between two evaluations on the validation area")
+    turns: bool = setting(False, "augmentation: turn windows by quarters and flip them")
+    path_radiance: float = setting(
+        0.0, "augmentation: deviation of a reflectance at 550 nm added to a window, less towards longer wavelengths"
+    )
+    calibration: float = setting(0.0, "augmentation: deviation of a factor on a window, changing along the spectrum")
+    spectral_crop: float = setting(0.0, "augmentation: share of the steps that see a range of HSST's blocks only")
+    stride: int | None = setting(None, "pixels between the windows of a dense prediction; half a window if not given")
+    eval_batch_size: int = setting(64, "windows in a step of prediction")
+    seed: int = setting(0, "of weights, windows and augmentation")
+    precision: str = setting("float32", "of networks", PRECISIONS)
+    use_cpu: bool = setting(False, "stay on the CPU")
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("task", TASKS),
-            ("class_weights", CLASS_WEIGHTS),
-            ("precision", PRECISIONS),
-            ("head_start", HEAD_STARTS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for entry in fields(self):
+            allowed = entry.metadata.get("choices")
+            if allowed is not None and getattr(self, entry.name) not in allowed:
+                raise ValueError(
+                    f"{entry.name}: expected one of {', '.join(allowed)}, got {getattr(self, entry.name)!r}"
+                )
         ones = "num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
-        zeros = (
-            "max_steps learning_rate head_learning_rate weight_decay max_grad_norm gain path_radiance calibration "
-            "mixing seed"
-        )
+        zeros = "max_steps learning_rate head_learning_rate weight_decay max_grad_norm path_radiance calibration seed"
         for minimum, names in ((1, ones), (0, zeros)):
             for name in names.split():
                 value = getattr(self, name)
@@ -139,14 +101,10 @@ class FineTuningSettings:
                     raise ValueError(f"{name}: expected at least {minimum}, got {value}")
         if self.max_steps < 1 and self.head_start != "checkpoint":
             raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
-        for name in ("spectral_crop", "scene_statistics"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay: expected a factor above 0 and up to 1, got {self.layer_decay}")
-        for name in ("band_dropout", "warmup_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a share from 0 to below 1, got {getattr(self, name)}")
+        if not 0 <= self.spectral_crop <= 1:
+            raise ValueError(f"spectral_crop: expected a share from 0 to 1, got {self.spectral_crop}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"warmup_share: expected a share from 0 to below 1, got {self.warmup_share}")
 
 
 @dataclass(eq=False)
@@ -235,14 +193,6 @@ class AreaTensors:
         if own_statistics:
             area._standardize_again()
         return area
-
-    def scene_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation of the standardised pixels of each tensor, float32 (tensors, bands)."""
-        means, deviations = [], []
-        for values, own in zip(self.pixel_values, self.own, strict=True):
-            means.append(values[:, own].mean(dim=1))
-            deviations.append(values[:, own].std(dim=1, unbiased=False))
-        return torch.stack(means), torch.maximum(torch.stack(deviations), SMALLEST_DEVIATION / self.deviation)
 
     def _standardize_again(self) -> None:
         spectra = torch.cat([values[:, own] for values, own in zip(self.pixel_values, self.own, strict=True)], dim=1)
@@ -356,66 +306,34 @@ class WindowCollator:
         self.settings = settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         if settings.turns and settings.task == "center" and area.window_size % 2 == 0:
-            raise ValueError(f"turns: expected windows of odd size, which have a centre, got {area.window_size}")
+            raise ValueError(f"turns: expected windows of odd size, which have a center, got {area.window_size}")
         self.errors = None
         if settings.path_radiance or settings.calibration:
             if area.wavelengths is None:
                 raise ValueError("path_radiance, calibration: expected scenes with wavelengths, got none")
             self.errors = CorrectionErrors(area.wavelengths.tolist(), settings.path_radiance, settings.calibration)
-        self.statistics = area.scene_statistics() if settings.scene_statistics else None
 
     def __call__(self, corners: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        places = torch.stack(list(corners))
-        batch = self.area.windows(places, self.settings.task)
-        settings, generator = self.settings, self.generator
-        values = batch["pixel_values"]
-        shape = values.shape
-        if settings.turns:
-            turns = torch.randint(0, 8, (shape[0],), generator=generator).tolist()
+        batch = self.area.windows(torch.stack(list(corners)), self.settings.task)
+        count = len(batch["labels"])
+        if self.settings.turns:
+            turns = torch.randint(0, 8, (count,), generator=self.generator).tolist()
             for name, tensor in batch.items():
                 if tensor.ndim > 1:
                     turned = [turn_window(window, turn) for window, turn in zip(tensor, turns, strict=True)]
                     batch[name] = torch.stack(turned)
-            values = batch["pixel_values"]
-        dark = (self.area.mean / self.area.deviation)[:, None, None]
-        if settings.gain:
-            change = settings.gain * torch.randn((shape[0], 1, *shape[2:]), generator=generator)
-            values = values + (values + dark) * change
-        before = values
+        values = batch["pixel_values"]
         if self.errors is not None:
-            factor, added = self.errors.draw(shape[0], generator)
+            factor, added = self.errors.draw(count, self.generator)
+            dark = (self.area.mean / self.area.deviation)[:, None, None]
             values = (values + dark) * factor[:, :, None, None] - dark
             values = values + (added / self.area.deviation)[:, :, None, None]
-        if self.statistics is not None:
-            mean, deviation = (statistics[places[:, 0]][:, :, None, None] for statistics in self.statistics)
-            chosen = torch.rand((shape[0], 1, 1, 1), generator=generator) < settings.scene_statistics
-            values = torch.where(chosen, (before - mean) / deviation, values)
-        if settings.band_dropout:
-            kept = torch.rand((*shape[:2], 1, 1), generator=generator) >= settings.band_dropout
-            values = values * kept
         batch["pixel_values"] = values.masked_fill(~batch["pixel_mask"].unsqueeze(1), 0.0)
-        if settings.mixing:
-            partner = torch.randperm(shape[0], generator=generator)
-            # torch draws from beta distributions by its global generator only
-            seed = int(torch.randint(0, 2**31, (1,), generator=generator))
-            drawn = np.random.default_rng(seed).beta(settings.mixing, settings.mixing, shape[0])
-            share = torch.from_numpy(np.maximum(drawn, 1 - drawn)).float()
-            both = batch["pixel_mask"] & batch["pixel_mask"][partner]
-            own_share = torch.where(both, share[:, None, None], 1.0).unsqueeze(1)
-            values = batch["pixel_values"]
-            batch["pixel_values"] = own_share * values + (1 - own_share) * values[partner]
-            batch["partner_labels"] = batch["labels"][partner]
-            if settings.task == "dense":
-                batch["partner_labels"] = batch["partner_labels"].masked_fill(~both, UNLABELLED)
-            batch["share"] = share
         return batch
 
 
-def turn_window(window: torch.Tensor, turn: int, inverse: bool = False) -> torch.Tensor:
+def turn_window(window: torch.Tensor, turn: int) -> torch.Tensor:
     """A window (..., rows, columns) turned by `turn % 4` quarters, and flipped before that if `turn` is 4 or more."""
-    if inverse:
-        window = torch.rot90(window, -(turn % 4), (-2, -1))
-        return window.flip(-1) if turn >= 4 else window
     return torch.rot90(window.flip(-1) if turn >= 4 else window, turn % 4, (-2, -1))
 
 
@@ -479,6 +397,8 @@ def fine_tune(
     if settings.freeze_encoder and not hasattr(model, "hsst"):
         raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
     set_frozen(model, settings.freeze_encoder)
+    if hasattr(model, "hsst"):
+        use_fast_layers(model)
     corners = TrainingCorners(training, settings.task, settings.seed)
     if settings.num_epochs is not None:
         steps_of_an_epoch = math.ceil(len(corners.epoch(np.random.default_rng(settings.seed))) / settings.batch_size)
@@ -544,7 +464,7 @@ def has_diverged(model: nn.Module, loss: float) -> bool:
 
 
 class FineTuner(Trainer):
-    """`Trainer` with learning rates by layer, class weights and mixed labels."""
+    """`Trainer` with a learning rate of the classifier and class weights."""
 
     def __init__(self, settings: FineTuningSettings, class_weights: torch.Tensor | None, **kwargs: Any) -> None:
         self.settings = settings
@@ -579,25 +499,15 @@ class FineTuner(Trainer):
         else:
             with self.accelerator.autocast():
                 outputs = self.crop(blocks, **windows)
-        losses, total = self._losses(outputs.logits, inputs["labels"])
-        if "share" in inputs:
-            share = inputs["share"].view(-1, *[1] * (losses.ndim - 1))
-            partner_losses, partner_total = self._losses(outputs.logits, inputs["partner_labels"])
-            losses = share * losses + (1 - share) * partner_losses
-            total = share * total + (1 - share) * partner_total
-        loss = losses.sum() / total.sum().clamp(min=1e-6)
-        return (loss, outputs) if return_outputs else loss
-
-    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and weight of each label."""
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        labels, weights = inputs["labels"], self.class_weights
+        weights = None if weights is None else weights.to(outputs.logits.device)
         losses = nn.functional.cross_entropy(
-            logits.float(), labels, weight=weights, ignore_index=UNLABELLED, reduction="none"
+            outputs.logits.float(), labels, weight=weights, ignore_index=UNLABELLED, reduction="none"
         )
         labelled = labels != UNLABELLED
-        if weights is None:
-            return losses, labelled.float()
-        return losses, torch.where(labelled, weights[labels.masked_fill(~labelled, 0)], 0.0)
+        total = labelled.float() if weights is None else weights[labels.masked_fill(~labelled, 0)] * labelled
+        loss = losses.sum() / total.sum().clamp(min=1e-6)
+        return (loss, outputs) if return_outputs else loss
 
 
 def set_frozen(model: nn.Module, frozen: bool) -> None:
@@ -607,36 +517,15 @@ def set_frozen(model: nn.Module, frozen: bool) -> None:
 
 
 def parameter_groups(model: nn.Module, settings: FineTuningSettings) -> list[dict[str, Any]]:
-    """Parameters with their learning rates and weight decay.
-
-    Raises:
-        ValueError: `layer_decay` for a model whose layers are not those of HSST.
-    """
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    depths = {name: encoder_depth(name, model) for name, _ in model.named_parameters()}
-    top = max((depth for depth in depths.values() if depth is not None), default=0)
-    if settings.layer_decay != 1 and top == 0:
-        raise ValueError(f"layer_decay: expected a model with the layers of HSST, got {type(model).__name__}")
+    """Parameters that learn, with their learning rates and weight decay."""
     head_rate = settings.learning_rate if settings.head_learning_rate is None else settings.head_learning_rate
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    parameters = dict(model.named_parameters())
-    for name in names:
-        depth = depths[name]
-        rate = head_rate if depth is None else settings.learning_rate * settings.layer_decay ** (top - depth)
-        decays = parameters[name].ndim > 1 and not re.search(r"norm|bias|position_embeddings|_token", name)
-        groups.setdefault((rate, settings.weight_decay if decays else 0.0), []).append(parameters[name])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = head_rate if name.startswith("head.") else settings.learning_rate
+            decays = parameter.ndim > 1 and not re.search(r"norm|bias|position_embeddings|_token", name)
+            groups.setdefault((rate, settings.weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
-
-
-def encoder_depth(name: str, model: nn.Module) -> int | None:
-    """0 for the embeddings of HSST, then layer by layer; None for the head; 0 for all of another encoder."""
-    if name.startswith("head."):
-        return None
-    match = re.search(r"(spatial|spectral)_layers\.(\d+)\.", name)
-    if match is None:
-        return 0
-    below = 0 if match[1] == "spatial" else int(getattr(model.config, "num_spatial_layers", 0))
-    return below + int(match[2]) + 1
 
 
 class EarlyStopping(TrainerCallback):
@@ -680,7 +569,7 @@ def predict(
     Args:
         model: as in `fine_tune`.
         area: the area.
-        settings: task, stride, averaging and batch size.
+        settings: task, stride and batch size.
         labelled_only: leave out windows without labelled pixels, where no map is wanted; pixels beyond stay 255.
         progress: show a progress bar.
 
@@ -696,7 +585,6 @@ def predict(
         corners = pixels - (0, before, before)
     else:
         corners = covering_corners(pixels, size, settings.stride or max(size // 2, 1))
-    turns = range(8) if settings.average_turns and (settings.task == "dense" or size % 2) else range(1)
     num_classes = len(area.data.class_names)
     sums = [torch.zeros((num_classes, *own.shape)) for own in area.own]
     batches = range(0, len(corners), settings.eval_batch_size)
@@ -704,14 +592,9 @@ def predict(
         batch_corners = corners[start : start + settings.eval_batch_size]
         batch = area.windows(batch_corners, settings.task)
         values, mask = batch["pixel_values"].to(device), batch["pixel_mask"].to(device)
-        probabilities = torch.zeros(())
-        for turn in turns:
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                logits = model(pixel_values=turn_window(values, turn), pixel_mask=turn_window(mask, turn)).logits
-            turned = logits.float().softmax(dim=1).cpu()
-            probabilities = probabilities + (
-                turn_window(turned, turn, inverse=True) if settings.task == "dense" else turned
-            )
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            logits = model(pixel_values=values, pixel_mask=mask).logits
+        probabilities = logits.float().softmax(dim=1).cpu()
         for (number, row, column), window in zip(batch_corners.tolist(), probabilities, strict=True):
             if settings.task == "dense":
                 sums[number][:, row : row + size, column : column + size] += window

@@ -35,8 +35,6 @@ class PredictedPart(Protocol):
     @property
     def confidence(self) -> np.ndarray: ...
     @property
-    def features(self) -> np.ndarray | None: ...
-    @property
     def pixels(self) -> np.ndarray: ...
 
 
@@ -47,17 +45,15 @@ class MapOptions:
     Attributes:
         probabilities: type of the raster of class probabilities, "uint8" or "float32", or None for none.
         confidence: whether to write the probability of the most probable class.
-        num_features: principal components of the encoder's features to write.
         page: whether to write a page in HTML.
     """
 
     probabilities: str | None = None
     confidence: bool = False
-    num_features: int = 0
     page: bool = False
 
 
-EVERYTHING = MapOptions(probabilities="uint8", confidence=True, num_features=1, page=True)
+EVERYTHING = MapOptions(probabilities="uint8", confidence=True, page=True)
 
 
 def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
@@ -67,8 +63,6 @@ def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
         endings["probabilities"] = "_probabilities.tif"
     if options.confidence:
         endings["confidence"] = "_confidence.tif"
-    if options.num_features:
-        endings["features"] = "_features.tif"
     if options.page:
         endings["page"] = ".html"
     return {"classes": path, **{kind: path.with_name(path.stem + ending) for kind, ending in endings.items()}}
@@ -156,20 +150,6 @@ def write_scene_maps(
             writers["confidence"] = stack.enter_context(
                 probability_writer(paths["confidence"], scene.shape, ["confidence"], dtype="uint8", tags=tags, **grid)
             )
-        if "features" in paths:
-            names = [f"principal component {number + 1}" for number in range(options.num_features)]
-            writers["features"] = stack.enter_context(
-                RasterWriter(
-                    paths["features"],
-                    scene.shape,
-                    names,
-                    dtype="float32",
-                    nodata=float("nan"),
-                    tags=tags,
-                    smooth=True,
-                    **grid,
-                )
-            )
 
         def write(part: PredictedPart) -> None:
             place = part.rows, part.columns
@@ -180,8 +160,6 @@ def write_scene_maps(
                 writers["probabilities"].write(*place, probability_steps(values) if in_steps else values)
             if "confidence" in writers:
                 writers["confidence"].write(*place, probability_steps(part.confidence))
-            if "features" in writers and part.features is not None:
-                writers["features"].write(*place, part.features)
             summary.update(*place, part.classes, part.confidence, part.pixels)
 
         pending: Future[None] | None = None

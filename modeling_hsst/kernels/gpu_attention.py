@@ -13,12 +13,12 @@ Shape comments use
     B windows     N blocks     P positions     L tokens in a sequence     H heads
 """
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+
+from ..modeling_hsst import HSSTAttention
 
 try:
     import triton
@@ -31,10 +31,6 @@ except ImportError:  # comes with PyTorch for GPUs only
 
 HEAD_DIMS = (16, 32, 64, 128)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# Fused attention of PyTorch counts sequences in a dimension of the grid that ends here
-MAX_SEQUENCES = 65535
-# Operators of PyTorch share one table of names: copies of this file, which checkpoints carry, each need their own
-NAMESPACE = re.sub(r"\W", "_", __name__)
 
 if HAS_TRITON:
     # Annotations in quotes: Triton would look for their names in its own language
@@ -152,6 +148,24 @@ else:
     tile_tokens = None
 
 
+class ShortAttention(HSSTAttention):
+    """Attention that its kernel computes wherever there is one for a call."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        dropout = self.attention_dropout if self.training else 0.0
+        output_attentions = kwargs.get("output_attentions")
+        axis = short_attention_axis(self.config, hidden_states, attention_mask, dropout, output_attentions)
+        if axis is None:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        # On the tokens that the sequences are a view of
+        tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
+        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis)
+        attn_output = self.o_proj(context)
+        return attn_output if axis == 2 else attn_output.transpose(1, 2), None
+
+
 def short_attention_axis(
     config: PreTrainedConfig,
     hidden_states: torch.Tensor,
@@ -182,31 +196,6 @@ def replaces_sdpa(config: PreTrainedConfig, hidden_states: torch.Tensor) -> bool
         and not getattr(torch.compiler, "_is_exporting_flag", False)
         and fits_tile(hidden_states.shape[2], config.head_dim, hidden_states.dtype)
     )
-
-
-def chunked(attention_interface: Callable, config: PreTrainedConfig, num_sequences: int) -> Callable:
-    """An attention interface, called for at most `MAX_SEQUENCES` sequences at once where it is "sdpa"."""
-    if config._attn_implementation != "sdpa" or num_sequences <= MAX_SEQUENCES:
-        return attention_interface
-
-    def attend(
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        outputs = []
-        for start in range(0, num_sequences, MAX_SEQUENCES):
-            chunk = slice(start, start + MAX_SEQUENCES)
-            mask = attention_mask
-            if mask is not None and len(mask) > 1:
-                mask = mask[chunk]
-            outputs.append(attention_interface(module, query[chunk], key[chunk], value[chunk], mask, **kwargs)[0])
-        return torch.cat(outputs), None
-
-    return attend
 
 
 def fits_tile(length: int, head_dim: int, dtype: torch.dtype) -> bool:
@@ -251,7 +240,7 @@ def short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int
     return _short_attention(qkv, num_heads, scaling, axis)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::short_attention", mutates_args=())
+@torch.library.custom_op("hsst::short_attention", mutates_args=())
 def _short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
     qkv = qkv.contiguous()
     if not runs_kernels(qkv, num_heads, axis):
@@ -264,7 +253,7 @@ def _(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Ten
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::short_attention_backward", mutates_args=())
+@torch.library.custom_op("hsst::short_attention_backward", mutates_args=())
 def _short_attention_backward(
     gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int
 ) -> torch.Tensor:

@@ -1,11 +1,10 @@
 """A whole transformer layer, a few sequences at a time, for processors that work from their caches.
 
-Attention is folded (see `attention_hsst`). What lies between the tokens that go into a layer and those that come out
-of it (normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a
-layer reads each token once and writes it once. For a backward pass the tokens between attention and MLP are kept, and
-what dropout kept. The rest is computed again there, in the cache, which takes about as long as to write and read it
-for a whole batch, and a fraction of the memory. Second derivatives and `torch.func` need
-`attn_implementation="eager"`.
+Attention is folded (see `folding`). What lies between the tokens that go into a layer and those that come out of it
+(normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a layer
+reads each token once and writes it once. For a backward pass the tokens between attention and MLP are kept, and what
+dropout kept. The rest is computed again there, in the cache, which takes about as long as to write and read it for a
+whole batch, and a fraction of the memory. Second derivatives and `torch.func` need `attn_implementation="eager"`.
 
 Shape comments use
 
@@ -18,54 +17,46 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import GELUActivation
 
-from .attention_hsst import (
-    Attention,
-    attend,
-    attend_backward,
-    draw_kept,
-    dropout_factor,
-    folds_projections,
-    products_dtype,
-)
-from .cached_products_hsst import (
-    GradientSum,
-    Scratch,
-    has_fused_products,
-    linear,
-    linear_add,
-    multiply,
-    pieces,
-)
-from .fused_layer_hsst import has_plain_modules, wants_only_tokens
+from ..modeling_hsst import HSSTAttention, HSSTLayer
+from .cpu_products import GradientSum, Scratch, has_fused_products, linear, linear_add, multiply, pieces
+from .folding import fold_projections, folding_ratio, products_dtype
 
+# Widest registers of processors: softmax along rows that do not fill them goes value by value in PyTorch
+REGISTER_BYTES = 64
 # What dropout drops values of: attention weights, what attention adds to the tokens, active hidden values of the MLP,
 # what the MLP adds to the tokens
 DROPPED = ("attention", "attended", "active", "output")
 
 
-def folds_layer(
-    layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool | None
-) -> bool:
+def folds_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
     """
-    Whether `folded_layer` computes an `HSSTLayer` of tokens (B, N, P, D): on a processor, where attention is folded,
-    as long as only plain modules work on them and nothing else is wanted of them.
+    Whether `folded_layer` computes tokens (B, N, P, D) that a layer of plain modules is called with: on a processor,
+    where folding pays.
     """
-    attention = layer.attention
-    sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
+    length, width = tokens.shape[2 if layer.axis == "spatial" else 1], tokens.shape[3]
     return (
-        wants_only_tokens(layer, attention_mask, output_attentions)
-        and folds_projections(attention.config, sequences, attention.qkv_proj, attention.o_proj)
+        tokens.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and folding_is_faster(length, width, layer.attention.head_dim, products_dtype(tokens))
+        and all(parameter.device.type == "cpu" for parameter in layer.parameters())
         and (
             torch.is_autocast_enabled("cpu")
             or all(parameter.dtype == tokens.dtype for parameter in layer.parameters())
         )
-        and has_plain_modules(layer)
-        # Its gradients are those of its input alone
-        and not any(True for _ in layer.mlp.activation_fn.parameters())
     )
+
+
+def folding_is_faster(length: int, width: int, head_dim: int, dtype: torch.dtype) -> bool:
+    """
+    Whether folded attention takes less time on a processor: with fewer multiplications, or with up to twice as many
+    among short sequences in half precision, which PyTorch's own attention takes up to ten times as long for.
+    """
+    allowed = 2 if dtype.itemsize < 4 and length <= 128 else 1
+    return folding_ratio(length, width, head_dim) <= allowed
 
 
 class LayerWeights(NamedTuple):
@@ -93,19 +84,22 @@ class LayerSettings(NamedTuple):
     dropout: dict[str, float]  # of each of `DROPPED`
 
 
-def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
+def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
     """
     What an `HSSTLayer` makes of tokens.
 
     Args:
         layer: where `folds_layer` says so.
         tokens: (B, N, P, D).
+        attention_mask: bool (B * S, 1, L, L), True where a query sees a key; at least one key for each query.
 
     Returns:
         (B, N, P, D), in the precision of `tokens`, or of the products where that is higher.
     """
     dtype, attention, mlp = products_dtype(tokens), layer.attention, layer.mlp
     sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
+    if attention_mask is not None:
+        attention_mask = attention_mask.unflatten(0, sequences.shape[:2])
     dropout = (attention.attention_dropout, layer.dropout.p, mlp.dropout.p, layer.dropout.p)
     settings = LayerSettings(
         mlp.activation_fn,
@@ -114,7 +108,7 @@ def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
         dict(zip(DROPPED, dropout if layer.training else (0.0,) * 4, strict=True)),
     )
     with torch.autocast("cpu", enabled=False):
-        query_key, value_output = attention.folded_projections(dtype)
+        query_key, value_output = folded_projections(attention, dtype)
         if settings.dropout["attention"]:
             # What dropout takes from contexts is made up for in the smaller matrix
             value_output = value_output * dropout_factor(settings.dropout["attention"])
@@ -132,15 +126,26 @@ def folded_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
             mlp.fc2.bias,
         )
         if torch.is_grad_enabled():
-            output = _FoldedLayer.apply(settings, sequences, *weights)
+            output = _FoldedLayer.apply(settings, sequences, attention_mask, *weights)
         else:
-            output, *_ = _forward(settings, sequences, weights, pieces(sequences, dtype), keeps=False)
+            output, *_ = _forward(settings, sequences, attention_mask, weights, pieces(sequences, dtype), keeps=False)
     return output if layer.axis == "spatial" else output.transpose(1, 2)
+
+
+def folded_projections(attention: HSSTAttention, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `fold_projections` makes of the weights: products in at least float32, rounded once."""
+    qkv_weight, output_weight = attention.qkv_proj.weight, attention.o_proj.weight
+    full = torch.promote_types(qkv_weight.dtype, torch.float32)
+    query_key, value_output = fold_projections(
+        qkv_weight.to(full), output_weight.to(full), attention.num_attention_heads, attention.scaling
+    )
+    return query_key.to(dtype), value_output.to(dtype)
 
 
 def _forward(
     settings: LayerSettings,
     sequences: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     weights: LayerWeights,
     places: Iterable[tuple[slice, slice]],
     keeps: bool,
@@ -148,7 +153,7 @@ def _forward(
     """
     The tokens after a layer, of sequences (B, S, L, D) and with their strides, computed a piece at a time; those
     between attention and MLP, if a backward pass is to come and this `keeps` them; and which values of each piece
-    dropout kept, for each of `DROPPED`.
+    dropout kept, for each of `DROPPED`. `attention_mask` (B, S, 1, L, L) is as for `folded_layer`.
     """
     dtype, (length, width) = weights.query_key.dtype, sequences.shape[2:]
     output = torch.empty_like(sequences, dtype=torch.promote_types(sequences.dtype, dtype))
@@ -160,7 +165,7 @@ def _forward(
         before = sequences[piece].reshape(-1, length, width).contiguous()
         shape = (before.shape[0] * length, width)
         between = some.scratch("between", shape, output.dtype) if middle is None else middle[piece].view(shape)
-        some.add_attention(before, kept, between)
+        some.add_attention(before, hidden_keys(attention_mask, piece), kept, between)
         place = output[piece]
         # Where tokens lie in a row, they are computed in their place
         after = place.view(shape) if place.is_contiguous() else some.scratch("after", shape, output.dtype)
@@ -173,19 +178,26 @@ def _forward(
 
 class _FoldedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, settings: LayerSettings, sequences: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        settings: LayerSettings,
+        sequences: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *weights: torch.Tensor,
+    ) -> torch.Tensor:
         layer = LayerWeights(*weights)
         # The same in the backward pass, on however many threads
         places = list(pieces(sequences, layer.query_key.dtype))
-        output, middle, all_kept = _forward(settings, sequences, layer, places, keeps=any(ctx.needs_input_grad))
+        keeps = any(ctx.needs_input_grad)
+        output, middle, all_kept = _forward(settings, sequences, attention_mask, layer, places, keeps)
         ctx.settings, ctx.places = settings, places
-        ctx.save_for_backward(sequences, middle, *weights, *all_kept)
+        ctx.save_for_backward(sequences, attention_mask, middle, *weights, *all_kept)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        sequences, middle, *saved = ctx.saved_tensors
+        sequences, attention_mask, middle, *saved = ctx.saved_tensors
         number = len(LayerWeights._fields)
         weights, all_kept = LayerWeights(*saved[:number]), iter(saved[number:])
         length, width = sequences.shape[2:]
@@ -200,11 +212,118 @@ class _FoldedLayer(torch.autograd.Function):
             between = middle[piece].view(-1, width)
             of_after = output_gradient[piece].reshape(-1, width).contiguous()
             of_between = some.add_mlp_backward(between, kept, of_after, sums)
-            of_before = some.add_attention_backward(before, kept, of_between, sums)
+            of_before = some.add_attention_backward(before, hidden_keys(attention_mask, piece), kept, of_between, sums)
             gradient[piece] = of_before.view_as(gradient[piece])
         gradients = {name: total() for name, total in sums.items()}
         gradients["query_key"] = gradients["query_key"].t()
-        return None, gradient, *gradients.values()
+        return None, gradient, None, *gradients.values()
+
+
+def hidden_keys(attention_mask: torch.Tensor | None, piece: tuple[slice, slice]) -> torch.Tensor | None:
+    """Which keys are hidden from the queries of a piece (S, 1, L, L)."""
+    return None if attention_mask is None else ~attention_mask[piece].flatten(0, 1)
+
+
+class Attention(NamedTuple):
+    """Attention of tokens (S, L, D) within their sequences, in memory that the next sequences use again."""
+
+    queries: torch.Tensor  # (S, L * H, D)
+    weights: torch.Tensor  # (S, L * H, L), or (S, L, L * H) where keys come first
+    kept: torch.Tensor | None  # which of them dropout kept
+    dropped: torch.Tensor  # the weights after dropout, what was dropped not made up for
+    context: torch.Tensor  # (S, L * H, D)
+
+
+def attend(
+    tokens: torch.Tensor,
+    query_key: torch.Tensor,
+    scratch: Scratch,
+    *,
+    hidden: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    kept: torch.Tensor | None = None,
+    wants_gradients: bool = False,
+) -> Attention:
+    """
+    Attention of tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. What dropout keeps is
+    drawn, or as it was `kept` before. Unless `attend_backward` is to follow, contexts are written over queries.
+    """
+    (num_sequences, length, width), dtype = tokens.shape, tokens.dtype
+    keys_first = keys_come_first(length, dtype)
+    queries = scratch("queries", (num_sequences * length, query_key.shape[0]), dtype)
+    multiply(tokens.view(-1, width), query_key.t(), queries)
+    queries = queries.view(num_sequences, -1, width)
+    scores = products_with_keys(queries, tokens, keys_first, scratch, "weights")
+    if hidden is not None:
+        if keys_first:
+            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
+        else:
+            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
+    # In place, for the sake of the cache, as is the softmax's gradient
+    weights = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
+    if dropout and kept is None:
+        kept = draw_kept(weights, dropout)
+    dropped = weights if kept is None else torch.mul(weights, kept, out=scratch("dropped", weights.shape, dtype))
+    context = scratch("context" if wants_gradients else "queries", queries.shape, dtype)
+    torch.bmm(by_query(dropped, keys_first), tokens, out=context)
+    return Attention(queries, weights, kept, dropped, context)
+
+
+def attend_backward(
+    tokens: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    attention: Attention,
+    gradient: torch.Tensor,
+    key_query_sum: GradientSum,
+    value_output_sum: GradientSum,
+    scratch: Scratch,
+) -> torch.Tensor:
+    """
+    The gradient of tokens (S, L, D) from that of what their attention adds to them (T, D). Those of `query_key`,
+    transposed, and `value_output` are added to sums; what `attention` holds is written over.
+    """
+    (_, length, width), dtype = tokens.shape, tokens.dtype
+    keys_first = keys_come_first(length, dtype)
+    queries, weights, kept, dropped, context = attention
+    flat_context = context.view(gradient.shape[0], -1)
+    value_output_sum.add_product(gradient, flat_context)
+    multiply(gradient, value_output, flat_context)
+    context_gradient = context
+    tokens_gradient = torch.bmm(by_query(dropped, not keys_first), context_gradient)  # the tokens as values
+    weights_gradient = products_with_keys(context_gradient, tokens, keys_first, scratch, "weights_gradient")
+    if kept is not None:
+        weights_gradient *= kept
+    scores_gradient = torch.ops.aten._softmax_backward_data.out(
+        weights_gradient, weights, 1 if keys_first else 2, dtype, grad_input=weights_gradient
+    )
+    tokens_gradient.baddbmm_(by_query(scores_gradient, not keys_first), queries)  # as keys
+    queries_gradient = torch.bmm(by_query(scores_gradient, keys_first), tokens, out=queries).view_as(flat_context)
+    key_query_sum.add_product(tokens.view(-1, width), queries_gradient)
+    multiply(queries_gradient, query_key, tokens_gradient.view(-1, width), add=True)  # as queries
+    return tokens_gradient
+
+
+def products_with_keys(
+    rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, scratch: Scratch, name: str
+) -> torch.Tensor:
+    """
+    Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H, L),
+    or keys first.
+    """
+    left, right = (tokens, rows) if keys_first else (rows, tokens)
+    output = scratch(name, (left.shape[0], left.shape[1], right.shape[1]), left.dtype)
+    return torch.bmm(left, right.transpose(1, 2), out=output)
+
+
+def keys_come_first(length: int, dtype: torch.dtype) -> bool:
+    """Whether scores among `length` tokens are kept as (keys, queries), for the sake of their softmax."""
+    return length % (REGISTER_BYTES // dtype.itemsize) != 0
+
+
+def by_query(weights: torch.Tensor, keys_first: bool) -> torch.Tensor:
+    """A view of weights as (S, L * H, L)."""
+    return weights.transpose(1, 2) if keys_first else weights
 
 
 class SomeOfALayer:
@@ -216,13 +335,19 @@ class SomeOfALayer:
         self.dtype = weights.query_key.dtype
         self.scratch = Scratch()
 
-    def add_attention(self, before: torch.Tensor, kept: dict[str, torch.Tensor], between: torch.Tensor) -> None:
+    def add_attention(
+        self,
+        before: torch.Tensor,
+        hidden: torch.Tensor | None,
+        kept: dict[str, torch.Tensor],
+        between: torch.Tensor,
+    ) -> None:
         """
         Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`.
         """
         weights = self.weights
         normalised = self.normalise_before(before)[0]
-        attention = self.attend(normalised, kept, wants_gradients=False)
+        attention = self.attend(normalised, hidden, kept, wants_gradients=False)
         if attention.kept is not None:
             kept["attention"] = attention.kept
         context = attention.context.view(len(between), -1)
@@ -271,6 +396,7 @@ class SomeOfALayer:
     def add_attention_backward(
         self,
         before: torch.Tensor,
+        hidden: torch.Tensor | None,
         kept: dict[str, torch.Tensor],
         of_between: torch.Tensor,
         sums: dict[str, GradientSum],
@@ -284,7 +410,7 @@ class SomeOfALayer:
             normalised,
             weights.query_key,
             weights.value_output,
-            self.attend(normalised, kept, wants_gradients=True),
+            self.attend(normalised, hidden, kept, wants_gradients=True),
             of_attended.to(self.dtype),
             sums["query_key"],
             sums["value_output"],
@@ -309,12 +435,19 @@ class SomeOfALayer:
             tokens, self.weights.after_weight, self.weights.after_bias, self.settings.after_eps, self.dtype
         )
 
-    def attend(self, normalised: torch.Tensor, kept: dict[str, torch.Tensor], wants_gradients: bool) -> Attention:
+    def attend(
+        self,
+        normalised: torch.Tensor,
+        hidden: torch.Tensor | None,
+        kept: dict[str, torch.Tensor],
+        wants_gradients: bool,
+    ) -> Attention:
         """Attention of normalised tokens (S, L, D)."""
         return attend(
             normalised,
             self.weights.query_key,
             self.scratch,
+            hidden=hidden,
             dropout=self.settings.dropout["attention"],
             kept=kept.get("attention"),
             wants_gradients=wants_gradients,
@@ -382,3 +515,30 @@ def activation_backward(
     with torch.enable_grad():
         values = values.detach().requires_grad_()
         return torch.autograd.grad(activation(values), values, gradient)[0]
+
+
+def draw_kept(like: torch.Tensor, dropout: float) -> torch.Tensor:
+    """
+    Random booleans of the shape of `like`, False with probability `dropout` (rounded to 1/65536). Sixteen random bits
+    decide on a value, several times faster than PyTorch's own way on processors.
+    """
+    steps = round(dropout * 2**16)
+    if steps >= 2**16:
+        return torch.zeros_like(like, dtype=torch.bool)
+    bits = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    return bits.view(torch.int16)[: like.numel()].view(like.shape) >= steps - 2**15
+
+
+def dropout_factor(dropout: float) -> float:
+    """What makes up for the values that are dropped with a probability (see `draw_kept`)."""
+    steps = round(dropout * 2**16)
+    return 2**16 / (2**16 - steps) if steps < 2**16 else 0.0
+
+
+class FastDropout(nn.Dropout):
+    """Dropout, in a faster way on processors."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0.0 or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        return torch.where(draw_kept(input, self.p), input * dropout_factor(self.p), 0.0)

@@ -3,7 +3,7 @@
 Tokens of width 96 are small, and what a layer makes of them in between (8 heads of queries, keys and values, of 64
 values each) is 16 times as large: written and read again, it takes most of the time. Here a tile of whole sequences is
 read once, passes LayerNorms, attention and MLP in registers, and is written once; weights come from the cache. The
-projections are folded (see `attention_hsst`), so that the normalised tokens themselves are keys and values of all
+projections are folded (see `folding`), so that the normalised tokens themselves are keys and values of all
 heads, and nothing but their tile is shared between the threads that work on it.
 
 Shape comments use
@@ -11,14 +11,14 @@ Shape comments use
     B windows     N blocks     P positions     D width (`hidden_size`)     H heads     I `intermediate_size`
 """
 
-import re
 from typing import Any
 
 import torch
 from torch import nn
 
-from .attention_hsst import fold_projections, folding_pays, is_plain, products_dtype
-from .short_attention_hsst import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
+from ..modeling_hsst import HSSTLayer
+from .folding import fold_projections, folding_ratio, products_dtype
+from .gpu_attention import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
 
 try:
     import triton
@@ -32,8 +32,6 @@ NUM_WARPS = 4
 # Weights of the next head are read while those of one are used
 NUM_STAGES = 2
 LOG2_E = 1.4426950408889634
-# Operators of PyTorch share one table of names: copies of this file, which checkpoints carry, each need their own
-NAMESPACE = re.sub(r"\W", "_", __name__)
 
 if HAS_TRITON:
     # Annotations in quotes: Triton would look for their names in its own language
@@ -160,57 +158,45 @@ if HAS_TRITON:
         tl.store(output + place_rest, sum_rest.to(output.dtype.element_ty), mask=mask)
 
 
-def fuses_layer(
-    layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None, output_attentions: bool | None
-) -> bool:
+def fuses_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
     """
-    Whether `fused_layer` computes an `HSSTLayer` of tokens (B, N, P, D): for predictions in half precision on a GPU,
-    as long as only plain modules work on them, since adapters, hooks and quantisation work on calls of these.
+    Whether `fused_layer` computes tokens (B, N, P, D) that a layer of plain modules is called with: for predictions in
+    half precision on a GPU.
     """
     attention = layer.attention
     config, width = attention.config, tokens.shape[3]
     sequences = tokens if layer.axis == "spatial" else tokens.transpose(1, 2)
     if (
-        not only_predicts(layer, attention_mask, output_attentions)
+        torch.is_grad_enabled()
+        or (layer.training and (layer.dropout.p or attention.attention_dropout))
         or not replaces_sdpa(config, sequences)
         or sequences.shape[2] > ROWS
         or config.hidden_act != "gelu"
         or split_width(width) is None
         or config.intermediate_size not in (16, 32, 64, 128)
-        or not folding_pays(sequences.shape[2], width, config.head_dim)
+        or folding_ratio(sequences.shape[2], width, config.head_dim) > 1
     ):
         return False
     dtype = products_dtype(tokens)
-    weights_dtype = attention.qkv_proj.weight.dtype
     if dtype not in (torch.bfloat16, torch.float16) or tokens.dtype not in (dtype, torch.float32):
         return False
-    if not torch.is_autocast_enabled(tokens.device.type) and weights_dtype != dtype:
-        return False
-    return has_plain_modules(layer)
+    return torch.is_autocast_enabled(tokens.device.type) or attention.qkv_proj.weight.dtype == dtype
 
 
-def wants_only_tokens(layer: Any, attention_mask: torch.Tensor | None, output_attentions: bool | None) -> bool:
-    """Whether nothing is wanted of an `HSSTLayer` but its tokens: no attention masks or weights."""
-    return attention_mask is None and not output_attentions and layer.attention.qkv_proj.bias is None
+class FastLayerNorm(nn.LayerNorm):
+    """
+    A LayerNorm of the few values of a token. PyTorch's kernel gives each token a block of threads on GPUs, most of
+    which have nothing to do: it takes as long as several layers of the model.
+    """
 
-
-def only_predicts(layer: Any, attention_mask: torch.Tensor | None, output_attentions: bool | None) -> bool:
-    """The same, and no gradients or dropout either."""
-    drops = layer.training and (layer.dropout.p or layer.attention.attention_dropout)
-    return not torch.is_grad_enabled() and not drops and wants_only_tokens(layer, attention_mask, output_attentions)
-
-
-def has_plain_modules(layer: Any) -> bool:
-    """Whether calling the modules within an `HSSTLayer` does nothing but what their classes say."""
-    attention, mlp = layer.attention, layer.mlp
-    return (
-        all(is_plain(module, nn.Linear) for module in (attention.qkv_proj, attention.o_proj, mlp.fc1, mlp.fc2))
-        and all(is_plain(module, nn.LayerNorm) for module in (layer.layernorm_before, layer.layernorm_after))
-        and all(
-            is_plain(module, type(module))
-            for module in (attention, mlp, mlp.activation_fn, mlp.dropout, layer.dropout)
-        )
-    )
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.device.type != "cuda" or torch.compiler.is_compiling() or input.shape[-1] > 32:
+            return super().forward(input)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        values = values - values.mean(dim=-1, keepdim=True)
+        values = values * (values.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
+        values = values * self.weight + self.bias
+        return values if torch.is_autocast_enabled("cuda") else values.to(input.dtype)
 
 
 def split_width(width: int) -> tuple[int, int] | None:
@@ -256,7 +242,7 @@ def fused_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     )
 
 
-@torch.library.custom_op(f"{NAMESPACE}::fused_layer", mutates_args=())
+@torch.library.custom_op("hsst::fused_layer", mutates_args=())
 def _fused_layer(
     tokens: torch.Tensor,
     before_weight: torch.Tensor,

@@ -1,0 +1,237 @@
+"""
+Measure how fast the model trains and maps: plain, with PyTorch's attention, and with fast layers.
+
+    python scripts/experiments/speed.py train --output_dir outputs/speed
+    python scripts/experiments/speed.py inference --model model_cards/hsst-enmap-landcover --output_dir outputs/speed
+
+Variants of one model take turns on the same inputs in one process, so that ratios between them hold on a machine that
+does other things, too; a time is the median of its turns. --output_dir gets speed_PART_DEVICE.json.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.utils.benchmark import Timer
+from tqdm.auto import tqdm
+
+from datasets_loading.files import write_json
+from hsst.support.command_line import one_line_errors
+from hsst.support.model_sources import parse_overrides, read_config, reading
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, use_fast_layers
+
+CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One way to compute the model.
+
+    Attributes:
+        attention: attention implementation of transformers.
+        fast: whether the layers are those of `use_fast_layers`.
+        dtype: `"float32"` or `"bfloat16"`: autocast in training, the weights themselves in inference.
+        visible_only: only visible tokens are encoded (training).
+        compiled: whether each layer is compiled.
+    """
+
+    attention: str = "sdpa"
+    fast: bool = False
+    dtype: str = "float32"
+    visible_only: bool = False
+    compiled: bool = False
+
+
+VARIANTS = {
+    "plain": Variant("eager"),
+    "sdpa": Variant(),
+    "fast": Variant(fast=True),
+    "fast, bfloat16": Variant(fast=True, dtype="bfloat16"),
+    "fast, visible only": Variant(fast=True, visible_only=True),
+    "fast, bfloat16, compiled": Variant(fast=True, dtype="bfloat16", compiled=True),
+    "fast, bfloat16, compiled, visible only": Variant(fast=True, dtype="bfloat16", visible_only=True, compiled=True),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("train", "inference"))
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--model", help="a model with its weights (inference), or random ones of --config_overrides")
+    parser.add_argument("--config_overrides", default="", help="NAME=VALUE,... of the configuration")
+    parser.add_argument(
+        "--variants", default="", help=f"names with ; between them, the first is compared with: {list(VARIANTS)}"
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="windows (16)")
+    parser.add_argument("--turns", type=int, default=5, help="times each variant is measured (5)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def chosen_variants(text: str, part: str, device: str) -> dict[str, Variant]:
+    """The variants of a part, or those of a list of names."""
+    default = [
+        name
+        for name, variant in VARIANTS.items()
+        if (part == "train" or not variant.visible_only) and (device != "cpu" or not variant.compiled)
+    ]
+    names = [name.strip() for name in text.split(";")] if text else default
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise ValueError(f"--variants: expected names among {'; '.join(VARIANTS)}, got {'; '.join(unknown)}")
+    return {name: VARIANTS[name] for name in names}
+
+
+def build(variant: Variant, part: str, config: HSSTConfig, model: str | None, device: str) -> torch.nn.Module:
+    """The model as a variant computes it; all variants of one form have the same weights."""
+    config = HSSTConfig.from_dict({**config.to_dict(), "visible_only": variant.visible_only or config.visible_only})
+    config._attn_implementation = variant.attention
+    model_class: Any = HSSTForMaskedImageModeling if part == "train" else HSSTForSemanticSegmentation
+    torch.manual_seed(0)
+    if model is None:
+        built = model_class(config)
+    else:
+        with reading(model):
+            built = model_class.from_pretrained(model, config=config)
+    built.to(device).train(part == "train")
+    if part == "inference":
+        built.requires_grad_(False).to(getattr(torch, variant.dtype))
+    if variant.fast:
+        use_fast_layers(built)
+    if variant.compiled:
+        for layer in (*built.hsst.spatial_layers, *built.hsst.spectral_layers):
+            layer.compile(dynamic=False)
+    return built
+
+
+def one_pass(model: Any, variant: Variant, part: str, pixel_values: torch.Tensor) -> Callable[[], Any]:
+    """What is timed: a step of training, its optimizer included, or a prediction."""
+    if part == "inference":
+
+        def predict() -> torch.Tensor:
+            with torch.inference_mode():
+                return model(pixel_values=pixel_values.to(model.dtype)).logits
+
+        return predict
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
+    half = variant.dtype == "bfloat16"
+
+    def train() -> None:
+        with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=half):
+            loss = model(pixel_values=pixel_values).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def measure(
+    part: str,
+    variants: dict[str, Variant],
+    config: HSSTConfig,
+    model: str | None,
+    batch_size: int,
+    turns: int,
+    device: str,
+) -> list[dict[str, Any]]:
+    """
+    A row for each variant: `windows_per_second`, `ratio` to the first one; of inference, the `largest_difference` of a
+    logit from the first one's, as a share of its largest, and the share of pixels with the `same_class`; on a GPU,
+    `megabytes_per_window` at the peak.
+    """
+    torch.manual_seed(1)
+    pixel_values = torch.randn(batch_size, config.num_channels, *config.window_size, device=device)
+    passes, rows, reference = {}, [], None
+    for name, variant in tqdm(variants.items(), desc="warming up", leave=False, disable=None):
+        passes[name] = one_pass(build(variant, part, config, model, device), variant, part, pixel_values)
+        for _ in range(2):
+            outputs = passes[name]()
+        row: dict[str, Any] = {"name": name, "variant": asdict(variant)}
+        if part == "inference":
+            logits = outputs.float()
+            reference = logits if reference is None else reference
+            row["largest_difference"] = ((logits - reference).abs().max() / reference.abs().max()).item()
+            row["same_class"] = (logits.argmax(1) == reference.argmax(1)).float().mean().item()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            passes[name]()
+            row["megabytes_per_window"] = torch.cuda.max_memory_allocated() / batch_size / 1e6
+        rows.append(row)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    repeats = 20 if device == "cuda" else 1
+    for _ in tqdm(range(turns), desc="turns", leave=False, disable=None):
+        for name, run in passes.items():
+            timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+            seconds[name].append(timer.timeit(repeats).mean)
+    slowest = statistics.median(seconds[rows[0]["name"]])
+    for row in rows:
+        times = seconds[row["name"]]
+        row |= {"seconds": times, "windows_per_second": batch_size / statistics.median(times)}
+        row["ratio"] = slowest / statistics.median(times)
+    return rows
+
+
+def speed_table(result: dict[str, Any]) -> str:
+    """Markdown of a result file."""
+    columns = {
+        "windows_per_second": ("windows/s", "{:,.1f}"),
+        "ratio": (f"to {result['rows'][0]['name']}", "{:.2f}x"),
+        "largest_difference": ("largest difference of a logit", "{:.1%}"),
+        "same_class": ("same class", "{:.2%}"),
+        "megabytes_per_window": ("memory of a window", "{:,.1f} MB"),
+    }
+    shown = {name: column for name, column in columns.items() if name in result["rows"][0]}
+    lines = [f"| | {' | '.join(title for title, _ in shown.values())} |", "|---" * (len(shown) + 1) + "|"]
+    for row in result["rows"]:
+        cells = [shape.format(row[name]) for name, (_, shape) in shown.items()]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    about = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['turns']} turns"
+    lines += ["", f"{about}, batches of {result['batch_size']} windows, {result['parameters']:,} parameters."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    transformers.utils.logging.set_verbosity_error()
+    with one_line_errors("speed.py"):
+        for name in ("batch_size", "turns"):
+            if getattr(arguments, name) < 1:
+                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+        variants = chosen_variants(arguments.variants, arguments.part, arguments.device)
+        if arguments.model and arguments.config_overrides:
+            raise ValueError("--config_overrides: expected none beside --model, got both")
+        overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
+        config: Any = HSSTConfig(**overrides)
+        config.num_labels = CLASSES
+        if arguments.model:
+            config = read_config(arguments.model, "--model")
+        device, size, turns = arguments.device, arguments.batch_size, arguments.turns
+        rows = measure(arguments.part, variants, config, arguments.model, size, turns, device)
+        plain = build(VARIANTS["plain"], arguments.part, config, None, "cpu")
+        result = {
+            "part": arguments.part,
+            "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "batch_size": size,
+            "turns": turns,
+            "parameters": sum(parameter.numel() for parameter in plain.parameters()),
+            "config": json.loads(config.to_json_string()),
+            "rows": rows,
+        }
+        path = write_json(arguments.output_dir / f"speed_{arguments.part}_{device}.json", result)
+    print(speed_table(result))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The speed benchmark: variants of one model in turns, and a table of them."""
+
+import json
+
+import pytest
+from conftest import assert_one_clear_line
+
+SCRIPT = "experiments/speed.py"
+SMALL = (
+    "hidden_size=24,num_attention_heads=2,head_dim=8,intermediate_size=16,num_spatial_layers=1,num_spectral_layers=1"
+)
+
+
+@pytest.mark.parametrize("part", ["train", "inference"])
+def test_variants_take_turns(part, run_script, tmp_path):
+    arguments = [part, "--output_dir", tmp_path, "--config_overrides", SMALL, "--batch_size", 2, "--turns", 2]
+    result = run_script(SCRIPT, *arguments, "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / f"speed_{part}_cpu.json").read_text())["rows"]
+    names = [row["name"] for row in rows]
+    assert names == ["plain", "sdpa", "fast", "fast, bfloat16", *["fast, visible only"] * (part == "train")]
+    assert rows[0]["ratio"] == 1 and all(len(row["seconds"]) == 2 for row in rows)
+    if part == "inference":
+        assert (
+            rows[0]["largest_difference"] == 0 and rows[2]["largest_difference"] < 1e-5 < rows[3]["largest_difference"]
+        )
+        assert rows[2]["same_class"] == 1
+    assert all(f"| {name} |" in result.stdout for name in names)
+
+
+def test_what_cannot_be_measured_is_one_line(run_script, tmp_path):
+    arguments = [SCRIPT, "train", "--output_dir", tmp_path / "out", "--device", "cpu"]
+    assert_one_clear_line(run_script(*arguments, "--variants", "warp"), "--variants", "plain; sdpa", "got warp")
+    assert_one_clear_line(run_script(*arguments, "--turns", 0), "--turns", "at least 1, got 0")
+    assert_one_clear_line(run_script(*arguments, "--model", tmp_path / "none"), "--model", "none")
+    assert not (tmp_path / "out").exists()

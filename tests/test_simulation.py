@@ -32,7 +32,6 @@ from hsst.experiments.realism import (
     adjoining_blocks,
     explained_variance,
     nearest_spectral_angles,
-    true_colour,
     window_bands,
 )
 
@@ -377,9 +376,6 @@ def test_measures_of_realism() -> None:
     window = window_bands(np.array(ENMAP.wavelengths))
     assert not window[[band(761), band(940), band(1130)]].any()
     assert window[[band(550), band(865), band(1650), band(2200)]].all()
-    image = true_colour(generator.random((3, 20, 20)), (0, 1, 2))
-    assert image.shape == (20, 20, 3)
-    assert (image.min(), image.max()) == (0.0, 1.0)
 
 
 def test_tiles_adjoin_by_edges_not_by_corners() -> None:

@@ -35,14 +35,13 @@ from datasets_loading.simulation.materials import CLASS_NAMES
 from datasets_loading.simulation.scene import SimulatedScene, simulate_scene
 from datasets_loading.simulation.spectra import SPECTRUM_WAVELENGTHS
 from hsst.support.command_line import one_line_errors
+from hsst.support.figures import true_colour, true_colour_bands
+from hsst.support.map_writer import class_colours
 from hsst.support.reports import save_figure
 
 FloatArray = NDArray[np.floating]
 
-CLASS_COLOURS = (
-    "#2e7d32", "#0b4f3a", "#8a9a3b", "#9ccc65", "#fdd835", "#d7b56d", "#8d5a3b", "#bdbdbd", "#c62828", "#5f6670",
-    "#1e6fd9", "#e8f4ff",
-)  # fmt: skip
+CLASS_COLOURS = class_colours(CLASS_NAMES)
 REAL, SIMULATED, YARDSTICK = "#222222", "#d1495b", "#3a7ca5"
 
 
@@ -147,17 +146,6 @@ def percentiles(values: FloatArray) -> dict[str, float]:
     return {"p5": float(low), "median": float(middle), "p95": float(high), "mean": float(values.mean())}
 
 
-def true_colour(cube: FloatArray, bands: Sequence[int], clear: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """
-    Image (height, width, 3) from 0 to 1: red, green and blue bands between their 2nd and 98th percentile among `clear`
-    pixels (height, width), by default all.
-    """
-    image = np.stack([cube[band] for band in bands], axis=-1).astype(np.float32)
-    deciding = image.reshape(-1, 3) if clear is None else image[clear]
-    low, high = np.nanpercentile(deciding, (2, 98), axis=0)
-    return np.nan_to_num((image - low) / np.maximum(high - low, 1e-6)).clip(0.0, 1.0)
-
-
 def compare(
     real: FloatArray,
     simulated_scenes: Sequence[FloatArray],
@@ -250,7 +238,8 @@ def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
     figure = Figure(figsize=(17, 10.5), layout="constrained")
     axes = figure.subplots(2, 3)
     cube = scene_reflectance(scene)
-    axes[0, 0].imshow(true_colour(cube, ENMAP.true_colour_bands, scene.clear))
+    _, limits = true_colour(np.where(scene.clear, cube, np.nan), ENMAP.wavelengths)  # clouds would decide them
+    axes[0, 0].imshow(true_colour(cube, ENMAP.wavelengths, limits)[0])
     axes[0, 0].set_title(f"Simulated, {scene.acquisition_time:%d %B}, true colour")
     shown = np.where(scene.labels < len(CLASS_NAMES), scene.labels, len(CLASS_NAMES))
     colours = ListedColormap([*CLASS_COLOURS, "#ffffff"])
@@ -303,13 +292,12 @@ def mosaic(tiles: list[Tile]) -> np.ndarray:
     places = [(round((top - tile.bounds[3]) / size), round((tile.bounds[0] - left) / size)) for tile in tiles]
     height = max(row + tile.reflectance.shape[1] for (row, _), tile in zip(places, tiles, strict=True))
     width = max(column + tile.reflectance.shape[2] for (_, column), tile in zip(places, tiles, strict=True))
-    wavelengths = tiles[0].wavelengths
-    bands = [int(np.abs(wavelengths - ENMAP.wavelengths[band]).argmin()) for band in ENMAP.true_colour_bands]
+    bands = true_colour_bands(tiles[0].wavelengths, len(tiles[0].wavelengths))
     cube = np.full((3, height, width), np.nan, dtype=np.float32)
     for (row, column), tile in zip(places, tiles, strict=True):
         _, rows, columns = tile.reflectance.shape
         cube[:, row : row + rows, column : column + columns] = tile.reflectance[bands]
-    image = true_colour(cube, (0, 1, 2))
+    image = true_colour(cube, tiles[0].wavelengths[bands])[0]
     image[np.isnan(cube).any(axis=0)] = 1.0
     return image
 

@@ -109,7 +109,8 @@ class GaussianSpectrum:
         all bands, float64 (pixels, bands), the mean where a pixel shows no band. `ridge` is added to the variances, in
         shares of their mean.
         """
-        covariance = self.covariance + torch.eye(len(self.mean)) * ridge * self.covariance.diagonal().mean()
+        ridges = (ridge * self.covariance.diagonal().mean()).expand(len(self.mean))
+        covariance = self.covariance + torch.diag(ridges)
         predictions = self.mean.expand(len(values), -1).clone()
         num_visible = (~hidden).sum(dim=1)
         for count in num_visible.unique().tolist():

@@ -41,9 +41,9 @@ from hsst.experiments.baselines import (
     settings_for,
     warn_of_untrained_classes,
 )
-from hsst.experiments.matched_classes import parse_merges
 from hsst.support.command_line import add_reading_arguments, one_line_errors
 from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
+from hsst.support.matched_classes import parse_merges
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import earlier_run
 from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv

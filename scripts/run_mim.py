@@ -772,7 +772,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             loader = accelerator.skip_first_batches(
                 training_loader, step_in_epoch * arguments.gradient_accumulation_steps
             )
-        # The loader too, for it passes its own count of epochs on whenever it starts, and a new one starts at 0
+        # The loader, too: it resets its epoch counter when it is rebuilt
         for part in (loader, sampler, training_windows):
             part.set_epoch(epoch)
         seen: list[torch.Tensor] = []

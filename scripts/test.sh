@@ -6,4 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_environment.sh
+# Files are dealt to the cores, each with one thread; with a selection, the usual single process starts sooner
+if [[ $# -eq 0 ]]; then
+    export OMP_NUM_THREADS=1
+    set -- --numprocesses auto --dist loadfile
+fi
 exec .venv/bin/python -m pytest "$@"

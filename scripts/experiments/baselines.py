@@ -37,7 +37,6 @@ from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS, UNLABELLED
 from hsst.experiments.joint_attention import JointAttentionModel
-from hsst.experiments.matched_classes import matched_classes
 from hsst.experiments.pixel_classifiers import (
     fit_pixel_classifier,
     fold_groups,
@@ -53,6 +52,7 @@ from hsst.support.fine_tuning import (
     fine_tune,
     predict,
 )
+from hsst.support.matched_classes import matched_classes
 from hsst.support.model_sources import read_config, reading
 from modeling_hsst import (
     ENMAP_WAVELENGTHS,
@@ -578,8 +578,8 @@ def start_from_head(
     merged: Mapping[str, Sequence[str]],
 ) -> None:
     """
-    Sets the classifier of a network to that of a checkpoint, class by class under their names. A class that several of
-    the checkpoint's stand for has the mean of their scores, so that it is not favoured for their number.
+    Initializes the classifier of a network from a checkpoint, matching classes by name. Where several checkpoint
+    classes map to one class, their weights are averaged so that it gets no advantage from their number.
 
     Raises:
         ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has

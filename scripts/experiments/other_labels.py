@@ -28,7 +28,6 @@ from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, all_for_test
 from hsst.experiments.baselines import ModelOptions, load_config, load_pixel_classifier, starting_point
 from hsst.experiments.label_efficiency import quiet_libraries
-from hsst.experiments.matched_classes import matched_classes, parse_merges
 from hsst.run_classification import add_data_arguments, add_merge_argument, load_data
 from hsst.support.command_line import one_line_errors
 from hsst.support.fine_tuning import (
@@ -39,6 +38,7 @@ from hsst.support.fine_tuning import (
     on_device,
     predict,
 )
+from hsst.support.matched_classes import matched_classes, parse_merges
 from hsst.support.reports import plot_confusion, plot_land_cover_map
 from modeling_hsst import adapt_to_wavelengths
 

@@ -36,9 +36,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
-from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
+from datasets_loading.corpus import CorpusTiles, is_corpus, read_corpus
 from datasets_loading.files import write_json
-from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import (
     EpochSampler,

@@ -16,11 +16,20 @@ from datasets import Array3D, Dataset, Features, List, Value, load_dataset
 from datasets.distributed import split_dataset_by_node
 from small_products import NAME, WAVELENGTHS, small_cube, small_quality, write_small_product
 
-import datasets_loading.shards
-from datasets_loading.enmap_corpus import FEATURES, EnMAPCorpus, read_corpus
-from datasets_loading.preparation import CutSettings, prepare_corpus
+import datasets_loading.corpus
+from datasets_loading.corpus import (
+    FEATURES,
+    SCHEMA,
+    CutSettings,
+    EnMAPCorpus,
+    ShardWriter,
+    SourceRecord,
+    prepare_corpus,
+    read_corpus,
+    tile_image,
+    write_statistics_and_card,
+)
 from datasets_loading.raster_file import ProductError
-from datasets_loading.shards import SCHEMA, ShardWriter, SourceRecord, tile_image, write_statistics_and_card
 from datasets_loading.tiles import band_statistics, read_tile_set
 from datasets_loading.windows import GridWindows, GroupedSampler, RandomWindows
 
@@ -42,14 +51,14 @@ def corpus(products, tmp_path_factory):
     """48 tiles in three shards; four tiles to a row group, so that a few tiles make many."""
     folder = tmp_path_factory.mktemp("corpora") / "corpus"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets_loading.shards, "TILES_PER_ROW_GROUP", 4)
+        patch.setattr(datasets_loading.corpus, "TILES_PER_ROW_GROUP", 4)
         prepare_corpus(products, folder, CutSettings(**CUT), progress=False)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch):
-    monkeypatch.setattr("datasets_loading.enmap_corpus.ROW_GROUPS_AT_ONCE", 3)
+    monkeypatch.setattr("datasets_loading.corpus.ROW_GROUPS_AT_ONCE", 3)
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +218,7 @@ def test_windows_of_chosen_bands(corpus, products, streaming):
 
 
 def test_stream_keeps_few_row_groups(corpus, monkeypatch):
-    from datasets_loading import enmap_corpus
+    from datasets_loading import corpus as enmap_corpus
 
     reads = []
     read = enmap_corpus.read_row_group
@@ -244,7 +253,7 @@ MEMORY = """
 import re, sys
 import datasets
 datasets.disable_progress_bars()
-from datasets_loading import enmap_corpus
+from datasets_loading import corpus as enmap_corpus
 enmap_corpus.ROW_GROUPS_AT_ONCE = 1
 def private():
     return int(re.search(r"RssAnon:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) // 1024

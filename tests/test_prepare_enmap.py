@@ -36,10 +36,18 @@ from small_products import (
     write_small_product,
 )
 
-import datasets_loading.shards
-from datasets_loading.preparation import CutSettings, local_executor, prepare_corpus
+import datasets_loading.corpus
+from datasets_loading.corpus import (
+    COLUMNS,
+    SCHEMA,
+    CorpusStatistics,
+    CutSettings,
+    is_corpus,
+    local_executor,
+    prepare_corpus,
+    tile_image,
+)
 from datasets_loading.raster_file import ProductError
-from datasets_loading.shards import COLUMNS, SCHEMA, CorpusStatistics, is_corpus, tile_image
 from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.tiles import read_tile_set
 
@@ -167,8 +175,8 @@ def test_statistics_are_those_of_all_tiles(products, corpus):
 
 
 def test_shards_and_row_groups_are_small(products, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets_loading.shards, "TILES_PER_SHARD", 10)
-    monkeypatch.setattr(datasets_loading.shards, "TILES_PER_ROW_GROUP", 4)
+    monkeypatch.setattr(datasets_loading.corpus, "TILES_PER_SHARD", 10)
+    monkeypatch.setattr(datasets_loading.corpus, "TILES_PER_ROW_GROUP", 4)
     report = prepare(products / product_name(0), tmp_path / "corpus")
     files = sorted((tmp_path / "corpus" / "data").iterdir())
     sizes = [
@@ -300,15 +308,15 @@ def test_interrupted_at_any_step_the_next_run_completes(products, corpus, tmp_pa
 
     with monkeypatch.context() as patch:
         if moment == "shard":
-            writer = datasets_loading.shards.ShardWriter
+            writer = datasets_loading.corpus.ShardWriter
             patch.setattr(writer, "write", stop_at(writer.write, lambda _, number: number == 20))
         elif moment == "rename":
             patch.setattr(Path, "rename", stop_at(Path.rename, lambda arguments, _: "_002_" in str(arguments[1])))
         else:
             names = {"record": f"{product_name(2)}.json", "statistics": "band_statistics.json", "card": "README.md"}
-            whole = datasets_loading.shards.write_whole
+            whole = datasets_loading.corpus.write_whole
             wrapped = stop_at(whole, lambda arguments, _: arguments[0].name == names[moment])
-            patch.setattr(datasets_loading.shards, "write_whole", wrapped)
+            patch.setattr(datasets_loading.corpus, "write_whole", wrapped)
         with pytest.raises(Interrupted):
             prepare(products, tmp_path / "corpus")
     assert not list((tmp_path / "corpus").rglob("*.partial"))
@@ -391,7 +399,7 @@ def test_no_scheduler_there(products, tmp_path, run_script, monkeypatch):
 # Not of resource.getrusage, in which a process begins with what its parent had.
 PEAK = """
 import re, sys
-from datasets_loading.preparation import CutSettings, prepare_corpus
+from datasets_loading.corpus import CutSettings, prepare_corpus
 prepare_corpus(sys.argv[1], sys.argv[2], CutSettings(tile_size=32), progress=False)
 print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
 """
@@ -550,7 +558,7 @@ def test_full_disk_leaves_nothing_half_written(products, corpus, tmp_path, run_s
 
 @pytest.mark.parametrize("name", [f"{product_name(2)}.json", "band_statistics.json", "README.md"])
 def test_full_disk_at_a_small_file(products, corpus, tmp_path, run_script, monkeypatch, name):
-    whole = datasets_loading.shards.write_whole
+    whole = datasets_loading.corpus.write_whole
 
     def full(path, write):
         if path.name == name:
@@ -559,7 +567,7 @@ def test_full_disk_at_a_small_file(products, corpus, tmp_path, run_script, monke
 
     arguments = ["prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "corpus", "--tile_size", 32]
     with monkeypatch.context() as patch:
-        patch.setattr(datasets_loading.shards, "write_whole", full)
+        patch.setattr(datasets_loading.corpus, "write_whole", full)
         assert_one_clear_line(run_script(*arguments), os.strerror(errno.ENOSPC))
     finished = {path.stem for path in (tmp_path / "corpus" / "sources").iterdir()}
     assert {path.name[: len(NAME)] for path in (tmp_path / "corpus" / "data").iterdir()} == finished

@@ -18,7 +18,7 @@ from small_products import NAME, small_cube, small_quality, write_small_product
 from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
 
 import hsst.publish
-from datasets_loading.preparation import CutSettings, prepare_corpus
+from datasets_loading.corpus import CutSettings, prepare_corpus
 from hsst.publish import check_model_folder, file_names
 from modeling_hsst.hub_hsst import export_for_hub
 

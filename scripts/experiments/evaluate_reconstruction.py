@@ -22,9 +22,8 @@ import torch
 import transformers
 from transformers import AutoModelForMaskedImageModeling
 
-from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import write_json, write_text
-from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.experiments.reconstruction_tables import (
     GaussianSpectrum,

@@ -1,36 +1,22 @@
-"""A corpus of tiles: how it is prepared, how it lies on disk, and how it is read.
-
-A corpus on disk: sharded Parquet of int16 tiles, what each source gave, statistics of the bands, a dataset card.
+"""A corpus of tiles for pre-training: prepared from products and images, stored as Parquet, read as tiles by number.
 
     corpus/
         README.md               dataset card; plain `load_dataset("corpus")` reads the folder by it
         band_statistics.json    mean, standard deviation, range and validity of each band over all tiles
         settings.json           how tiles were cut, and the bands that they must have
-        data/                   <source>-00000.parquet, ...: up to 256 tiles each
-        sources/                <source>.json: tiles, statistics and shards of one product or group of GeoTIFF tiles
+        data/                   <source>.parquet: the int16 tiles of one product or group of images
 
-A source is finished when its file under `sources/` is there, which is written after its shards; the statistics and the
-card are written after all sources. Every file appears whole, by a rename. `datasets_loading.corpus` fills the
-folder, `datasets_loading.corpus` reads it.
-
-From EnMAP products and GeoTIFF tiles to a corpus of sharded tiles, by one process, several, or a Dask cluster.
+A source is finished when its file is there. What it gave besides tiles (`SourceSummary`) is JSON in the metadata of
+that file. Statistics and card are written after all sources. Every file appears whole, by a rename.
 
 `prepare_corpus` finds the sources under a folder, hands those that are not finished yet to workers (`local_executor`,
-`cluster_executor`), and writes statistics and dataset card at the end. A worker holds a row of windows of one product
-in memory, never a scene. What stands on disk at the end (`datasets_loading.corpus`) does not depend on the number of
-workers, nor on how often the work was interrupted.
+`cluster_executor`), and writes statistics and card at the end. A worker holds a row of windows of one product in
+memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how often the
+work was interrupted.
 
-Corpora of EnMAP tiles as Hugging Face datasets, and as tiles to cut training windows from.
-
-    from datasets_loading.corpus import EnMAPCorpus
-
-    builder = EnMAPCorpus(data_dir="corpus")        # a folder of prepare_enmap.py, or of EnMAP L2A products
-    builder.download_and_prepare(num_proc=2)        # once: into the Arrow cache, whose tiles are read without decoding
-    tiles = builder.as_dataset(split="train")
-    stream = builder.as_streaming_dataset(split="train")
-
-`read_corpus` gives the same tiles as int16 arrays by number (`CorpusTiles`), none of them in memory before it is used:
-from the Arrow cache, or, with `streaming=True`, from the shards themselves, which takes no room on the disk.
+`read_corpus` gives the tiles as int16 arrays by number (`CorpusTiles`), none of them in memory before it is used: from
+the Arrow cache of `datasets`, or, with `streaming=True`, from the Parquet files, which takes no room on the disk.
+`EnMAPCorpus` is the same as a builder of `datasets`.
 
 EnMAP pixels cannot be published, so there is nothing to download: obtain products from https://www.enmap.org (free
 after registration), or simulate some with scripts/simulate_enmap.py.
@@ -44,30 +30,29 @@ import math
 import os
 import re
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Protocol
+from string import Template
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
-from affine import Affine
 from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
+from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
-from datasets.fingerprint import Hasher
+from datasets.packaged_modules.parquet.parquet import Parquet
 from filelock import FileLock, Timeout
-from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.transform import xy as pixel_coordinates
 from rasterio.warp import transform as transform_coordinates
@@ -76,6 +61,7 @@ from rasterio.windows import transform as window_transform
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import EnMAPProduct
+from datasets_loading.files import write_text, written_whole
 from datasets_loading.raster_file import ProductError
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
@@ -89,6 +75,16 @@ from datasets_loading.tiles import (
     open_image,
 )
 from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, check_same_bands
+
+logger = logging.getLogger(__name__)
+
+STATISTICS_NAME = "band_statistics.json"
+CARD_NAME = "README.md"
+SETTINGS_NAME = "settings.json"
+CARD_TEMPLATE = Path(__file__).with_name("corpus_card.md")
+
+SUMMARY_KEY = "hsst_source"
+"""Entry in the metadata of a Parquet file under which its `SourceSummary` stands."""
 
 # One binary value per tile: read 4 to 5 times faster than nested lists (`Array3D`), and without a copy once it is in
 # Arrow. Half the columns are missing in a GeoTIFF tile that states neither product nor place.
@@ -114,35 +110,20 @@ SCHEMA = pa.schema(
         ("fwhm", pa.list_(pa.float64())),
     ]
 )
-"""Columns of a shard."""
+"""Columns of a corpus; its card, which corpus_card.md is the template of, says what they hold."""
 
-COLUMNS = {
-    "name": "name of the tile: that of its product, with the column and row of its upper left pixel",
-    "image": "stored numbers, little-endian int16, in the order (bands, height, width), bands in ascending wavelength",
-    "num_bands": "bands of the image",
-    "height": "height of the image in pixels",
-    "width": "width of the image in pixels",
-    "product": "name of the product; null for a GeoTIFF tile",
-    "row": "first row in the product, or in the GeoTIFF tile",
-    "column": "first column in the product, or in the GeoTIFF tile",
-    "acquisition_time": "start of the product's acquisition, UTC; null for a GeoTIFF tile",
-    "sun_elevation": "sun elevation at the centre of the product in degrees; null for a GeoTIFF tile",
-    "crs": "coordinate reference system, as an EPSG code or WKT; null where the file has none",
-    "transform": "a, b, c, d, e, f: x = a * column + b * row + c and y = d * column + e * row + f, in the tile",
-    "longitude": "longitude of the tile's centre in degrees (WGS 84)",
-    "latitude": "latitude of the tile's centre in degrees (WGS 84)",
-    "cloud_share": "share of the pixels classified as cloud; null for a GeoTIFF tile",
-    "nodata_share": "share of the pixels off the swath or without data",
-    "wavelengths": "band centres in nm, ascending; null where the file states none",
-    "fwhm": "full width at half maximum of each band in nm",
-}
-"""What the columns hold."""
 
 TILES_PER_ROW_GROUP = 16
 """Tiles that are compressed together, and so read together: 29 MB of 224 bands and 64 x 64 pixels."""
 
-TILES_PER_SHARD = 256
-"""At most 470 MB of such tiles, about two thirds of it compressed."""
+TILE_FILES_PER_SOURCE = 256
+"""GeoTIFF tiles of one folder that are prepared, and after an interruption prepared anew, together."""
+
+ROW_GROUPS_AT_ONCE = 16
+"""Row groups whose windows are mixed when streaming: 256 tiles, 470 MB of memory in each reader."""
+
+TILES_AT_ONCE = 1024
+"""Tiles of the Arrow cache whose windows are mixed, so that the page cache needs to hold no more: 1.9 GB."""
 
 CLIP_RANGE = (-0.02, 1.0)
 """Reflectance is set to this range before means and deviations are taken, as HSST's image processor does."""
@@ -150,11 +131,8 @@ CLIP_RANGE = (-0.02, 1.0)
 CITATION = """\
 @article{storch2023enmap,
   title = {The {EnMAP} imaging spectroscopy mission towards operations},
-  author = {Storch, Tobias and others},
-  journal = {Remote Sensing of Environment},
-  volume = {294},
-  pages = {113632},
-  year = {2023}
+  author = {Storch, Tobias and others}, journal = {Remote Sensing of Environment},
+  volume = {294}, pages = {113632}, year = {2023}
 }
 """
 
@@ -162,423 +140,6 @@ LICENCE_NOTE = (
     "EnMAP data (c) DLR. They are free after registration and may not be re-published as they are: share the recipe "
     "(product names and the command), not the pixels. Tiles of simulated products may be shared."
 )
-
-
-def tile_image(row: Mapping[str, Any]) -> np.ndarray:
-    """The image of a row that `datasets` gives, int16 (bands, height, width): a read-only view of its bytes."""
-    return np.frombuffer(row["image"], dtype="<i2").reshape(row["num_bands"], row["height"], row["width"])
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Writes a file that appears under its name only when it is whole, and is on the disk by then.
-
-    Raises:
-        OSError: the file cannot be written, as on a full disk; nothing of it is left.
-    """
-    unfinished = unfinished_name(path)
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def unfinished_name(path: Path) -> Path:
-    """A hidden name beside `path` that no other writer, on this machine or another, takes."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole, as `write_whole` does."""
-    write_whole(path, lambda file: _write_bytes(file, text.encode()))
-
-
-def _write_bytes(file: IO[bytes], content: bytes) -> None:
-    file.write(content)
-
-
-@dataclass(eq=False)
-class SourceRecord:
-    """What one source, a product or a group of GeoTIFF tiles, gave to a corpus.
-
-    Attributes:
-        name: name of the source, safe as a file name.
-        files: files of a group of tiles with their sizes in bytes; empty for a product, which its name identifies.
-        shards: its files under `data/`, with their sizes in bytes, and name, height and width of each of their tiles.
-        num_skipped: windows that were left out, being outside the swath or cloudy.
-        errors: a line for every file of a group that could not be used.
-        wavelengths: band centres in nm (bands,), or None.
-        fwhm: full width at half maximum in nm (bands,), or None.
-        valid_bands: which bands hold data (bands,).
-        minimum: smallest stored number of each band, where there are data (bands,).
-        maximum: largest stored number of each band (bands,).
-        statistics: of the reflectance clipped to `CLIP_RANGE`, as `RunningStatistics.to_dict` gives them.
-    """
-
-    name: str
-    files: list[list[Any]]
-    wavelengths: list[float] | None
-    fwhm: list[float] | None
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    num_skipped: int = 0
-    errors: list[str] = field(default_factory=list)
-    valid_bands: list[bool] = field(default_factory=list)
-    minimum: list[int] = field(default_factory=list)
-    maximum: list[int] = field(default_factory=list)
-    statistics: dict[str, list[Any]] = field(default_factory=dict)
-
-    @property
-    def num_tiles(self) -> int:
-        return sum(len(shard["tiles"]) for shard in self.shards)
-
-    def write(self, folder: Path) -> None:
-        """Writes `sources/<name>.json`: from then on the source is finished."""
-        write_text(folder / "sources" / f"{self.name}.json", json.dumps(asdict(self)) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> SourceRecord:
-        """Raises ValueError where the file is not one of these."""
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
-
-
-def read_records(folder: Path) -> list[SourceRecord]:
-    """The finished sources of a corpus, in the order of their names; ValueError where a file is damaged."""
-    return [SourceRecord.read(path) for path in sorted((folder / "sources").glob("[!.]*.json"))]
-
-
-def row_groups(folder: Path, records: Iterable[SourceRecord]) -> Iterator[tuple[str, int, list[list[Any]]]]:
-    """Every row group: path of its shard, its number there, and name, height and width of its tiles."""
-    for record in records:
-        for shard in record.shards:
-            size = shard["tiles_per_row_group"]
-            for number, start in enumerate(range(0, len(shard["tiles"]), size)):
-                yield str(folder / "data" / shard["file"]), number, shard["tiles"][start : start + size]
-
-
-def check_shards(folder: Path, records: Iterable[SourceRecord]) -> None:
-    """Raises ValueError where a shard is missing or has not the size that it was written with."""
-    for record in records:
-        for shard in record.shards:
-            path = folder / "data" / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                got = "none" if size is None else f"{size}"
-                raise ValueError(f"{path}: expected a whole shard of {shard['bytes']} bytes, got {got}")
-
-
-def are_whole(folder: Path, record: SourceRecord) -> bool:
-    """Whether all shards of a source are there, with the sizes that they were written with."""
-    try:
-        check_shards(folder, [record])
-    except ValueError:
-        return False
-    return True
-
-
-class ShardWriter(AbstractContextManager["ShardWriter"]):
-    """Writes the tiles of one source into shards.
-
-    As a context manager: where the block ends with an error, nothing is left; otherwise every shard has its name.
-    The same tiles give the same bytes.
-
-    Args:
-        folder: folder of the corpus.
-        record: the source; its shards, statistics and ranges of bands are filled in.
-    """
-
-    def __init__(self, folder: Path, record: SourceRecord) -> None:
-        self.folder = folder
-        self.record = record
-        self._unfinished: list[tuple[Path, Path]] = []
-        self._rows: list[dict[str, Any]] = []
-        self._file: IO[bytes] | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._statistics: RunningStatistics | None = None
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Takes in a tile: a row of `SCHEMA`, with the image as int16 (bands, height, width).
-
-        Raises:
-            OSError: it cannot be written, as on a full disk.
-        """
-        image = row["image"]
-        if self._statistics is None:
-            self._statistics = RunningStatistics(len(image))
-            self._minimum = np.full(len(image), np.iinfo(np.int16).max, dtype=np.int16)
-            self._maximum = np.full(len(image), ENMAP.nodata, dtype=np.int16)
-        has_data = image != ENMAP.nodata
-        self._statistics.update(np.clip(image / ENMAP.scale, *CLIP_RANGE), has_data)
-        lowest = image.min(axis=(1, 2), where=has_data, initial=np.iinfo(np.int16).max)
-        self._minimum = np.minimum(self._minimum, lowest)
-        self._maximum = np.maximum(self._maximum, image.max(axis=(1, 2)))
-        if not self.record.shards or len(self.record.shards[-1]["tiles"]) == TILES_PER_SHARD:
-            self._start_shard()
-        self.record.shards[-1]["tiles"].append([row["name"], row["height"], row["width"]])
-        # A copy as bytes: pyarrow (26) never frees what it was given as a memoryview.
-        self._rows.append({**row, "image": np.asarray(image, dtype="<i2").tobytes()})
-        if len(self._rows) == TILES_PER_ROW_GROUP:
-            self._write_rows()
-
-    def _start_shard(self) -> None:
-        self._end_shard()
-        file_name = f"{self.record.name}-{len(self.record.shards):05d}.parquet"
-        path = self.folder / "data" / file_name
-        unfinished = unfinished_name(path)
-        self._unfinished.append((unfinished, path))
-        self._file = unfinished.open("wb")
-        others = [name for name in SCHEMA.names if name != "image"]
-        # Levels above 1 win 2 % of the size and cost a fifth of the reading speed. Statistics of an image would be
-        # its first and last bytes.
-        self._writer = pq.ParquetWriter(
-            self._file,
-            SCHEMA,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=others,
-            write_statistics=others,
-        )
-        self.record.shards.append({"file": file_name, "tiles_per_row_group": TILES_PER_ROW_GROUP, "tiles": []})
-
-    def _write_rows(self) -> None:
-        if self._rows:
-            assert self._writer is not None
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
-            self._rows.clear()
-
-    def _end_shard(self) -> None:
-        if self._writer is not None and self._file is not None:
-            self._write_rows()
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._writer = self._file = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._end_shard()
-                for shard, (unfinished, path) in zip(self.record.shards, self._unfinished, strict=True):
-                    shard["bytes"] = unfinished.stat().st_size
-                    unfinished.rename(path)
-                if self._statistics is not None:
-                    self.record.statistics = self._statistics.to_dict()
-                    self.record.minimum, self.record.maximum = self._minimum.tolist(), self._maximum.tolist()
-        finally:
-            if self._writer is not None:
-                self._abandon()
-            for unfinished, _ in self._unfinished:
-                unfinished.unlink(missing_ok=True)
-
-    def _abandon(self) -> None:
-        assert self._file is not None
-        self._writer = None
-        try:
-            self._file.close()
-        except OSError:
-            # What was buffered does not fit on the disk either; the file is removed anyway.
-            pass
-
-
-@dataclass(eq=False)
-class CorpusStatistics:
-    """What `band_statistics.json` says of the tiles of a corpus.
-
-    Attributes:
-        num_tiles: number of tiles.
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
-        fwhm: full width at half maximum in nm, float64 (bands,), or None.
-        valid_bands: which bands hold data in every source, bool (bands,).
-        mean: mean reflectance of each band, clipped to `clip_range`, float64 (bands,); NaN without data.
-        std: its standard deviation, float64 (bands,); NaN without data.
-        clip_range: reflectance was set to this range before.
-        nodata: stored number of a pixel without data.
-        scale: stored number of a reflectance of 1.
-    """
-
-    num_tiles: int
-    wavelengths: np.ndarray | None
-    fwhm: np.ndarray | None
-    valid_bands: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    clip_range: tuple[float, float]
-    nodata: int
-    scale: float
-
-    @classmethod
-    def read(cls, folder: Path) -> CorpusStatistics:
-        """Raises ValueError where the folder is not a finished corpus."""
-        path = folder / STATISTICS_NAME
-        try:
-            content = json.loads(path.read_text())
-            numbers = {
-                name: None if content[name] is None else np.array(content[name], dtype=np.float64)
-                for name in ("wavelengths", "fwhm", "mean", "std")
-            }
-            return cls(
-                num_tiles=content["num_tiles"],
-                valid_bands=np.array(content["valid_bands"], dtype=bool),
-                clip_range=tuple(content["clip_range"]),
-                nodata=content["nodata"],
-                scale=content["scale"],
-                **numbers,  # type: ignore[arg-type]
-            )
-        except FileNotFoundError:
-            raise ValueError(
-                f"{folder}: expected a finished corpus, got none with a {STATISTICS_NAME}; "
-                "run prepare_enmap.py to its end"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
-
-
-STATISTICS_NAME = "band_statistics.json"
-CARD_NAME = "README.md"
-SETTINGS_NAME = "settings.json"
-
-
-def is_corpus(folder: str | Path) -> bool:
-    """Whether a folder is a corpus, finished or not."""
-    return (Path(folder) / SETTINGS_NAME).is_file()
-
-
-def write_statistics_and_card(folder: Path, records: Iterable[SourceRecord], settings: Mapping[str, Any]) -> None:
-    """Finishes a corpus: writes `band_statistics.json` from the statistics of its sources, and the dataset card.
-
-    The same records in the same order give the same bytes.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    records = list(records)
-    first = records[0]
-    merged = RunningStatistics(len(first.valid_bands))
-    for record in records:
-        merged.merge(RunningStatistics.from_dict(record.statistics))
-    minimum = np.min([record.minimum for record in records], axis=0)
-    maximum = np.max([record.maximum for record in records], axis=0)
-    # A band with one number in all pixels of all tiles holds a filling, not data.
-    valid_bands = np.all([record.valid_bands for record in records], axis=0) & (minimum < maximum)
-    has_data = merged.count > 0
-    content = {
-        "num_tiles": sum(record.num_tiles for record in records),
-        "num_sources": len(records),
-        "scale": ENMAP.scale,
-        "nodata": ENMAP.nodata,
-        "clip_range": list(CLIP_RANGE),
-        "wavelengths": first.wavelengths,
-        "fwhm": first.fwhm,
-        "valid_bands": valid_bands.tolist(),
-        "mean": _with_null(merged.mean),
-        "std": _with_null(merged.std),
-        "minimum": _with_null(np.where(has_data, minimum, np.nan)),
-        "maximum": _with_null(np.where(has_data, maximum, np.nan)),
-        "count": merged.count.tolist(),
-    }
-    write_text(folder / STATISTICS_NAME, one_line_per_entry(content))
-    write_text(folder / CARD_NAME, _card(records, settings, valid_bands))
-
-
-def one_line_per_entry(content: Mapping[str, Any]) -> str:
-    """JSON in which lists of bands stay on one line."""
-    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _with_null(values: np.ndarray) -> list[float | None]:
-    """Numbers for JSON, which knows no NaN."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
-
-
-def _card(records: list[SourceRecord], settings: Mapping[str, Any], valid_bands: np.ndarray) -> str:
-    tiles = [tile for record in records for shard in record.shards for tile in shard["tiles"]]
-    num_bytes = sum(2 * len(valid_bands) * height * width for _, height, width in tiles)
-    features = "\n".join(f"  - name: {column.name}\n    " + _feature(column.type) for column in SCHEMA)
-    columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
-    size = settings["tile_size"]
-    wavelengths = records[0].wavelengths
-    span = f" from {wavelengths[0]:g} to {wavelengths[-1]:g} nm" if wavelengths else ""
-    return f"""\
----
-pretty_name: EnMAP tiles
-license: other
-tags:
-- hyperspectral
-- remote-sensing
-- EnMAP
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/*.parquet
-dataset_info:
-  features:
-{features}
-  splits:
-  - name: train
-    num_bytes: {num_bytes}
-    num_examples: {len(tiles)}
----
-# EnMAP tiles
-
-{len(tiles)} tiles of {len(records)} sources (EnMAP L2A products, or groups of GeoTIFF tiles) with {len(valid_bands)}
-bands{span}, {int(valid_bands.sum())} of which hold data in every source. Tiles have at most {size} x {size} pixels.
-Those with more than {settings["max_nodata"]:.0%} of their pixels without data, or more than
-{settings["max_cloud"]:.0%} under cloud, were left out.
-
-```python
-import numpy as np
-from datasets import load_dataset
-
-row = load_dataset("path/to/this/folder", split="train")[0]
-image = np.frombuffer(row["image"], dtype="<i2").reshape(row["num_bands"], row["height"], row["width"])
-reflectance = np.where(image == {ENMAP.nodata}, np.nan, image / {ENMAP.scale:g})
-```
-With the package `hsst`: `datasets_loading.corpus.tile_image(row)`, and `datasets_loading.corpus.EnMAPCorpus` for
-reading faster than that.
-
-| column | content |
-|---|---|
-{columns}
-
-`{STATISTICS_NAME}` holds mean, standard deviation, smallest and largest number and validity of each band over
-all tiles (reflectance set to {CLIP_RANGE[0]:g} to {CLIP_RANGE[1]:g} before); `sources/` holds the same for each
-source, and the names of its tiles.
-
-## Licence
-{LICENCE_NOTE}
-
-## Citation
-```bibtex
-{CITATION}```
-"""
-
-
-def _feature(kind: pa.DataType) -> str:
-    """A column's type in the words of a dataset card."""
-    if pa.types.is_list(kind):
-        return f"list: {_value_name(kind.value_type)}"
-    return f"dtype: {_value_name(kind)}"
-
-
-def _value_name(kind: pa.DataType) -> str:
-    return {"double": "float64", "float": "float32"}.get(str(kind), str(kind))
-
-
-logger = logging.getLogger(__name__)
-
-TILE_FILES_PER_SOURCE = 256
-"""GeoTIFF tiles of one folder that are prepared, and after an interruption prepared anew, together."""
 
 _LARGEST_BLOCK_CACHE = 512_000_000
 
@@ -588,7 +149,7 @@ class CutSettings:
     """How sources are cut into tiles.
 
     Attributes:
-        tile_size: side of a tile in pixels; smaller GeoTIFF tiles stay as they are.
+        tile_size: side of a tile in pixels; smaller images stay as they are.
         max_nodata: largest share of a tile's pixels off the swath or without data.
         max_cloud: largest share of a tile's pixels classified as cloud.
         wavelength_file, scale, nodata, variable, radiance: how to read images that do not say so themselves, as for
@@ -607,16 +168,12 @@ class CutSettings:
     variable: str | None = None
     radiance: bool = False
 
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How to open an image."""
-        return {
-            "wavelengths": self.wavelength_file,
-            "scale": self.scale,
-            "nodata": self.nodata,
-            "variable": self.variable,
-            "radiance": self.radiance,
-        }
+    def open(self, path: Path, is_product: bool) -> EnMAPProduct | Raster:
+        """Opens a product, or an image."""
+        if is_product:
+            return EnMAPProduct.open(path, radiance=self.radiance)
+        given = {name: getattr(self, name) for name in ("scale", "nodata", "variable", "radiance")}
+        return open_image(path, wavelengths=self.wavelength_file, **given)
 
     def __post_init__(self) -> None:
         if self.tile_size < 1:
@@ -628,33 +185,23 @@ class CutSettings:
 
 @dataclass(frozen=True)
 class Bands:
-    """The bands that all tiles of a corpus have.
-
-    Attributes:
-        num_bands: their number.
-        wavelengths: their centres in nm, ascending, or None where tiles state none.
-        first_source: path of the source they were taken from.
-    """
+    """The bands that all tiles of a corpus have: number, centers in nm where known, and the file they come from."""
 
     num_bands: int
     wavelengths: tuple[float, ...] | None
     first_source: str
 
-    def check(self, num_bands: int, wavelengths: np.ndarray | None, path: Path) -> None:
+    def check(self, opened: EnMAPProduct | Raster, path: Path) -> None:
         """Raises ProductError where the source at `path` has other bands."""
         expected = None if self.wavelengths is None else np.array(self.wavelengths)
-        check_same_bands(path, num_bands, wavelengths, self.num_bands, expected, self.first_source)
+        check_same_bands(path, opened.num_bands, opened.wavelengths, self.num_bands, expected, self.first_source)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A product, or a group of GeoTIFF tiles of one folder.
+    """A product (one path), or a group of images of one folder.
 
-    Attributes:
-        name: name of the product, or of the group; safe as a file name.
-        paths: what to open: one product, or each tile.
-        is_product: which of the two it is.
-        root: folder that the names of tiles are relative to.
+    `name` is safe as a file name; names of tiles are relative to `root`.
     """
 
     name: str
@@ -662,51 +209,133 @@ class Source:
     is_product: bool
     root: Path
 
-
-@dataclass(eq=False)
-class Tally:
-    """What a source turned out to be, besides its tiles; filled in while they are read.
-
-    Attributes:
-        wavelengths: band centres in nm, float64 (bands,), or None.
-        fwhm: full width at half maximum in nm, float64 (bands,), or None.
-        valid_bands: bands that hold data in every GeoTIFF tile, or in any tile of the product, bool (bands,).
-        num_skipped: windows left out, being outside the swath or cloudy.
-        errors: a line for each GeoTIFF tile that could not be used.
-    """
-
-    wavelengths: np.ndarray | None = None
-    fwhm: np.ndarray | None = None
-    valid_bands: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    num_skipped: int = 0
-    errors: list[str] = field(default_factory=list)
+    @property
+    def files(self) -> list[list[Any]]:
+        """Images with their sizes, by which a later run knows them again; a product is known by its name."""
+        return [] if self.is_product else [[str(path), path.stat().st_size] for path in self.paths]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source: its tiles, the windows left out, and a line for each file that could not be used."""
+    """What became of a source, with a line for each file that could not be used."""
 
     source: str
-    num_tiles: int
-    num_skipped: int
     errors: tuple[str, ...]
+    num_tiles: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a corpus.
-
-    Attributes:
-        num_tiles: tiles in the corpus, with those of earlier runs.
-        num_sources: products and groups of tiles in it.
-        num_skipped: windows left out.
-        errors: a line for each product or tile that could not be used.
-    """
+    """What is in a corpus, earlier runs included, with a line for each file that could not be used."""
 
     num_tiles: int
     num_sources: int
     num_skipped: int
     errors: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class SourceSummary:
+    """What a source gave besides the rows of its tiles; filled in while they are read, and stored in its file.
+
+    Attributes:
+        files: files of a group of images with their sizes in bytes; empty for a product, which its name identifies.
+        wavelengths: band centres in nm (bands,), or None.
+        fwhm: full width at half maximum in nm (bands,), or None.
+        valid_bands: bands that hold data in every image, or in any tile of the product, bool (bands,).
+        minimum: smallest stored number of each band, where there are data, int16 (bands,).
+        maximum: largest stored number of each band, int16 (bands,).
+        statistics: of the reflectance clipped to `CLIP_RANGE`.
+        num_tiles: tiles it gave.
+        num_pixels: pixels of them, of all tiles together.
+        num_skipped: windows left out, being outside the swath or cloudy.
+        errors: a line for each image that could not be used.
+    """
+
+    files: list[list[Any]]
+    wavelengths: list[float] | None = None
+    fwhm: list[float] | None = None
+    valid_bands: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    minimum: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int16))
+    maximum: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int16))
+    statistics: RunningStatistics = field(default_factory=lambda: RunningStatistics(0))
+    num_tiles: int = 0
+    num_pixels: int = 0
+    num_skipped: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def start(self, opened: EnMAPProduct | Raster, valid: bool) -> None:
+        """Takes the bands of the first image; `valid` says whether they hold data until tiles show otherwise."""
+        self.wavelengths, self.fwhm = (
+            None if values is None else values.tolist() for values in (opened.wavelengths, opened.fwhm)
+        )
+        self.valid_bands = np.full(opened.num_bands, valid)
+        self.minimum = np.full(opened.num_bands, np.iinfo(np.int16).max, dtype=np.int16)
+        self.maximum = np.full(opened.num_bands, ENMAP.nodata, dtype=np.int16)
+        self.statistics = RunningStatistics(opened.num_bands)
+
+    def add(self, image: np.ndarray) -> None:
+        """Takes in the numbers of a tile, int16 (bands, height, width)."""
+        has_data = image != ENMAP.nodata
+        self.statistics.update(np.clip(image / ENMAP.scale, *CLIP_RANGE), has_data)
+        lowest = image.min(axis=(1, 2), where=has_data, initial=np.iinfo(np.int16).max)
+        self.minimum = np.minimum(self.minimum, lowest)
+        self.maximum = np.maximum(self.maximum, image.max(axis=(1, 2)))
+        self.num_tiles += 1
+        self.num_pixels += image[0].size
+
+    def to_json(self) -> str:
+        numbers = {name: getattr(self, name).tolist() for name in ("valid_bands", "minimum", "maximum")}
+        return json.dumps(vars(self) | numbers | {"statistics": self.statistics.to_dict()})
+
+    @classmethod
+    def read(cls, path: Path) -> SourceSummary:
+        """The summary in a file of a corpus.
+
+        Raises:
+            ValueError: the file was cut short, or `prepare_corpus` did not write it.
+        """
+        with _damage(path), pq.ParquetFile(path) as file:
+            stored = file.metadata.metadata or {}
+            if SUMMARY_KEY.encode() not in stored or not file.schema_arrow.equals(SCHEMA):
+                raise ValueError("other columns or no summary of its source")
+            summary = cls(**json.loads(stored[SUMMARY_KEY.encode()]))
+            summary.statistics = RunningStatistics.from_dict(summary.statistics)  # type: ignore[arg-type]
+            summary.valid_bands = np.array(summary.valid_bands, dtype=bool)
+            summary.minimum = np.array(summary.minimum, dtype=np.int16)
+            summary.maximum = np.array(summary.maximum, dtype=np.int16)
+            shapes = {values.shape for values in (summary.valid_bands, summary.minimum, summary.maximum)}
+            if shapes != {summary.statistics.mean.shape} or summary.num_tiles != file.metadata.num_rows:
+                raise ValueError("a summary of other bands or tiles")
+            return summary
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turns what goes wrong in reading a file of a corpus into a ValueError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected a whole Parquet file of prepare_enmap.py, got {reason}") from None
+
+
+def tile_image(row: Mapping[str, Any]) -> np.ndarray:
+    """The image of a row that `datasets` gives, int16 (bands, height, width): a read-only view of its bytes."""
+    return np.frombuffer(row["image"], dtype="<i2").reshape(row["num_bands"], row["height"], row["width"])
+
+
+def is_corpus(folder: str | Path) -> bool:
+    """Whether a folder is a corpus, finished or not."""
+    return (Path(folder) / SETTINGS_NAME).is_file()
+
+
+def source_files(folder: Path) -> list[Path]:
+    """Files of the finished sources of a corpus, in the order of their names: those that the folder lists."""
+    return sorted(path for path in (folder / "data").glob("[!.]*.parquet") if path.is_file())
+
+
+# From products and images to a corpus
 
 
 def prepare_corpus(
@@ -721,8 +350,9 @@ def prepare_corpus(
     """Makes a corpus of everything that can be trained on under a folder, or adds to it what is not there yet.
 
     Args:
-        data_dir: a folder of EnMAP products (folders or ZIPs) and GeoTIFF tiles at any depth, or one product.
-        output_dir: folder of the corpus; made where it does not exist. Products finished by an earlier run are kept.
+        data_dir: a folder of EnMAP products (folders or ZIPs) and images at any depth, or one product.
+        output_dir: folder of the corpus; made where it does not exist. Sources finished by an earlier run are kept,
+            unless their files are damaged or some of their images could not be used.
         settings: how to cut; the defaults of `CutSettings` if not given.
         executor: where sources are prepared; this process by default.
         strict: stop at the first source that cannot be used, instead of leaving it out.
@@ -733,7 +363,8 @@ def prepare_corpus(
 
     Raises:
         ProductError: no source can be used, or one cannot and `strict` is set.
-        ValueError: the folder holds something else, was cut otherwise, or is being written by another run.
+        ValueError: the folder holds something else, was cut otherwise, is being written by another run, or a file in
+            it is damaged and not of a source under `data_dir`.
         OSError: a file cannot be written, as on a full disk, or a worker died. Nothing half-written is left; what was
             finished stays, and a later run goes on from there.
     """
@@ -747,17 +378,23 @@ def prepare_corpus(
     except Timeout:
         raise ValueError(f"{output_dir}: expected no other run that writes there, got one") from None
     try:
-        records = _remove_leftovers(output_dir)
-        sources, outcomes = plan_sources(data_dir, found, settings, progress)
+        for unfinished in (*output_dir.glob(".*.partial*"), *(output_dir / "data").glob(".*.partial*")):
+            unfinished.unlink()
+        sources, outcomes = _plan_sources(data_dir, found, settings, progress)
         _stop_at_error(outcomes, strict)
-        bands = _settle_bands(output_dir, settings, sources, records)
+        finished = _finished_sources(output_dir, sources)
+        bands = _settle_bands(output_dir, settings, sources, is_first_run=not finished)
         todo = []
         for source in sources:
-            record = records.get(source.name)
-            if record is None:
+            summary = finished.get(source.name)
+            if summary is None or summary.errors:
                 todo.append(source)
-            elif record.files != _sizes(source):
-                outcomes.append(_other_files(source, output_dir))
+            elif summary.files != source.files:
+                reason = (
+                    f"{source.paths[0].parent}: expected the images that {source_file(output_dir, source)} was made "
+                    "of, got others; choose another --output_dir, or remove that file to prepare them again"
+                )
+                outcomes.append(Outcome(source.name, (reason,)))
         _stop_at_error(outcomes, strict)
         if todo:
             for name in (CARD_NAME, STATISTICS_NAME):
@@ -769,19 +406,320 @@ def prepare_corpus(
                 bar.update()
                 bar.set_postfix(tiles=sum(done.num_tiles for done in outcomes))
                 _stop_at_error([outcome], strict)
-        finished = read_records(output_dir)
-        errors = tuple(error for outcome in sorted(outcomes, key=_by_source) for error in outcome.errors)
-        if not finished:
-            raise ProductError(_nothing_usable(data_dir, errors))
-        write_statistics_and_card(output_dir, finished, asdict(settings))
+        errors = tuple(error for outcome in sorted(outcomes, key=attrgetter("source")) for error in outcome.errors)
+        summaries = [SourceSummary.read(path) for path in source_files(output_dir)]
+        if not summaries:
+            raise ProductError(
+                errors[0]
+                if len(errors) == 1
+                else f"{data_dir}: expected a product or tile that can be used, got none; the first of {len(errors)}: "
+                f"{errors[0]}"
+            )
+        write_statistics_and_card(output_dir, summaries, settings)
     finally:
         lock.release()
     return Report(
-        num_tiles=sum(record.num_tiles for record in finished),
-        num_sources=len(finished),
-        num_skipped=sum(record.num_skipped for record in finished),
+        num_tiles=sum(summary.num_tiles for summary in summaries),
+        num_sources=len(summaries),
+        num_skipped=sum(summary.num_skipped for summary in summaries),
         errors=errors,
     )
+
+
+def _make_folders(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder to write into, got a file")
+    data = folder / "data"
+    # A run that was killed early leaves an empty data/ and hidden files.
+    visible = [path for path in (*folder.glob("[!.]*"), *data.glob("[!.]*")) if path != data]
+    if visible and not is_corpus(folder):
+        raise ValueError(f"{folder}: expected an empty folder, or a corpus to add to, got something else")
+    if data.is_symlink():
+        raise ValueError(f"{data}: expected a folder to write into, got a link, which may lead anywhere")
+    data.mkdir(parents=True, exist_ok=True)
+
+
+def _finished_sources(folder: Path, sources: Sequence[Source]) -> dict[str, SourceSummary]:
+    """Summaries of the sources whose files are whole, by name; ValueError for a damaged file of none of `sources`."""
+    known = {source.name for source in sources}
+    finished = {}
+    for path in source_files(folder):
+        try:
+            finished[path.stem] = SourceSummary.read(path)
+        except ValueError as error:
+            # Nothing is removed: a run makes the file of its own source again, and another file may be anyone's.
+            if path.stem not in known:
+                raise ValueError(f"{error}; its source is not under --data_dir: add it, or remove the file") from None
+    return finished
+
+
+def _plan_sources(
+    data_dir: Path, found: Sources, settings: CutSettings, progress: bool
+) -> tuple[list[Source], list[Outcome]]:
+    """Sources in an order that paths decide, and what is known to be unusable before any raster is read."""
+    sources: dict[str, Source] = {}
+    outcomes = [
+        Outcome(path.name, (f"{path}: expected products or images, got an archive: unpack it first",))
+        for path in found.archives
+    ]
+    for path in tqdm(found.products, desc="reading metadata", unit="product", disable=not progress, leave=False):
+        try:
+            with EnMAPProduct.open(path, radiance=settings.radiance) as product:
+                name = _safe_name(product.name)
+            if name in sources:
+                raise ProductError(f"{path}: expected each product once, got {name} in {sources[name].paths[0]} too")
+            sources[name] = Source(name, (path,), True, data_dir)
+        except ProductError as error:
+            outcomes.append(Outcome(path.name, (str(error),)))
+    folders: dict[Path, list[Path]] = {}
+    for path in found.images:
+        folders.setdefault(path.parent, []).append(path)
+    for folder, files in folders.items():
+        inner = folder.relative_to(data_dir).parts if folder != data_dir else (folder.name,)
+        for number, start in enumerate(range(0, len(files), TILE_FILES_PER_SOURCE)):
+            name = _safe_name("-".join(("tiles", *inner, f"{number:05d}")))
+            group = tuple(files[start : start + TILE_FILES_PER_SOURCE])
+            if name in sources:
+                # As of the folders "a/b" and "a-b".
+                reason = (
+                    f"{folder}: expected folders that differ in letters or digits, got {sources[name].paths[0].parent}"
+                )
+                outcomes.append(Outcome(name, (reason,)))
+            else:
+                sources[name] = Source(name, group, False, data_dir)
+    return list(sources.values()), outcomes
+
+
+def _settle_bands(folder: Path, settings: CutSettings, sources: Sequence[Source], is_first_run: bool) -> Bands:
+    """The bands of the corpus: those of its first run, else of the first source that can be read."""
+    path = folder / SETTINGS_NAME
+    if is_first_run:
+        bands = _first_bands(sources, settings)
+        write_text(path, one_line_per_entry({**asdict(settings), **asdict(bands)}))
+        return bands
+    try:
+        content = json.loads(path.read_text())
+        wavelengths = content["wavelengths"]
+        bands = Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error!r}") from None
+    # As text, for the nodata value NaN is not equal to itself.
+    own = {name: json.dumps(value) for name, value in asdict(settings).items()}
+    usual = asdict(CutSettings())
+    cut = {name: json.dumps(content.get(name, usual[name])) for name in own}
+    if cut != own:
+        changed = ", ".join(f"{name} {cut[name]}" for name in cut if cut[name] != own[name])
+        raise ValueError(
+            f"{folder}: expected the settings of its first run ({changed}), got others: use another --output_dir"
+        )
+    return bands
+
+
+def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
+    """The bands of the first source that can be read."""
+    for source in sources:
+        for path in source.paths:
+            # What is wrong is said when its turn comes.
+            with suppress(ProductError), settings.open(path, source.is_product) as opened:
+                wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
+                return Bands(opened.num_bands, wavelengths, str(path))
+    return Bands(0, None, "")
+
+
+def _run(
+    sources: Sequence[Source], folder: Path, settings: CutSettings, bands: Bands, executor: Executor | None
+) -> Iterator[Outcome]:
+    """Outcomes in the order in which workers are done."""
+    if executor is None:
+        for source in sources:
+            yield prepare_source(source, folder, settings, bands)
+        return
+    futures = [executor.submit(prepare_source, source, folder, settings, bands) for source in sources]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _stop_at_error(outcomes: Sequence[Outcome], strict: bool) -> None:
+    errors = [error for outcome in outcomes for error in outcome.errors]
+    if strict and errors:
+        raise ProductError(errors[0])
+
+
+def _safe_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
+
+
+# The work of one worker
+
+
+def source_file(folder: Path, source: Source) -> Path:
+    """Where the tiles of a source lie in a corpus."""
+    return folder / "data" / f"{source.name}.parquet"
+
+
+def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: Bands) -> Outcome:
+    """Writes the file of one source, which is finished when that file appears.
+
+    Raises:
+        OSError: the file cannot be written; nothing half-written is left.
+    """
+    summary = SourceSummary(source.files)
+    path = source_file(folder, source)
+    rows = (_product_rows if source.is_product else _image_rows)(source, settings, bands, summary)
+    try:
+        with written_whole(path) as unfinished:
+            _write_tiles(unfinished, rows, summary)
+            if not summary.num_tiles:
+                size, skipped = settings.tile_size, summary.num_skipped
+                none_passes = (
+                    f"{source.paths[0]}: expected a window of {size} x {size} pixels with at most "
+                    f"{settings.max_nodata:.0%} without data and {settings.max_cloud:.0%} cloud, "
+                    f"got none among {skipped}"
+                )
+                raise ProductError(summary.errors.pop() if summary.errors else none_passes)
+    except ProductError as error:
+        # What an earlier run made of it, when some of its images could be used.
+        path.unlink(missing_ok=True)
+        return Outcome(source.name, (*summary.errors, str(error)))
+    return Outcome(source.name, tuple(summary.errors), summary.num_tiles)
+
+
+def _write_tiles(path: Path, rows: Iterable[dict[str, Any]], summary: SourceSummary) -> None:
+    """Writes rows of `SCHEMA` with images as int16 arrays (bands, height, width); the same ones give the same bytes.
+
+    The summary, which the rows fill in, is written after them.
+    """
+    others = [name for name in SCHEMA.names if name != "image"]
+    # Levels above 1 win 2 % of the size and cost a fifth of the reading speed. Statistics of an image would be its
+    # first and last bytes.
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(
+            file, SCHEMA, compression="zstd", compression_level=1, use_dictionary=others, write_statistics=others
+        ) as writer,
+    ):
+        group: list[dict[str, Any]] = []
+        for row in rows:
+            summary.add(row["image"])
+            # A copy as bytes: pyarrow (26) never frees what it was given as a memoryview.
+            group.append({**row, "image": np.asarray(row["image"], dtype="<i2").tobytes()})
+            if len(group) == TILES_PER_ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+                group.clear()
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+        writer.add_key_value_metadata({SUMMARY_KEY: summary.to_json()})
+
+
+def _product_rows(
+    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary
+) -> Iterator[dict[str, Any]]:
+    """Rows of `SCHEMA` with the image as an int16 array; fills in the summary.
+
+    Raises:
+        ProductError: the product is damaged or has other bands.
+    """
+    (path,) = source.paths
+    with EnMAPProduct.open(path, radiance=settings.radiance) as product:
+        bands.check(product, path)
+        if product.notes:
+            logger.warning("%s: %s", path, "; ".join(product.notes))
+        summary.start(product, valid=False)
+        cuts = cut_product(product, settings.tile_size, settings.max_nodata, settings.max_cloud)
+        block_cache = _block_cache(product, settings.tile_size)
+        while True:
+            # The raster library would keep up to a twentieth of the machine's memory: as much of a scene as fits.
+            with rasterio.Env(GDAL_CACHEMAX=block_cache):
+                tiles, num_skipped = next(cuts, (None, 0))
+            if tiles is None:
+                return
+            summary.num_skipped += num_skipped
+            for tile in tiles:
+                summary.valid_bands |= product.valid_bands & (tile.image != ENMAP.nodata).any(axis=(1, 2))
+                yield {
+                    **_row(tile.name, tile.image, tile.row, tile.column, tile.outside_share, product),
+                    "product": product.name,
+                    "acquisition_time": product.acquisition_time,
+                    "sun_elevation": product.sun_elevation,
+                    "cloud_share": tile.cloud_share,
+                }
+
+
+def _image_rows(
+    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary
+) -> Iterator[dict[str, Any]]:
+    """Rows of a group of images, as `_product_rows` gives them; an image that cannot be used is left out."""
+    notes = Notes()
+    for path in source.paths:
+        before = summary.num_tiles
+        try:
+            with settings.open(path, is_product=False) as raster:
+                assert isinstance(raster, Raster)
+                notes.add(path, raster.notes)
+                bands.check(raster, path)
+                if not summary.valid_bands.size:
+                    summary.start(raster, valid=True)
+                name = path.relative_to(source.root).with_suffix("").as_posix()
+                yield from _cut_image(raster, name, settings, summary)
+        except ProductError as error:
+            kept = summary.num_tiles - before
+            summary.errors.append(f"{error}; {kept} tiles before the damage are kept" if kept else str(error))
+    notes.tell(source.root)
+
+
+def _cut_image(raster: Raster, name: str, settings: CutSettings, summary: SourceSummary) -> Iterator[dict[str, Any]]:
+    """Rows of an image, of which no more than a row of tiles is held in memory."""
+    height, width = (min(settings.tile_size, side) for side in raster.shape[1:])
+    any_data = False
+    for row in range(0, raster.height - height + 1, height):
+        strip = raster.read_stored(Window(0, row, raster.width, height))
+        for column in range(0, raster.width - width + 1, width):
+            image = np.ascontiguousarray(strip[:, :, column : column + width])
+            has_data = image != ENMAP.nodata
+            nodata_share = float(1 - has_data.any(axis=0).mean())
+            any_data |= nodata_share < 1
+            if nodata_share > settings.max_nodata or nodata_share == 1:
+                summary.num_skipped += 1
+                continue
+            summary.valid_bands &= has_data.any(axis=(1, 2))
+            place = "" if image.shape == raster.shape else f"_x{column:05d}_y{row:05d}"
+            yield _row(name + place, image, row, column, nodata_share, raster)
+    if not any_data:
+        pixels = raster.height * raster.width
+        raise ProductError(f"{raster.path}: expected pixels with data, got nodata in all {pixels} pixels")
+
+
+def _row(
+    name: str, image: np.ndarray, row: int, column: int, nodata_share: float, opened: EnMAPProduct | Raster
+) -> dict[str, Any]:
+    """What products and images say of a tile alike."""
+    num_bands, height, width = image.shape
+    entries = {"name": name, "image": image, "num_bands": num_bands, "height": height, "width": width}
+    entries |= {"row": row, "column": column, "nodata_share": nodata_share}
+    entries |= {"wavelengths": opened.wavelengths, "fwhm": opened.fwhm}
+    if opened.crs and opened.transform is not None:
+        transform = window_transform(Window(column, row, width, height), opened.transform)
+        entries |= {"crs": opened.crs.to_string(), "transform": list(transform)[:6]}
+        x, y = pixel_coordinates(transform, height / 2, width / 2, offset="ul")
+        # A local grid has no place on Earth.
+        with suppress(CRSError):
+            longitudes, latitudes = transform_coordinates(opened.crs, "EPSG:4326", [x], [y])[:2]
+            entries |= {"longitude": longitudes[0], "latitude": latitudes[0]}
+    return entries
+
+
+def _block_cache(product: EnMAPProduct, tile_size: int) -> int:
+    """Bytes of the blocks that a row of windows lies in, so that none is decoded twice; bounded all the same."""
+    block_height = min(product.block_shape[0], product.shape[0])
+    blocks = -(-tile_size // block_height)
+    if block_height % tile_size and tile_size % block_height:
+        blocks += 1
+    needed = blocks * block_height * (product.shape[1] + product.block_shape[1]) * product.num_bands * 2
+    return min(needed + 16_000_000, _LARGEST_BLOCK_CACHE)
 
 
 @contextmanager
@@ -805,6 +743,18 @@ def local_executor(num_workers: int) -> Iterator[Executor | None]:
             ) from None
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone, so that a later run has the folder for itself."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -831,540 +781,216 @@ def cluster_executor(scheduler: str) -> Iterator[Executor]:
             raise OSError(f"{scheduler}: expected workers to stay alive, but they died: {error}") from None
 
 
-def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: Bands) -> Outcome:
-    """Writes the shards of one source and, after them, its record. The work of one worker.
+# Statistics and card
 
-    Raises:
-        OSError: a file cannot be written; nothing half-written is left.
+
+@dataclass(eq=False)
+class CorpusStatistics:
+    """What `band_statistics.json` says of the tiles of a corpus.
+
+    Attributes:
+        num_tiles: number of tiles.
+        wavelengths: band centers in nm, ascending, float64 (bands,), or None where no tile states them.
+        fwhm: full width at half maximum in nm, float64 (bands,), or None.
+        valid_bands: which bands hold data in every source, bool (bands,).
+        mean, std: of the reflectance clipped to `clip_range`, float64 (bands,) each; NaN without data.
+        nodata: stored number of a pixel without data.
+        scale: stored number of a reflectance of 1.
     """
-    tally = Tally()
-    record = SourceRecord(source.name, _sizes(source), None, None)
-    try:
-        with ShardWriter(folder, record) as writer:
-            for row in source_rows(source, settings, bands, tally):
-                writer.write(row)
-    except ProductError as error:
-        return Outcome(source.name, 0, tally.num_skipped, (*tally.errors, str(error)))
-    except OSError as error:
-        raise _with_place(error, folder, source) from error
-    if not record.num_tiles:
-        if not tally.errors:
-            tally.errors.append(_none_passes(source, settings, tally.num_skipped))
-        return Outcome(source.name, 0, tally.num_skipped, tuple(tally.errors))
-    record.wavelengths = None if tally.wavelengths is None else tally.wavelengths.tolist()
-    record.fwhm = None if tally.fwhm is None else tally.fwhm.tolist()
-    record.valid_bands = tally.valid_bands.tolist()
-    record.num_skipped, record.errors = tally.num_skipped, tally.errors
-    try:
-        record.write(folder)
-    except OSError as error:
-        for shard in record.shards:
-            (folder / "data" / shard["file"]).unlink(missing_ok=True)
-        raise _with_place(error, folder, source) from error
-    return Outcome(source.name, record.num_tiles, record.num_skipped, tuple(record.errors))
 
+    num_tiles: int
+    wavelengths: np.ndarray | None
+    fwhm: np.ndarray | None
+    valid_bands: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    clip_range: tuple[float, float]
+    nodata: int = ENMAP.nodata
+    scale: float = ENMAP.scale
 
-def source_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
-    """Rows of `datasets_loading.corpus.SCHEMA` with the image as an int16 array, in an order that names decide.
-
-    Args:
-        source: the product or group of tiles.
-        settings: how to cut.
-        bands: the bands it must have.
-        tally: is filled in on the way.
-
-    Raises:
-        ProductError: the product is damaged or has other bands. A tile in that state is left out.
-    """
-    return (_product_rows if source.is_product else _tile_rows)(source, settings, bands, tally)
-
-
-def _with_place(error: OSError, folder: Path, source: Source) -> OSError:
-    return OSError(error.errno, error.strerror or str(error), str(folder / "data" / source.name))
-
-
-def _product_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
-    (path,) = source.paths
-    with EnMAPProduct.open(path, radiance=settings.radiance) as product:
-        bands.check(product.num_bands, product.wavelengths, path)
-        if product.notes:
-            logger.warning("%s: %s", path, "; ".join(product.notes))
-        tally.wavelengths, tally.fwhm = product.wavelengths, product.fwhm
-        tally.valid_bands = np.zeros(product.num_bands, dtype=bool)
-        cuts = cut_product(product, settings.tile_size, settings.max_nodata, settings.max_cloud)
-        block_cache = _block_cache(product, settings.tile_size)
-        while True:
-            # The raster library would keep up to a twentieth of the machine's memory: as much of a scene as fits.
-            with rasterio.Env(GDAL_CACHEMAX=block_cache):
-                tiles, num_skipped = next(cuts, (None, 0))
-            if tiles is None:
-                return
-            tally.num_skipped += num_skipped
-            for tile in tiles:
-                tally.valid_bands |= product.valid_bands & (tile.image != ENMAP.nodata).any(axis=(1, 2))
-                yield {
-                    "name": tile.name,
-                    "image": tile.image,
-                    "product": product.name,
-                    "row": tile.row,
-                    "column": tile.column,
-                    "acquisition_time": product.acquisition_time,
-                    "sun_elevation": product.sun_elevation,
-                    "cloud_share": tile.cloud_share,
-                    "nodata_share": tile.outside_share,
-                    "wavelengths": product.wavelengths,
-                    "fwhm": product.fwhm,
-                    **_size_and_place(tile.image, tile.row, tile.column, product.crs, product.transform),
-                }
-
-
-def _tile_rows(source: Source, settings: CutSettings, bands: Bands, tally: Tally) -> Iterator[dict[str, Any]]:
-    notes = Notes()
-    for path in source.paths:
-        num_rows = 0
+    @classmethod
+    def read(cls, folder: Path) -> CorpusStatistics:
+        """Raises ValueError where the folder is not a finished corpus."""
+        path = folder / STATISTICS_NAME
         try:
-            with open_image(path, **settings.reading) as raster:
-                notes.add(path, raster.notes)
-                bands.check(raster.num_bands, raster.wavelengths, path)
-                name = path.relative_to(source.root).with_suffix("").as_posix()
-                for row in _image_rows(raster, name, settings, tally):
-                    num_rows += 1
-                    yield row
-        except ProductError as error:
-            kept = f"; {num_rows} tiles before the damage are kept" if num_rows else ""
-            tally.errors.append(f"{error}{kept}")
-    notes.tell(source.root)
-
-
-def _image_rows(raster: Raster, name: str, settings: CutSettings, tally: Tally) -> Iterator[dict[str, Any]]:
-    """Tiles of an image, of which no more than a row of them is held in memory."""
-    if not tally.valid_bands.size:
-        tally.wavelengths, tally.fwhm = raster.wavelengths, raster.fwhm
-        tally.valid_bands = np.ones(raster.num_bands, dtype=bool)
-    height, width = (min(settings.tile_size, side) for side in raster.shape[1:])
-    any_data = False
-    for row in range(0, raster.height - height + 1, height):
-        strip = raster.read_stored(Window(0, row, raster.width, height))
-        for column in range(0, raster.width - width + 1, width):
-            image = np.ascontiguousarray(strip[:, :, column : column + width])
-            has_data = image != ENMAP.nodata
-            nodata_share = float(1 - has_data.any(axis=0).mean())
-            any_data |= nodata_share < 1
-            if nodata_share > settings.max_nodata or nodata_share == 1:
-                tally.num_skipped += 1
-                continue
-            tally.valid_bands &= has_data.any(axis=(1, 2))
-            yield {
-                "name": name if image.shape == raster.shape else f"{name}_x{column:05d}_y{row:05d}",
-                "image": image,
-                "row": row,
-                "column": column,
-                "nodata_share": nodata_share,
-                "wavelengths": raster.wavelengths,
-                "fwhm": raster.fwhm,
-                **_size_and_place(image, row, column, raster.crs, raster.transform),
-            }
-    if not any_data:
-        pixels = raster.height * raster.width
-        raise ProductError(f"{raster.path}: expected pixels with data, got nodata in all {pixels} pixels")
-
-
-def _size_and_place(
-    image: np.ndarray, row: int, column: int, crs: CRS | None, source_transform: Affine | None
-) -> dict[str, Any]:
-    num_bands, height, width = image.shape
-    size = {"num_bands": num_bands, "height": height, "width": width}
-    if not crs or source_transform is None:
-        return size
-    transform = window_transform(Window(column, row, width, height), source_transform)
-    x, y = pixel_coordinates(transform, height / 2, width / 2, offset="ul")
-    try:
-        longitudes, latitudes = transform_coordinates(crs, "EPSG:4326", [x], [y])[:2]
-        centre = {"longitude": longitudes[0], "latitude": latitudes[0]}
-    except CRSError:
-        # As of a local grid, which has no place on Earth.
-        centre = {}
-    return {**size, **centre, "crs": crs.to_string(), "transform": list(transform)[:6]}
-
-
-def _block_cache(product: EnMAPProduct, tile_size: int) -> int:
-    """Bytes of the blocks that a row of windows lies in, so that none is decoded twice; bounded all the same."""
-    block_height = min(product.block_shape[0], product.shape[0])
-    blocks = -(-tile_size // block_height)
-    if block_height % tile_size and tile_size % block_height:
-        blocks += 1
-    needed = blocks * block_height * (product.shape[1] + product.block_shape[1]) * product.num_bands * 2
-    return min(needed + 16_000_000, _LARGEST_BLOCK_CACHE)
-
-
-def plan_sources(
-    data_dir: Path, found: Sources, settings: CutSettings, progress: bool
-) -> tuple[list[Source], list[Outcome]]:
-    """Sources in an order that paths decide, and what is known to be unusable before any raster is read."""
-    sources: dict[str, Source] = {}
-    outcomes = [
-        Outcome(path.name, 0, 0, (f"{path}: expected products or images, got an archive: unpack it first",))
-        for path in found.archives
-    ]
-    for path in tqdm(found.products, desc="reading metadata", unit="product", disable=not progress, leave=False):
-        try:
-            with EnMAPProduct.open(path, radiance=settings.radiance) as product:
-                name = _safe_name(product.name)
-            if name in sources:
-                raise ProductError(f"{path}: expected each product once, got {name} in {sources[name].paths[0]} too")
-            sources[name] = Source(name, (path,), True, data_dir)
-        except ProductError as error:
-            outcomes.append(Outcome(path.name, 0, 0, (str(error),)))
-    folders: dict[Path, list[Path]] = {}
-    for path in found.images:
-        folders.setdefault(path.parent, []).append(path)
-    for folder, files in folders.items():
-        inner = folder.relative_to(data_dir).parts if folder != data_dir else (folder.name,)
-        for number, start in enumerate(range(0, len(files), TILE_FILES_PER_SOURCE)):
-            name = _safe_name("-".join(("tiles", *inner, f"{number:05d}")))
-            group = tuple(files[start : start + TILE_FILES_PER_SOURCE])
-            if name in sources:
-                # As of the folders "a/b" and "a-b".
-                reason = (
-                    f"{folder}: expected folders that differ in letters or digits, got {sources[name].paths[0].parent}"
-                )
-                outcomes.append(Outcome(name, 0, 0, (reason,)))
-            else:
-                sources[name] = Source(name, group, False, data_dir)
-    return list(sources.values()), outcomes
-
-
-def _settle_bands(
-    folder: Path, settings: CutSettings, sources: Sequence[Source], records: dict[str, SourceRecord]
-) -> Bands:
-    """The bands of the corpus: those of its first run, else of the first source that can be read."""
-    path = folder / SETTINGS_NAME
-    if records and path.is_file():
-        content = json.loads(path.read_text())
-        # As text, for the nodata value NaN is not equal to itself
-        own = {name: json.dumps(value) for name, value in asdict(settings).items()}
-        usual = asdict(CutSettings())
-        cut = {name: json.dumps(content.get(name, usual[name])) for name in own}
-        if cut != own:
-            changed = ", ".join(f"{name} {cut[name]}" for name in cut if cut[name] != own[name])
+            content = json.loads(path.read_text())
+            kept = {name: content[name] for name in cls.__annotations__}
+            for name in ("wavelengths", "fwhm", "mean", "std"):
+                kept[name] = None if kept[name] is None else np.array(kept[name], dtype=np.float64)
+            valid_bands, clip_range = np.array(kept["valid_bands"], dtype=bool), tuple(kept["clip_range"])
+            return cls(**{**kept, "valid_bands": valid_bands, "clip_range": clip_range})
+        except FileNotFoundError:
             raise ValueError(
-                f"{folder}: expected the settings of its first run ({changed}), got others: use another --output_dir"
-            )
-        wavelengths = content["wavelengths"]
-        return Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
-    bands = first_bands(sources, settings)
-    write_text(path, one_line_per_entry({**asdict(settings), **asdict(bands)}))
-    return bands
+                f"{folder}: expected a finished corpus, got none with a {STATISTICS_NAME}; "
+                "run prepare_enmap.py to its end"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
 
 
-def first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
-    """The bands of the first source that can be read."""
-    for source in sources:
-        for path in source.paths:
-            try:
-                opened: EnMAPProduct | Raster
-                if source.is_product:
-                    opened = EnMAPProduct.open(path, radiance=settings.radiance)
-                else:
-                    opened = open_image(path, **settings.reading)
-                with opened:
-                    wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
-                    return Bands(opened.num_bands, wavelengths, str(path))
-            except ProductError:
-                # Said when its turn comes.
-                continue
-    return Bands(0, None, "")
+def write_statistics_and_card(folder: Path, summaries: Sequence[SourceSummary], settings: CutSettings) -> None:
+    """Finishes a corpus: writes `band_statistics.json` from the statistics of its sources, and the dataset card.
 
-
-def _run(
-    sources: Sequence[Source], folder: Path, settings: CutSettings, bands: Bands, executor: Executor | None
-) -> Iterator[Outcome]:
-    """Outcomes in the order in which workers are done."""
-    if executor is None:
-        for source in sources:
-            yield prepare_source(source, folder, settings, bands)
-        return
-    futures = [executor.submit(prepare_source, source, folder, settings, bands) for source in sources]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _make_folders(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder to write into, got a file")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "sources").is_dir():
-        raise ValueError(f"{folder}: expected an empty folder, or a corpus to add to, got something else")
-    for name in ("sources", "data"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-
-
-def _remove_leftovers(folder: Path) -> dict[str, SourceRecord]:
-    """Removes what an interrupted run left, and what has to be tried anew; gives the finished sources by name."""
-    records = {}
-    for record in read_records(folder):
-        if not record.errors and are_whole(folder, record):
-            records[record.name] = record
-        else:
-            (folder / "sources" / f"{record.name}.json").unlink()
-    finished = {shard["file"] for record in records.values() for shard in record.shards}
-    for path in (folder / "data").glob("[!.]*.parquet"):
-        if path.name not in finished:
-            path.unlink()
-    for path in folder.rglob(".*.partial"):
-        path.unlink(missing_ok=True)
-    return records
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone, so that a later run has the folder for itself."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _stop_at_error(outcomes: Sequence[Outcome], strict: bool) -> None:
-    errors = [error for outcome in outcomes for error in outcome.errors]
-    if strict and errors:
-        raise ProductError(errors[0])
-
-
-def _none_passes(source: Source, settings: CutSettings, num_windows: int) -> str:
-    size = settings.tile_size
-    return (
-        f"{source.paths[0]}: expected a window of {size} x {size} pixels with at most {settings.max_nodata:.0%} "
-        f"without data and {settings.max_cloud:.0%} cloud, got none among {num_windows}"
-    )
-
-
-def _other_files(source: Source, folder: Path) -> Outcome:
-    error = (
-        f"{source.paths[0].parent}: expected the GeoTIFF tiles that {folder}/sources/{source.name}.json lists, got "
-        "others; choose another --output_dir, or remove that file to prepare them anew"
-    )
-    return Outcome(source.name, 0, 0, (error,))
-
-
-def _nothing_usable(data_dir: Path, errors: Sequence[str]) -> str:
-    if len(errors) == 1:
-        return errors[0]
-    return (
-        f"{data_dir}: expected a product or tile that can be used, got none; the first of {len(errors)}: {errors[0]}"
-    )
-
-
-def _sizes(source: Source) -> list[list[Any]]:
-    """Files of a group of tiles with their sizes, by which a later run knows them again."""
-    return [] if source.is_product else [[str(path), path.stat().st_size] for path in source.paths]
-
-
-def _safe_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")
-
-
-def _by_source(outcome: Outcome) -> str:
-    return outcome.source
-
-
-FEATURES = Features.from_arrow_schema(SCHEMA)
-"""Columns of a corpus; `datasets_loading.corpus.COLUMNS` says what they hold."""
-
-ROW_GROUPS_AT_ONCE = 16
-"""Row groups of shards whose windows are mixed when streaming: 256 tiles, 470 MB of memory in each reader."""
-
-TILES_AT_ONCE = 1024
-"""Tiles of the Arrow cache whose windows are mixed, so that the page cache needs to hold no more: 1.9 GB."""
-
-
-@dataclass
-class EnMAPCorpusConfig(datasets.BuilderConfig):
-    """How products are cut into tiles, as in `CutSettings`; the tiles of a prepared corpus stay as they are."""
-
-    tile_size: int = 64
-    max_nodata: float = 0.5
-    max_cloud: float = 0.1
-
-    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: Features | None = None) -> str:
-        # The name of the cache: another one when the files in the folder have changed.
-        if self.data_dir is not None:
-            config_kwargs = {**config_kwargs, "content": _content_hash(Path(self.data_dir))}
-        return super().create_config_id(config_kwargs, custom_features)
-
-
-class EnMAPCorpus(datasets.GeneratorBasedBuilder):
-    """Tiles of EnMAP L2A products with place, time and cloud share, for pre-training.
-
-    Args:
-        data_dir: a folder written by scripts/prepare_enmap.py, or a folder of products and GeoTIFF tiles.
-        tile_size, max_nodata, max_cloud: how products are cut (`CutSettings`).
-
-    Row by row `datasets_loading.corpus.tile_image` gives the image as int16 (bands, height, width).
+    The same summaries in the same order give the same bytes.
 
     Raises:
-        ValueError: no `data_dir`, or a corpus that was not finished.
-        ProductError: there is nothing to read, or a product is damaged; prepare_enmap.py leaves such products out.
+        OSError: a file cannot be written.
+    """
+    first = summaries[0]
+    merged = RunningStatistics(len(first.valid_bands))
+    for summary in summaries:
+        merged.merge(summary.statistics)
+    minimum = np.min([summary.minimum for summary in summaries], axis=0)
+    maximum = np.max([summary.maximum for summary in summaries], axis=0)
+    # A band with one number in all pixels of all tiles holds a filling, not data.
+    valid_bands = np.all([summary.valid_bands for summary in summaries], axis=0) & (minimum < maximum)
+    numbers = {"mean": merged.mean, "std": merged.std, "minimum": minimum, "maximum": maximum}
+    num_tiles = sum(summary.num_tiles for summary in summaries)
+    content = {
+        "num_tiles": num_tiles,
+        "num_sources": len(summaries),
+        "scale": ENMAP.scale,
+        "nodata": ENMAP.nodata,
+        "clip_range": list(CLIP_RANGE),
+        "wavelengths": first.wavelengths,
+        "fwhm": first.fwhm,
+        "valid_bands": valid_bands.tolist(),
+        # JSON knows no NaN.
+        **{
+            name: [number if count else None for number, count in zip(values.tolist(), merged.count, strict=True)]
+            for name, values in numbers.items()
+        },
+        "count": merged.count.tolist(),
+    }
+    write_text(folder / STATISTICS_NAME, one_line_per_entry(content))
+    wavelengths = first.wavelengths
+    card = Template(CARD_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        num_bytes=2 * len(valid_bands) * sum(summary.num_pixels for summary in summaries),
+        num_tiles=num_tiles,
+        num_sources=len(summaries),
+        num_bands=len(valid_bands),
+        span=f" from {wavelengths[0]:g} to {wavelengths[-1]:g} nm" if wavelengths else "",
+        num_valid_bands=int(valid_bands.sum()),
+        tile_size=settings.tile_size,
+        max_nodata=f"{settings.max_nodata:.0%}",
+        max_cloud=f"{settings.max_cloud:.0%}",
+        nodata=ENMAP.nodata,
+        scale=f"{ENMAP.scale:g}",
+        clip_range=f"{CLIP_RANGE[0]:g} to {CLIP_RANGE[1]:g}",
+        summary_key=SUMMARY_KEY,
+        licence=LICENCE_NOTE,
+        citation=CITATION,
+    )
+    write_text(folder / CARD_NAME, card)
+
+
+def one_line_per_entry(content: Mapping[str, Any]) -> str:
+    """JSON in which lists of bands stay on one line."""
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+# Reading
+
+
+def finished_files(folder: Path) -> list[Path]:
+    """Files of a finished corpus, in the order in which its tiles are numbered.
+
+    Raises:
+        ValueError: the corpus was not finished, or a file is damaged or missing.
+    """
+    statistics = CorpusStatistics.read(folder)
+    files = source_files(folder)
+    num_tiles = sum(SourceSummary.read(path).num_tiles for path in files)
+    if num_tiles != statistics.num_tiles:
+        raise ValueError(
+            f"{folder / 'data'}: expected {statistics.num_tiles} tiles as {STATISTICS_NAME} says, got {num_tiles}; "
+            "run prepare_enmap.py again"
+        )
+    return files
+
+
+class EnMAPCorpus(Parquet):
+    """A corpus as a builder of `datasets`; row by row `tile_image` gives the image.
+
+        builder = EnMAPCorpus(data_dir="corpus")        # a folder written by scripts/prepare_enmap.py
+        builder.download_and_prepare(num_proc=2)        # once: into the Arrow cache, which is read without decoding
+        tiles = builder.as_dataset(split="train")
+        stream = builder.as_streaming_dataset(split="train")
+
+    Args:
+        data_dir: folder of the corpus.
+        options: of `datasets.DatasetBuilder`, as `cache_dir`.
+
+    Raises:
+        ValueError: there is no corpus in the folder, or it was not finished or is damaged.
     """
 
-    VERSION = datasets.Version("1.0.0")
-    BUILDER_CONFIG_CLASS = EnMAPCorpusConfig
-    # A batch of 16 tiles is 29 MB; the default of 1000 would be 1.8 GB.
-    DEFAULT_WRITER_BATCH_SIZE = TILES_PER_ROW_GROUP
+    def __init__(self, data_dir: str | Path | None = None, **options: Any) -> None:
+        if data_dir is None or not is_corpus(data_dir):
+            raise ValueError(
+                f"EnMAPCorpus: expected data_dir to be a folder written by scripts/prepare_enmap.py, got {data_dir}: "
+                "run that on EnMAP L2A products (free after registration, https://www.enmap.org)"
+            )
+        files = finished_files(Path(data_dir).resolve())
+        # As they are, not as patterns, where brackets would stand for something. Times and sizes name the cache.
+        states = [(path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        listed = DataFilesDict({"train": DataFilesList([str(path) for path in files], states)})
+        super().__init__(data_files=listed, dataset_name="enmap_corpus", **options)
 
     def _info(self) -> datasets.DatasetInfo:
-        columns = "\n".join(f"- {name}: {meaning}" for name, meaning in COLUMNS.items())
         return datasets.DatasetInfo(
-            description=f"Tiles of EnMAP L2A products.\n\n{columns}",
-            features=FEATURES,
+            description="Tiles of EnMAP L2A products; the README.md beside them describes the columns.",
+            features=Features.from_arrow_schema(SCHEMA),
             citation=CITATION,
             homepage="https://www.enmap.org",
             license=LICENCE_NOTE,
         )
 
-    @cached_property
-    def wavelengths(self) -> np.ndarray | None:
-        """Band centres in nm, ascending, float64 (bands,), or None where no tile states them."""
-        folder = self._folder()
-        if is_corpus(folder):
-            return CorpusStatistics.read(folder).wavelengths
-        wavelengths = first_bands(self._sources(), self._settings).wavelengths
-        return None if wavelengths is None else np.array(wavelengths)
 
-    @property
-    def _settings(self) -> CutSettings:
-        return CutSettings(self.config.tile_size, self.config.max_nodata, self.config.max_cloud)
-
-    def _folder(self) -> Path:
-        if self.config.data_dir is None:
-            raise ValueError(
-                "EnMAPCorpus: expected data_dir, a folder written by scripts/prepare_enmap.py or a folder of EnMAP "
-                "L2A products (free after registration, https://www.enmap.org), got none"
-            )
-        return Path(self.config.data_dir)
-
-    def _sources(self) -> list[Source]:
-        folder = self._folder()
-        sources, outcomes = plan_sources(folder, find_sources(folder), self._settings, progress=False)
-        errors = [error for outcome in outcomes for error in outcome.errors]
-        if errors:
-            raise ProductError(errors[0])
-        return sources
-
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
-        folder = self._folder()
-        # One list entry is the unit that processes share, and that a stream shuffles.
-        if is_corpus(folder):
-            CorpusStatistics.read(folder)
-            records = read_records(folder)
-            check_shards(folder, records)
-            units: dict[str, Any] = {"places": [(path, number) for path, number, _ in row_groups(folder, records)]}
-        else:
-            sources = self._sources()
-            units = {"sources": sources, "bands": first_bands(sources, self._settings)}
-        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs=units)]
-
-    def _generate_examples(
-        self, places: Sequence[tuple[str, int]] = (), sources: Sequence[Source] = (), bands: Bands | None = None
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for path, row_group in places:
-            for row in _rows(read_row_group(path, row_group, SCHEMA.names)):
-                yield row["name"], row
-        settings = self._settings
-        for source in sources:
-            assert bands is not None
-            tally = Tally()
-            for row in source_rows(source, settings, bands, tally):
-                yield row["name"], {name: None for name in SCHEMA.names} | row | {"image": row["image"].tobytes()}
-            if tally.errors:
-                raise ProductError(tally.errors[0])
-
-
-def read_row_group(path: str | Path, row_group: int, columns: Sequence[str]) -> pa.Table:
-    """Columns of a row group of a shard; ValueError where the file is damaged."""
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read_row_group(row_group, columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException, IndexError) as error:
-        raise ValueError(f"{path}: expected a whole shard, got {' '.join(str(error).split())}") from None
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for row, image in zip(table.drop_columns("image").to_pylist(), table.column("image"), strict=True):
-        yield {**row, "image": image.as_py()}
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.BinaryArray:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-class _Storage(Protocol):
-    """Where the tiles of a corpus are."""
-
-    groups: np.ndarray
-    groups_at_once: int
-    shapes: np.ndarray
-
-    def names(self, rows: np.ndarray) -> list[str]: ...
-
-    def image(self, row: int) -> np.ndarray: ...
-
-
+@dataclass(eq=False)
 class CorpusTiles:
     """Tiles of a corpus by number, read from the disk when they are asked for (see `datasets_loading.tiles.Tiles`).
 
     An array may be a read-only view of the disk's pages: copy it to change it.
 
     Attributes:
+        read: gives the image of a row of the corpus, which has the shape (bands, height, width) given besides.
         statistics: of all tiles of the corpus.
+        names: name of each tile.
+        shapes: height and width of each tile, int64 (tiles, 2).
+        groups: group of each tile, int64 (tiles,).
         groups_at_once: how many groups of tiles a reader keeps at hand.
+        rows: row of each tile in the corpus, int64 (tiles,).
     """
 
-    def __init__(self, storage: _Storage, statistics: CorpusStatistics, rows: np.ndarray | None = None) -> None:
-        self.statistics = statistics
-        self.wavelengths = statistics.wavelengths
-        self.fwhm = statistics.fwhm
-        self.valid_bands = statistics.valid_bands
-        self.nodata = statistics.nodata
-        self.scale = statistics.scale
-        self.groups_at_once = storage.groups_at_once
-        self._storage = storage
-        self._rows = np.arange(len(storage.shapes)) if rows is None else rows
+    read: Callable[[int, tuple[int, int, int]], np.ndarray]
+    statistics: CorpusStatistics
+    names: list[str]
+    shapes: np.ndarray
+    groups: np.ndarray
+    groups_at_once: int
+    rows: np.ndarray
 
-    @property
-    def num_bands(self) -> int:
-        return len(self.valid_bands)
-
-    @property
-    def names(self) -> list[str]:
-        return self._storage.names(self._rows)
-
-    @property
-    def shapes(self) -> np.ndarray:
-        return self._storage.shapes[self._rows]
-
-    @property
-    def groups(self) -> np.ndarray:
-        return self._storage.groups[self._rows]
+    def __post_init__(self) -> None:
+        self.wavelengths, self.fwhm = self.statistics.wavelengths, self.statistics.fwhm
+        self.valid_bands, self.num_bands = self.statistics.valid_bands, len(self.statistics.valid_bands)
+        self.nodata, self.scale = self.statistics.nodata, self.statistics.scale
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._storage.image(int(self._rows[index]))
+        return self.read(int(self.rows[index]), (self.num_bands, *self.shapes[index].tolist()))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[number] for number in range(len(self)))
 
     def select(self, numbers: Sequence[int]) -> CorpusTiles:
         """Some of the tiles, with the statistics of the whole corpus."""
-        return CorpusTiles(self._storage, self.statistics, self._rows[np.asarray(numbers, dtype=np.int64)])
+        chosen = np.asarray(numbers, dtype=np.int64)
+        parts = {name: getattr(self, name)[chosen] for name in ("shapes", "groups", "rows")}
+        return replace(self, names=[self.names[number] for number in numbers], **parts)
 
     def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each band's reflectance set to `minimum` to `maximum`, float64 (bands,) each.
@@ -1376,57 +1002,84 @@ class CorpusTiles:
         return band_statistics(self, minimum, maximum)
 
 
-class _ArrowStorage:
+def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> CorpusTiles:
     """Tiles of a `Dataset`: the pages of its Arrow files are the arrays."""
+    read, sides = partial(_read_arrow, dataset), ["height", "width"]
+    if "height" in dataset.column_names:
+        sizes = dataset.with_format("numpy", columns=sides)[:]
+        shapes = np.stack([sizes[side] for side in sides], axis=1).astype(np.int64)
+    else:
+        read = partial(_read_arrays, dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
+        shapes = np.tile(np.array(dataset.features["image"].shape[1:]), (len(dataset), 1))
+    has_names = "name" in dataset.column_names
+    names = dataset.with_format(None)["name"][:] if has_names else [str(row) for row in range(len(dataset))]
+    rows = np.arange(len(dataset))
+    return CorpusTiles(read, statistics, names, shapes, rows, TILES_AT_ONCE, rows)
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.groups = np.arange(len(dataset))
-        self.groups_at_once = TILES_AT_ONCE
-        self.is_binary = "height" in dataset.column_names
-        if self.is_binary:
-            sizes = dataset.with_format("numpy", columns=["num_bands", "height", "width"])[:]
-            self.num_bands = sizes["num_bands"].astype(np.int64)
-            self.shapes = np.stack([sizes["height"], sizes["width"]], axis=1).astype(np.int64)
-        else:
-            shape = dataset.features["image"].shape
-            self.num_bands = np.full(len(dataset), shape[0])
-            self.shapes = np.tile(np.array(shape[1:]), (len(dataset), 1))
-            self.dataset = dataset.with_format("numpy", dtype=np.int16, columns=["image"], output_all_columns=True)
 
-    @cached_property
-    def _images(self) -> tuple[list[pa.Array], np.ndarray]:
-        """Chunks of the column, and the row at which each begins."""
-        chunks = self.dataset.data.column("image").chunks
-        return chunks, np.cumsum([0, *(len(chunk) for chunk in chunks)])
+def _read_arrow(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+    return _view(dataset.data.column("image"), row, shape)
+
+
+def _read_arrays(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+    return dataset[row]["image"]
+
+
+def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> CorpusTiles:
+    """Tiles of Parquet files, of which a reader keeps some row groups in memory."""
+    columns: dict[str, list[Any]] = {"name": [], "height": [], "width": []}
+    reader, sizes = _RowGroups(ROW_GROUPS_AT_ONCE), []
+    for path in files:
+        with _damage(path), pq.ParquetFile(path) as file:
+            for name, values in file.read(columns=list(columns), use_threads=False).to_pydict().items():
+                columns[name] += values
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                reader.places += [(path, group, offset) for offset in range(size)]
+                sizes.append(size)
+    shapes = np.array([columns["height"], columns["width"]], dtype=np.int64).T
+    groups, rows = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(reader.places))
+    return CorpusTiles(reader, statistics, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE, rows)
+
+
+class _RowGroups:
+    """Images of row groups; the ones used last are kept. `places` gives the file, row group and place of each tile."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.places: list[tuple[Path, int, int]] = []
+        self._cache: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process opens the files itself; the chunks would be sent as a copy of the corpus.
-        return {name: value for name, value in self.__dict__.items() if name != "_images"}
+        return {**self.__dict__, "_cache": OrderedDict()}
 
-    def names(self, rows: np.ndarray) -> list[str]:
-        if "name" not in self.dataset.column_names:
-            return [str(row) for row in rows]
-        names = self.dataset.with_format(None).select_columns("name")[:]["name"]
-        return [str(names[row]) for row in rows]
-
-    def image(self, row: int) -> np.ndarray:
-        if not self.is_binary:
-            return self.dataset[row]["image"]
-        chunks, starts = self._images
-        number = int(np.searchsorted(starts, row, side="right")) - 1
-        return _view(chunks[number], row - int(starts[number]), (int(self.num_bands[row]), *self.shapes[row].tolist()))
+    def __call__(self, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+        path, group, offset = self.places[row]
+        if (path, group) not in self._cache:
+            # Room first: the memory of one row group is what a reader can be sure to have.
+            while len(self._cache) >= self.most:
+                self._cache.popitem(last=False)
+            self._cache[path, group] = read_row_group(path, group)
+        self._cache.move_to_end((path, group))
+        return _view(self._cache[path, group], offset, shape)
 
 
-def _view(images: pa.BinaryArray, number: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image of a column without a copy, which Arrow's own access to one value would make; it cannot be written to.
+def read_row_group(path: Path, row_group: int) -> pa.ChunkedArray:
+    """The images of a row group, as they are stored; ValueError where the file is damaged."""
+    with _damage(path), pq.ParquetFile(path) as file:
+        return file.read_row_group(row_group, columns=["image"], use_threads=False).column("image")
+
+
+def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image of a column, int16 (bands, height, width), without the copy that Arrow's own access to a value makes.
 
     Raises:
         ValueError: the value has not as many bytes as the shape says.
     """
-    _, offsets, values = images.buffers()
-    start, end = np.frombuffer(offsets, np.int32, 2, 4 * (images.offset + number)).tolist()
-    count = shape[0] * shape[1] * shape[2]
+    one = images.slice(number, 1).chunk(0)
+    _, offsets, values = one.buffers()
+    start, end = np.frombuffer(offsets, np.int32, 2, 4 * one.offset).tolist()
+    count = math.prod(shape)
     if end - start != 2 * count:
         raise ValueError(f"expected an image of {2 * count} bytes as its size {shape} says, got {end - start}")
     image = np.frombuffer(values, "<i2", count, start).reshape(shape)
@@ -1435,53 +1088,14 @@ def _view(images: pa.BinaryArray, number: int, shape: tuple[int, int, int]) -> n
     return image
 
 
-class _ShardStorage:
-    """Tiles of Parquet shards; the row groups used last are kept in memory."""
-
-    def __init__(self, folder: Path, num_bands: int) -> None:
-        self.num_bands = num_bands
-        self.groups_at_once = ROW_GROUPS_AT_ONCE
-        self._names: list[str] = []
-        self.places: list[tuple[str, int]] = []
-        shapes, groups, offsets = [], [], []
-        records = read_records(folder)
-        check_shards(folder, records)
-        for path, row_group, tiles in row_groups(folder, records):
-            for offset, (name, height, width) in enumerate(tiles):
-                self._names.append(name)
-                shapes.append((height, width))
-                groups.append(len(self.places))
-                offsets.append(offset)
-            self.places.append((path, row_group))
-        self.shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
-        self.groups = np.array(groups, dtype=np.int64)
-        self.offsets = np.array(offsets, dtype=np.int64)
-        self._cache: OrderedDict[int, pa.Array] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}
-
-    def names(self, rows: np.ndarray) -> list[str]:
-        return [self._names[row] for row in rows]
-
-    def image(self, row: int) -> np.ndarray:
-        group = int(self.groups[row])
-        if group not in self._cache:
-            # Room first: the memory of one row group is what a reader can be sure to have.
-            while len(self._cache) >= self.groups_at_once:
-                self._cache.popitem(last=False)
-            self._cache[group] = _one_array(read_row_group(*self.places[group], ["image"]).column("image"))
-        self._cache.move_to_end(group)
-        return _view(self._cache[group], int(self.offsets[row]), (self.num_bands, *self.shapes[row].tolist()))
-
-
 def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "train") -> CorpusTiles:
     """Tiles of a corpus by number, on disk.
 
     Args:
         name: a folder written by scripts/prepare_enmap.py; or, with a column `image` of tiles and a column
             `wavelengths`, a dataset of the Hub or a folder written by `Dataset.save_to_disk`.
-        streaming: read the shards of such a folder themselves, instead of an Arrow copy in the cache of `datasets`.
+        streaming: read the Parquet files of such a folder themselves, instead of an Arrow copy in the cache of
+            `datasets`.
         split: split of a dataset of the Hub, or of a folder of `Dataset.save_to_disk`.
 
     Raises:
@@ -1493,13 +1107,14 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
     if is_corpus(folder):
         statistics = CorpusStatistics.read(folder)
         if streaming:
-            return CorpusTiles(_ShardStorage(folder, len(statistics.valid_bands)), statistics)
-        builder = EnMAPCorpus(data_dir=str(folder.resolve()))
+            return _tiles_of_files(finished_files(folder), statistics)
+        builder = EnMAPCorpus(folder)
         try:
             builder.download_and_prepare()
         except DatasetGenerationError as error:
+            list(_tiles_of_files(finished_files(folder), statistics))  # names the file that is damaged
             raise error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error from None
-        return CorpusTiles(_ArrowStorage(builder.as_dataset(split="train")), statistics)
+        return _tiles_of_dataset(builder.as_dataset(split="train"), statistics)
     if streaming:
         raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got something else")
     try:
@@ -1510,12 +1125,11 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
     missing = {"image", "wavelengths"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"{name}: expected columns `image` and `wavelengths`, got {', '.join(dataset.column_names)}")
-    storage = _ArrowStorage(dataset)
-    return CorpusTiles(storage, _measure(str(name), dataset, storage))
+    return _measured(str(name), dataset)
 
 
-def _measure(name: str, dataset: Dataset, storage: _ArrowStorage) -> CorpusStatistics:
-    """Statistics of a dataset that carries none: all tiles are read once."""
+def _measured(name: str, dataset: Dataset) -> CorpusTiles:
+    """Tiles of a dataset that carries no statistics: all are read once."""
     wavelengths: np.ndarray | None = None
     for number, row in enumerate(dataset.with_format(None).select_columns("wavelengths")):
         given = np.asarray(row["wavelengths"], dtype=np.float64)
@@ -1525,28 +1139,12 @@ def _measure(name: str, dataset: Dataset, storage: _ArrowStorage) -> CorpusStati
                 f"{name}: expected the {len(wavelengths)} bands of the first tile, tile {number} has others"
             )
     assert wavelengths is not None
-    valid_bands = np.ones(len(wavelengths), dtype=bool)
-    for row in range(len(dataset)):
-        valid_bands &= (storage.image(row) != ENMAP.nodata).any(axis=(1, 2))
     unknown = np.full(len(wavelengths), np.nan)
-    return CorpusStatistics(
-        num_tiles=len(dataset),
-        wavelengths=wavelengths,
-        fwhm=None,
-        valid_bands=valid_bands,
-        mean=unknown,
-        std=unknown,
-        clip_range=(np.nan, np.nan),
-        nodata=ENMAP.nodata,
-        scale=ENMAP.scale,
+    valid_bands = np.ones(len(wavelengths), dtype=bool)
+    tiles = _tiles_of_dataset(
+        dataset,
+        CorpusStatistics(len(dataset), wavelengths, None, valid_bands, unknown, unknown, (np.nan, np.nan)),
     )
-
-
-def _content_hash(folder: Path) -> str:
-    """Changes with the names, sizes and times of the files in a folder."""
-    files: Mapping[str, tuple[int, int]] = {
-        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
-    return Hasher.hash(files)
+    for tile in tiles:
+        valid_bands &= (tile != ENMAP.nodata).any(axis=(1, 2))
+    return tiles

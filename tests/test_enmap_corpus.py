@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,18 +19,16 @@ from small_products import NAME, WAVELENGTHS, small_cube, small_quality, write_s
 
 import datasets_loading.corpus
 from datasets_loading.corpus import (
-    FEATURES,
     SCHEMA,
     CutSettings,
     EnMAPCorpus,
-    ShardWriter,
-    SourceRecord,
+    SourceSummary,
+    _write_tiles,
     prepare_corpus,
     read_corpus,
     tile_image,
     write_statistics_and_card,
 )
-from datasets_loading.raster_file import ProductError
 from datasets_loading.tiles import band_statistics, read_tile_set
 from datasets_loading.windows import GridWindows, GroupedSampler, RandomWindows
 
@@ -88,23 +87,11 @@ def test_builder_of_shards(corpus, expected, num_proc):
     builder = EnMAPCorpus(data_dir=str(corpus))
     builder.download_and_prepare(num_proc=num_proc)
     dataset = builder.as_dataset(split="train")
-    assert dataset.features == FEATURES == Features.from_arrow_schema(SCHEMA)
+    assert dataset.features == Features.from_arrow_schema(SCHEMA)
     assert_same_rows(dataset, expected)
     assert_same_rows(builder.as_streaming_dataset(split="train"), expected)
-    np.testing.assert_array_equal(builder.wavelengths, WAVELENGTHS)
     assert "@article{storch2023enmap" in builder.info.citation
     assert "may not be re-published" in builder.info.license
-    assert "cloud_share: share of the pixels" in builder.info.description
-
-
-def test_builder_of_products(products, expected):
-    builder = EnMAPCorpus(data_dir=str(products), **CUT)
-    builder.download_and_prepare(num_proc=2)
-    assert_same_rows(builder.as_dataset(split="train"), expected)
-    assert_same_rows(builder.as_streaming_dataset(split="train"), expected)
-    np.testing.assert_array_equal(builder.wavelengths, WAVELENGTHS)
-    larger = EnMAPCorpus(data_dir=str(products), tile_size=64)
-    assert {row["height"] for row in larger.as_streaming_dataset(split="train")} == {64}
 
 
 def test_builder_and_load_dataset_agree(corpus):
@@ -130,7 +117,7 @@ def test_the_cache_follows_the_folder(corpus, products, expected, tmp_path):
 
 def test_streams_of_two_nodes_hold_every_tile_once(corpus, expected):
     stream = EnMAPCorpus(data_dir=str(corpus)).as_streaming_dataset(split="train")
-    assert stream.num_shards == 12
+    assert stream.num_shards == 3
     parts = [[row["name"] for row in split_dataset_by_node(stream, node, 2)] for node in range(2)]
     assert [len(part) for part in parts] == [24, 24]
     assert sorted(parts[0] + parts[1]) == sorted(expected)
@@ -157,19 +144,18 @@ def test_stream_goes_on_where_it_was_stopped(corpus):
 
 
 def test_builder_says_what_is_missing(tmp_path, products, corpus):
-    with pytest.raises(ValueError, match="expected data_dir, .*prepare_enmap.py.*https://www.enmap.org"):
-        EnMAPCorpus().as_streaming_dataset()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ProductError, match="expected EnMAP products or images, got none"):
-        EnMAPCorpus(data_dir=str(tmp_path / "empty")).as_streaming_dataset()
+    for options in ({}, {"data_dir": str(products)}):
+        with pytest.raises(ValueError, match=r"expected data_dir .*prepare_enmap.py.*https://www.enmap.org"):
+            EnMAPCorpus(**options)
     shutil.copytree(corpus, tmp_path / "corpus")
     (tmp_path / "corpus" / "band_statistics.json").unlink()
     with pytest.raises(ValueError, match="expected a finished corpus"):
-        EnMAPCorpus(data_dir=str(tmp_path / "corpus")).as_streaming_dataset()
-    shutil.copytree(products, tmp_path / "products")
-    next((tmp_path / "products").rglob("*METADATA.XML")).unlink()
-    with pytest.raises(ProductError, match="METADATA.XML beside it"):
-        list(EnMAPCorpus(data_dir=str(tmp_path / "products")).as_streaming_dataset(split="train"))
+        EnMAPCorpus(data_dir=str(tmp_path / "corpus"))
+
+
+def test_names_of_folders_are_no_patterns(tmp_path, corpus):
+    shutil.copytree(corpus, tmp_path / "corpus [1]*")
+    assert len(read_corpus(tmp_path / "corpus [1]*")) == 48
 
 
 # Tiles by number
@@ -222,7 +208,7 @@ def test_stream_keeps_few_row_groups(corpus, monkeypatch):
 
     reads = []
     read = enmap_corpus.read_row_group
-    monkeypatch.setattr(enmap_corpus, "read_row_group", lambda *place: reads.append(place[:2]) or read(*place))
+    monkeypatch.setattr(enmap_corpus, "read_row_group", lambda *place: reads.append(place) or read(*place))
     tiles = read_corpus(corpus, streaming=True)
     sampler = GroupedSampler(tiles.groups, 5, seed=0, groups_at_once=tiles.groups_at_once)
     for window in sampler:
@@ -232,20 +218,19 @@ def test_stream_keeps_few_row_groups(corpus, monkeypatch):
 
 def corpus_of(folder, num_tiles, num_bands=224):
     """A corpus of random tiles of 64 x 64 pixels, without a product."""
-    for name in ("data", "sources"):
-        (folder / name).mkdir(parents=True)
+    (folder / "data").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    record = SourceRecord("made-up", [], (450 + 10.0 * np.arange(num_bands)).tolist(), None)
-    with ShardWriter(folder, record) as writer:
-        for number in range(num_tiles):
-            image = generator.integers(0, 5000, (num_bands, 64, 64), dtype=np.int16)
-            row = {"name": str(number), "image": image, "num_bands": num_bands, "height": 64, "width": 64}
-            writer.write({**row, "wavelengths": record.wavelengths})
-    record.valid_bands = [True] * num_bands
-    record.write(folder)
-    settings = CUT | {"num_bands": num_bands, "wavelengths": record.wavelengths, "first_source": "made-up"}
-    (folder / "settings.json").write_text(json.dumps(settings))
-    write_statistics_and_card(folder, [record], settings)
+    wavelengths = 450 + 10.0 * np.arange(num_bands)
+    summary = SourceSummary([])
+    summary.start(SimpleNamespace(num_bands=num_bands, wavelengths=wavelengths, fwhm=None), valid=True)
+    sizes = {"num_bands": num_bands, "height": 64, "width": 64, "wavelengths": wavelengths}
+    rows = (
+        {"name": str(number), "image": generator.integers(0, 5000, (num_bands, 64, 64), dtype=np.int16), **sizes}
+        for number in range(num_tiles)
+    )
+    _write_tiles(folder / "data" / "made-up.parquet", rows, summary)
+    (folder / "settings.json").write_text("{}")
+    write_statistics_and_card(folder, [summary], CutSettings(**CUT))
     return folder
 
 
@@ -325,7 +310,7 @@ def test_damaged_shard(corpus, tmp_path, run_script, streaming):
         *(["--streaming"] if streaming else []),
         *("--per_device_train_batch_size", 4),
     )
-    assert_one_clear_line(result, shard, "expected a whole shard")
+    assert_one_clear_line(result, shard, "expected a whole Parquet file")
 
 
 # The order in which windows are taken

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -38,13 +39,15 @@ from small_products import (
 
 import datasets_loading.corpus
 from datasets_loading.corpus import (
-    COLUMNS,
     SCHEMA,
+    SUMMARY_KEY,
     CorpusStatistics,
     CutSettings,
+    SourceSummary,
     is_corpus,
     local_executor,
     prepare_corpus,
+    read_corpus,
     tile_image,
 )
 from datasets_loading.raster_file import ProductError
@@ -121,7 +124,8 @@ def write_tile(path, image, **options):
 def test_plain_load_dataset_reads_the_folder(corpus):
     dataset = load_dataset(str(corpus), split="train")
     assert dataset.features == Features.from_arrow_schema(SCHEMA)
-    assert set(COLUMNS) == set(dataset.column_names)
+    described = re.findall(r"^\| `(\w+)` \|", (corpus / "README.md").read_text(), re.MULTILINE)
+    assert described == dataset.column_names == SCHEMA.names
     statistics = CorpusStatistics.read(corpus)
     assert len(dataset) == statistics.num_tiles > 40
     stream = load_dataset(str(corpus), split="train", streaming=True)
@@ -174,20 +178,14 @@ def test_statistics_are_those_of_all_tiles(products, corpus):
     assert content["count"] == data.count(axis=(0, 2, 3)).tolist()
 
 
-def test_shards_and_row_groups_are_small(products, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets_loading.corpus, "TILES_PER_SHARD", 10)
-    monkeypatch.setattr(datasets_loading.corpus, "TILES_PER_ROW_GROUP", 4)
+def test_row_groups_are_small(products, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_loading.corpus, "TILES_PER_ROW_GROUP", 6)
     report = prepare(products / product_name(0), tmp_path / "corpus")
-    files = sorted((tmp_path / "corpus" / "data").iterdir())
-    sizes = [
-        [
-            pq.ParquetFile(file).metadata.row_group(group).num_rows
-            for group in range(pq.ParquetFile(file).num_row_groups)
-        ]
-        for file in files
-    ]
-    assert sizes == [[4, 4, 2], [4, 2]] and report.num_tiles == 16
-    assert len(load_dataset(str(tmp_path / "corpus"), split="train")) == report.num_tiles
+    (path,) = (tmp_path / "corpus" / "data").iterdir()
+    assert path.name == f"{product_name(0)}.parquet"
+    metadata = pq.ParquetFile(path).metadata
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert sizes == [6, 6, 4] and report.num_tiles == 16
 
 
 def test_geotiff_tiles(tmp_path):
@@ -290,37 +288,36 @@ def test_ten_killed_runs_end_byte_identical(products, corpus, tmp_path):
     assert kill_and_restart(products, corpus, tmp_path, kills=10, seed=1) >= 5
 
 
-@pytest.mark.parametrize("moment", ["shard", "rename", "record", "statistics", "card"])
+MOMENTS = {
+    "tile": (SourceSummary, "add", lambda arguments, number: number == 20),
+    "rename": (Path, "replace", lambda arguments, _: "_002_" in str(arguments[1])),
+    "settings": (datasets_loading.corpus, "write_text", lambda arguments, _: arguments[0].name == "settings.json"),
+    "statistics": (datasets_loading.corpus, "write_text", lambda arguments, _: "statistics" in arguments[0].name),
+    "card": (datasets_loading.corpus, "write_text", lambda arguments, _: arguments[0].name == "README.md"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_interrupted_at_any_step_the_next_run_completes(products, corpus, tmp_path, monkeypatch, moment):
     class Interrupted(BaseException):
         """As a signal would, at a place that is known."""
 
-    def stop_at(original, is_moment):
-        calls = []
+    owner, name, is_moment = MOMENTS[moment]
+    original, calls = getattr(owner, name), []
 
-        def wrapped(*arguments):
-            calls.append(arguments)
-            if is_moment(arguments, len(calls)):
-                raise Interrupted
-            return original(*arguments)
-
-        return wrapped
+    def wrapped(*arguments):
+        calls.append(arguments)
+        if is_moment(arguments, len(calls)):
+            raise Interrupted
+        return original(*arguments)
 
     with monkeypatch.context() as patch:
-        if moment == "shard":
-            writer = datasets_loading.corpus.ShardWriter
-            patch.setattr(writer, "write", stop_at(writer.write, lambda _, number: number == 20))
-        elif moment == "rename":
-            patch.setattr(Path, "rename", stop_at(Path.rename, lambda arguments, _: "_002_" in str(arguments[1])))
-        else:
-            names = {"record": f"{product_name(2)}.json", "statistics": "band_statistics.json", "card": "README.md"}
-            whole = datasets_loading.corpus.write_whole
-            wrapped = stop_at(whole, lambda arguments, _: arguments[0].name == names[moment])
-            patch.setattr(datasets_loading.corpus, "write_whole", wrapped)
+        patch.setattr(owner, name, wrapped)
         with pytest.raises(Interrupted):
             prepare(products, tmp_path / "corpus")
-    assert not list((tmp_path / "corpus").rglob("*.partial"))
-    (tmp_path / "corpus" / "data" / ".half.parquet.0.partial").write_bytes(b"half")
+    assert not list((tmp_path / "corpus").rglob("*.partial*"))
+    (tmp_path / "corpus" / ".settings.0.partial.json").write_bytes(b"half")
+    (tmp_path / "corpus" / "data" / ".half.0.partial.parquet").write_bytes(b"half")
     assert prepare(products, tmp_path / "corpus").num_sources == 4
     assert contents(tmp_path / "corpus") == contents(corpus)
 
@@ -334,11 +331,59 @@ def test_an_unfinished_corpus_is_not_taken_for_a_finished_one(products, corpus, 
         CorpusStatistics.read(tmp_path / "corpus")
 
 
-def test_a_lost_shard_is_written_again(products, corpus, tmp_path):
+def without_summary(path):
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+
+
+def with_other_summary(path):
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: '{"files": []}'}), path)
+
+
+DAMAGES = {
+    "lost": Path.unlink,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "no Parquet": lambda path: path.write_text("none"),
+    "no summary": without_summary,
+    "another summary": with_other_summary,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_made_again_and_refused_by_readers(products, corpus, tmp_path, damage):
     shutil.copytree(corpus, tmp_path / "corpus")
-    next((tmp_path / "corpus" / "data").iterdir()).unlink()
+    path = sorted((tmp_path / "corpus" / "data").iterdir())[1]
+    DAMAGES[damage](path)
+    for streaming in (True, False):
+        with pytest.raises(ValueError, match=re.escape(str(path.parent if damage == "lost" else path))):
+            read_corpus(tmp_path / "corpus", streaming=streaming)
+    if damage != "lost":
+        # Not where it cannot be made again: the file may be another's.
+        before = contents(tmp_path / "corpus")
+        with pytest.raises(ValueError, match=re.escape(f"{path}: expected a whole Parquet file")):
+            prepare(products / product_name(0), tmp_path / "corpus")
+        assert contents(tmp_path / "corpus") == before
     prepare(products, tmp_path / "corpus")
     assert contents(tmp_path / "corpus") == contents(corpus)
+
+
+def test_a_corpus_of_a_stranger_leads_nowhere_else(products, corpus, tmp_path):
+    """Names of files are those of the folder, whatever the files say, and a linked folder is not written to."""
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.parquet").write_text("mine")
+    path = sorted((tmp_path / "corpus" / "data").iterdir())[1]
+    table = pq.read_table(path)
+    summary = json.loads(pq.read_metadata(path).metadata[SUMMARY_KEY.encode()])
+    summary |= {"files": [["../../mine/a.parquet", 4]], "errors": ["../../mine/a.parquet"]}
+    pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: json.dumps(summary)}), path)
+    prepare(products, tmp_path / "corpus")
+    assert contents(tmp_path / "corpus") == contents(corpus)
+    shutil.rmtree(tmp_path / "corpus" / "data")
+    (tmp_path / "corpus" / "data").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="got a link"):
+        prepare(products, tmp_path / "corpus")
+    assert contents(tmp_path / "mine") == {"a.parquet": b"mine"}
 
 
 def test_one_run_at_a_time(products, tmp_path, run_script):
@@ -550,27 +595,25 @@ def test_full_disk_leaves_nothing_half_written(products, corpus, tmp_path, run_s
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_one_clear_line(result, os.strerror(errno.EFBIG), "data/ENMAP01")
     assert "Exception ignored" not in result.stderr
-    assert not list((tmp_path / "corpus").rglob("*.partial"))
+    assert not list((tmp_path / "corpus").rglob("*.partial*"))
     assert not list((tmp_path / "corpus" / "data").iterdir())
     assert run_script(*arguments).returncode == 0
     assert contents(tmp_path / "corpus") == contents(corpus)
 
 
-@pytest.mark.parametrize("name", [f"{product_name(2)}.json", "band_statistics.json", "README.md"])
+@pytest.mark.parametrize("name", ["band_statistics.json", "README.md"])
 def test_full_disk_at_a_small_file(products, corpus, tmp_path, run_script, monkeypatch, name):
-    whole = datasets_loading.corpus.write_whole
+    whole = datasets_loading.corpus.write_text
 
-    def full(path, write):
+    def full(path, text):
         if path.name == name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        whole(path, write)
+        return whole(path, text)
 
     arguments = ["prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "corpus", "--tile_size", 32]
     with monkeypatch.context() as patch:
-        patch.setattr(datasets_loading.corpus, "write_whole", full)
+        patch.setattr(datasets_loading.corpus, "write_text", full)
         assert_one_clear_line(run_script(*arguments), os.strerror(errno.ENOSPC))
-    finished = {path.stem for path in (tmp_path / "corpus" / "sources").iterdir()}
-    assert {path.name[: len(NAME)] for path in (tmp_path / "corpus" / "data").iterdir()} == finished
     assert run_script(*arguments).returncode == 0
     assert contents(tmp_path / "corpus") == contents(corpus)
 
@@ -587,7 +630,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(products, tmp_path, ru
     (tmp_path / "photos" / "a.parquet").write_text("mine")
     result = run_script("prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "photos")
     assert_one_clear_line(result, "expected an empty folder")
-    assert contents(tmp_path / "photos") == {"a.parquet": b"mine"}
+    (tmp_path / "photos" / "settings.json").write_text("{}")
+    (tmp_path / "photos" / "data").mkdir()
+    (tmp_path / "photos" / "a.parquet").rename(tmp_path / "photos" / "data" / "a.parquet")
+    result = run_script("prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "photos")
+    assert_one_clear_line(result, "a.parquet: expected a whole Parquet file of prepare_enmap.py")
+    assert contents(tmp_path / "photos") == {"data/a.parquet": b"mine", "settings.json": b"{}"}
 
 
 @pytest.mark.parametrize(

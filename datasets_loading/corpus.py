@@ -378,12 +378,19 @@ def prepare_corpus(
     except Timeout:
         raise ValueError(f"{output_dir}: expected no other run that writes there, got one") from None
     try:
+        if is_corpus(output_dir):
+            _read_settings(output_dir)  # before anything is removed: many programs have a settings.json
         for unfinished in (*output_dir.glob(".*.partial*"), *(output_dir / "data").glob(".*.partial*")):
             unfinished.unlink()
         sources, outcomes = _plan_sources(data_dir, found, settings, progress)
         _stop_at_error(outcomes, strict)
         finished = _finished_sources(output_dir, sources)
-        bands = _settle_bands(output_dir, settings, sources, is_first_run=not finished)
+        if finished:
+            content, bands = _read_settings(output_dir)
+            _check_settings(output_dir, settings, content)
+        else:
+            bands = _first_bands(sources, settings)
+            write_text(output_dir / SETTINGS_NAME, one_line_per_entry({**asdict(settings), **asdict(bands)}))
         todo = []
         for source in sources:
             summary = finished.get(source.name)
@@ -439,6 +446,17 @@ def _make_folders(folder: Path) -> None:
     data.mkdir(parents=True, exist_ok=True)
 
 
+def _read_settings(folder: Path) -> tuple[dict[str, Any], Bands]:
+    """What settings.json holds, and the bands in it; ValueError where it is of another program."""
+    path = folder / SETTINGS_NAME
+    try:
+        content = json.loads(path.read_text())
+        wavelengths = content["wavelengths"]
+        return content, Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error!r}") from None
+
+
 def _finished_sources(folder: Path, sources: Sequence[Source]) -> dict[str, SourceSummary]:
     """Summaries of the sources whose files are whole, by name; ValueError for a damaged file of none of `sources`."""
     known = {source.name for source in sources}
@@ -490,19 +508,8 @@ def _plan_sources(
     return list(sources.values()), outcomes
 
 
-def _settle_bands(folder: Path, settings: CutSettings, sources: Sequence[Source], is_first_run: bool) -> Bands:
-    """The bands of the corpus: those of its first run, else of the first source that can be read."""
-    path = folder / SETTINGS_NAME
-    if is_first_run:
-        bands = _first_bands(sources, settings)
-        write_text(path, one_line_per_entry({**asdict(settings), **asdict(bands)}))
-        return bands
-    try:
-        content = json.loads(path.read_text())
-        wavelengths = content["wavelengths"]
-        bands = Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error!r}") from None
+def _check_settings(folder: Path, settings: CutSettings, content: Mapping[str, Any]) -> None:
+    """Raises ValueError where the settings of a corpus are others than those in its settings.json."""
     # As text, for the nodata value NaN is not equal to itself.
     own = {name: json.dumps(value) for name, value in asdict(settings).items()}
     usual = asdict(CutSettings())
@@ -512,7 +519,6 @@ def _settle_bands(folder: Path, settings: CutSettings, sources: Sequence[Source]
         raise ValueError(
             f"{folder}: expected the settings of its first run ({changed}), got others: use another --output_dir"
         )
-    return bands
 
 
 def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:

@@ -934,17 +934,24 @@ def test_other_datasets_must_have_the_columns_and_one_set_of_bands(tmp_path):
         read_corpus(tmp_path / "b")
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_damaged_shard(cloudless_corpus, tmp_path, run_script, streaming):
+def test_damage_is_one_clear_line(cloudless_corpus, tmp_path, run_script):
     shutil.copytree(cloudless_corpus, tmp_path / "corpus")
-    shard = sorted((tmp_path / "corpus" / "data").iterdir())[1]
-    shard.write_bytes(shard.read_bytes()[:-2000])
-    result = run_script(
-        *("run_mim.py", "--train_dir", tmp_path / "corpus", "--output_dir", tmp_path / "model", "--bands", "valid"),
-        *(["--streaming"] if streaming else []),
-        *("--per_device_train_batch_size", 4),
-    )
-    assert_one_clear_line(result, shard, "expected a whole Parquet file")
+    path = sorted((tmp_path / "corpus" / "data").iterdir())[1]
+    path.write_bytes(path.read_bytes()[:-2000])
+    corpus = ["--train_dir", tmp_path / "corpus", "--streaming", "--bands", "valid"]
+    result = run_script("run_mim.py", *corpus, "--output_dir", tmp_path / "model")
+    assert_one_clear_line(result, path, "expected a whole Parquet file")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damage_that_shows_only_when_tiles_are_read(cloudless_corpus, tmp_path, streaming):
+    shutil.copytree(cloudless_corpus, tmp_path / "corpus")
+    path = sorted((tmp_path / "corpus" / "data").iterdir())[1]
+    content = bytearray(path.read_bytes())
+    content[20000:30000] = bytes(10000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: expected a whole Parquet file")):
+        list(read_corpus(tmp_path / "corpus", streaming=streaming))
 
 
 # The order in which windows are taken
@@ -1007,11 +1014,12 @@ def test_run_mim_sees_every_tile_once(cloudless_corpus, cloudless_products, tmp_
             32,
         ),
         *("--output_dir", tmp_path / "model", "--windows_per_tile", 1, "--num_train_epochs", 2, *TRAINING),
+        *("--per_device_train_batch_size", 16),
         *(["--streaming", "--validation_dir", cloudless_corpus] if streaming else []),
     )
     assert result.returncode == 0, result.stderr
     assert last_epoch(tmp_path / "model") == {
-        "step": 24,
+        "step": 6,
         "windows": 48,
         "distinct_windows": 48,
         "distinct_tiles": 48,
@@ -1041,11 +1049,11 @@ def test_two_processes_see_every_tile_once(cloudless_corpus, tmp_path, streaming
 @pytest.mark.parametrize("streaming", [False, True])
 def test_resumed_run_is_the_same_run(cloudless_corpus, tmp_path, run_script, streaming):
     arguments = [
-        *("run_mim.py", "--train_dir", cloudless_corpus, "--windows_per_tile", 1, "--max_train_steps", 13, *TRAINING),
-        *("--checkpointing_steps", 7, "--dropout", 0.1, *(["--streaming"] if streaming else [])),
+        *("run_mim.py", "--train_dir", cloudless_corpus, "--windows_per_tile", 1, "--max_train_steps", 4, *TRAINING),
+        *("--checkpointing_steps", 2, "--dropout", 0.1, *(["--streaming"] if streaming else [])),
     ]
     assert run_script(*arguments, "--output_dir", tmp_path / "whole").returncode == 0
-    shutil.copytree(tmp_path / "whole" / "step_7", tmp_path / "resumed" / "step_7")
+    shutil.copytree(tmp_path / "whole" / "step_2", tmp_path / "resumed" / "step_2")
     arguments += ["--output_dir", tmp_path / "resumed", "--resume_from_checkpoint", "latest"]
     result = run_script(*arguments)
     assert result.returncode == 0, result.stderr

@@ -49,6 +49,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
 from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
+from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
@@ -953,6 +954,15 @@ class EnMAPCorpus(Parquet):
             license=LICENCE_NOTE,
         )
 
+    def _generate_tables(
+        self, files: Sequence[str], row_groups_list: Sequence[Sequence[int] | None]
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        # The threads of the packaged reader now and then abort the process at its end, and its errors name no file.
+        for number, (path, row_groups) in enumerate(zip(files, row_groups_list, strict=True)):
+            with _damage(Path(path)), pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups) if row_groups is None else row_groups:
+                    yield Key(number, group), file.read_row_group(group, use_threads=False)
+
 
 @dataclass(eq=False)
 class CorpusTiles:
@@ -1118,7 +1128,6 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
         try:
             builder.download_and_prepare()
         except DatasetGenerationError as error:
-            list(_tiles_of_files(finished_files(folder), statistics))  # names the file that is damaged
             raise error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error from None
         return _tiles_of_dataset(builder.as_dataset(split="train"), statistics)
     if streaming:

@@ -51,7 +51,7 @@ class Tile:
 
 
 class Tiles(Protocol):
-    """Tiles with the same bands: in memory (`TileSet`), or on disk (`datasets_loading.enmap_corpus.CorpusTiles`).
+    """Tiles with the same bands: in memory (`TileSet`), or on disk (`datasets_loading.corpus.CorpusTiles`).
 
     Attributes:
         wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.

@@ -1,4 +1,4 @@
-"""Cut EnMAP L2A products and other images into a corpus for training: sharded Parquet that `load_dataset` reads.
+"""Cut EnMAP L2A products and other images into a corpus for training: Parquet files that `load_dataset` reads.
 
     python scripts/prepare_enmap.py --data_dir products --output_dir corpus --num_workers 4
     python scripts/prepare_enmap.py --data_dir products --output_dir corpus --dask_scheduler tcp://host:8786
@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from datasets_loading.preparation import CutSettings, cluster_executor, local_executor, prepare_corpus
+from datasets_loading.corpus import CutSettings, cluster_executor, local_executor, prepare_corpus
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 
 

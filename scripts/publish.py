@@ -239,7 +239,7 @@ def check_model_folder(folder: str | Path) -> None:
 def check_dataset_folder(folder: str | Path) -> None:
     """
     Checks that a folder is a corpus that may be published: a card with metadata and sections, as many tiles in its
-    shards as the card says, and simulated products only, since EnMAP's data may not be re-published.
+    files as the card says, and simulated products only, since EnMAP's data may not be re-published.
 
     Raises:
         ValueError: it is not; the message names every file that is wrong, and how.
@@ -258,9 +258,9 @@ def check_dataset_folder(folder: str | Path) -> None:
                 num_tiles += shard.metadata.num_rows
                 products |= set(shard.read(columns=["product"]).column("product").to_pylist())
         except (pyarrow.ArrowException, KeyError, OSError) as error:
-            problems.append(f"{name} is no shard of tiles ({error})")
+            problems.append(f"{name} is no file of tiles ({error})")
     if not num_tiles:
-        problems.append("shards with tiles (*.parquet) are missing")
+        problems.append("files with tiles (*.parquet) are missing")
     foreign = sorted(str(product) for product in products if not SIMULATED_PRODUCT.match(product or ""))
     if foreign:
         problems.append(f"only simulated products may be published, it holds tiles of {some_of(foreign)}")
@@ -270,7 +270,7 @@ def check_dataset_folder(folder: str | Path) -> None:
         if not card_problems:
             stated = stated_tiles(DatasetCard.load(folder / CARD_NAME).data.to_dict().get("dataset_info"))
             if stated != num_tiles:
-                problems.append(f"{CARD_NAME} states {stated} tiles, the shards hold {num_tiles}")
+                problems.append(f"{CARD_NAME} states {stated} tiles, the files hold {num_tiles}")
     raise_problems(folder, problems)
 
 

@@ -5,8 +5,8 @@ Masked pre-training of HSST on hyperspectral tiles, with the flags of transforme
     accelerate launch --mixed_precision bf16 scripts/run_mim.py --train_dir tiles --mask_type unit --mask_ratio 0.7 ...
     torchrun --nproc_per_node 2 scripts/run_mim.py ...
 
---train_dir is a folder of EnMAP L2A products (folders or ZIPs), GeoTIFF tiles, or shards (prepare_enmap.py). Only
-shards may be larger than memory; with --streaming they are read without a copy of them in the cache of `datasets`. The
+--train_dir is a folder of EnMAP L2A products (folders or ZIPs), GeoTIFF tiles, or a corpus (prepare_enmap.py). Only
+a corpus may be larger than memory; with --streaming it is read without a copy of it in the cache of `datasets`. The
 output folder holds the model and its image processor, `all_results.json`, `log_history.jsonl`, and a reconstruction
 figure from every validation.
 """
@@ -36,9 +36,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
-from datasets_loading.enmap_corpus import CorpusTiles, read_corpus
+from datasets_loading.corpus import CorpusTiles, is_corpus, read_corpus
 from datasets_loading.files import write_json
-from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import (
     EpochSampler,
@@ -71,11 +70,11 @@ ARGUMENTS_OF_A_RUN = (
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset_name", help="dataset of the Hub, or folder of shards, with a column `image` of tiles")
-    data.add_argument("--train_dir", type=Path, help="folder of EnMAP L2A products, images or shards to train on")
-    data.add_argument("--validation_dir", type=Path, help="folder of products, tiles or shards to validate on")
+    data.add_argument("--dataset_name", help="dataset of the Hub, or corpus, with a column `image` of tiles")
+    data.add_argument("--train_dir", type=Path, help="folder of EnMAP L2A products, images or a corpus to train on")
+    data.add_argument("--validation_dir", type=Path, help="folder of products, tiles or a corpus to validate on")
     data.add_argument(
-        "--streaming", action="store_true", help="read shards as they are, not through a copy in the Arrow cache"
+        "--streaming", action="store_true", help="read a corpus as it is, not through a copy in the Arrow cache"
     )
     data.add_argument(
         "--train_val_split", type=float, default=0.15, help="share of the training tiles to validate on instead (0.15)"
@@ -470,7 +469,7 @@ def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> 
     description["num_processes"] = accelerator.num_processes
     description["mixed_precision"] = accelerator.mixed_precision
     if arguments.streaming:
-        description["dataloader_num_workers"] = arguments.dataloader_num_workers  # shards are dealt to them
+        description["dataloader_num_workers"] = arguments.dataloader_num_workers  # tiles are dealt to them
     return description
 
 

@@ -18,7 +18,7 @@ from small_products import NAME, small_cube, small_quality, write_small_product
 from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
 
 import hsst.publish
-from datasets_loading.preparation import CutSettings, prepare_corpus
+from datasets_loading.corpus import CutSettings, prepare_corpus
 from hsst.publish import check_model_folder, file_names
 from modeling_hsst.hub_hsst import export_for_hub
 
@@ -54,7 +54,7 @@ def model_folder(exported, tmp_path):
 
 
 def corpus_of(parent, name):
-    """A corpus of two products, 32 tiles in two shards."""
+    """A corpus of two products, 32 tiles in two files."""
     for number in range(2):
         quality = {**small_quality(), "cloud": np.zeros((150, 170), dtype=np.uint8)}
         product = name.replace("_003_", f"_{number:03d}_")
@@ -240,9 +240,9 @@ def test_real_products_are_not_published(publish, hub, tmp_path):
     ("spoil", "words"),
     [
         (lambda folder: (folder / "README.md").unlink(), ("README.md is missing", "finished")),
-        (lambda folder: sorted(folder.glob("data/*"))[0].unlink(), ("states 32 tiles, the shards hold 16",)),
-        (lambda folder: sorted(folder.glob("data/*"))[0].write_bytes(b"no"), ("is no shard of tiles",)),
-        (lambda folder: shutil.rmtree(folder / "data"), ("shards with tiles", "missing")),
+        (lambda folder: sorted(folder.glob("data/*"))[0].unlink(), ("states 32 tiles, the files hold 16",)),
+        (lambda folder: sorted(folder.glob("data/*"))[0].write_bytes(b"no"), ("is no file of tiles",)),
+        (lambda folder: shutil.rmtree(folder / "data"), ("files with tiles", "missing")),
         (lambda folder: (folder / "data" / ".x.partial").touch(), (".x.partial has no place",)),
         (lambda folder: edit_card(folder, "num_examples: 32", "num_examples:"), ("states 0 tiles",)),
         (lambda folder: edit_card(folder, "splits:", "splits:\n  other:"), ("states 0 tiles",)),

@@ -18,9 +18,8 @@ import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import written_whole
-from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 

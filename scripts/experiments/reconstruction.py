@@ -32,9 +32,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModelForMaskedImageModeling
 
-from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import write_json, write_text
-from datasets_loading.shards import is_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import GridWindows
 from hsst.experiments.run_mim_tensors import TileTensors

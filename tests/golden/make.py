@@ -32,9 +32,8 @@ from golden.comparison import differences, floats, picture, sha256, summary
 
 import datasets_loading.splits as splitting
 import modeling_hsst as modeling
-from datasets_loading.enmap_corpus import read_corpus
+from datasets_loading.corpus import CutSettings, prepare_corpus, read_corpus
 from datasets_loading.enmap_product import EnMAPProduct
-from datasets_loading.preparation import CutSettings, prepare_corpus
 from datasets_loading.scenes import open_scene
 from datasets_loading.simulation.scene import SimulatedScene, labels_path, simulate_scene, write_scene
 from datasets_loading.tiles import read_tile, read_tile_set

@@ -228,7 +228,9 @@ def add_merge_argument(parser: Any, condition: str = "") -> None:
 def options_of(arguments: argparse.Namespace) -> ModelOptions:
     return ModelOptions(
         checkpoint=arguments.model_name_or_path,
-        config_overrides=parse_overrides(arguments.config_overrides) if arguments.config_overrides else {},
+        config_overrides=parse_overrides(arguments.config_overrides, has_dropout=True)
+        if arguments.config_overrides
+        else {},
         window_size=arguments.window_size,
         dropout=arguments.dropout,
         head_type=arguments.head_type,

@@ -215,7 +215,7 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
     if source and settings["model_type"] != "hsst":
         raise ValueError(f"{source}: expected a model of type hsst, got {settings['model_type']}")
     if arguments.config_overrides:
-        overrides = parse_overrides(arguments.config_overrides)
+        overrides = parse_overrides(arguments.config_overrides, has_dropout=True)
         if "num_channels" in overrides and arguments.bands == "valid":
             raise ValueError("--config_overrides: num_channels follows from the tiles with --bands valid")
         settings |= overrides

@@ -33,8 +33,17 @@ def read_config(source: str, flag: str) -> PreTrainedConfig:
         raise ValueError(f"{missing}, and the Hub gave none: {error}") from error
 
 
-def parse_overrides(overrides: str) -> dict[str, Any]:
-    """`name=value,name=value` as settings of the types that the configuration has by default."""
+def parse_overrides(overrides: str, has_dropout: bool = False) -> dict[str, Any]:
+    """
+    `name=value,name=value` as settings of the types that the configuration has by default.
+
+    Args:
+        overrides: the text.
+        has_dropout: whether the program has a flag `--dropout`, which sets dropout in place of this.
+
+    Raises:
+        ValueError: a setting is unknown, of another type, or has a flag of its own.
+    """
     defaults = HSSTConfig()
     settings: dict[str, Any] = {}
     for item in overrides.split(","):
@@ -45,7 +54,7 @@ def parse_overrides(overrides: str) -> dict[str, Any]:
             default = 0  # sizes of the decoder, that follow the encoder's by default
         if not separator or not isinstance(default, (bool, int, float, str)):
             raise ValueError(f"--config_overrides: expected name=value with a setting of HSSTConfig, got {item}")
-        if name.endswith("dropout_prob"):
+        if has_dropout and name.endswith("dropout_prob"):
             raise ValueError(f"--config_overrides: {name} is set by --dropout")
         if isinstance(default, bool):
             if value.lower() not in ("true", "false"):

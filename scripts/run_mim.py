@@ -55,6 +55,7 @@ from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProce
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
@@ -306,7 +307,7 @@ def make_processor(
     else:
         low, high = HSSTImageProcessor.clip_range
         mean, std = (values[bands] for values in tiles.band_statistics(low, high))
-        statistics = {"image_mean": mean.tolist(), "image_std": np.maximum(std, 1e-4).tolist()}
+        statistics = {"image_mean": mean.tolist(), "image_std": np.maximum(std, SMALLEST_DEVIATION).tolist()}
     picks_bands = bands != list(range(tiles.num_bands))
     return HSSTImageProcessor(
         **statistics,

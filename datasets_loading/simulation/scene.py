@@ -53,9 +53,7 @@ from datasets_loading.simulation.spectra import (
     cloud_reflectance,
     simulate_spectral_library,
 )
-
-UNLABELLED = 255
-"""Label of pixels under clouds and off the swath."""
+from datasets_loading.splits import UNLABELLED
 
 EMPTY_BANDS = {"010111": ENMAP_WATER_VAPOUR_BANDS, "010302": tuple(range(129, 135))}
 """Bands of `ENMAP` without data, by version of the processor: as in products of 2022 and 2023, and as later."""

@@ -38,6 +38,7 @@ from hsst.support.pretraining import (
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import absolute_error_sums
+from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 VALIDATION_WINDOWS = 256
 
@@ -136,7 +137,7 @@ def make_processor(sources: list[TileTensors], wavelengths: list[float]) -> HSST
         if not count:
             raise ValueError(f"{source.name}: expected pixels with data in all bands of the model, got none")
         moments += source.weight / total * sums / count
-    deviation = (moments[1] - moments[0].square()).clamp(min=0).sqrt().clamp(min=1e-4)
+    deviation = (moments[1] - moments[0].square()).clamp(min=0).sqrt().clamp(min=SMALLEST_DEVIATION)
     return HSSTImageProcessor(
         image_mean=moments[0].tolist(),
         image_std=deviation.tolist(),

@@ -6,7 +6,7 @@ Lay out a trained model as a folder to publish: weights, configuration, processo
     python scripts/build_model_card.py --model outputs/land_cover --output model_cards/hsst-enmap-landcover --final
 
 --model is the output folder of run_mim.py, or of run_classification.py for a land-cover model. The card is
-model_cards/template.md, filled in from result files, which lie beside it: no number in it was typed. Weights that were
+scripts/support/model_card.md, filled in from result files, which lie beside it: no number in it was typed. Weights that were
 trained on sources whose terms do not allow it get no card.
 """
 
@@ -37,7 +37,7 @@ from modeling_hsst import (
 )
 
 REPOSITORY = "hsg-aiml/hsst-enmap"
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+TEMPLATE = Path(__file__).parent / "support" / "model_card.md"
 MODEL_CLASSES: tuple[Any, ...] = (HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTForImageClassification)
 # Argument, the command whose result file of this name it takes, the kind of model that it is about, and its figure
 EVALUATIONS = {
@@ -163,7 +163,7 @@ def model_card(
     scale: float = 10000.0,
 ) -> str:
     """
-    The card of a model, `model_cards/template.md` filled in.
+    The card of a model, `scripts/support/model_card.md` filled in.
 
     Args:
         config: the model's configuration.

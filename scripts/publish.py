@@ -35,7 +35,7 @@ import modeling_hsst
 from hsst.support.command_line import one_line_errors
 from modeling_hsst.hub_hsst import add_code, code_files
 
-SOURCES = Path(__file__).parents[1] / "model_cards" / "training_sources.yaml"
+SOURCES = Path(__file__).parent / "support" / "training_sources.yaml"
 CARD_NAME = "README.md"
 MODEL_FILES = ("config.json", "preprocessor_config.json", CARD_NAME)
 SUFFIXES = {

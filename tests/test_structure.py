@@ -128,6 +128,24 @@ def requirement_lines() -> list[tuple[str, str]]:
     return [(line, above) for above, line in zip(lines, lines[1:], strict=False) if pattern.match(line)]
 
 
+def test_every_package_is_installed() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = set(config["options"]["packages"].split())
+    folders = {"modeling_hsst": "modeling_hsst", "datasets_loading": "datasets_loading", "scripts": "hsst"}
+    found = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".").replace(room, name, 1)
+        for room, name in folders.items()
+        for path in (ROOT / room).rglob("__init__.py")
+    }
+    assert listed == found
+    suffixes = {
+        path.suffix for room in folders for path in (ROOT / room).rglob("*.*") if "__pycache__" not in str(path)
+    }
+    shipped = set(config["options.package_data"]["*"].split(", "))
+    assert {f"*{suffix}" for suffix in suffixes - {".py", ".sh", ".typed"}} <= shipped
+
+
 def test_every_bound_has_a_reason() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")

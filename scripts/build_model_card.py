@@ -6,8 +6,8 @@ Lay out a trained model as a folder to publish: weights, configuration, processo
     python scripts/build_model_card.py --model outputs/land_cover --output model_cards/hsst-enmap-landcover --final
 
 --model is the output folder of run_mim.py, or of run_classification.py for a land-cover model. The card is
-scripts/support/model_card.md, filled in from result files, which lie beside it: no number in it was typed. Weights that
-were trained on sources whose terms do not allow it get no card.
+scripts/support/model_card.md, filled in from result files, which lie beside it; no number in it was typed. Weights
+that were trained on sources whose terms do not allow it get no card.
 """
 
 import argparse

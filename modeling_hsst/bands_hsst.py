@@ -21,7 +21,7 @@ SAMPLES_PER_BAND = 16
 
 GRID_STEP = 0.1
 REACH_IN_SIGMAS = 3.0
-# Centres that are as far apart as they are wide, but for the last digit of a file
+# Centers that are as far apart as they are wide, but for the last digit of a file
 SLACK = 1.02
 
 
@@ -84,7 +84,7 @@ def nearest_spacing(centers: ArrayLike) -> np.ndarray:
 
 
 def widest_spacing(centers: np.ndarray) -> np.ndarray:
-    """Distance in nm of each band to its farther neighbour in wavelength, where it is not a gap; (bands,)."""
+    """Distance in nm of each band to its farther neighbor in wavelength, where it is not a gap; (bands,)."""
     if len(centers) < 2:
         return np.full(len(centers), np.inf)
     order = np.argsort(centers)

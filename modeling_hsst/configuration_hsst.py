@@ -22,8 +22,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-# Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
-# the 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
+# Band centers (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
+# the 22 water-vapor bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
 # fmt: off
 ENMAP_WAVELENGTHS = (
     418.24, 423.874, 429.294, 434.528, 439.603, 444.549, 449.391, 454.159, 458.884, 463.584,
@@ -81,7 +81,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         Wavelength in nm that stands for each block in positions of type `"wavelength"`. Defaults to the mean of the
         block's bands.
     wavelengths (`list[float]`, *optional*):
-        Band centres in nm, one for each input band. Defaults to the published 200 EnMAP bands when `num_channels` is
+        Band centers in nm, one for each input band. Defaults to the published 200 EnMAP bands when `num_channels` is
         200, otherwise to none.
     num_spatial_layers (`int`, *optional*, defaults to 4):
         Number of layers in which the positions of one block attend to each other. May be 0.
@@ -90,7 +90,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     head_dim (`int`, *optional*, defaults to 64):
         Width of one attention head; the heads together may be wider than `hidden_size`.
     position_embedding_type (`str`, *optional*, defaults to `"learned"`):
-        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialised, trainable, a spatial and a
+        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialized, trainable, a spatial and a
         spectral part) are the published ones. `"wavelength"` fixes the sin-cos tables and encodes the mean wavelength
         of each block in place of its index, so that weights can move to another sensor; it needs `wavelengths`.
     spectral_positions (`list[float]`, *optional*):
@@ -103,9 +103,9 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         published. Without them the model sees how bright a pixel is.
     head_type (`str`, *optional*, defaults to `"mean"`):
         What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
-        over the blocks at all positions of the window, to classify its centre pixel (image classification only).
+        over the blocks at all positions of the window, to classify its center pixel (image classification only).
     mask_type (`str`, *optional*, defaults to `"tube"`):
-        Which tokens are hidden together in masked image modelling: `"unit"` single tokens, `"even"` single tokens, as
+        Which tokens are hidden together in masked image modeling: `"unit"` single tokens, `"even"` single tokens, as
         many in every block and at every position, `"block"` squares of positions drawn for each spectral block,
         `"tube"` squares shared by all blocks, `"grid"` everything but a random subset of positions times a random
         subset of blocks.
@@ -116,7 +116,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     blockwise_decoder (`bool`, *optional*, defaults to `True`):
         One linear decoder for each spectral block rather than one for all.
     visible_only (`bool`, *optional*, defaults to `False`):
-        Whether the encoder sees only the visible tokens in masked image modelling, and a decoder with layers of its
+        Whether the encoder sees only the visible tokens in masked image modeling, and a decoder with layers of its
         own fills in the hidden ones ([He et al., 2022](https://huggingface.co/papers/2111.06377)), rather than all
         tokens with hidden ones replaced. About half the arithmetic under `"even"`, `"tube"` and `"grid"` masks, which
         leave as many tokens visible everywhere; other masks are computed among all tokens.
@@ -128,7 +128,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_num_attention_heads (`int`, *optional*):
         Their attention heads with `visible_only`; defaults to `num_attention_heads`.
     semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
-        Label of unlabelled pixels and windows; they take no part in the loss.
+        Label of unlabeled pixels and windows; they take no part in the loss.
 
     Example:
 
@@ -181,11 +181,11 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_sizes()
         self._check_blocks()
-        # The default band centres belong to the default number of bands only
+        # The default band centers belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
             if tuple(self.wavelengths) != ENMAP_WAVELENGTHS:
                 raise ValueError(
-                    f"`wavelengths` must hold one band centre (nm) for each of the {self.num_channels} bands of "
+                    f"`wavelengths` must hold one band center (nm) for each of the {self.num_channels} bands of "
                     f"`num_channels`, got {len(self.wavelengths)}."
                 )
             self.wavelengths = None
@@ -295,7 +295,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         if self.position_embedding_type == "wavelength" and self.block_wavelengths is None:
             raise ValueError(
-                f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centres in nm, got none."
+                f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centers in nm, got none."
             )
 
     def _check_visible_only(self) -> None:

@@ -1,7 +1,7 @@
 """A whole transformer layer, a few sequences at a time, for processors that work from their caches.
 
 Attention is folded (see `folding`). What lies between the tokens that go into a layer and those that come out of it
-(normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a layer
+(normalized tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a layer
 reads each token once and writes it once. For a backward pass the tokens between attention and MLP are kept, and what
 dropout kept. The rest is computed again there, in the cache, which takes about as long as to write and read it for a
 whole batch, and a fraction of the memory. Second derivatives and `torch.func` need `attn_implementation="eager"`.
@@ -346,8 +346,8 @@ class SomeOfALayer:
         Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`.
         """
         weights = self.weights
-        normalised = self.normalise_before(before)[0]
-        attention = self.attend(normalised, hidden, kept, wants_gradients=False)
+        normalized = self.normalize_before(before)[0]
+        attention = self.attend(normalized, hidden, kept, wants_gradients=False)
         if attention.kept is not None:
             kept["attention"] = attention.kept
         context = attention.context.view(len(between), -1)
@@ -358,11 +358,11 @@ class SomeOfALayer:
     def add_mlp(self, between: torch.Tensor, kept: dict[str, torch.Tensor], after: torch.Tensor) -> None:
         """Writes tokens (T, D) and what the MLP makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
-        normalised = self.normalise_after(between)[0]
+        normalized = self.normalize_after(between)[0]
         if isinstance(self.settings.activation, GELUActivation):
-            active = linear(normalised, weights.first_weight, weights.first_bias, gelu=True)
+            active = linear(normalized, weights.first_weight, weights.first_bias, gelu=True)
         else:
-            active = self.settings.activation(self.hidden(normalised))
+            active = self.settings.activation(self.hidden(normalized))
         active = self.drop(active, "active", kept)
         self.add_product(between, active, weights.second_weight, weights.second_bias, "output", kept, after)
 
@@ -375,8 +375,8 @@ class SomeOfALayer:
     ) -> torch.Tensor:
         """The gradient of tokens (T, D) from that of what `add_mlp` made of them; those of weights go to sums."""
         weights = self.weights
-        normalised, *moments = self.normalise_after(between)
-        hidden = self.hidden(normalised)
+        normalized, *moments = self.normalize_after(between)
+        hidden = self.hidden(normalized)
         of_output = self.drop(of_after, "output", kept)
         sums["second_bias"].add_sum(of_output)
         of_output = of_output.to(self.dtype)
@@ -384,10 +384,10 @@ class SomeOfALayer:
         of_active = self.drop(torch.mm(of_output, weights.second_weight), "active", kept)
         of_hidden = activation_backward(self.settings.activation, hidden, of_active)
         sums["first_bias"].add_sum(of_hidden)
-        sums["first_weight"].add_product(of_hidden, normalised)
-        of_normalised = torch.mm(of_hidden, weights.first_weight)
+        sums["first_weight"].add_product(of_hidden, normalized)
+        of_normalized = torch.mm(of_hidden, weights.first_weight)
         of_between, of_weight, of_bias = layer_norm_backward(
-            of_normalised, between, moments, weights.after_weight, weights.after_bias
+            of_normalized, between, moments, weights.after_weight, weights.after_bias
         )
         sums["after_weight"].add(of_weight)
         sums["after_bias"].add(of_bias)
@@ -403,33 +403,33 @@ class SomeOfALayer:
     ) -> torch.Tensor:
         """The gradient of tokens (S, L, D) from that of what `add_attention` made of them (T, D)."""
         weights = self.weights
-        normalised, *moments = self.normalise_before(before)
+        normalized, *moments = self.normalize_before(before)
         of_attended = self.drop(of_between, "attended", kept)
         sums["output_bias"].add_sum(of_attended)
-        of_normalised = attend_backward(
-            normalised,
+        of_normalized = attend_backward(
+            normalized,
             weights.query_key,
             weights.value_output,
-            self.attend(normalised, hidden, kept, wants_gradients=True),
+            self.attend(normalized, hidden, kept, wants_gradients=True),
             of_attended.to(self.dtype),
             sums["query_key"],
             sums["value_output"],
             self.scratch,
         )
         of_before, of_weight, of_bias = layer_norm_backward(
-            of_normalised, before, moments, weights.before_weight, weights.before_bias
+            of_normalized, before, moments, weights.before_weight, weights.before_bias
         )
         sums["before_weight"].add(of_weight)
         sums["before_bias"].add(of_bias)
         return of_before.add_(of_between.view_as(before))
 
-    def normalise_before(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def normalize_before(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that attention sees, in the precision of products; and their moments."""
         return layer_norm(
             tokens, self.weights.before_weight, self.weights.before_bias, self.settings.before_eps, self.dtype
         )
 
-    def normalise_after(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def normalize_after(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that the MLP sees, in the precision of products; and their moments."""
         return layer_norm(
             tokens, self.weights.after_weight, self.weights.after_bias, self.settings.after_eps, self.dtype
@@ -437,14 +437,14 @@ class SomeOfALayer:
 
     def attend(
         self,
-        normalised: torch.Tensor,
+        normalized: torch.Tensor,
         hidden: torch.Tensor | None,
         kept: dict[str, torch.Tensor],
         wants_gradients: bool,
     ) -> Attention:
-        """Attention of normalised tokens (S, L, D)."""
+        """Attention of normalized tokens (S, L, D)."""
         return attend(
-            normalised,
+            normalized,
             self.weights.query_key,
             self.scratch,
             hidden=hidden,
@@ -453,9 +453,9 @@ class SomeOfALayer:
             wants_gradients=wants_gradients,
         )
 
-    def hidden(self, normalised: torch.Tensor) -> torch.Tensor:
+    def hidden(self, normalized: torch.Tensor) -> torch.Tensor:
         """The hidden values (T, M) of the MLP."""
-        return linear(normalised, self.weights.first_weight, self.weights.first_bias)
+        return linear(normalized, self.weights.first_weight, self.weights.first_bias)
 
     def drop(self, values: torch.Tensor, name: str, kept: dict[str, torch.Tensor]) -> torch.Tensor:
         """Values after dropout. What it keeps is drawn where `kept` does not say, and written there."""
@@ -489,8 +489,8 @@ def layer_norm(
     tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, ...]:
     """LayerNorm of tokens (..., D) in a precision; means and reciprocal standard deviations of the tokens."""
-    normalised, *moments = torch.native_layer_norm(tokens, tokens.shape[-1:], weight, bias, eps)
-    return normalised.to(dtype), *moments
+    normalized, *moments = torch.native_layer_norm(tokens, tokens.shape[-1:], weight, bias, eps)
+    return normalized.to(dtype), *moments
 
 
 def layer_norm_backward(

@@ -3,7 +3,7 @@
 Tokens of width 96 are small, and what a layer makes of them in between (8 heads of queries, keys and values, of 64
 values each) is 16 times as large: written and read again, it takes most of the time. Here a tile of whole sequences is
 read once, passes LayerNorms, attention and MLP in registers, and is written once; weights come from the cache. The
-projections are folded (see `folding`), so that the normalised tokens themselves are keys and values of all
+projections are folded (see `folding`), so that the normalized tokens themselves are keys and values of all
 heads, and nothing but their tile is shared between the threads that work on it.
 
 Shape comments use

@@ -43,7 +43,7 @@ def use_fast_layers(model: Model) -> Model:
 
     Each call decides: what a fast way does not serve (`attn_implementation` other than `"sdpa"`, attention weights as
     output, `torch.compile` on a CPU, ...) takes the usual form. So does a layer as long as hooks, adapters or
-    quantisation work on its modules, whether they came before the switch or after it. What stands in the way of layers
+    quantization work on its modules, whether they came before the switch or after it. What stands in the way of layers
     now is logged. Weights and their names stay as they are.
 
     Args:

@@ -23,7 +23,7 @@ from datasets_loading.tiles import Tiles
 from datasets_loading.windows import GridWindows
 from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
-from modeling_hsst.reconstruction_hsst import hidden_values, visible_band_mean
+from modeling_hsst.modeling_hsst_masked import hidden_values, visible_band_mean
 
 REGIONS: dict[str, tuple[tuple[float, float], ...]] = {
     "VNIR": ((400.0, 680.0), (780.0, 1000.0)),

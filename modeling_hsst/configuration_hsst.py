@@ -74,9 +74,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         Number of consecutive bands in a spectral block. A token is one block at one position; where the bands do not
         fill the last block, the model pads it with zeros.
     block_bands (`list[list[int]]`, *optional*):
-        Indices of the bands of each block, `band_patch_size` of them in every block, where blocks are not to be of
-        consecutive bands. A band may be in several blocks, several times in one, or in none: then the model does not
-        see it, and reconstructs it as 0.
+        Band indices of each block (`band_patch_size` per block). Defaults to consecutive bands. A band may be in
+        several blocks, several times in one, or in none: then the model does not see it, and reconstructs it as 0.
     block_centers (`list[float]`, *optional*):
         Wavelength in nm that stands for each block in positions of type `"wavelength"`. Defaults to the mean of the
         block's bands.
@@ -208,35 +207,23 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     def _default_spectral_positions(self) -> list[float | int]:
         if self.block_wavelengths is None:
             return list(range(self.num_blocks))
-        enmap_blocks = block_means(ENMAP_WAVELENGTHS, 10)
-        return [
-            min(range(len(enmap_blocks)), key=lambda index: abs(enmap_blocks[index] - wavelength))
-            for wavelength in self.block_wavelengths
-        ]
+        blocks = block_means(ENMAP_WAVELENGTHS, 10)
+        nearest = [[abs(block - wavelength) for block in blocks] for wavelength in self.block_wavelengths]
+        return [distances.index(min(distances)) for distances in nearest]
 
     def _check_sizes(self) -> None:
         # hidden_size is left to its own errors: generic code of transformers builds configurations with 0
-        for name in (
-            "num_attention_heads",
-            "head_dim",
-            "intermediate_size",
-            "patch_size",
-            "num_channels",
-            "band_patch_size",
-            "mask_patch_size",
-        ):
-            if getattr(self, name) < 1:
+        names = (
+            "num_attention_heads head_dim intermediate_size patch_size num_channels band_patch_size mask_patch_size"
+        )
+        for name in (*names.split(), "decoder_hidden_size", "decoder_num_attention_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if min(self.window_size) < 1:
             raise ValueError(f"`image_size` must be 1 or more, got {self.image_size}.")
-        for name in ("decoder_hidden_size", "decoder_num_attention_heads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if self.hidden_size < 0 or self.decoder_depth < 0:
-            raise ValueError(
-                "`hidden_size` and `num_decoder_layers` must not be negative, got "
-                f"{self.hidden_size} and {self.decoder_depth}."
-            )
+            got = f"{self.hidden_size} and {self.decoder_depth}"
+            raise ValueError(f"`hidden_size` and `num_decoder_layers` must not be negative, got {got}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be an activation that transformers knows, got {self.hidden_act!r}.")
 
@@ -256,15 +243,19 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
 
     def _check(self) -> None:
-        for name, allowed in (
-            ("position_embedding_type", POSITION_EMBEDDING_TYPES),
-            ("head_type", HEAD_TYPES),
-            ("mask_type", MASK_TYPES),
-        ):
+        choices = {
+            "position_embedding_type": POSITION_EMBEDDING_TYPES,
+            "head_type": HEAD_TYPES,
+            "mask_type": MASK_TYPES,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.visible_only:
-            self._check_visible_only()
+        if self.visible_only and self.decoder_depth < 1:
+            raise ValueError(
+                f"`visible_only` needs a decoder with layers, where hidden tokens learn from visible ones: "
+                f"`num_decoder_layers` 1 or more, got {self.num_decoder_layers}."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must lie between 0 and 1 (exclusive), got {self.mask_ratio}.")
         height, width = self.window_size
@@ -296,13 +287,6 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.position_embedding_type == "wavelength" and self.block_wavelengths is None:
             raise ValueError(
                 f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centers in nm, got none."
-            )
-
-    def _check_visible_only(self) -> None:
-        if self.decoder_depth < 1:
-            raise ValueError(
-                f"`visible_only` needs a decoder with layers, that hidden tokens learn from visible ones in: "
-                f"`num_decoder_layers` 1 or more, got {self.num_decoder_layers}."
             )
 
     @property
@@ -341,10 +325,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def block_wavelengths(self) -> list[float] | None:
-        """
-        Wavelength of each block in nm: `block_centers`, or the mean of its bands, padding left out; None where neither
-        is known.
-        """
+        """Wavelength of each block in nm: `block_centers`, or the mean of its bands without padding, or unknown."""
         if self.block_centers is not None:
             return list(self.block_centers)
         if self.wavelengths is None:

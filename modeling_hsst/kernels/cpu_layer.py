@@ -30,6 +30,8 @@ REGISTER_BYTES = 64
 # What dropout drops values of: attention weights, what attention adds to the tokens, active hidden values of the MLP,
 # what the MLP adds to the tokens
 DROPPED = ("attention", "attended", "active", "output")
+Kept = dict[str, torch.Tensor]  # what dropout kept, for names of `DROPPED`
+Sums = dict[str, GradientSum]  # gradients of weights, for names of `LayerWeights`
 
 
 def folds_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
@@ -42,10 +44,9 @@ def folds_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
         tokens.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and folding_is_faster(length, width, layer.attention.head_dim, products_dtype(tokens))
-        and all(parameter.device.type == "cpu" for parameter in layer.parameters())
-        and (
-            torch.is_autocast_enabled("cpu")
-            or all(parameter.dtype == tokens.dtype for parameter in layer.parameters())
+        and all(
+            parameter.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or parameter.dtype == tokens.dtype)
+            for parameter in layer.parameters()
         )
     )
 
@@ -112,19 +113,10 @@ def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor 
         if settings.dropout["attention"]:
             # What dropout takes from contexts is made up for in the smaller matrix
             value_output = value_output * dropout_factor(settings.dropout["attention"])
-        weights = LayerWeights(
-            layer.layernorm_before.weight,
-            layer.layernorm_before.bias,
-            query_key,
-            value_output,
-            attention.o_proj.bias,
-            layer.layernorm_after.weight,
-            layer.layernorm_after.bias,
-            mlp.fc1.weight.to(dtype),
-            mlp.fc1.bias.to(dtype),
-            mlp.fc2.weight.to(dtype),
-            mlp.fc2.bias,
-        )
+        before, after = layer.layernorm_before, layer.layernorm_after
+        attention_weights = query_key, value_output, attention.o_proj.bias
+        mlp_weights = mlp.fc1.weight.to(dtype), mlp.fc1.bias.to(dtype), mlp.fc2.weight.to(dtype), mlp.fc2.bias
+        weights = LayerWeights(before.weight, before.bias, *attention_weights, after.weight, after.bias, *mlp_weights)
         if torch.is_grad_enabled():
             output = _FoldedLayer.apply(settings, sequences, attention_mask, *weights)
         else:
@@ -161,7 +153,7 @@ def _forward(
     all_kept: list[torch.Tensor | None] = []
     some = SomeOfALayer(settings, weights)
     for piece in places:
-        kept: dict[str, torch.Tensor] = {}
+        kept: Kept = {}
         before = sequences[piece].reshape(-1, length, width).contiguous()
         shape = (before.shape[0] * length, width)
         between = some.scratch("between", shape, output.dtype) if middle is None else middle[piece].view(shape)
@@ -238,11 +230,10 @@ def attend(
     tokens: torch.Tensor,
     query_key: torch.Tensor,
     scratch: Scratch,
-    *,
-    hidden: torch.Tensor | None = None,
-    dropout: float = 0.0,
-    kept: torch.Tensor | None = None,
-    wants_gradients: bool = False,
+    hidden: torch.Tensor | None,
+    dropout: float,
+    kept: torch.Tensor | None,
+    wants_gradients: bool,
 ) -> Attention:
     """
     Attention of tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. What dropout keeps is
@@ -254,11 +245,10 @@ def attend(
     multiply(tokens.view(-1, width), query_key.t(), queries)
     queries = queries.view(num_sequences, -1, width)
     scores = products_with_keys(queries, tokens, keys_first, scratch, "weights")
-    if hidden is not None:
-        if keys_first:
-            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
-        else:
-            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
+    if hidden is not None and keys_first:
+        scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
+    elif hidden is not None:
+        scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
     # In place, for the sake of the cache, as is the softmax's gradient
     weights = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
     if dropout and kept is None:
@@ -336,26 +326,19 @@ class SomeOfALayer:
         self.scratch = Scratch()
 
     def add_attention(
-        self,
-        before: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        between: torch.Tensor,
+        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, between: torch.Tensor
     ) -> None:
-        """
-        Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`.
-        """
+        """Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
         normalized = self.normalize_before(before)[0]
         attention = self.attend(normalized, hidden, kept, wants_gradients=False)
         if attention.kept is not None:
             kept["attention"] = attention.kept
         context = attention.context.view(len(between), -1)
-        self.add_product(
-            before.view_as(between), context, weights.value_output, weights.output_bias, "attended", kept, between
-        )
+        tokens = before.view_as(between)
+        self.add_product(tokens, context, weights.value_output, weights.output_bias, "attended", kept, between)
 
-    def add_mlp(self, between: torch.Tensor, kept: dict[str, torch.Tensor], after: torch.Tensor) -> None:
+    def add_mlp(self, between: torch.Tensor, kept: Kept, after: torch.Tensor) -> None:
         """Writes tokens (T, D) and what the MLP makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
         normalized = self.normalize_after(between)[0]
@@ -366,13 +349,7 @@ class SomeOfALayer:
         active = self.drop(active, "active", kept)
         self.add_product(between, active, weights.second_weight, weights.second_bias, "output", kept, after)
 
-    def add_mlp_backward(
-        self,
-        between: torch.Tensor,
-        kept: dict[str, torch.Tensor],
-        of_after: torch.Tensor,
-        sums: dict[str, GradientSum],
-    ) -> torch.Tensor:
+    def add_mlp_backward(self, between: torch.Tensor, kept: Kept, of_after: torch.Tensor, sums: Sums) -> torch.Tensor:
         """The gradient of tokens (T, D) from that of what `add_mlp` made of them; those of weights go to sums."""
         weights = self.weights
         normalized, *moments = self.normalize_after(between)
@@ -394,12 +371,7 @@ class SomeOfALayer:
         return of_between.add_(of_after)
 
     def add_attention_backward(
-        self,
-        before: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        of_between: torch.Tensor,
-        sums: dict[str, GradientSum],
+        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, of_between: torch.Tensor, sums: Sums
     ) -> torch.Tensor:
         """The gradient of tokens (S, L, D) from that of what `add_attention` made of them (T, D)."""
         weights = self.weights
@@ -425,39 +397,27 @@ class SomeOfALayer:
 
     def normalize_before(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that attention sees, in the precision of products; and their moments."""
-        return layer_norm(
-            tokens, self.weights.before_weight, self.weights.before_bias, self.settings.before_eps, self.dtype
-        )
+        weights = self.weights
+        return layer_norm(tokens, weights.before_weight, weights.before_bias, self.settings.before_eps, self.dtype)
 
     def normalize_after(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that the MLP sees, in the precision of products; and their moments."""
-        return layer_norm(
-            tokens, self.weights.after_weight, self.weights.after_bias, self.settings.after_eps, self.dtype
-        )
+        weights = self.weights
+        return layer_norm(tokens, weights.after_weight, weights.after_bias, self.settings.after_eps, self.dtype)
 
     def attend(
-        self,
-        normalized: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        wants_gradients: bool,
+        self, normalized: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, wants_gradients: bool
     ) -> Attention:
         """Attention of normalized tokens (S, L, D)."""
-        return attend(
-            normalized,
-            self.weights.query_key,
-            self.scratch,
-            hidden=hidden,
-            dropout=self.settings.dropout["attention"],
-            kept=kept.get("attention"),
-            wants_gradients=wants_gradients,
-        )
+        dropout = self.settings.dropout["attention"]
+        query_key, before = self.weights.query_key, kept.get("attention")
+        return attend(normalized, query_key, self.scratch, hidden, dropout, before, wants_gradients)
 
     def hidden(self, normalized: torch.Tensor) -> torch.Tensor:
         """The hidden values (T, M) of the MLP."""
         return linear(normalized, self.weights.first_weight, self.weights.first_bias)
 
-    def drop(self, values: torch.Tensor, name: str, kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    def drop(self, values: torch.Tensor, name: str, kept: Kept) -> torch.Tensor:
         """Values after dropout. What it keeps is drawn where `kept` does not say, and written there."""
         dropout = self.settings.dropout[name]
         if not dropout:
@@ -473,7 +433,7 @@ class SomeOfALayer:
         weight: torch.Tensor,
         bias: torch.Tensor,
         name: str,
-        kept: dict[str, torch.Tensor],
+        kept: Kept,
         output: torch.Tensor,
     ) -> None:
         """Writes tokens (T, D) and, after dropout, rows (T, K) by weights (D, K) with a bias to (T, D)."""
@@ -494,11 +454,7 @@ def layer_norm(
 
 
 def layer_norm_backward(
-    gradient: torch.Tensor,
-    tokens: torch.Tensor,
-    moments: list[torch.Tensor],
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    gradient: torch.Tensor, tokens: torch.Tensor, moments: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of tokens, weight and bias from that of what `layer_norm` made of them."""
     return torch.ops.aten.native_layer_norm_backward(

@@ -365,25 +365,18 @@ class HSSTAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # (windows, sequences, length, width) to 3 x (windows * sequences, heads, length, head width)
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
-        query_states, key_states, value_states = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         # Masks of flex attention cannot be cut
-        if len(query_states) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
+        if len(query) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
             attention_interface = in_chunks(attention_interface)
+        dropout = self.attention_dropout if self.training else 0.0
         attn_output, attn_weights = attention_interface(
-            self,
-            query_states,
-            key_states,
-            value_states,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-
         attn_output = attn_output.reshape(*hidden_states.shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
 
@@ -492,9 +485,8 @@ class HSSTModel(HSSTPreTrainedModel):
         self.config = config
         self.embeddings = HSSTEmbeddings(config, use_mask_token=use_mask_token)
         self.spatial_layers = nn.ModuleList([HSSTLayer(config, "spatial") for _ in range(config.num_spatial_layers)])
-        self.spectral_layers = nn.ModuleList(
-            [HSSTLayer(config, "spectral") for _ in range(config.num_spectral_layers)]
-        )
+        num_spectral_layers = config.num_spectral_layers
+        self.spectral_layers = nn.ModuleList([HSSTLayer(config, "spectral") for _ in range(num_spectral_layers)])
         # Initialize weights and apply final processing
         self.post_init()
 
@@ -544,14 +536,9 @@ class HSSTModel(HSSTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
-        Passes embedded tokens (B, spatial_blocks * positions, D) through the layers, all of them or some.
-
-        Args:
-            hidden_states: the tokens, in block-major order.
-            spatial_mask, spectral_mask: what tokens see, as `sequence_mask` gives it.
-            spatial_blocks, spectral_blocks: blocks that the tokens of spatial and of spectral layers belong to.
-            reorder: places (B, spectral_blocks * positions) among the tokens of spatial layers of those that spectral
-                layers take; None for the same tokens in the same order.
+        Passes embedded tokens (B, spatial_blocks * positions, D), all or some, in block-major order, through the
+        layers. Masks are what `sequence_mask` gives. Spectral layers take the tokens at the places `reorder` (B,
+        spectral_blocks * positions) among those of spatial layers; None for the same ones in the same order.
         """
         for layer in self.spatial_layers:
             hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)

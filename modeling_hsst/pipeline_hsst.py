@@ -32,9 +32,11 @@ from .scene_prediction_hsst import CLASSIFIERS, NO_CLASS, ArrayScene, ScenePredi
 
 TASK = "hyperspectral-scene-classification"
 
-READING = ("wavelengths", "fwhm", "scale", "nodata", "radiance")
-PREDICTING = ("stride", "windows_per_batch", "exclude", "resample", "chunk_size", "scene_statistics")
-SHOWING = ("progress", "return_probabilities")
+# Parameters of a call: how a file or an array is read, and how it is predicted
+READING = "wavelengths fwhm scale nodata radiance".split()
+PREDICTING = (
+    "stride windows_per_batch exclude resample chunk_size scene_statistics progress return_probabilities".split()
+)
 
 AUTO_CLASSES = {
     "HSSTForSemanticSegmentation": AutoModelForSemanticSegmentation,
@@ -121,12 +123,11 @@ class HSSTSceneClassificationPipeline(Pipeline):
         return super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        expected = (*READING, *PREDICTING, *SHOWING)
-        unknown = set(kwargs) - set(expected)
+        unknown = set(kwargs).difference(READING, PREDICTING)
         if unknown:
-            raise ValueError(f"Expected parameters among {', '.join(expected)}, got {', '.join(unknown)}.")
+            raise ValueError(f"Expected parameters among {', '.join(READING + PREDICTING)}, got {', '.join(unknown)}.")
         reading = {name: value for name, value in kwargs.items() if name in READING}
-        return reading, {name: value for name, value in kwargs.items() if name not in READING}, {}
+        return reading, {name: value for name, value in kwargs.items() if name in PREDICTING}, {}
 
     def preprocess(self, scene: Any, **reading: Any) -> dict[str, Any]:  # type: ignore[override]
         reading = {name: value for name, value in reading.items() if value is not None}

@@ -80,15 +80,8 @@ class SceneReader(Protocol):
 
 class ArrayScene:
     """
-    An image in memory as a scene.
-
-    Args:
-        image: stored numbers (bands, height, width).
-        wavelengths: band centers in nm; without, the bands must be the model's.
-        fwhm: full width at half maximum of each band in nm.
-        scale: stored number that means a reflectance of 1.
-        nodata: stored number that means no data; NaN and infinity always do.
-        name: name of the scene.
+    An image in memory as a scene: stored numbers (bands, height, width), and what `SceneReader` says of them. Without
+    `wavelengths` the bands must be the model's. NaN and infinity always mean no data.
     """
 
     def __init__(
@@ -136,18 +129,11 @@ def has_data(values: np.ndarray, nodata: float | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandSelection:
-    """
-    How the model's bands come from a scene's.
+    """How the model's bands come from a scene's."""
 
-    Attributes:
-        bands: bands of the scene to read: the model's in their order, or with `weights` those that contribute.
-        weights: share of each read band in each of the model's, float32 (model bands, bands), or None.
-        description: one line for people.
-    """
-
-    bands: list[int]
-    weights: np.ndarray | None
-    description: str
+    bands: list[int]  # those of the scene to read: the model's in their order, or with `weights` those that contribute
+    weights: np.ndarray | None  # share of each read band in each of the model's, float32 (model bands, bands)
+    description: str  # one line for people
 
     def read(self, scene: SceneReader, rows: slice, columns: slice) -> np.ndarray:
         """Stored numbers of the model's bands (bands, height, width)."""
@@ -288,22 +274,13 @@ class Chunk:
 
 @dataclass
 class ScenePart:
-    """
-    The prediction for a part of a scene.
-
-    Attributes:
-        rows: rows of the scene.
-        columns: columns of the scene.
-        classes: most probable class, uint8 (height, width), 255 at pixels without data and excluded ones.
-        probabilities: probability of each class, float32 (classes, height, width), NaN where there is no class.
-        pixels: stored numbers of the model's bands (bands, height, width).
-    """
+    """The prediction for a part of a scene."""
 
     rows: slice
     columns: slice
-    classes: np.ndarray
-    probabilities: np.ndarray
-    pixels: np.ndarray
+    classes: np.ndarray  # most probable class, uint8 (height, width), 255 at pixels without data and excluded ones
+    probabilities: np.ndarray  # of each class, float32 (classes, height, width), NaN where there is no class
+    pixels: np.ndarray  # stored numbers of the model's bands (bands, height, width)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -436,14 +413,8 @@ class ScenePredictor:
 
     def predict(self, scene: SceneReader, progress: bool = False) -> Iterator[ScenePart]:
         """
-        Predicts a scene part by part, from its upper left corner on, row by row.
-
-        Args:
-            scene: the scene; read in another thread.
-            progress: show a progress bar with the time left.
-
-        Raises:
-            ValueError: the scene has not the model's bands, or cannot be read.
+        Predicts a scene, read in another thread, part by part from its upper left corner on, row by row. Raises
+        ValueError where it lacks the model's bands, or cannot be read.
         """
         selection = self.select_bands(scene)
         processor = self.scene_processor(scene, selection, progress) if self.scene_statistics else self.processor
@@ -456,9 +427,17 @@ class ScenePredictor:
             for chunk in chunks:
                 yield self.predict_chunk(chunk, scene, processor, bar)
 
-    def read_chunk(self, scene: SceneReader, selection: BandSelection, *part: Any) -> Chunk:
+    def read_chunk(
+        self,
+        scene: SceneReader,
+        selection: BandSelection,
+        rows: slice,
+        columns: slice,
+        row_starts: np.ndarray,
+        column_starts: np.ndarray,
+    ) -> Chunk:
         """Reads a part as `chunks` yields it, with the margin of its windows, reflected beyond the scene's edges."""
-        (height, width), (_, _, row_starts, column_starts) = scene.shape, part
+        height, width = scene.shape
         row_numbers = np.arange(row_starts[0], row_starts[-1] + self.window[0])
         column_numbers = np.arange(column_starts[0], column_starts[-1] + self.window[1])
         wanted_rows, wanted_columns = reflected(row_numbers, height), reflected(column_numbers, width)
@@ -470,7 +449,7 @@ class ScenePredictor:
             pixels, usable = (values.take(wanted_rows - read_rows.start, axis=-2) for values in (pixels, usable))
         if column_numbers[0] < 0 or column_numbers[-1] >= width:
             pixels, usable = (values.take(wanted_columns - read_columns.start, axis=-1) for values in (pixels, usable))
-        return Chunk(*part, pixels, usable)
+        return Chunk(rows, columns, row_starts, column_starts, pixels, usable)
 
     @torch.inference_mode()
     def scene_processor(
@@ -594,14 +573,8 @@ def predict_scene(
     model: PreTrainedModel, processor: HSSTImageProcessor, scene: SceneReader, progress: bool = False, **options: Any
 ) -> Iterator[ScenePart]:
     """
-    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each.
-
-    Args:
-        model: a model with a classification head.
-        processor: the processor that belongs to its weights.
-        scene: an opened scene, or an image in memory (`ArrayScene`).
-        progress: show a progress bar.
-        options: as for `ScenePredictor`.
+    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each. The scene is an opened
+    one, or an image in memory (`ArrayScene`); `options` are as for `ScenePredictor`.
     """
     return ScenePredictor(model, processor, **options).predict(scene, progress)
 

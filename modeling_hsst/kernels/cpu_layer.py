@@ -221,89 +221,8 @@ class Attention(NamedTuple):
 
     queries: torch.Tensor  # (S, L * H, D)
     weights: torch.Tensor  # (S, L * H, L), or (S, L, L * H) where keys come first
-    kept: torch.Tensor | None  # which of them dropout kept
     dropped: torch.Tensor  # the weights after dropout, what was dropped not made up for
     context: torch.Tensor  # (S, L * H, D)
-
-
-def attend(
-    tokens: torch.Tensor,
-    query_key: torch.Tensor,
-    scratch: Scratch,
-    hidden: torch.Tensor | None,
-    dropout: float,
-    kept: torch.Tensor | None,
-    wants_gradients: bool,
-) -> Attention:
-    """
-    Attention of tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. What dropout keeps is
-    drawn, or as it was `kept` before. Unless `attend_backward` is to follow, contexts are written over queries.
-    """
-    (num_sequences, length, width), dtype = tokens.shape, tokens.dtype
-    keys_first = keys_come_first(length, dtype)
-    queries = scratch("queries", (num_sequences * length, query_key.shape[0]), dtype)
-    multiply(tokens.view(-1, width), query_key.t(), queries)
-    queries = queries.view(num_sequences, -1, width)
-    scores = products_with_keys(queries, tokens, keys_first, scratch, "weights")
-    if hidden is not None and keys_first:
-        scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
-    elif hidden is not None:
-        scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
-    # In place, for the sake of the cache, as is the softmax's gradient
-    weights = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
-    if dropout and kept is None:
-        kept = draw_kept(weights, dropout)
-    dropped = weights if kept is None else torch.mul(weights, kept, out=scratch("dropped", weights.shape, dtype))
-    context = scratch("context" if wants_gradients else "queries", queries.shape, dtype)
-    torch.bmm(by_query(dropped, keys_first), tokens, out=context)
-    return Attention(queries, weights, kept, dropped, context)
-
-
-def attend_backward(
-    tokens: torch.Tensor,
-    query_key: torch.Tensor,
-    value_output: torch.Tensor,
-    attention: Attention,
-    gradient: torch.Tensor,
-    key_query_sum: GradientSum,
-    value_output_sum: GradientSum,
-    scratch: Scratch,
-) -> torch.Tensor:
-    """
-    The gradient of tokens (S, L, D) from that of what their attention adds to them (T, D). Those of `query_key`,
-    transposed, and `value_output` are added to sums; what `attention` holds is written over.
-    """
-    (_, length, width), dtype = tokens.shape, tokens.dtype
-    keys_first = keys_come_first(length, dtype)
-    queries, weights, kept, dropped, context = attention
-    flat_context = context.view(gradient.shape[0], -1)
-    value_output_sum.add_product(gradient, flat_context)
-    multiply(gradient, value_output, flat_context)
-    context_gradient = context
-    tokens_gradient = torch.bmm(by_query(dropped, not keys_first), context_gradient)  # the tokens as values
-    weights_gradient = products_with_keys(context_gradient, tokens, keys_first, scratch, "weights_gradient")
-    if kept is not None:
-        weights_gradient *= kept
-    scores_gradient = torch.ops.aten._softmax_backward_data.out(
-        weights_gradient, weights, 1 if keys_first else 2, dtype, grad_input=weights_gradient
-    )
-    tokens_gradient.baddbmm_(by_query(scores_gradient, not keys_first), queries)  # as keys
-    queries_gradient = torch.bmm(by_query(scores_gradient, keys_first), tokens, out=queries).view_as(flat_context)
-    key_query_sum.add_product(tokens.view(-1, width), queries_gradient)
-    multiply(queries_gradient, query_key, tokens_gradient.view(-1, width), add=True)  # as queries
-    return tokens_gradient
-
-
-def products_with_keys(
-    rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, scratch: Scratch, name: str
-) -> torch.Tensor:
-    """
-    Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H, L),
-    or keys first.
-    """
-    left, right = (tokens, rows) if keys_first else (rows, tokens)
-    output = scratch(name, (left.shape[0], left.shape[1], right.shape[1]), left.dtype)
-    return torch.bmm(left, right.transpose(1, 2), out=output)
 
 
 def keys_come_first(length: int, dtype: torch.dtype) -> bool:
@@ -331,10 +250,7 @@ class SomeOfALayer:
         """Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
         normalized = self.normalize_before(before)[0]
-        attention = self.attend(normalized, hidden, kept, wants_gradients=False)
-        if attention.kept is not None:
-            kept["attention"] = attention.kept
-        context = attention.context.view(len(between), -1)
+        context = self.attend(normalized, hidden, kept, wants_gradients=False).context.view(len(between), -1)
         tokens = before.view_as(between)
         self.add_product(tokens, context, weights.value_output, weights.output_bias, "attended", kept, between)
 
@@ -378,16 +294,25 @@ class SomeOfALayer:
         normalized, *moments = self.normalize_before(before)
         of_attended = self.drop(of_between, "attended", kept)
         sums["output_bias"].add_sum(of_attended)
-        of_normalized = attend_backward(
-            normalized,
-            weights.query_key,
-            weights.value_output,
-            self.attend(normalized, hidden, kept, wants_gradients=True),
-            of_attended.to(self.dtype),
-            sums["query_key"],
-            sums["value_output"],
-            self.scratch,
+        of_attended = of_attended.to(self.dtype)
+        queries, attention_weights, dropped, context = self.attend(normalized, hidden, kept, wants_gradients=True)
+        length, width = before.shape[1:]
+        keys_first = keys_come_first(length, self.dtype)
+        flat_context = context.view(len(of_attended), -1)
+        sums["value_output"].add_product(of_attended, flat_context)
+        # Written over what attention holds, from here on
+        multiply(of_attended, weights.value_output, flat_context)
+        of_normalized = torch.bmm(by_query(dropped, not keys_first), context)  # the tokens as values
+        of_weights = self.products_with_keys(context, normalized, keys_first, "weights_gradient")
+        if "attention" in kept:
+            of_weights *= kept["attention"]
+        of_scores = torch.ops.aten._softmax_backward_data.out(
+            of_weights, attention_weights, 1 if keys_first else 2, self.dtype, grad_input=of_weights
         )
+        of_normalized.baddbmm_(by_query(of_scores, not keys_first), queries)  # as keys
+        of_queries = torch.bmm(by_query(of_scores, keys_first), normalized, out=queries).view_as(flat_context)
+        sums["query_key"].add_product(normalized.view(-1, width), of_queries)
+        multiply(of_queries, weights.query_key, of_normalized.view(-1, width), add=True)  # as queries
         of_before, of_weight, of_bias = layer_norm_backward(
             of_normalized, before, moments, weights.before_weight, weights.before_bias
         )
@@ -406,12 +331,42 @@ class SomeOfALayer:
         return layer_norm(tokens, weights.after_weight, weights.after_bias, self.settings.after_eps, self.dtype)
 
     def attend(
-        self, normalized: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, wants_gradients: bool
+        self, tokens: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, wants_gradients: bool
     ) -> Attention:
-        """Attention of normalized tokens (S, L, D)."""
-        dropout = self.settings.dropout["attention"]
-        query_key, before = self.weights.query_key, kept.get("attention")
-        return attend(normalized, query_key, self.scratch, hidden, dropout, before, wants_gradients)
+        """
+        Attention of normalized tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. Unless
+        gradients are to follow, contexts are written over queries.
+        """
+        (num_sequences, length, width), query_key = tokens.shape, self.weights.query_key
+        keys_first = keys_come_first(length, self.dtype)
+        queries = self.scratch("queries", (num_sequences * length, query_key.shape[0]), self.dtype)
+        multiply(tokens.view(-1, width), query_key.t(), queries)
+        queries = queries.view(num_sequences, -1, width)
+        scores = self.products_with_keys(queries, tokens, keys_first, "weights")
+        if hidden is not None and keys_first:
+            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
+        elif hidden is not None:
+            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
+        # In place, for the sake of the cache, as is the softmax's gradient
+        weights = dropped = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
+        if self.settings.dropout["attention"] and "attention" not in kept:
+            kept["attention"] = draw_kept(weights, self.settings.dropout["attention"])
+        if "attention" in kept:
+            dropped = torch.mul(weights, kept["attention"], out=self.scratch("dropped", weights.shape, self.dtype))
+        context = self.scratch("context" if wants_gradients else "queries", queries.shape, self.dtype)
+        torch.bmm(by_query(dropped, keys_first), tokens, out=context)
+        return Attention(queries, weights, dropped, context)
+
+    def products_with_keys(
+        self, rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, name: str
+    ) -> torch.Tensor:
+        """
+        Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H,
+        L), or keys first.
+        """
+        left, right = (tokens, rows) if keys_first else (rows, tokens)
+        output = self.scratch(name, (left.shape[0], left.shape[1], right.shape[1]), self.dtype)
+        return torch.bmm(left, right.transpose(1, 2), out=output)
 
     def hidden(self, normalized: torch.Tensor) -> torch.Tensor:
         """The hidden values (T, M) of the MLP."""

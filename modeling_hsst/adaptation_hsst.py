@@ -17,7 +17,7 @@ A model for one sensor made into one for another: embeddings, decoder and positi
 A linear embedding is a sum over the values of its bands. Where a spectrum is smooth, the value of a trained band is a
 weighted mean of those of the new bands around it, and putting this into the sum gives the weights of the new bands:
 what the model makes of a spectrum stays the same, however densely it is sampled. A decoder gives the values of the
-trained bands, from which those of the new bands are interpolated. Where LayerNorms standardise the values of a token
+trained bands, from which those of the new bands are interpolated. Where LayerNorms standardize the values of a token
 (`normalize_token_values`), all of this holds nearly: mean and spread of a token depend on how densely it is sampled.
 
 The blocks stay those of the trained model as far as the sensor covers them: each is given the bands around its trained
@@ -29,7 +29,7 @@ other parts of the spectrum; they take the embedding of the trained block that i
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, log
+from math import log
 from typing import Any, TypeVar
 
 import torch
@@ -45,7 +45,7 @@ logger = logging.get_logger(__name__)
 ModelType = TypeVar("ModelType", bound=PreTrainedModel)
 
 # Bands nearer than this are the same band: calibrations of one sensor differ by more
-SAME_BAND_NANOMETRES = 0.01
+SAME_BAND_NANOMETERS = 0.01
 LARGEST_GAP = 3.0
 # A band of the trained model whose width is that of a new one, but for so much, is that band
 SAME_WIDTH_SHARE = 0.01
@@ -55,36 +55,23 @@ PADDING_COST = 1.0
 
 @dataclass(frozen=True)
 class AdaptationReport:
-    """
-    What became of a model's weights in `adapt_to_wavelengths`. `str(report)` is one line.
+    """What became of a model's weights in `adapt_to_wavelengths`. `str(report)` is one line."""
 
-    Attributes:
-        band_patch_size (`int`): places for bands in a block of the adapted model; where a block has fewer bands, some
-            fill several places.
-        num_blocks (`int`): its blocks.
-        num_padded_bands (`int`): zeros that fill its last block.
-        source_blocks (`tuple[int, ...]`): for each block the trained block that it was, or whose mean wavelength is
-            nearest.
-        interpolated_bands (`tuple[float, ...]`): band centres in nm that blocks hold and that are no band of the
-            trained model.
-        uncovered_bands (`tuple[float, ...]`): those that lie farther than their own width from every trained band:
-            beyond the trained range, or in a gap of it.
-        left_out_bands (`tuple[float, ...]`): those that no block holds, so that the model does not see them: of these,
-            and of trained blocks that were not kept.
-        unused_blocks (`tuple[tuple[float, float], ...]`): first and last band centre in nm of the trained blocks that
-            the sensor covers less than half of.
-        exact_positions (`bool`): whether positions were computed (`"wavelength"`) rather than interpolated.
-    """
-
+    # Places for bands in a block of the adapted model; where a block has fewer bands, some fill several places
     band_patch_size: int
     num_blocks: int
-    num_padded_bands: int
+    num_padded_bands: int  # zeros that fill its last block
+    # For each block the trained block that it was, or whose mean wavelength is nearest
     source_blocks: tuple[int, ...]
+    # Band centers in nm that blocks hold and that are no band of the trained model
     interpolated_bands: tuple[float, ...]
+    # Those farther than their own width from every trained band: beyond the trained range, or in a gap of it
     uncovered_bands: tuple[float, ...]
+    # Those that no block holds, so that the model does not see them: of these, and of trained blocks not kept
     left_out_bands: tuple[float, ...]
+    # First and last band center in nm of the trained blocks that the sensor covers less than half of
     unused_blocks: tuple[tuple[float, float], ...]
-    exact_positions: bool
+    exact_positions: bool  # whether positions were computed (`"wavelength"`) rather than interpolated
 
     @property
     def complete(self) -> bool:
@@ -98,10 +85,10 @@ class AdaptationReport:
         parts.append(f"{len(self.interpolated_bands)} bands interpolated")
         if self.uncovered_bands:
             named = ", ".join(f"{wavelength:.0f}" for wavelength in self.uncovered_bands[:5])
-            more = ", ..." if len(self.uncovered_bands) > 5 else ""
+            named += ", ..." if len(self.uncovered_bands) > 5 else ""
             left_out = ", left out" if self.left_out_bands == self.uncovered_bands else ""
             parts.append(
-                f"{len(self.uncovered_bands)} bands that the model was not trained near{left_out} ({named}{more} nm)"
+                f"{len(self.uncovered_bands)} bands that the model was not trained near{left_out} ({named} nm)"
             )
         if self.left_out_bands and self.left_out_bands != self.uncovered_bands:
             parts.append(f"{len(self.left_out_bands)} bands left out")
@@ -134,7 +121,7 @@ def adapt_to_wavelengths(
 
     Args:
         model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
-        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
+        wavelengths (`Sequence[float]`): band centers of the sensor in nm, ascending, each once.
         fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
             wide as it is far from the next one, up to three times what is usual among them.
         band_patch_size (`int`, *optional*): bands of a block, for blocks of all bands of the sensor in their order, as
@@ -155,21 +142,22 @@ def adapt_to_wavelengths(
         raise ValueError(f"`model` must be an HSST model, got {type(model).__name__}.")
     if config.wavelengths is None:
         raise ValueError(
-            f"Carrying weights over needs the band centres of the {config.num_channels} bands that the model was "
+            f"Carrying weights over needs the band centers of the {config.num_channels} bands that the model was "
             "trained on: its configuration has no `wavelengths`."
         )
-    adapter = WavelengthAdapter(config, *check_bands(wavelengths, fwhm), band_patch_size)
+    centers, widths = check_bands(wavelengths, fwhm)
+    adapter = WavelengthAdapter(config, centers, widths, band_patch_size)
     report = adapter.report()
-    if len(report.uncovered_bands) == len(adapter.centres):
+    if len(report.uncovered_bands) == len(centers):
         raise ValueError(
             f"`wavelengths` must lie near bands that the model was trained on ({config.wavelengths[0]:.0f} to "
-            f"{config.wavelengths[-1]:.0f} nm), got {adapter.centres[0]:.0f} to {adapter.centres[-1]:.0f} nm."
+            f"{config.wavelengths[-1]:.0f} nm), got {centers[0]:.0f} to {centers[-1]:.0f} nm."
         )
 
     values = copy.deepcopy(config.to_dict())
     values.update(
-        wavelengths=adapter.centres.tolist(),
-        num_channels=len(adapter.centres),
+        wavelengths=centers.tolist(),
+        num_channels=len(centers),
         band_patch_size=adapter.band_patch_size,
         block_bands=adapter.block_bands,
         block_centers=adapter.block_centers,
@@ -177,12 +165,10 @@ def adapt_to_wavelengths(
     )
     new_config = type(config).from_dict(values)
     new_config._attn_implementation = config._attn_implementation
+    has_mask_token = getattr(getattr(model, "embeddings", None), "mask_token", None) is not None
     # Random numbers that a caller draws later do not depend on weights that are replaced at once
     with torch.random.fork_rng(devices=[]):
-        options = {}
-        if getattr(getattr(model, "embeddings", None), "mask_token", None) is not None:
-            options["use_mask_token"] = True
-        adapted = type(model)(new_config, **options)
+        adapted = type(model)(new_config, **({"use_mask_token": True} if has_mask_token else {}))
     adapted.load_state_dict(adapter.state_dict(model.state_dict()))
     # Not `.to` of the class, whose decorated signature type checkers misread
     torch.nn.Module.to(adapted, device=model.device, dtype=model.dtype)
@@ -203,90 +189,69 @@ def adapt_to_wavelengths(
 
 
 def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Band centres and widths in nm as float64 tensors (bands,), if they are such."""
-    centres = torch.tensor([float(wavelength) for wavelength in wavelengths], dtype=torch.float64)
-    if not len(centres):
-        raise ValueError("`wavelengths` must hold one band centre (nm) or more, got none.")
-    if not centres.isfinite().all() or centres.min() < 100.0:
+    """Band centers and widths in nm as float64 tensors (bands,), if they are such."""
+    centers = torch.tensor([float(wavelength) for wavelength in wavelengths], dtype=torch.float64)
+    if not len(centers):
+        raise ValueError("`wavelengths` must hold one band center (nm) or more, got none.")
+    if not centers.isfinite().all() or centers.min() < 100.0:
         raise ValueError(
-            f"`wavelengths` must be in nm, as the model's are, got {centres.min():g} to {centres.max():g}: multiply "
-            "micrometres by 1000."
+            f"`wavelengths` must be in nm, as the model's are, got {centers.min():g} to {centers.max():g}: multiply "
+            "micrometers by 1000."
         )
-    wrong = (centres.diff() <= 0).nonzero().flatten().tolist()
+    wrong = (centers.diff() <= 0).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(
-            f"`wavelengths` must be in ascending order, each once, got {centres[wrong[0]]:g} nm before "
-            f"{centres[wrong[0] + 1]:g} nm (bands {wrong[0]} and {wrong[0] + 1}): sort the bands of the images alike."
+            f"`wavelengths` must be in ascending order, each once, got {centers[wrong[0]]:g} nm before "
+            f"{centers[wrong[0] + 1]:g} nm (bands {wrong[0]} and {wrong[0] + 1}): sort the bands of the images alike."
         )
-    widths = band_spacing(centres)
+    widths = torch.from_numpy(nearest_spacing(centers))
     # A band far from all others does not see what lies between
     widths = widths.clamp(max=LARGEST_GAP * float(widths.median()))
     if fwhm is not None:
         given = torch.tensor([float(width) for width in fwhm], dtype=torch.float64)
-        if len(given) != len(centres) or not (given.isfinite() & (given > 0)).all():
+        if len(given) != len(centers) or not (given.isfinite() & (given > 0)).all():
             got = f"{len(given)} from {given.min():g} to {given.max():g}" if len(given) else "none"
             raise ValueError(
-                f"`fwhm` must hold one positive width (nm) for each of the {len(centres)} bands, got {got}."
+                f"`fwhm` must hold one positive width (nm) for each of the {len(centers)} bands, got {got}."
             )
         # Between bands a spectrum is interpolated, which blurs it as much as wide bands would
         widths = torch.maximum(widths, given)
-    return centres, widths
-
-
-def band_spacing(centres: torch.Tensor) -> torch.Tensor:
-    """`bands_hsst.nearest_spacing` of a tensor (bands,), float64."""
-    return torch.from_numpy(nearest_spacing(centres.numpy()))
-
-
-def resampling_weights(
-    centres: torch.Tensor, widths: torch.Tensor, target_centres: torch.Tensor, target_widths: torch.Tensor
-) -> torch.Tensor:
-    """`bands_hsst.interpolation_weights` of tensors, float64 (targets, bands)."""
-    return torch.from_numpy(
-        interpolation_weights(centres.numpy(), widths.numpy(), target_centres.numpy(), target_widths.numpy())
-    )
+    return centers, widths
 
 
 class WavelengthAdapter:
     """
-    Carries the weights of a model over to other bands.
-
-    Args:
-        config ([`HSSTConfig`]): the trained model's, with wavelengths.
-        centres (`torch.Tensor` of shape `(bands,)`, float64): new band centres in nm, ascending.
-        widths (`torch.Tensor` of shape `(bands,)`, float64): their widths in nm.
-        band_patch_size (`int`, *optional*): bands of a new block; chosen where absent.
+    Carries the weights of a model of a configuration with wavelengths over to bands of other centers and widths in nm
+    (float64 tensors (bands,), centers ascending). `band_patch_size` is chosen where absent.
     """
 
-    def __init__(
-        self, config: Any, centres: torch.Tensor, widths: torch.Tensor, band_patch_size: int | None = None
-    ) -> None:
+    def __init__(self, config: Any, centers: torch.Tensor, widths: torch.Tensor, band_patch_size: int | None = None):
         self.config = config
-        self.centres, self.widths = centres, widths
-        self.trained_centres = torch.tensor(config.wavelengths, dtype=torch.float64)
-        self.trained_widths = band_spacing(self.trained_centres)
-        if (self.trained_centres.diff() <= 0).any():
+        self.centers, self.widths = centers, widths
+        self.trained_centers = torch.tensor(config.wavelengths, dtype=torch.float64)
+        self.trained_widths = torch.from_numpy(nearest_spacing(self.trained_centers))
+        self.trained_means = torch.tensor(config.block_wavelengths, dtype=torch.float64)
+        if (self.trained_centers.diff() <= 0).any():
+            raise ValueError("Carrying weights over needs a model whose own `wavelengths` ascend, each once.")
+        if band_patch_size is not None and not 1 <= band_patch_size <= len(centers):
             raise ValueError(
-                "Carrying weights over needs a model whose own `wavelengths` ascend, each once; its configuration's "
-                "do not."
-            )
-        if band_patch_size is not None and not 1 <= band_patch_size <= len(centres):
-            raise ValueError(
-                f"`band_patch_size` must lie between 1 and the {len(centres)} bands of the sensor, got "
+                f"`band_patch_size` must lie between 1 and the {len(centers)} bands of the sensor, got "
                 f"{band_patch_size}."
             )
-        self.trained_blocks = _blocks(config, len(self.trained_centres))
-        self.trained_means = torch.tensor(config.block_wavelengths, dtype=torch.float64)
-        distances = (self.centres[:, None] - self.trained_centres[None, :]).abs()
+        self.trained_blocks = _even_blocks(len(self.trained_centers), config.band_patch_size)
+        if config.block_bands is not None:
+            self.trained_blocks = [list(bands) for bands in config.block_bands]
+        distances = (self.centers[:, None] - self.trained_centers[None, :]).abs()
         # Values at the trained bands from those at the new ones
-        self.resampling = resampling_weights(centres, widths, self.trained_centres, self.trained_widths)
-        same = distances <= SAME_BAND_NANOMETRES
+        weights = interpolation_weights(centers, widths, self.trained_centers, self.trained_widths)
+        self.resampling = torch.from_numpy(weights)
+        same = distances <= SAME_BAND_NANOMETERS
         same &= widths[:, None] >= (1 - SAME_WIDTH_SHARE) * self.trained_widths[None, :]
         self.resampling[same.any(dim=0)] = same.double().T[same.any(dim=0)]
         self.is_same_sensor = same.shape[0] == same.shape[1] and bool(same.diagonal().all())
         # Nothing was learned of bands that the trained model left out
-        unseen = sorted(set(range(len(self.trained_centres))).difference(*self.trained_blocks))
-        left_out = (distances[:, unseen] <= SAME_BAND_NANOMETRES).any(dim=1)
+        unseen = sorted(set(range(len(self.trained_centers))).difference(*self.trained_blocks))
+        left_out = (distances[:, unseen] <= SAME_BAND_NANOMETERS).any(dim=1)
         distances[:, unseen] = torch.inf
         # A band is near another within the width of either
         self.near = distances <= torch.maximum(self.widths[:, None], self.trained_widths[None, :])
@@ -305,6 +270,12 @@ class WavelengthAdapter:
             self._keep_trained_blocks()
         else:
             self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
+        # Whether every new block is a trained block, place by place, so that there is nothing to interpolate
+        if self.is_same_sensor and self.block_bands is not None:
+            self.is_subset = self.block_bands == [self.trained_blocks[index] for index in self.source_blocks.tolist()]
+        else:
+            in_place = self.block_bands is None or all(len(bands) == self.band_patch_size for bands in self.blocks)
+            self.is_subset = in_place and self._are_trained_blocks()
 
     def _is_constant(self, trained: list[int]) -> bool:
         """Whether a block would be of one band, in which a LayerNorm of its values leaves nothing to tell."""
@@ -312,26 +283,26 @@ class WavelengthAdapter:
         return bool(self.config.normalize_token_values and self.config.patch_size == 1 and bands < 2)
 
     @staticmethod
-    def _means(blocks: list[list[int]], centres: torch.Tensor) -> torch.Tensor:
-        return torch.stack([centres[bands].mean() for bands in blocks])
+    def _means(blocks: list[list[int]], centers: torch.Tensor) -> torch.Tensor:
+        return torch.stack([centers[bands].mean() for bands in blocks])
 
     def _form_even_blocks(self, band_patch_size: int) -> None:
         """Blocks of consecutive bands, each the block of the trained one whose mean wavelength is nearest."""
         if (self.trained_means.diff() <= 0).any():
             raise ValueError(
-                "Blocks of consecutive bands need a model whose own blocks ascend by wavelength; its configuration's "
-                "(`block_bands`, `block_centers`) do not."
+                "Blocks of consecutive bands need a model whose own blocks (`block_bands`, `block_centers`) ascend by "
+                "wavelength."
             )
         self.band_patch_size = band_patch_size
-        self.blocks = _even_blocks(len(self.centres), band_patch_size)
+        self.blocks = _even_blocks(len(self.centers), band_patch_size)
         self.block_bands: list[list[int]] | None = None
         self.block_centers: list[float] | None = None
-        self.means = self._means(self.blocks, self.centres)
+        self.means = self._means(self.blocks, self.centers)
         self.source_blocks = (self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1)
         # For positions and the decoder: the two trained blocks between whose means a new one lies, and their shares
-        self.block_weights = resampling_weights(
-            self.trained_means, band_spacing(self.trained_means), self.means, torch.zeros_like(self.means)
-        )
+        spacing, points = nearest_spacing(self.trained_means), torch.zeros_like(self.means)
+        weights = interpolation_weights(self.trained_means, spacing, self.means, points)
+        self.block_weights = torch.from_numpy(weights)
 
     def _keep_trained_blocks(self) -> None:
         """The trained blocks that the sensor covers, each of the bands that give the values of its trained ones."""
@@ -340,7 +311,7 @@ class WavelengthAdapter:
             index: set(self.resampling[self.trained_blocks[index]].sum(dim=0).nonzero().flatten().tolist())
             for index in self.covered_blocks
         }
-        for band in sorted(set(range(len(self.centres))).difference(*found.values())):
+        for band in sorted(set(range(len(self.centers))).difference(*found.values())):
             block = block_of_band[int(self.nearest_bands[band])]
             # Its weights are zeros until training, but a LayerNorm sees it at once
             if block in found and self.near[band].any() and not self.config.normalize_token_values:
@@ -350,46 +321,52 @@ class WavelengthAdapter:
         self.means = self.trained_means[self.source_blocks]
         self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
         self.band_patch_size = max(len(bands) for bands in self.blocks)
-        self.block_bands = [_spread(bands, self.band_patch_size) for bands in self.blocks]
+        # Bands over at least as many places, each over about as many as the others
+        places = range(self.band_patch_size)
+        self.block_bands = [[bands[place * len(bands) // len(places)] for place in places] for bands in self.blocks]
         # The same bands stay in the same places, whichever these are
         if self.is_same_sensor and self.config.block_bands is not None:
             self.band_patch_size = self.config.band_patch_size
             self.block_bands = [self.trained_blocks[index] for index in self.covered_blocks]
         self.block_centers = self.means.tolist()
-        even = _even_blocks(len(self.centres), self.band_patch_size)
+        even = _even_blocks(len(self.centers), self.band_patch_size)
         # The configuration need not say what it takes for granted
         if self.blocks == even and (self._are_trained_blocks() or self.block_bands == even):
             self.block_bands = None
-            if (self.means - self._means(self.blocks, self.centres)).abs().max() <= SAME_BAND_NANOMETRES:
+            if (self.means - self._means(self.blocks, self.centers)).abs().max() <= SAME_BAND_NANOMETERS:
                 self.block_centers = None
 
     def _choose_band_patch_size(self) -> int:
         """The number of bands with which blocks cover most nearly what the nearest trained blocks cover."""
         trained_spans = torch.stack([self.trained_widths[list(set(bands))].sum() for bands in self.trained_blocks])
         # Not the widths of the bands, which may overlap
-        spacing = band_spacing(self.centres)
+        spacing = torch.from_numpy(nearest_spacing(self.centers))
 
         def cost(size: int) -> float:
-            blocks = _even_blocks(len(self.centres), size)
+            blocks = _even_blocks(len(self.centers), size)
             differences = []
             for bands in blocks:
-                nearest = int((self.trained_means - self.centres[bands].mean()).abs().argmin())
+                nearest = int((self.trained_means - self.centers[bands].mean()).abs().argmin())
                 differences.append(abs(log(float(spacing[bands].sum() / trained_spans[nearest]))))
-            padded = size * len(blocks) - len(self.centres)
+            padded = size * len(blocks) - len(self.centers)
             return sum(differences) / len(blocks) + PADDING_COST * padded / (size * len(blocks))
 
-        sizes = range(1, len(self.centres) + 1)
+        sizes = range(1, len(self.centers) + 1)
         trained_size = self.config.band_patch_size
         return min(sizes, key=lambda size: (round(cost(size), 6), abs(size - trained_size)))
 
     def report(self) -> AdaptationReport:
         """What can be carried over and what cannot."""
-        nearest = self.trained_centres[self.nearest_bands]
-        interpolated = (self.centres - nearest).abs() > SAME_BAND_NANOMETRES
-        left_out = sorted(set(range(len(self.centres))).difference(*self.blocks))
+        nearest = self.trained_centers[self.nearest_bands]
+        interpolated = (self.centers - nearest).abs() > SAME_BAND_NANOMETERS
+        left_out = sorted(set(range(len(self.centers))).difference(*self.blocks))
         interpolated[left_out] = False
-        unused = [bands for index, bands in enumerate(self.trained_blocks) if index not in self.covered_blocks]
-        padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centres)
+        unused = [
+            (float(self.trained_centers[bands[0]]), float(self.trained_centers[bands[-1]]))
+            for index, bands in enumerate(self.trained_blocks)
+            if index not in self.covered_blocks
+        ]
+        padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centers)
         # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
         exact = self.config.position_embedding_type == "wavelength" or self.is_subset or self.keeps_blocks
         return AdaptationReport(
@@ -397,32 +374,23 @@ class WavelengthAdapter:
             num_blocks=len(self.blocks),
             num_padded_bands=padded,
             source_blocks=tuple(self.source_blocks.tolist()),
-            interpolated_bands=tuple(self.centres[interpolated].tolist()),
-            uncovered_bands=tuple(self.centres[~self.near.any(dim=1)].tolist()),
-            left_out_bands=tuple(self.centres[left_out].tolist()),
-            unused_blocks=tuple(
-                (float(self.trained_centres[bands[0]]), float(self.trained_centres[bands[-1]])) for bands in unused
-            ),
+            interpolated_bands=tuple(self.centers[interpolated].tolist()),
+            uncovered_bands=tuple(self.centers[~self.near.any(dim=1)].tolist()),
+            left_out_bands=tuple(self.centers[left_out].tolist()),
+            unused_blocks=tuple(unused),
             exact_positions=exact,
         )
 
-    @property
-    def is_subset(self) -> bool:
-        """Whether every new block is a trained block, place by place, so that there is nothing to interpolate."""
-        if self.is_same_sensor and self.block_bands is not None:
-            return self.block_bands == [self.trained_blocks[index] for index in self.source_blocks.tolist()]
-        in_place = self.block_bands is None or all(len(bands) == self.band_patch_size for bands in self.blocks)
-        return in_place and self._are_trained_blocks()
-
     def _are_trained_blocks(self) -> bool:
         """Whether every new block has the bands of a trained block, and as many places."""
-        return self.band_patch_size == self.config.band_patch_size and all(
-            any(self._same_bands(new, trained) for trained in self.trained_blocks) for new in self.blocks
-        )
+        trained = [self.trained_centers[bands] for bands in self.trained_blocks]
 
-    def _same_bands(self, new: list[int], trained: list[int]) -> bool:
-        first, second = self.centres[new], self.trained_centres[trained]
-        return len(first) == len(second) and bool(((first - second).abs() <= SAME_BAND_NANOMETRES).all())
+        def is_trained(centers: torch.Tensor) -> bool:
+            alike = [other for other in trained if len(other) == len(centers)]
+            return any(bool(((centers - other).abs() <= SAME_BAND_NANOMETERS).all()) for other in alike)
+
+        same_size = self.band_patch_size == self.config.band_patch_size
+        return same_size and all(is_trained(self.centers[bands]) for bands in self.blocks)
 
     def state_dict(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The adapted model's weights (on the CPU) from the trained model's."""
@@ -431,16 +399,17 @@ class WavelengthAdapter:
             # Sums over many bands, and MPS devices know no float64
             values = tensor.detach().cpu().double()
             prefix, _, kind = name.rpartition(".")
-            place = prefix.rpartition(".")[2]
-            if kind in ("position_embeddings", "spectral_embeddings"):
-                values = self._positions(kind, values)
-            elif place == "decoder":
+            if kind == "spectral_embeddings":  # (1, blocks, width)
+                values = self.between_blocks(values[0])[None]
+            elif kind == "position_embeddings":  # (1, blocks * positions and a spare one, width)
+                tokens = values[0, :-1].unflatten(0, (len(self.trained_blocks), -1))
+                values = torch.cat([self.between_blocks(tokens).flatten(0, 1), values[0, -1:]])[None]
+            elif prefix.rpartition(".")[2] == "decoder":
                 values = self._decoder(values)
             adapted[name] = values.to(tensor.dtype)
         for name in trained:
-            prefix, _, kind = name.rpartition(".")
-            if prefix.endswith("patch_embeddings") and kind == "weight":
-                adapted.update(self._embeddings(prefix, trained))
+            if name.endswith("patch_embeddings.weight"):
+                adapted.update(self._embeddings(name.removesuffix(".weight"), trained))
         # CODEPATH: heads of the other types see a mean over blocks, whatever their number
         if "head.layernorm.weight" in trained and self.config.head_type == "concat":
             adapted.update(self._concat_head(trained))
@@ -450,32 +419,22 @@ class WavelengthAdapter:
         """Values (trained blocks, ...) interpolated to the mean wavelengths of the new blocks (blocks, ...)."""
         return torch.tensordot(self.block_weights, values, dims=1)
 
-    def _positions(self, kind: str, positions: torch.Tensor) -> torch.Tensor:
-        if kind == "spectral_embeddings":  # (1, blocks, width)
-            return self.between_blocks(positions[0])[None]
-        tokens = positions[0, :-1].unflatten(0, (len(self.trained_blocks), -1))  # (blocks, positions, width)
-        return torch.cat([self.between_blocks(tokens).flatten(0, 1), positions[0, -1:]])[None]
-
     def _embeddings(self, prefix: str, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Linear embeddings and the LayerNorm before them, whose weights are multiplied into the linear ones."""
         names = [f"{prefix}.{name}" for name in ("weight", "bias", "layernorm_before.weight", "layernorm_before.bias")]
-        if names[2] not in trained:
-            # Without a LayerNorm values are taken as they are
-            weight = trained[names[0]]
-            as_they_are = {names[2]: weight.new_ones(weight.shape[2]), names[3]: weight.new_zeros(weight.shape[2])}
-            adapted = self._embeddings(prefix, trained | as_they_are)
-            return {name: value for name, value in adapted.items() if name in trained}
-        if self.is_subset and self.config.blockwise_patch_embedding:
-            return {name: trained[name].detach().cpu()[self.source_blocks] for name in names[:2]}
         if self.is_subset:
-            return {}
-        weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
+            kept = names[:2] if self.config.blockwise_patch_embedding else []
+            return {name: trained[name].detach().cpu()[self.source_blocks] for name in kept}
+        # Without a LayerNorm values are taken as they are
+        num_values = trained[names[0]].shape[2]
+        given = {names[2]: torch.ones(num_values), names[3]: torch.zeros(num_values)} | trained
+        weight, bias, scale, shift = (given[name].detach().cpu().double() for name in names)
         bias = bias + weight @ shift
         bands = (weight * scale).unflatten(2, (self.config.band_patch_size, -1))  # (blocks, width, band, pixel)
         # CODEPATH: one embedding for all blocks is the paper's variant
         if not self.config.blockwise_patch_embedding:
-            resampling = _resample_places(self.band_patch_size, self.config.band_patch_size)
-            new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, resampling), bias
+            places = _resample_places(self.band_patch_size, self.config.band_patch_size)
+            new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, places), bias
         else:
             # A mean of two blocks would be a token of a kind that no layer was trained on
             new_bias = bias[self.source_blocks]
@@ -484,14 +443,9 @@ class WavelengthAdapter:
                 resampling = self._embedded_bands(new, self.trained_blocks[source])
                 carried = torch.einsum("wbp,bk->wkp", bands[source, :, : len(resampling)], resampling)
                 new_weight[new, :, : carried.shape[1]] = carried
-        num_values = new_weight.shape[2] * new_weight.shape[3]
-        values = (
-            new_weight.flatten(2),
-            new_bias,
-            torch.ones(num_values),
-            torch.zeros(num_values),
-        )
-        return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
+        ones = torch.ones(new_weight.shape[2] * new_weight.shape[3])
+        values = zip(names, (new_weight.flatten(2), new_bias, ones, torch.zeros_like(ones)), strict=True)
+        return {name: value.to(trained[name].dtype) for name, value in values if name in trained}
 
     def _embedded_bands(self, new: int, source: list[int]) -> torch.Tensor:
         """Weights (trained bands, places) that give the values of a trained block from those of a new one."""
@@ -500,14 +454,13 @@ class WavelengthAdapter:
             resampling = self.resampling[source][:, bands]
         else:
             # Level beyond the bands of the block
-            resampling = resampling_weights(
-                self.centres[bands], self.widths[bands], self.trained_centres[source], self.trained_widths[source]
-            )
+            wanted = self.trained_centers[source], self.trained_widths[source]
+            resampling = torch.from_numpy(interpolation_weights(self.centers[bands], self.widths[bands], *wanted))
         if self.block_bands is None:
             return resampling
         # A band in several places counts as one
         places = torch.tensor(self.block_bands[new])
-        shares = torch.bincount(places, minlength=len(self.centres))[places].double()
+        shares = torch.bincount(places, minlength=len(self.centers))[places].double()
         columns = torch.tensor([bands.index(band) for band in places.tolist()])
         return resampling[:, columns] / shares
 
@@ -524,11 +477,10 @@ class WavelengthAdapter:
         for new, trained in self.block_weights.nonzero().tolist():
             target = self.blocks[new] if self.block_bands is None else self.block_bands[new]
             source, places = torch.tensor(self.trained_blocks[trained]).unique(return_inverse=True)
-            resampling = resampling_weights(
-                self.trained_centres[source], self.trained_widths[source], self.centres[target], self.widths[target]
-            )
+            source_bands = self.trained_centers[source], self.trained_widths[source]
+            weights = interpolation_weights(*source_bands, self.centers[target], self.widths[target])
             # A band in several places has the mean of their values
-            resampling = resampling[:, places] / torch.bincount(places)[places]
+            resampling = torch.from_numpy(weights)[:, places] / torch.bincount(places)[places]
             carried = torch.tensordot(resampling, bands[trained, : resampling.shape[1]], dims=1)
             adapted[new, : len(carried)] += self.block_weights[new, trained] * carried
         return adapted.flatten(1, 2)
@@ -539,47 +491,34 @@ class WavelengthAdapter:
         weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
         bias = bias + weight @ shift
         blocks = (weight * scale).unflatten(1, (len(self.trained_blocks), -1))  # (classes, blocks, width)
-        resampling = resampling_weights(
-            self.means, band_spacing(self.means), self.trained_means, band_spacing(self.trained_means)
-        )
         if self.keeps_blocks:
             resampling = self.block_weights.T
         else:
+            spacing = nearest_spacing(self.trained_means)
+            weights = interpolation_weights(self.means, nearest_spacing(self.means), self.trained_means, spacing)
+            resampling = torch.from_numpy(weights)
             # A sensor without SWIR has nothing to say in place of SWIR blocks
             distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
-            resampling[distances > band_spacing(self.trained_means)] = 0.0
+            resampling[distances > torch.from_numpy(spacing)] = 0.0
         new_weight = torch.einsum("cbw,bk->ckw", blocks, resampling).flatten(1)
         ones = torch.ones(new_weight.shape[1])
         values = (new_weight, bias, ones, torch.zeros_like(ones))
         return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
 
 
-def _blocks(config: Any, num_bands: int) -> list[list[int]]:
-    """The bands of each block of a configuration, padding left out."""
-    if config.block_bands is not None:
-        return [list(bands) for bands in config.block_bands]
-    return _even_blocks(num_bands, config.band_patch_size)
-
-
 def _even_blocks(num_bands: int, band_patch_size: int) -> list[list[int]]:
     """Blocks of consecutive bands, the last one of those that are left."""
-    return [
-        list(range(index * band_patch_size, min((index + 1) * band_patch_size, num_bands)))
-        for index in range(ceil(num_bands / band_patch_size))
-    ]
-
-
-def _spread(bands: list[int], places: int) -> list[int]:
-    """Bands over at least as many places, each over about as many as the others."""
-    return [bands[place * len(bands) // places] for place in range(places)]
+    starts = range(0, num_bands, band_patch_size)
+    return [list(range(start, min(start + band_patch_size, num_bands))) for start in starts]
 
 
 def _resample_places(num_values: int, num_targets: int) -> torch.Tensor:
     """Weights (targets, values) between evenly spaced places of a block: for layers that all blocks share."""
-    centres = (torch.arange(num_values, dtype=torch.float64) + 0.5) / num_values
+    centers = (torch.arange(num_values, dtype=torch.float64) + 0.5) / num_values
     targets = (torch.arange(num_targets, dtype=torch.float64) + 0.5) / num_targets
-    widths = torch.full_like(centres, 1 / num_values)
-    return resampling_weights(centres, widths, targets, torch.full_like(targets, 1 / num_targets))
+    widths = torch.full_like(centers, 1 / num_values)
+    target_widths = torch.full_like(targets, 1 / num_targets)
+    return torch.from_numpy(interpolation_weights(centers, widths, targets, target_widths))
 
 
 def adapt_processor(
@@ -596,34 +535,33 @@ def adapt_processor(
 
     Args:
         processor ([`HSSTImageProcessor`]): the processor that belongs to the weights.
-        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
-        fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm.
-        scale (`float`, *optional*): stored number that means a reflectance of 1; by default the processor's.
-        nodata (`float`, *optional*): stored number that means no data; by default the processor's.
+        wavelengths, fwhm (`Sequence[float]`): bands of the sensor in nm, as in `adapt_to_wavelengths`.
+        scale, nodata (`float`, *optional*): stored numbers that mean a reflectance of 1 and no data; by default the
+            processor's.
 
     Returns:
         A processor whose images have exactly these bands, or others of nearly the same `wavelengths`.
 
     Raises:
-        ValueError: the processor does not know its wavelengths, or the new ones are wrong as in
-            `adapt_to_wavelengths`.
+        ValueError: the processor has no wavelengths, or the new ones are wrong as in `adapt_to_wavelengths`.
     """
     if processor.wavelengths is None:
         raise ValueError("`processor` must know the wavelengths of its bands, as processors of trained models do.")
-    centres, widths = check_bands(wavelengths, fwhm)
-    trained_centres = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)
-    weights = resampling_weights(trained_centres, band_spacing(trained_centres), centres, widths)
+    centers, widths = check_bands(wavelengths, fwhm)
+    trained_centers = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)
+    spacing = nearest_spacing(trained_centers)
+    weights = torch.from_numpy(interpolation_weights(trained_centers, spacing, centers, widths))
     statistics = {
         name: None if values is None else (weights @ torch.tensor(values, dtype=torch.float64)).tolist()
         for name, values in (("image_mean", processor.image_mean), ("image_std", processor.image_std))
     }
     # Otherwise one band of an image may stand in for two bands of the model
     tolerance = processor.wavelength_tolerance
-    if len(centres) > 1:
-        tolerance = min(tolerance, 0.5 * float(centres.diff().median()))
+    if len(centers) > 1:
+        tolerance = min(tolerance, 0.5 * float(centers.diff().median()))
     return type(processor)(
         **statistics,
-        wavelengths=centres.tolist(),
+        wavelengths=centers.tolist(),
         wavelength_tolerance=tolerance,
         scale=processor.scale if scale is None else scale,
         nodata=processor.nodata if nodata is None else nodata,
@@ -651,16 +589,8 @@ def load_for_wavelengths(
     Args:
         auto_class: an Auto class or a class of this package, anything with `from_pretrained`.
         pretrained_model_name_or_path (`str`): a repository's name or a folder.
-        wavelengths (`Sequence[float]`): band centres of the sensor in nm, ascending, each once.
-        fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm.
-        band_patch_size (`int`, *optional*): as in `adapt_to_wavelengths`.
+        wavelengths, fwhm, band_patch_size: as in `adapt_to_wavelengths`, whose ValueErrors are raised.
         kwargs: for `from_pretrained`.
-
-    Returns:
-        The model or processor, adapted.
-
-    Raises:
-        ValueError: as `adapt_to_wavelengths` and `adapt_processor`.
     """
     loaded = auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if hasattr(loaded, "image_mean"):

@@ -22,30 +22,26 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-# Band centres (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
-# the 22 water-vapour bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
+# Band centers (nm) of the published model's input: the 224 in-flight bands of EnMAP in ascending wavelength, without
+# the 22 water-vapor bands (0-based 126-140, 160-166) and without bands 200 and 201 (2266 and 2274 nm).
 # fmt: off
 ENMAP_WAVELENGTHS = (
-    418.24, 423.874, 429.294, 434.528, 439.603, 444.549, 449.391, 454.159, 458.884, 463.584,
-    468.265, 472.934, 477.599, 482.265, 486.941, 491.633, 496.349, 501.094, 505.87, 510.678,
-    515.519, 520.397, 525.313, 530.268, 535.265, 540.305, 545.391, 550.525, 555.71, 560.947,
-    566.239, 571.587, 576.995, 582.464, 587.997, 593.596, 599.267, 605.011, 610.833, 616.737,
-    622.732, 628.797, 634.919, 641.1, 647.341, 653.643, 660.007, 666.435, 672.927, 679.485,
-    686.11, 692.804, 699.567, 706.401, 713.307, 720.282, 727.324, 734.431, 741.601, 748.833,
-    756.124, 763.472, 770.876, 778.333, 785.843, 793.402, 801.01, 808.665, 816.367, 824.112,
-    831.901, 839.731, 847.601, 855.509, 863.455, 871.433, 879.442, 887.478, 895.537, 902.257,
-    903.617, 911.715, 911.872, 919.827, 921.624, 927.951, 931.512, 936.082, 941.53, 944.217,
-    951.677, 952.355, 960.495, 961.948, 968.638, 972.341, 976.783, 982.851, 984.932, 993.083,
-    993.475, 1004.21, 1015.05, 1026.0, 1037.05, 1048.19, 1059.42, 1070.74, 1082.14, 1093.62,
-    1105.17, 1116.79, 1128.47, 1140.2, 1151.98, 1163.81, 1175.67, 1187.56, 1199.48, 1211.42,
-    1223.37, 1235.34, 1247.31, 1259.3, 1271.29, 1283.29, 1530.64, 1542.02, 1553.36, 1564.65,
-    1575.9, 1587.1, 1598.26, 1609.36, 1620.43, 1631.44, 1642.41, 1653.33, 1664.2, 1675.03,
-    1685.8, 1696.53, 1707.2, 1717.83, 1728.4, 1977.37, 1986.74, 1996.07, 2005.36, 2014.61,
-    2023.82, 2032.99, 2042.11, 2051.19, 2060.24, 2069.24, 2078.21, 2087.13, 2096.01, 2104.86,
-    2113.67, 2122.44, 2131.17, 2139.87, 2148.52, 2157.15, 2165.73, 2174.28, 2182.79, 2191.27,
-    2199.71, 2208.12, 2216.5, 2224.84, 2233.14, 2241.42, 2249.66, 2257.86, 2282.29, 2290.37,
-    2298.42, 2306.44, 2314.42, 2322.37, 2330.29, 2338.19, 2346.05, 2353.88, 2361.68, 2369.45,
-    2377.19, 2384.9, 2392.58, 2400.23, 2407.85, 2415.45, 2423.01, 2430.55, 2438.05, 2445.53,
+    418.24, 423.874, 429.294, 434.528, 439.603, 444.549, 449.391, 454.159, 458.884, 463.584, 468.265, 472.934, 477.599,
+    482.265, 486.941, 491.633, 496.349, 501.094, 505.87, 510.678, 515.519, 520.397, 525.313, 530.268, 535.265, 540.305,
+    545.391, 550.525, 555.71, 560.947, 566.239, 571.587, 576.995, 582.464, 587.997, 593.596, 599.267, 605.011, 610.833,
+    616.737, 622.732, 628.797, 634.919, 641.1, 647.341, 653.643, 660.007, 666.435, 672.927, 679.485, 686.11, 692.804,
+    699.567, 706.401, 713.307, 720.282, 727.324, 734.431, 741.601, 748.833, 756.124, 763.472, 770.876, 778.333,
+    785.843, 793.402, 801.01, 808.665, 816.367, 824.112, 831.901, 839.731, 847.601, 855.509, 863.455, 871.433, 879.442,
+    887.478, 895.537, 902.257, 903.617, 911.715, 911.872, 919.827, 921.624, 927.951, 931.512, 936.082, 941.53, 944.217,
+    951.677, 952.355, 960.495, 961.948, 968.638, 972.341, 976.783, 982.851, 984.932, 993.083, 993.475, 1004.21,
+    1015.05, 1026.0, 1037.05, 1048.19, 1059.42, 1070.74, 1082.14, 1093.62, 1105.17, 1116.79, 1128.47, 1140.2, 1151.98,
+    1163.81, 1175.67, 1187.56, 1199.48, 1211.42, 1223.37, 1235.34, 1247.31, 1259.3, 1271.29, 1283.29, 1530.64, 1542.02,
+    1553.36, 1564.65, 1575.9, 1587.1, 1598.26, 1609.36, 1620.43, 1631.44, 1642.41, 1653.33, 1664.2, 1675.03, 1685.8,
+    1696.53, 1707.2, 1717.83, 1728.4, 1977.37, 1986.74, 1996.07, 2005.36, 2014.61, 2023.82, 2032.99, 2042.11, 2051.19,
+    2060.24, 2069.24, 2078.21, 2087.13, 2096.01, 2104.86, 2113.67, 2122.44, 2131.17, 2139.87, 2148.52, 2157.15,
+    2165.73, 2174.28, 2182.79, 2191.27, 2199.71, 2208.12, 2216.5, 2224.84, 2233.14, 2241.42, 2249.66, 2257.86, 2282.29,
+    2290.37, 2298.42, 2306.44, 2314.42, 2322.37, 2330.29, 2338.19, 2346.05, 2353.88, 2361.68, 2369.45, 2377.19, 2384.9,
+    2392.58, 2400.23, 2407.85, 2415.45, 2423.01, 2430.55, 2438.05, 2445.53,
 )
 # fmt: on
 
@@ -74,14 +70,13 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         Number of consecutive bands in a spectral block. A token is one block at one position; where the bands do not
         fill the last block, the model pads it with zeros.
     block_bands (`list[list[int]]`, *optional*):
-        Indices of the bands of each block, `band_patch_size` of them in every block, where blocks are not to be of
-        consecutive bands. A band may be in several blocks, several times in one, or in none: then the model does not
-        see it, and reconstructs it as 0.
+        Band indices of each block (`band_patch_size` per block). Defaults to consecutive bands. A band may be in
+        several blocks, several times in one, or in none: then the model does not see it, and reconstructs it as 0.
     block_centers (`list[float]`, *optional*):
         Wavelength in nm that stands for each block in positions of type `"wavelength"`. Defaults to the mean of the
         block's bands.
     wavelengths (`list[float]`, *optional*):
-        Band centres in nm, one for each input band. Defaults to the published 200 EnMAP bands when `num_channels` is
+        Band centers in nm, one for each input band. Defaults to the published 200 EnMAP bands when `num_channels` is
         200, otherwise to none.
     num_spatial_layers (`int`, *optional*, defaults to 4):
         Number of layers in which the positions of one block attend to each other. May be 0.
@@ -90,7 +85,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     head_dim (`int`, *optional*, defaults to 64):
         Width of one attention head; the heads together may be wider than `hidden_size`.
     position_embedding_type (`str`, *optional*, defaults to `"learned"`):
-        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialised, trainable, a spatial and a
+        `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialized, trainable, a spatial and a
         spectral part) are the published ones. `"wavelength"` fixes the sin-cos tables and encodes the mean wavelength
         of each block in place of its index, so that weights can move to another sensor; it needs `wavelengths`.
     spectral_positions (`list[float]`, *optional*):
@@ -103,9 +98,9 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         published. Without them the model sees how bright a pixel is.
     head_type (`str`, *optional*, defaults to `"mean"`):
         What a classification head sees: `"mean"` over the blocks, their `"concat"`enation, or `"center"`: the mean
-        over the blocks at all positions of the window, to classify its centre pixel (image classification only).
+        over the blocks at all positions of the window, to classify its center pixel (image classification only).
     mask_type (`str`, *optional*, defaults to `"tube"`):
-        Which tokens are hidden together in masked image modelling: `"unit"` single tokens, `"even"` single tokens, as
+        Which tokens are hidden together in masked image modeling: `"unit"` single tokens, `"even"` single tokens, as
         many in every block and at every position, `"block"` squares of positions drawn for each spectral block,
         `"tube"` squares shared by all blocks, `"grid"` everything but a random subset of positions times a random
         subset of blocks.
@@ -116,7 +111,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     blockwise_decoder (`bool`, *optional*, defaults to `True`):
         One linear decoder for each spectral block rather than one for all.
     visible_only (`bool`, *optional*, defaults to `False`):
-        Whether the encoder sees only the visible tokens in masked image modelling, and a decoder with layers of its
+        Whether the encoder sees only the visible tokens in masked image modeling, and a decoder with layers of its
         own fills in the hidden ones ([He et al., 2022](https://huggingface.co/papers/2111.06377)), rather than all
         tokens with hidden ones replaced. About half the arithmetic under `"even"`, `"tube"` and `"grid"` masks, which
         leave as many tokens visible everywhere; other masks are computed among all tokens.
@@ -128,7 +123,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_num_attention_heads (`int`, *optional*):
         Their attention heads with `visible_only`; defaults to `num_attention_heads`.
     semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
-        Label of unlabelled pixels and windows; they take no part in the loss.
+        Label of unlabeled pixels and windows; they take no part in the loss.
 
     Example:
 
@@ -181,11 +176,11 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._check_sizes()
         self._check_blocks()
-        # The default band centres belong to the default number of bands only
+        # The default band centers belong to the default number of bands only
         if self.wavelengths is not None and len(self.wavelengths) != self.num_channels:
             if tuple(self.wavelengths) != ENMAP_WAVELENGTHS:
                 raise ValueError(
-                    f"`wavelengths` must hold one band centre (nm) for each of the {self.num_channels} bands of "
+                    f"`wavelengths` must hold one band center (nm) for each of the {self.num_channels} bands of "
                     f"`num_channels`, got {len(self.wavelengths)}."
                 )
             self.wavelengths = None
@@ -208,35 +203,23 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
     def _default_spectral_positions(self) -> list[float | int]:
         if self.block_wavelengths is None:
             return list(range(self.num_blocks))
-        enmap_blocks = block_means(ENMAP_WAVELENGTHS, 10)
-        return [
-            min(range(len(enmap_blocks)), key=lambda index: abs(enmap_blocks[index] - wavelength))
-            for wavelength in self.block_wavelengths
-        ]
+        blocks = block_means(ENMAP_WAVELENGTHS, 10)
+        nearest = [[abs(block - wavelength) for block in blocks] for wavelength in self.block_wavelengths]
+        return [distances.index(min(distances)) for distances in nearest]
 
     def _check_sizes(self) -> None:
         # hidden_size is left to its own errors: generic code of transformers builds configurations with 0
-        for name in (
-            "num_attention_heads",
-            "head_dim",
-            "intermediate_size",
-            "patch_size",
-            "num_channels",
-            "band_patch_size",
-            "mask_patch_size",
-        ):
-            if getattr(self, name) < 1:
+        names = (
+            "num_attention_heads head_dim intermediate_size patch_size num_channels band_patch_size mask_patch_size"
+        )
+        for name in (*names.split(), "decoder_hidden_size", "decoder_num_attention_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if min(self.window_size) < 1:
             raise ValueError(f"`image_size` must be 1 or more, got {self.image_size}.")
-        for name in ("decoder_hidden_size", "decoder_num_attention_heads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if self.hidden_size < 0 or self.decoder_depth < 0:
-            raise ValueError(
-                "`hidden_size` and `num_decoder_layers` must not be negative, got "
-                f"{self.hidden_size} and {self.decoder_depth}."
-            )
+            got = f"{self.hidden_size} and {self.decoder_depth}"
+            raise ValueError(f"`hidden_size` and `num_decoder_layers` must not be negative, got {got}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be an activation that transformers knows, got {self.hidden_act!r}.")
 
@@ -256,15 +239,19 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             )
 
     def _check(self) -> None:
-        for name, allowed in (
-            ("position_embedding_type", POSITION_EMBEDDING_TYPES),
-            ("head_type", HEAD_TYPES),
-            ("mask_type", MASK_TYPES),
-        ):
+        choices = {
+            "position_embedding_type": POSITION_EMBEDDING_TYPES,
+            "head_type": HEAD_TYPES,
+            "mask_type": MASK_TYPES,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.visible_only:
-            self._check_visible_only()
+        if self.visible_only and self.decoder_depth < 1:
+            raise ValueError(
+                f"`visible_only` needs a decoder with layers, where hidden tokens learn from visible ones: "
+                f"`num_decoder_layers` 1 or more, got {self.num_decoder_layers}."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must lie between 0 and 1 (exclusive), got {self.mask_ratio}.")
         height, width = self.window_size
@@ -295,14 +282,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         if self.position_embedding_type == "wavelength" and self.block_wavelengths is None:
             raise ValueError(
-                f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centres in nm, got none."
-            )
-
-    def _check_visible_only(self) -> None:
-        if self.decoder_depth < 1:
-            raise ValueError(
-                f"`visible_only` needs a decoder with layers, that hidden tokens learn from visible ones in: "
-                f"`num_decoder_layers` 1 or more, got {self.num_decoder_layers}."
+                f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centers in nm, got none."
             )
 
     @property
@@ -341,10 +321,7 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @property
     def block_wavelengths(self) -> list[float] | None:
-        """
-        Wavelength of each block in nm: `block_centers`, or the mean of its bands, padding left out; None where neither
-        is known.
-        """
+        """Wavelength of each block in nm: `block_centers`, or the mean of its bands without padding, or unknown."""
         if self.block_centers is not None:
             return list(self.block_centers)
         if self.wavelengths is None:

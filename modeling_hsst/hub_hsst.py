@@ -26,15 +26,8 @@ PROCESSOR_AUTO_MAP = {"AutoImageProcessor": "image_processing_hsst.HSSTImageProc
 
 def export_for_hub(model: PreTrainedModel, processor: BaseImageProcessor, folder: str | Path) -> Path:
     """
-    Saves a model and its processor as a checkpoint repository, ready for `huggingface_hub.HfApi.upload_folder`.
-
-    Args:
-        model: any HSST model; its weights and configuration are saved.
-        processor: the image processor that belongs to the weights.
-        folder: where to save them; created if missing. Other files in it are left alone.
-
-    Returns:
-        The folder.
+    Saves an HSST model and the image processor that belongs to its weights as a checkpoint repository, ready for
+    `huggingface_hub.HfApi.upload_folder`. The folder is created if missing; other files in it are left alone.
     """
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

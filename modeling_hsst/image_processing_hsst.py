@@ -12,9 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Image processor of HSST: from a sensor's stored numbers to standardised windows and a mask of valid pixels.
+Image processor of HSST: from a sensor's stored numbers to standardized windows and a mask of valid pixels.
 
-Band centres, scale, clip range, nodata value, mean and standard deviation belong to the weights and travel with them
+Band centers, scale, clip range, nodata value, mean and standard deviation belong to the weights and travel with them
 in `preprocessor_config.json`.
 """
 
@@ -30,22 +30,7 @@ from .bands_hsst import describe_shared_band, match_bands
 
 
 class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
-    r"""
-    wavelengths (`list[float]`, *optional*):
-        Band centres of the model's bands in nm.
-    band_indices (`list[int]`, *optional*):
-        The model's bands in an image that has all `num_source_bands` bands of the sensor.
-    num_source_bands (`int`, *optional*):
-        Number of bands of the sensor's files.
-    wavelength_tolerance (`float`, *optional*):
-        Greatest distance in nm between a band of the model and the image band that stands in for it.
-    scale (`float`, *optional*):
-        Stored number that means a reflectance of 1.
-    nodata (`float`, *optional*):
-        Stored number that means no data.
-    clip_range (`list[float]`, *optional*):
-        Reflectance is clipped to this range before it is standardised.
-    """
+    r"""As for [`HSSTImageProcessor`]."""
 
     wavelengths: list[float] | tuple[float, ...] | None
     band_indices: list[int] | tuple[int, ...] | None
@@ -60,7 +45,7 @@ class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
 class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     r"""
     Turns hyperspectral images into the input of HSST: picks the model's bands, marks pixels without data, clips
-    reflectance and standardises each band.
+    reflectance and standardizes each band.
 
     Args:
         image_mean (`list[float]`, *optional*):
@@ -68,7 +53,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         image_std (`list[float]`, *optional*):
             Standard deviation of the reflectance of each band. Defaults to 1.
         wavelengths (`list[float]`, *optional*):
-            Band centres of the model's bands in nm.
+            Band centers of the model's bands in nm.
         band_indices (`list[int]`, *optional*):
             The model's bands (from 0) in an image that has all `num_source_bands` bands of the sensor.
         num_source_bands (`int`, *optional*):
@@ -80,7 +65,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         nodata (`float`, *optional*, defaults to -32768):
             Stored number that means no data. NaN and infinity always do.
         clip_range (`list[float]`, *optional*, defaults to `[-0.02, 1.0]`):
-            Reflectance is clipped to this range before it is standardised.
+            Reflectance is clipped to this range before it is standardized.
     """
 
     model_input_names = ["pixel_values", "pixel_mask"]
@@ -110,9 +95,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         if self.image_std is not None and min(self.image_std) <= 0:
             raise ValueError(f"`image_std` must be positive in every band, got {min(self.image_std)}.")
         if self.band_indices is not None and self.num_source_bands is None:
-            raise ValueError(
-                "`band_indices` needs `num_source_bands`, the number of bands of the files it points into."
-            )
+            raise ValueError("`band_indices` needs `num_source_bands`, the number of bands of the sensor's files.")
 
     def to_dict(self) -> dict[str, Any]:
         # What a hyperspectral image has no use for would only puzzle the reader of preprocessor_config.json
@@ -132,15 +115,13 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         """
         Args:
             images: one image (bands, height, width), a batch (batch, bands, height, width) or a list of images of
-            equal
-                size; NumPy arrays or torch tensors of stored numbers (reflectance times `scale`), any device. The
-                bands are the model's, or all those of the sensor's files (`num_source_bands`), in this order; with
+                equal size; NumPy arrays or torch tensors of stored numbers (reflectance times `scale`), any device.
+                The bands are the model's, or all those of the sensor's files (`num_source_bands`), in this order; with
                 `wavelengths` any bands in any order.
-            wavelengths: band centres of the images in nm, one for each of their bands; the model's bands are then
+            wavelengths: band centers of the images in nm, one for each of their bands; the model's bands are then
                 picked by wavelength.
             return_tensors: `"pt"` for torch tensors (default), `"np"` for NumPy arrays.
-            scale: stored number that means a reflectance of 1, where it is not the processor's.
-            nodata: stored number that means no data, where it is not the processor's.
+            scale, nodata: stored numbers that mean a reflectance of 1 and no data, where not the processor's.
             device: where to compute; by default where the images are.
 
         Returns:
@@ -148,9 +129,8 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
             where a pixel has data in all bands of the model. Pixels without data are 0 in `pixel_values`.
 
         Raises:
-            ValueError: the images have another shape or number of bands, lack a wavelength of the model, or one of
-            them
-                has no valid pixel.
+            ValueError: the images have another shape or number of bands, lack a wavelength of the model, or one has no
+                valid pixel.
         """
         if return_tensors not in ("pt", "np", None):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
@@ -194,13 +174,13 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     ) -> list[int] | None:
         """Indices of the model's bands in images of `num_image_bands` bands; None where they are just these."""
         if wavelengths is not None:
-            centres = [float(wavelength) for wavelength in wavelengths]
-            if len(centres) != num_image_bands:
+            centers = [float(wavelength) for wavelength in wavelengths]
+            if len(centers) != num_image_bands:
                 raise ValueError(
-                    f"`wavelengths` must hold one band centre for each of the {num_image_bands} bands of the image, "
-                    f"got {len(centres)}."
+                    f"`wavelengths` must hold one band center for each of the {num_image_bands} bands of the image, "
+                    f"got {len(centers)}."
                 )
-            return self.match_wavelengths(centres)
+            return self.match_wavelengths(centers)
         if self.num_bands is None or num_image_bands == self.num_bands:
             return None
         if self.band_indices is not None and num_image_bands == self.num_source_bands:
@@ -214,35 +194,31 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         )
 
     def match_wavelengths(
-        self, centres: Sequence[float] | np.ndarray, with_data: Sequence[bool] | np.ndarray | None = None
+        self, centers: Sequence[float] | np.ndarray, with_data: Sequence[bool] | np.ndarray | None = None
     ) -> list[int]:
         """
-        For each band of the model the index of the nearest of `centres` (nm). Where one is the nearest to two bands,
+        For each band of the model the index of the nearest of `centers` (nm). Where one is the nearest to two bands,
         as between the detectors of EnMAP, whose ranges overlap, the other band takes the nearest one that is left.
 
         Args:
-            centres: band centres of an image in nm (bands,).
+            centers: band centers of an image in nm (bands,).
             with_data: which of its bands hold data (bands,); only these are taken. All by default.
 
         Raises:
-            ValueError: the processor knows no wavelengths, or a band of the model has none of `centres` within
+            ValueError: the processor knows no wavelengths, or a band of the model has none of `centers` within
                 `wavelength_tolerance`, or none that is left.
         """
         if self.wavelengths is None:
-            raise ValueError(
-                "This processor does not know the wavelengths of the model's bands: pass images as they are."
-            )
-        wanted, given = np.asarray(self.wavelengths, dtype=np.float64), np.asarray(centres, dtype=np.float64)
+            raise ValueError("This processor does not know the wavelengths of the model's bands: pass images as is.")
+        wanted, given = np.asarray(self.wavelengths, dtype=np.float64), np.asarray(centers, dtype=np.float64)
         candidates = np.arange(len(given)) if with_data is None else np.flatnonzero(with_data)
         given = given[candidates]
         if not len(given):
             raise ValueError("Expected bands with data, got none.")
         kind = "band" if with_data is None else "band with data"
-        distances = np.abs(wanted[:, None] - given[None, :])
-        missing = np.flatnonzero(distances.min(axis=1) > self.wavelength_tolerance)
+        missing = np.flatnonzero(np.abs(wanted[:, None] - given).min(axis=1) > self.wavelength_tolerance)
         if len(missing):
-            named = ", ".join(f"{wanted[band]:.1f}" for band in missing[:5])
-            named += ", ..." if len(missing) > 5 else ""
+            named = ", ".join(f"{wanted[band]:.1f}" for band in missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise ValueError(
                 f"Expected a {kind} within {self.wavelength_tolerance} nm of each of the model's {len(wanted)} bands, "
                 f"but {len(missing)} have none: {named} nm; the image has {len(given)} such bands from "
@@ -257,7 +233,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         self, pixels: torch.Tensor, scale: float | None = None, nodata: float | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Stored numbers of the model's bands (batch, bands, height, width) to standardised float32 values of the same
+        Stored numbers of the model's bands (batch, bands, height, width) to standardized float32 values of the same
         shape and a bool mask of valid pixels (batch, height, width), on the device of `pixels`.
         """
         scale = self.scale if scale is None else scale
@@ -288,9 +264,6 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     @staticmethod
     def band_tensor(values: Sequence[float], device: torch.device) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-
-
-__all__ = ["HSSTImageProcessor"]
 
 
 def as_numbers(image: Any) -> torch.Tensor:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorised
+PyTorch HSST model: a transformer for hyperspectral windows, with blockwise patch embeddings and attention factorized
 into space and spectrum, after "Masked Vision Transformers for Hyperspectral Image Classification" (Scheibenreif,
 Mommert and Borth, CVPR EarthVision 2023).
 
@@ -49,17 +49,15 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_hsst import HSSTConfig
 
-# The unit in which mean wavelengths enter sin-cos positions: neighbouring EnMAP blocks are 25 to 250 nm apart, so that
+# The unit in which mean wavelengths enter sin-cos positions: neighboring EnMAP blocks are 25 to 250 nm apart, so that
 # their positions differ by about one, as the published block indices do.
-NANOMETRES_PER_SPECTRAL_STEP = 100.0
+NANOMETERS_PER_SPECTRAL_STEP = 100.0
 # PyTorch's attention on CUDA counts sequences in a dimension of the grid that ends here
 MAX_SEQUENCES = 65535
 
 
 def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_size: int) -> torch.Tensor:
-    """
-    Cuts windows (B, bands, height, width) into the values of their tokens (B, N, P, V), zero-padding the last block.
-    """
+    """Cuts windows (B, bands, height, width) into values of tokens (B, N, P, V), zero-padding the last block."""
     batch_size, num_bands, height, width = pixel_values.shape
     padding = -num_bands % band_patch_size
     if padding:
@@ -74,14 +72,11 @@ def pixels_to_tokens(pixel_values: torch.Tensor, band_patch_size: int, patch_siz
 def tokens_to_pixels(
     token_values: torch.Tensor, num_bands: int, grid_size: tuple[int, int], patch_size: int
 ) -> torch.Tensor:
-    """
-    The inverse of `pixels_to_tokens`: (B, N, P, V) to (B, bands, height, width), without the padding.
-    """
-    batch_size, num_blocks = token_values.shape[:2]
+    """The inverse of `pixels_to_tokens`: (B, N, P, V) to (B, bands, height, width), without the padding."""
     rows, columns = grid_size
-    pixels = token_values.reshape(batch_size, num_blocks, rows, columns, -1, patch_size, patch_size)
+    pixels = token_values.reshape(*token_values.shape[:2], rows, columns, -1, patch_size, patch_size)
     pixels = pixels.permute(0, 1, 4, 2, 5, 3, 6)  # (B, N, band, rows, row, columns, column)
-    return pixels.reshape(batch_size, -1, rows * patch_size, columns * patch_size)[:, :num_bands]
+    return pixels.reshape(pixels.shape[0], -1, rows * patch_size, columns * patch_size)[:, :num_bands]
 
 
 def block_band_index(config: HSSTConfig) -> torch.Tensor | None:
@@ -96,9 +91,7 @@ def bands_to_blocks(pixel_values: torch.Tensor, band_index: torch.Tensor | None)
 
 
 def blocks_to_bands(pixel_values: torch.Tensor, band_index: torch.Tensor | None, num_bands: int) -> torch.Tensor:
-    """
-    The inverse of `bands_to_blocks`: where several places hold a band, their mean, and 0 where none does.
-    """
+    """The inverse of `bands_to_blocks`: where several places hold a band, their mean, and 0 where none does."""
     if band_index is None:
         return pixel_values
     shape = pixel_values.shape[0], num_bands, *pixel_values.shape[2:]
@@ -136,7 +129,7 @@ class HSSTPatchEmbeddings(nn.Module):
         num_projections = config.num_blocks if config.blockwise_patch_embedding else 1
         self.layernorm_before: nn.Module = nn.Identity()
         self.layernorm_after: nn.Module = nn.Identity()
-        # CODEPATH: published checkpoints normalise the values of a token, and so lose its brightness; ours keep it
+        # CODEPATH: published checkpoints normalize the values of a token, and so lose its brightness; ours keep it
         if config.normalize_token_values:
             self.layernorm_before = nn.LayerNorm(num_values, eps=config.layer_norm_eps)
             self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -199,7 +192,7 @@ class HSSTPositionEmbeddings(nn.Module):
         """Sin-cos table (1, blocks, spectral width) of block positions, or of mean wavelengths."""
         # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
         if self.position_embedding_type == "wavelength":
-            positions = torch.tensor(self.config.block_wavelengths) / NANOMETRES_PER_SPECTRAL_STEP
+            positions = torch.tensor(self.config.block_wavelengths) / NANOMETERS_PER_SPECTRAL_STEP
         else:
             positions = torch.tensor(self.config.spectral_positions)
         return sincos_1d(positions, self.spectral_width)[None].to(torch.get_default_dtype())
@@ -232,9 +225,7 @@ class HSSTPositionEmbeddings(nn.Module):
 
 
 class HSSTEmbeddings(nn.Module):
-    """
-    Construct the patch and position embeddings. Optionally, also the mask token.
-    """
+    """Construct the patch and position embeddings. Optionally, also the mask token."""
 
     def __init__(self, config: HSSTConfig, use_mask_token: bool = False):
         super().__init__()
@@ -279,16 +270,12 @@ class HSSTEmbeddings(nn.Module):
         return blocks_to_bands(pixel_values, self.band_index, num_bands)
 
     @staticmethod
-    def check_mask(
-        bool_masked_pos: torch.Tensor, batch_size: int, num_blocks: int, num_positions: int
-    ) -> torch.Tensor:
+    def check_mask(mask: torch.Tensor, batch_size: int, num_blocks: int, num_positions: int) -> torch.Tensor:
         """The mask as booleans, if it has one for each token."""
-        if bool_masked_pos.shape != (batch_size, num_blocks * num_positions):
-            raise ValueError(
-                f"`bool_masked_pos` must have the shape (batch, blocks * positions) ({batch_size}, {num_blocks} * "
-                f"{num_positions}), got {tuple(bool_masked_pos.shape)}."
-            )
-        return bool_masked_pos.bool()
+        if mask.shape != (batch_size, num_blocks * num_positions):
+            expected = f"({batch_size}, {num_blocks} * {num_positions}), got {tuple(mask.shape)}"
+            raise ValueError(f"`bool_masked_pos` must have the shape (batch, blocks * positions) {expected}.")
+        return mask.bool()
 
     def check_window(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> tuple[int, int]:
         """Rows and columns of positions of a window that fits the model."""
@@ -322,19 +309,12 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if scaling is None:
-        scaling = query.size(-1) ** -0.5
-
-    attn_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    attn_weights = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
     if attention_mask is not None:
         attn_weights = attn_weights + attention_mask
-
     attn_weights = nn.functional.softmax(attn_weights, dim=-1)
     attn_weights = nn.functional.dropout(attn_weights, p=dropout, training=module.training)
-
-    attn_output = torch.matmul(attn_weights, value)
-    attn_output = attn_output.transpose(1, 2).contiguous()
-
+    attn_output = torch.matmul(attn_weights, value).transpose(1, 2).contiguous()
     return attn_output, attn_weights
 
 
@@ -349,17 +329,14 @@ def in_chunks(attention_interface: Callable) -> Callable:
         attention_mask: torch.Tensor | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        starts = range(0, len(query), MAX_SEQUENCES)
-        chunks = [slice(start, start + MAX_SEQUENCES) for start in starts]
         shared = attention_mask is None or len(attention_mask) == 1
-        masks = [attention_mask if shared else attention_mask[chunk] for chunk in chunks]
-        outputs, weights = zip(
-            *(
-                attention_interface(module, query[chunk], key[chunk], value[chunk], mask, **kwargs)
-                for chunk, mask in zip(chunks, masks, strict=True)
-            ),
-            strict=True,
-        )
+        outputs, weights = [], []
+        for start in range(0, len(query), MAX_SEQUENCES):
+            chunk = slice(start, start + MAX_SEQUENCES)
+            mask = attention_mask if shared else attention_mask[chunk]
+            output, weight = attention_interface(module, query[chunk], key[chunk], value[chunk], mask, **kwargs)
+            outputs.append(output)
+            weights.append(weight)
         return torch.cat(outputs), None if weights[0] is None else torch.cat(weights)
 
     return attend
@@ -386,30 +363,21 @@ class HSSTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        input_shape = hidden_states.shape  # (windows, sequences, length, width)
-
+        # (windows, sequences, length, width) to 3 x (windows * sequences, heads, length, head width)
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
-        # 3 x (windows * sequences, heads, length, head width)
-        query_states, key_states, value_states = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         # Masks of flex attention cannot be cut
-        if len(query_states) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
+        if len(query) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
             attention_interface = in_chunks(attention_interface)
+        dropout = self.attention_dropout if self.training else 0.0
         attn_output, attn_weights = attention_interface(
-            self,
-            query_states,
-            key_states,
-            value_states,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-
-        attn_output = attn_output.reshape(*input_shape[:-1], -1).contiguous()
+        attn_output = attn_output.reshape(*hidden_states.shape[:-1], -1).contiguous()
         return self.o_proj(attn_output), attn_weights
 
 
@@ -475,12 +443,9 @@ class HSSTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # The losses are means over what is labelled or masked, which Trainer's count of items in a batch does not know
+    # The losses are means over what is labeled or masked, which Trainer's count of items in a batch does not know
     accepts_loss_kwargs = False
-    _can_record_outputs = {
-        "hidden_states": HSSTLayer,
-        "attentions": HSSTAttention,
-    }
+    _can_record_outputs = {"hidden_states": HSSTLayer, "attentions": HSSTAttention}
     _input_embed_layer = "patch_embeddings"
 
     @torch.no_grad()
@@ -489,7 +454,7 @@ class HSSTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, HSSTPatchEmbeddings):
             std = self.config.initializer_range
-            # CODEPATH: without LayerNorms around them, embeddings of standardised values have a variance of 1
+            # CODEPATH: without LayerNorms around them, embeddings of standardized values have a variance of 1
             if not self.config.normalize_token_values:
                 std = module.weight.shape[2] ** -0.5
             init.normal_(module.weight, mean=0.0, std=std)
@@ -520,9 +485,8 @@ class HSSTModel(HSSTPreTrainedModel):
         self.config = config
         self.embeddings = HSSTEmbeddings(config, use_mask_token=use_mask_token)
         self.spatial_layers = nn.ModuleList([HSSTLayer(config, "spatial") for _ in range(config.num_spatial_layers)])
-        self.spectral_layers = nn.ModuleList(
-            [HSSTLayer(config, "spectral") for _ in range(config.num_spectral_layers)]
-        )
+        num_spectral_layers = config.num_spectral_layers
+        self.spectral_layers = nn.ModuleList([HSSTLayer(config, "spectral") for _ in range(num_spectral_layers)])
         # Initialize weights and apply final processing
         self.post_init()
 
@@ -539,7 +503,7 @@ class HSSTModel(HSSTPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         r"""
         pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-            Standardised windows, as the image processor returns them.
+            Standardized windows, as the image processor returns them.
         pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
             1 where a pixel is valid, 0 where it has no data. Positions without a valid pixel take no part in attention
             and pooling, whatever their values.
@@ -550,10 +514,8 @@ class HSSTModel(HSSTPreTrainedModel):
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, bool(interpolate_pos_encoding))
         num_blocks = self.config.num_blocks
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
-        spatial_mask, spectral_mask = self.nodata_masks(hidden_states, position_mask)
-        outputs = self.encode(
-            hidden_states, spatial_mask, spectral_mask, num_blocks, num_blocks, return_dict=True, **kwargs
-        )
+        masks = self.nodata_masks(hidden_states, position_mask)
+        outputs = self.encode(hidden_states, *masks, num_blocks, num_blocks, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
@@ -574,14 +536,9 @@ class HSSTModel(HSSTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
-        Passes embedded tokens (B, spatial_blocks * positions, D) through the layers, all of them or some.
-
-        Args:
-            hidden_states: the tokens, in block-major order.
-            spatial_mask, spectral_mask: what tokens see, as `sequence_mask` gives it.
-            spatial_blocks, spectral_blocks: blocks that the tokens of spatial and of spectral layers belong to.
-            reorder: places (B, spectral_blocks * positions) among the tokens of spatial layers of those that spectral
-                layers take; None for the same tokens in the same order.
+        Passes embedded tokens (B, spatial_blocks * positions, D), all or some, in block-major order, through the
+        layers. Masks are what `sequence_mask` gives. Spectral layers take the tokens at the places `reorder` (B,
+        spectral_blocks * positions) among those of spatial layers; None for the same ones in the same order.
         """
         for layer in self.spatial_layers:
             hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)
@@ -602,11 +559,8 @@ class HSSTModel(HSSTPreTrainedModel):
             return None
         # In a sequence without any all are seen: attention needs something to average
         seen = (seen | ~seen.any(dim=-1, keepdim=True)).flatten(0, 1)
-        return create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states.new_empty(*seen.shape, 1),
-            attention_mask=seen,
-        )
+        inputs_embeds = hidden_states.new_empty(*seen.shape, 1)
+        return create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=seen)
 
 
 def hide_nodata(pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
@@ -691,7 +645,7 @@ class HSSTClassificationHead(nn.Module):
 
 @auto_docstring(
     custom_intro="""
-    HSST with a classifier for whole windows, e.g. for the land cover of a window, or of its centre pixel with
+    HSST with a classifier for whole windows, e.g. for the land cover of a window, or of its center pixel with
     `head_type="center"` (the published pixel-wise variant).
     """
 )
@@ -716,7 +670,7 @@ class HSSTForImageClassification(HSSTPreTrainedModel):
     ) -> ImageClassifierOutput:
         r"""
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-            Class of each window, or of its centre pixel, from 0; windows of class
+            Class of each window, or of its center pixel, from 0; windows of class
             `config.semantic_loss_ignore_index` are left out of the loss.
         pixel_mask (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
             1 where a pixel is valid, 0 where it has no data.
@@ -749,10 +703,7 @@ class HSSTForImageClassification(HSSTPreTrainedModel):
                 loss = self.loss_function(labels, logits, self.config, **kwargs)
 
         return ImageClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
@@ -766,7 +717,7 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
         super().__init__(config)
         if config.head_type == "center":
             raise ValueError(
-                "A head of type 'center' classifies the centre pixel only: use HSSTForImageClassification, or set "
+                "A head of type 'center' classifies the center pixel only: use HSSTForImageClassification, or set "
                 "`head_type` to 'mean' or 'concat' to classify every pixel."
             )
         self.num_labels = config.num_labels
@@ -809,15 +760,12 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
             loss = labelled_cross_entropy(logits, labels, ignore_index)
 
         return SemanticSegmenterOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
 def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """Mean cross-entropy over the labelled pixels or windows; 0 in a batch without any, as few labels bring about."""
+    """Mean cross-entropy over the labeled pixels or windows; 0 in a batch without any, as few labels bring about."""
     labels = labels.to(logits.device).long()
     loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
     return loss / (labels != ignore_index).sum().clamp(min=1)
@@ -862,9 +810,7 @@ class HSSTBackbone(BackboneMixin, HSSTPreTrainedModel):
             if stage in self.out_features
         )
         return BackboneOutput(
-            feature_maps=feature_maps,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            feature_maps=feature_maps, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 

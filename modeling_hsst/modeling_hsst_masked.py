@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-PyTorch HSST model for masked image modelling: masks, the layout of visible tokens, and the decoder.
+PyTorch HSST model for masked image modeling: masks, the layout of visible tokens, and the decoder.
 
 Unit, block and tube masks follow Scheibenreif et al. (2023), with exact counts wherever the grid of positions allows;
 grid masks leave a random subset of positions times a random subset of spectral blocks visible, so that the visible
@@ -39,10 +39,15 @@ from .modeling_hsst import (
     HSSTModel,
     HSSTPositionEmbeddings,
     HSSTPreTrainedModel,
+    bands_to_blocks,
+    block_band_index,
+    blocks_to_bands,
     blockwise_linear,
     expand_over_blocks,
     gather_tokens,
     hide_nodata,
+    pixels_to_tokens,
+    tokens_to_pixels,
     valid_positions,
 )
 
@@ -62,17 +67,14 @@ def draw_mask(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
-    Draws one mask for each window of a batch.
+    Draws a mask for each window of a batch, True where a token is hidden: bool (batch_size, num_blocks * rows *
+    columns), in block-major order. `generator` is the source of randomness on `device` (PyTorch's default one).
 
     Args:
         batch_size, num_blocks, grid_size: windows, spectral blocks, and rows and columns of positions.
         mask_type: one of `MASK_TYPES`.
         mask_ratio: share of the tokens to hide; the mask type's nearest count is hidden, never none and never all.
         mask_patch_size: side of the squares of block and tube masks, in positions.
-        device, generator: where the mask is drawn, and the source of randomness there (PyTorch's default one).
-
-    Returns:
-        Bool tensor (batch_size, num_blocks * rows * columns), True where a token is hidden, in block-major order.
 
     Raises:
         ValueError: the grid is not divisible by the squares, the mask ratio is not between 0 and 1, there is no token
@@ -81,6 +83,7 @@ def draw_mask(
     if not 0 < mask_ratio < 1:
         raise ValueError(f"`mask_ratio` must lie between 0 and 1 (exclusive), got {mask_ratio}.")
     rows, columns = grid_size
+    num_positions = rows * columns
     draw: dict[str, Any] = {"device": device, "generator": generator}
 
     def random_subset(subset_size: int | torch.Tensor, *shape: int) -> torch.Tensor:
@@ -89,18 +92,16 @@ def draw_mask(
         return order < subset_size
 
     if mask_type == "unit":
-        num_tokens = num_blocks * rows * columns
+        num_tokens = num_blocks * num_positions
         return random_subset(nearest_count(num_tokens, mask_ratio), num_tokens)
 
     if mask_type == "even":
-        visible_blocks, _ = visible_evenly(num_blocks, rows * columns, mask_ratio)
+        visible_blocks, _ = visible_evenly(num_blocks, num_positions, mask_ratio)
         # Groups of positions deal all blocks out among themselves, each position getting as many
-        hands = torch.rand(batch_size, rows * columns * visible_blocks // num_blocks, num_blocks, **draw).argsort(-1)
-        order = torch.rand(batch_size, rows * columns, **draw).argsort(-1)
-        hands = hands.reshape(batch_size, rows * columns, visible_blocks).gather(
-            1, order[:, :, None].expand(-1, -1, visible_blocks)
-        )
-        hidden = torch.ones(batch_size, rows * columns, num_blocks, dtype=torch.bool, device=device)
+        hands = torch.rand(batch_size, num_positions * visible_blocks // num_blocks, num_blocks, **draw).argsort(-1)
+        order = torch.rand(batch_size, num_positions, **draw).argsort(-1)[:, :, None].expand(-1, -1, visible_blocks)
+        hands = hands.reshape(batch_size, num_positions, visible_blocks).gather(1, order)
+        hidden = torch.ones(batch_size, num_positions, num_blocks, dtype=torch.bool, device=device)
         return hidden.scatter(2, hands, False).transpose(1, 2).flatten(1)
 
     if mask_type in ("block", "tube"):
@@ -120,13 +121,12 @@ def draw_mask(
             hidden_in_block = per_block + random_subset(remainder, num_blocks).long()
             squares = random_subset(hidden_in_block.unsqueeze(-1), num_blocks, num_squares)
         squares = squares.reshape(batch_size, num_blocks, square_rows, square_columns)
-        mask = squares.repeat_interleave(mask_patch_size, dim=2).repeat_interleave(mask_patch_size, dim=3)
-        return mask.flatten(1)
+        return squares.repeat_interleave(mask_patch_size, 2).repeat_interleave(mask_patch_size, 3).flatten(1)
 
     if mask_type == "grid":
-        visible_blocks, visible_positions = visible_grid(num_blocks, rows * columns, mask_ratio)
+        visible_blocks, visible_positions = visible_grid(num_blocks, num_positions, mask_ratio)
         blocks = random_subset(visible_blocks, num_blocks)
-        positions = random_subset(visible_positions, rows * columns)
+        positions = random_subset(visible_positions, num_positions)
         return ~(blocks.unsqueeze(2) & positions.unsqueeze(1)).flatten(1)
 
     raise ValueError(f"`mask_type` must be one of {', '.join(MASK_TYPES)}, got {mask_type!r}.")
@@ -200,25 +200,18 @@ def visible_grid(num_blocks: int, num_positions: int, mask_ratio: float) -> tupl
 
 @dataclass
 class VisibleTokens:
-    """
-    The visible tokens of masks (B, T), laid out for spatial and for spectral layers.
+    """The visible tokens of masks (B, T), laid out for spatial and for spectral layers."""
 
-    Attributes:
-        mask: True (B, N, P) where a token is visible.
-        last_index: places (B, visible) among all tokens, in the order in which an encoder returns them.
-        spatial_index: places (B, n * p) of n blocks with p visible positions each; None where their numbers differ, so
-            that all tokens are computed and hidden ones kept out of the attention.
-        spectral_order: where in `spatial_index` the tokens of spectral layers lie, m blocks times q positions (B, m *
-            q); None where the order stays.
-        spatial_blocks, spectral_blocks: n and m.
-    """
-
-    mask: torch.Tensor
+    mask: torch.Tensor  # True (B, N, P) where a token is visible
+    # Places (B, visible) among all tokens, in the order in which an encoder returns them
     last_index: torch.Tensor
+    # Places (B, n * p) of n blocks with p visible positions each; None where their numbers differ, so that all tokens
+    # are computed and hidden ones kept out of the attention
     spatial_index: torch.Tensor | None = None
+    # Where in `spatial_index` the tokens of spectral layers lie, m blocks times q positions (B, m * q); None: in order
     spectral_order: torch.Tensor | None = None
-    spatial_blocks: int = 0
-    spectral_blocks: int = 0
+    spatial_blocks: int = 0  # n
+    spectral_blocks: int = 0  # m
 
     @classmethod
     def of(cls, mask: torch.Tensor, counts: tuple[int, int] | None, in_grid: bool) -> "VisibleTokens":
@@ -304,11 +297,7 @@ class HSSTPixelDecoder(nn.Module):
         return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
 
 
-@auto_docstring(
-    custom_intro="""
-    Output of masked image modelling.
-    """
-)
+@auto_docstring(custom_intro="Output of masked image modeling.")
 @dataclass
 class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
     r"""
@@ -325,7 +314,7 @@ class HSSTForMaskedImageModelingOutput(MaskedImageModelingOutput):
 
 @auto_docstring(
     custom_intro="""
-    HSST with a decoder on top for masked image modelling. As published, in the manner of
+    HSST with a decoder on top for masked image modeling. As published, in the manner of
     [SimMIM](https://huggingface.co/papers/2111.09886): all tokens, masked or not, pass the encoder, and the decoder is
     linear. With `visible_only`, in the manner of [MAE](https://huggingface.co/papers/2111.06377): only visible tokens
     pass the encoder, and layers of the decoder fill the others in.
@@ -474,13 +463,11 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         # A look at the values would wait for a GPU, or break a graph
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
             in_blocks, at_positions = visible.sum(dim=2), visible.sum(dim=1)
-            if mask_type == "even":
-                fits = (in_blocks == per_block).all() and (at_positions == num_blocks).all()
-            else:
-                fits = (in_blocks.bool().sum(dim=1) == num_blocks).all()
-                fits = fits and (at_positions.bool().sum(dim=1) == per_block).all()
-                fits = fits and (visible.sum(dim=(1, 2)) == num_blocks * per_block).all()
-            if not fits:
+            counted = [(in_blocks, per_block), (at_positions, num_blocks)]
+            if mask_type != "even":
+                counted = [(in_blocks.bool().sum(dim=1), num_blocks), (at_positions.bool().sum(dim=1), per_block)]
+                counted.append((visible.sum(dim=(1, 2)), num_blocks * per_block))
+            if not all((found == wanted).all() for found, wanted in counted):
                 raise ValueError(
                     f"With `visible_only`, `bool_masked_pos` must leave {num_blocks} blocks times {per_block} "
                     f"positions of each window visible, as masks of type {mask_type!r} and `mask_ratio` "
@@ -493,6 +480,49 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         pixel_mask = torch.ones_like(pixel_values[:, 0]) if pixel_mask is None else pixel_mask
         valid = pixel_mask.bool().unsqueeze(1).expand_as(pixel_values)
         return self.hsst.embeddings.token_values(valid)
+
+
+def hidden_values(bool_masked_pos: torch.Tensor, pixel_values: torch.Tensor, config: HSSTConfig) -> torch.Tensor:
+    """
+    True (B, bands, height, width) at the values that a mask (B, T) hides: in every block that holds them, and in one
+    at least.
+    """
+    band_index = block_band_index(config)
+    band_index = None if band_index is None else band_index.to(pixel_values.device)
+    in_blocks = bands_to_blocks(pixel_values, band_index)
+    tokens = pixels_to_tokens(in_blocks, config.band_patch_size, config.patch_size)
+    mask = bool_masked_pos.bool().reshape(*tokens.shape[:3], 1).expand_as(tokens)
+    grid_size = pixel_values.shape[-2] // config.patch_size, pixel_values.shape[-1] // config.patch_size
+    hidden = tokens_to_pixels(mask, in_blocks.shape[1], grid_size, config.patch_size)
+    return blocks_to_bands(hidden.float(), band_index, config.num_channels) == 1
+
+
+def visible_band_mean(pixel_values: torch.Tensor, hidden: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+    """
+    Predicts each value (B, bands, height, width) as the mean of the window's visible values of the same band, and of a
+    band that is hidden altogether as its mean over the training data, which is 0 after standardizing.
+    """
+    visible = (~hidden & pixel_mask.bool().unsqueeze(1)).to(pixel_values.dtype)
+    sums = (pixel_values * visible).sum(dim=(2, 3), keepdim=True)
+    return (sums / visible.sum(dim=(2, 3), keepdim=True).clamp(min=1.0)).expand_as(pixel_values)
+
+
+def absolute_error_sums(
+    pixel_values: torch.Tensor,
+    reconstruction: torch.Tensor,
+    bool_masked_pos: torch.Tensor,
+    pixel_mask: torch.Tensor,
+    config: HSSTConfig,
+) -> torch.Tensor:
+    """
+    Sums over the hidden, valid values of a batch, float64 (4,): absolute errors of the model, of the band's mean over
+    the training data and of the mean of the visible tokens of the same band, and the number of values.
+    """
+    hidden = hidden_values(bool_masked_pos, pixel_values, config)
+    scored = (hidden & pixel_mask.bool().unsqueeze(1)).double()
+    predictions = (reconstruction, torch.zeros_like(pixel_values), visible_band_mean(pixel_values, hidden, pixel_mask))
+    sums = [((prediction - pixel_values).abs().double() * scored).sum() for prediction in predictions]
+    return torch.stack([*sums, scored.sum()])
 
 
 __all__ = ["COUNTED_MASK_TYPES", "HSSTForMaskedImageModeling", "draw_mask", "visible_counts"]

@@ -18,7 +18,6 @@ The land cover of whole scenes as a transformers pipeline: `pipeline("hyperspect
 import importlib
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,12 @@ from .scene_prediction_hsst import CLASSIFIERS, NO_CLASS, ArrayScene, ScenePredi
 
 TASK = "hyperspectral-scene-classification"
 
+# Parameters of a call: how a file or an array is read, and how it is predicted
+READING = "wavelengths fwhm scale nodata radiance".split()
+PREDICTING = (
+    "stride windows_per_batch exclude resample chunk_size scene_statistics progress return_probabilities".split()
+)
+
 AUTO_CLASSES = {
     "HSSTForSemanticSegmentation": AutoModelForSemanticSegmentation,
     "HSSTForImageClassification": AutoModelForImageClassification,
@@ -40,18 +45,13 @@ AUTO_CLASSES = {
 
 
 class HSSTAutoModelForSceneClassification:
-    """Loads a checkpoint with the class it was saved from, where that has a classification head."""
+    """Loads a checkpoint with the class it was saved from."""
 
     @classmethod
     def from_pretrained(cls, name: str, **kwargs: Any) -> PreTrainedModel:
         """
-        Args:
-            name: folder or name on the Hub.
-            kwargs: as for `AutoModel.from_pretrained`.
-
-        Raises:
-            ValueError: the checkpoint has no classification head. Nothing is loaded then: a new head would give a map
-                of noise.
+        Loads a folder or a repository of the Hub, with the arguments of `AutoModel.from_pretrained`. Raises
+        ValueError for a checkpoint without a classification head: a new head would give a map of noise.
         """
         config = kwargs.get("config")
         if config is None:
@@ -83,13 +83,13 @@ class HSSTSceneClassificationPipeline(Pipeline):
     ```
 
     Parameters of a call:
-        wavelengths: band centres in nm of an array, or of an image that does not state them.
+        wavelengths: band centers in nm of an array, or of an image that does not state them.
         fwhm: full width at half maximum of each band in nm.
-        scale: stored number that means a reflectance of 1; that of the file, or for arrays the processor's, by
-            default.
-        nodata: stored number that means no data; that of the file, or for arrays the processor's, by default.
+        scale, nodata: stored numbers that mean a reflectance of 1 and no data; by default the file's, or for arrays
+            the processor's.
         radiance: take files of radiance as they are.
-        stride, windows_per_batch, exclude, resample, chunk_size, scene_statistics: as for `ScenePredictor`.
+        stride, windows_per_batch (its `batch_size`), exclude, resample, chunk_size, scene_statistics: as for
+            `ScenePredictor`.
         return_probabilities: whether to give the probabilities of all classes, too.
         progress: show a progress bar.
 
@@ -117,58 +117,27 @@ class HSSTSceneClassificationPipeline(Pipeline):
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
         """
-        Args:
-            inputs: a scene, or a list of scenes.
-            batch_size: has no effect: scenes are predicted one after the other, and `windows_per_batch` decides how
-                much the model sees at once.
-            kwargs: parameters of a call.
+        Predicts a scene, or each of a list of scenes. `batch_size` has no effect: scenes are predicted one after the
+        other, and `windows_per_batch` decides how much the model sees at once.
         """
         return super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        steps: tuple[tuple[str, ...], ...] = (
-            ("wavelengths", "fwhm", "scale", "nodata", "radiance"),
-            (
-                "stride",
-                "windows_per_batch",
-                "exclude",
-                "resample",
-                "chunk_size",
-                "scene_statistics",
-                "progress",
-                "return_probabilities",
-            ),
-        )
-        unknown = set(kwargs) - {name for names in steps for name in names}
+        unknown = set(kwargs).difference(READING, PREDICTING)
         if unknown:
-            raise ValueError(f"Expected parameters among {', '.join(sum(steps, ()))}, got {', '.join(unknown)}.")
-        preprocess, forward = ({name: kwargs[name] for name in names if name in kwargs} for names in steps)
-        return preprocess, forward, {}
+            raise ValueError(f"Expected parameters among {', '.join(READING + PREDICTING)}, got {', '.join(unknown)}.")
+        reading = {name: value for name, value in kwargs.items() if name in READING}
+        return reading, {name: value for name, value in kwargs.items() if name in PREDICTING}, {}
 
-    def preprocess(  # type: ignore[override]
-        self,
-        scene: Any,
-        wavelengths: Sequence[float] | np.ndarray | None = None,
-        fwhm: Sequence[float] | np.ndarray | None = None,
-        scale: float | None = None,
-        nodata: float | None = None,
-        radiance: bool | None = None,
-    ) -> dict[str, Any]:
+    def preprocess(self, scene: Any, **reading: Any) -> dict[str, Any]:  # type: ignore[override]
+        reading = {name: value for name, value in reading.items() if value is not None}
         if isinstance(scene, (str, Path)):
-            reading = {
-                "wavelengths": wavelengths,
-                "fwhm": fwhm,
-                "scale": scale,
-                "nodata": nodata,
-                "radiance": radiance,
-            }
-            return {"scene": open_scene(scene, **reading)}
-        if isinstance(scene, (np.ndarray, torch.Tensor)):
-            processor = self.image_processor
-            scale = processor.scale if scale is None else scale
-            nodata = processor.nodata if nodata is None else nodata
-            return {"scene": ArrayScene(scene, wavelengths, fwhm, scale, nodata)}
-        if not hasattr(scene, "read_excluded"):
+            scene = open_scene(scene, **reading)
+        elif isinstance(scene, (np.ndarray, torch.Tensor)):
+            reading.pop("radiance", None)
+            stored = {"scale": self.image_processor.scale, "nodata": self.image_processor.nodata}
+            scene = ArrayScene(scene, **stored | reading)
+        elif not hasattr(scene, "read_excluded"):
             raise ValueError(
                 f"Expected a path, an array (bands, height, width) or a scene reader, got {type(scene).__name__}."
             )
@@ -178,27 +147,27 @@ class HSSTSceneClassificationPipeline(Pipeline):
         self,
         inputs: dict[str, Any],
         windows_per_batch: int = 64,
-        exclude: Sequence[str] = ("outside",),
         progress: bool = False,
         return_probabilities: bool = False,
-        **predictor_arguments: Any,
+        **predicting: Any,
     ) -> dict[str, Any]:
         scene = inputs["scene"]
-        predictor = ScenePredictor(
-            self.model, self.image_processor, batch_size=windows_per_batch, exclude=exclude, **predictor_arguments
-        )
-        classes = np.full(scene.shape, NO_CLASS, dtype=np.uint8)
-        confidence = np.full(scene.shape, np.nan, dtype=np.float32)
-        outputs: dict[str, Any] = {"classes": classes, "confidence": confidence, "class_names": predictor.class_names}
+        predictor = ScenePredictor(self.model, self.image_processor, batch_size=windows_per_batch, **predicting)
+        outputs: dict[str, Any] = {
+            "classes": np.full(scene.shape, NO_CLASS, dtype=np.uint8),
+            "confidence": np.full(scene.shape, np.nan, dtype=np.float32),
+            "class_names": predictor.class_names,
+            "bands": predictor.select_bands(scene).description,
+            "crs": getattr(scene, "crs", None),
+            "transform": getattr(scene, "transform", None),
+        }
+        maps = ["classes", "confidence"]
         if return_probabilities:
+            maps.append("probabilities")
             outputs["probabilities"] = np.full((len(predictor.class_names), *scene.shape), np.nan, dtype=np.float32)
         for part in predictor.predict(scene, progress=progress):
-            place = part.rows, part.columns
-            classes[place], confidence[place] = part.classes, part.confidence
-            if return_probabilities:
-                outputs["probabilities"][:, part.rows, part.columns] = part.probabilities
-        outputs["bands"] = predictor.select_bands(scene).description
-        outputs["crs"], outputs["transform"] = getattr(scene, "crs", None), getattr(scene, "transform", None)
+            for name in maps:
+                outputs[name][..., part.rows, part.columns] = getattr(part, name)
         return outputs
 
     def postprocess(self, model_outputs: Any, **kwargs: Any) -> dict[str, Any]:
@@ -207,21 +176,15 @@ class HSSTSceneClassificationPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
         Saves model, processor and code, so that `pipeline(model=folder, trust_remote_code=True)` works where this
-        package is not installed.
-
-        Raises:
-            RuntimeError: this pipeline itself was loaded from such a folder, whose code stands in several places then.
+        package is not installed. Raises RuntimeError where this pipeline itself was loaded from such a folder, whose
+        code stands in several places then.
         """
         if __name__.startswith("transformers_modules"):
             raise RuntimeError("Saving again needs the package `hsst`; or copy the folder that this was loaded from.")
         architecture = type(self.model).__name__
-        self.model.config.custom_pipelines = {
-            TASK: {
-                "impl": f"{Path(__file__).stem}.{type(self).__name__}",
-                "pt": [AUTO_CLASSES[architecture].__name__],
-                "type": "image",
-            }
-        }
+        implementation = f"{Path(__file__).stem}.{type(self).__name__}"
+        task = {"impl": implementation, "pt": [AUTO_CLASSES[architecture].__name__], "type": "image"}
+        self.model.config.custom_pipelines = {TASK: task}
         folder = export_for_hub(self.model, self.image_processor, Path(save_directory))
         for code_file in (__file__, *get_relative_import_files(__file__)):
             shutil.copyfile(code_file, folder / Path(code_file).name)
@@ -229,12 +192,8 @@ class HSSTSceneClassificationPipeline(Pipeline):
 
 def open_scene(path: str | Path, **reading: Any) -> Any:
     """
-    Opens a scene as `datasets_loading.scenes.open_scene` does, the one door for files. By name, for the model's
-    package imports nothing but torch and transformers.
-
-    Raises:
-        ImportError: that package is not installed.
-        ValueError: the file cannot be used.
+    Opens a file by `datasets_loading.scenes.open_scene`, found by name: the model's package imports nothing but torch
+    and transformers. Raises ImportError where that package is not installed, ValueError for a file of no use.
     """
     try:
         scenes = importlib.import_module("datasets_loading.scenes")
@@ -242,7 +201,7 @@ def open_scene(path: str | Path, **reading: Any) -> Any:
         raise ImportError(
             f"{path}: reading a file needs the package hsst (pip install hsst), or pass an array."
         ) from error
-    return scenes.open_scene(path, **{name: value for name, value in reading.items() if value is not None})
+    return scenes.open_scene(path, **reading)
 
 
 __all__ = ["HSSTAutoModelForSceneClassification", "HSSTSceneClassificationPipeline"]

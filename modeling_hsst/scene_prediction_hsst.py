@@ -52,36 +52,24 @@ Item = TypeVar("Item")
 
 
 class SceneReader(Protocol):
-    """
-    What is asked of a scene. Bands are indices into `wavelengths`.
-
-    Attributes:
-        name: name of the scene.
-        wavelengths: band centres in nm, float64 (bands,), or None.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
-        valid_bands: which bands hold data, bool (bands,).
-        shape: (height, width) in pixels.
-        block_shape: (height, width) of the blocks in which the pixels are stored.
-        scale: stored number that means a reflectance of 1.
-        nodata: stored number that means no data, or None.
-    """
+    """What is asked of a scene. Bands are indices into `wavelengths`."""
 
     @property
     def name(self) -> str: ...
     @property
-    def wavelengths(self) -> np.ndarray | None: ...
+    def wavelengths(self) -> np.ndarray | None: ...  # band centers in nm, float64 (bands,)
     @property
-    def fwhm(self) -> np.ndarray | None: ...
+    def fwhm(self) -> np.ndarray | None: ...  # full width at half maximum of each band in nm, float64 (bands,)
     @property
-    def valid_bands(self) -> np.ndarray: ...
+    def valid_bands(self) -> np.ndarray: ...  # which bands hold data, bool (bands,)
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]: ...  # (height, width) in pixels
     @property
-    def block_shape(self) -> tuple[int, int]: ...
+    def block_shape(self) -> tuple[int, int]: ...  # (height, width) of the blocks in which the pixels are stored
     @property
-    def scale(self) -> float: ...
+    def scale(self) -> float: ...  # stored number that means a reflectance of 1
     @property
-    def nodata(self) -> float | None: ...
+    def nodata(self) -> float | None: ...  # stored number that means no data
 
     def read(self, rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
         """Stored numbers (bands, height, width)."""
@@ -92,15 +80,8 @@ class SceneReader(Protocol):
 
 class ArrayScene:
     """
-    An image in memory as a scene.
-
-    Args:
-        image: stored numbers (bands, height, width).
-        wavelengths: band centres in nm; without, the bands must be the model's.
-        fwhm: full width at half maximum of each band in nm.
-        scale: stored number that means a reflectance of 1.
-        nodata: stored number that means no data; NaN and infinity always do.
-        name: name of the scene.
+    An image in memory as a scene: stored numbers (bands, height, width), and what `SceneReader` says of them. Without
+    `wavelengths` the bands must be the model's. NaN and infinity always mean no data.
     """
 
     def __init__(
@@ -148,18 +129,11 @@ def has_data(values: np.ndarray, nodata: float | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandSelection:
-    """
-    How the model's bands come from a scene's.
+    """How the model's bands come from a scene's."""
 
-    Attributes:
-        bands: bands of the scene to read: the model's in their order, or with `weights` those that contribute.
-        weights: share of each read band in each of the model's, float32 (model bands, bands), or None.
-        description: one line for people.
-    """
-
-    bands: list[int]
-    weights: np.ndarray | None
-    description: str
+    bands: list[int]  # those of the scene to read: the model's in their order, or with `weights` those that contribute
+    weights: np.ndarray | None  # share of each read band in each of the model's, float32 (model bands, bands)
+    description: str  # one line for people
 
     def read(self, scene: SceneReader, rows: slice, columns: slice) -> np.ndarray:
         """Stored numbers of the model's bands (bands, height, width)."""
@@ -176,14 +150,9 @@ def select_bands(
     scene: SceneReader, processor: HSSTImageProcessor, num_channels: int, resample: bool = False
 ) -> BandSelection:
     """
-    Finds the model's bands in a scene by wavelength and width.
-
-    Args:
-        scene: the scene.
-        processor: knows the model's wavelengths.
-        num_channels: number of bands of the model.
-        resample: make each of the model's bands from all bands that it overlaps, by Gaussian band responses, rather
-            than take the nearest one.
+    Finds the `num_channels` bands of the model, whose wavelengths the processor states, in a scene by wavelength and
+    width. With `resample`, each comes from all bands that it overlaps, by Gaussian band responses, rather than from
+    the nearest one.
 
     Raises:
         ValueError: a band of the model is more than half a band's width away from every band of the scene that holds
@@ -195,39 +164,31 @@ def select_bands(
         unknown = f"scene {scene.name}" if scene.wavelengths is None else "model"
         if resample:
             raise ValueError(f"Spectral resampling needs wavelengths, and those of the {unknown} are unknown.")
-        if processor.wavelengths is not None or num_bands != num_channels:
-            try:
-                bands = processor.find_bands(num_bands)
-            except ValueError as error:
-                raise ValueError(f"Wavelengths of the {unknown} are unknown. {error}") from None
-        else:
-            bands = None
+        try:
+            bands = processor.find_bands(num_bands)
+        except ValueError as error:
+            raise ValueError(f"Wavelengths of the {unknown} are unknown. {error}") from None
         bands = list(range(num_bands)) if bands is None else bands
         if len(bands) != num_channels:
             raise ValueError(
                 f"Wavelengths of the {unknown} are unknown: expected {num_channels} bands as the model has, got "
                 f"{len(bands)}."
             )
-        return BandSelection(
-            bands, None, f"{num_channels} bands taken by number: wavelengths of the {unknown} unknown"
-        )
+        description = f"{num_channels} bands taken by number: wavelengths of the {unknown} unknown"
+        return BandSelection(bands, None, description)
 
     candidates = np.flatnonzero(scene.valid_bands)
-    given = scene.wavelengths[candidates]
-    wanted = np.asarray(processor.wavelengths, dtype=np.float64)
+    given, wanted = scene.wavelengths[candidates], np.asarray(processor.wavelengths, dtype=np.float64)
     distances = np.abs(wanted[:, None] - given)
-    nearest = distances.argmin(axis=1)
-    if scene.fwhm is not None:
+    nearest, apart = distances.argmin(axis=1), distances.min(axis=1)
+    if scene.fwhm is None:
+        widths, given_reach = widest_spacing(given), np.full(len(given), processor.wavelength_tolerance)
+    else:
         widths = scene.fwhm[candidates]
         given_reach = widths / 2
-    else:
-        widths = widest_spacing(given)
-        given_reach = np.full(len(given), processor.wavelength_tolerance)
-    reach = given_reach[nearest]
-    if resample:
-        # Between the bands of a coarser sensor a response still has something to see
-        reach = np.maximum(reach, np.maximum(widest_spacing(wanted), widths[nearest]))
-    apart = distances.min(axis=1)
+    # Between the bands of a coarser sensor a response still overlaps some of them
+    response_widths = np.maximum(widest_spacing(wanted), widths[nearest])
+    reach = np.maximum(given_reach[nearest], response_widths) if resample else given_reach[nearest]
     far = np.flatnonzero(apart > reach)
     if len(far):
         named = ", ".join(f"{wanted[band]:.1f}" for band in far[:5]) + (", ..." if len(far) > 5 else "")
@@ -249,7 +210,7 @@ def select_bands(
             f"({(apart / (2 * given_reach[matched])).max():.2f} of a band's width); {num_bands - len(wanted)} of the "
             f"scene's {num_bands} unused"
         )
-        return BandSelection([int(band) for band in candidates[matched]], None, description)
+        return BandSelection(candidates[matched].tolist(), None, description)
 
     spacing = widest_spacing(given)
     if not np.isfinite(spacing).all() or not spacing.all():
@@ -257,13 +218,13 @@ def select_bands(
             f"{scene.name}: spectral resampling expects two or more bands with data, each of another wavelength, got "
             f"{len(given)} of {len(np.unique(given))} wavelengths."
         )
-    weights = response_weights(wanted, given, np.maximum(widest_spacing(wanted), widths[nearest]))
+    weights = response_weights(wanted, given, response_widths)
     used = np.flatnonzero(weights.any(axis=0))
     description = (
         f"{len(wanted)} bands resampled by Gaussian responses from {len(used)} of the scene's {num_bands}, "
         f"{(weights > 0).sum(axis=1).mean():.1f} for each on average"
     )
-    return BandSelection([int(band) for band in candidates[used]], weights[:, used].astype(np.float32), description)
+    return BandSelection(candidates[used].tolist(), weights[:, used].astype(np.float32), description)
 
 
 def window_starts(length: int, window: int, stride: int) -> np.ndarray:
@@ -313,22 +274,13 @@ class Chunk:
 
 @dataclass
 class ScenePart:
-    """
-    The prediction for a part of a scene.
-
-    Attributes:
-        rows: rows of the scene.
-        columns: columns of the scene.
-        classes: most probable class, uint8 (height, width), 255 at pixels without data and excluded ones.
-        probabilities: probability of each class, float32 (classes, height, width), NaN where there is no class.
-        pixels: stored numbers of the model's bands (bands, height, width).
-    """
+    """The prediction for a part of a scene."""
 
     rows: slice
     columns: slice
-    classes: np.ndarray
-    probabilities: np.ndarray
-    pixels: np.ndarray
+    classes: np.ndarray  # most probable class, uint8 (height, width), 255 at pixels without data and excluded ones
+    probabilities: np.ndarray  # of each class, float32 (classes, height, width), NaN where there is no class
+    pixels: np.ndarray  # stored numbers of the model's bands (bands, height, width)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -350,7 +302,7 @@ class ScenePredictor:
     """
     Predicts the land cover of whole scenes.
 
-    Heads for every pixel see windows `stride` pixels apart, blended; a head for the window's centre pixel sees one
+    Heads for every pixel see windows `stride` pixels apart, blended; a head for the window's center pixel sees one
     window for each cell of `stride` x `stride` pixels; a head for whole windows gives its class to all their pixels.
 
     Args:
@@ -363,7 +315,7 @@ class ScenePredictor:
             the scene knows them.
         resample: make the model's bands by spectral resampling.
         chunk_size: side of the parts in pixels; memory grows with its square.
-        scene_statistics: standardise a scene by mean and deviation of its own usable pixels, in place of those of the
+        scene_statistics: standardize a scene by mean and deviation of its own usable pixels, in place of those of the
             training, so that light, haze and calibration of the scene do not matter. It is read twice, and should hold
             more than one kind of land cover.
 
@@ -389,7 +341,7 @@ class ScenePredictor:
         self.processor = processor
         self.window: tuple[int, int] = tuple(model.config.window_size)
         self.dense = type(model).__name__ == "HSSTForSemanticSegmentation"
-        # CODEPATH: the published pixel-wise variant labels the centre of each window only
+        # CODEPATH: the published pixel-wise variant labels the center of each window only
         self.center = not self.dense and model.config.head_type == "center"
         default_stride = 1 if self.center else max(min(self.window) // 2, 1)
         self.stride: int = default_stride if stride is None else stride
@@ -398,9 +350,9 @@ class ScenePredictor:
                 f"`stride` must be 1 or more and leave no pixel between windows of {self.window[0]}x{self.window[1]}, "
                 f"got {stride}."
             )
-        for name, value, least in (("batch_size", batch_size, 1), ("chunk_size", chunk_size, 1)):
-            if value < least:
-                raise ValueError(f"`{name}` must be {least} or more, got {value}.")
+        for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {value}.")
         if len(self.class_names) >= NO_CLASS:
             raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {len(self.class_names)}.")
         self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
@@ -416,8 +368,13 @@ class ScenePredictor:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the prediction of a scene, ready for JSON; equal settings give equal maps."""
+        # Names the weights and their processor, whatever their folder
+        digest = hashlib.sha256(self.processor.to_json_string().encode())
+        for name, values in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return {
-            "weights": self._fingerprint(),
+            "weights": digest.hexdigest()[:16],
             "precision": str(self.model.dtype).removeprefix("torch."),
             "stride": self.stride,
             "exclude": sorted(self.exclude),
@@ -425,29 +382,9 @@ class ScenePredictor:
             "scene_statistics": self.scene_statistics,
         }
 
-    def _fingerprint(self) -> str:
-        """Names the weights and their processor: a model trained anew has another one, whatever its folder."""
-        digest = hashlib.sha256(self.processor.to_json_string().encode())
-        for name, values in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
-
     def select_bands(self, scene: SceneReader) -> BandSelection:
         """How the model's bands come from the scene's; raises ValueError as the function `select_bands` does."""
         return select_bands(scene, self.processor, self.model.config.num_channels, self.resample)
-
-    def axis_starts(self, length: int, axis: int) -> np.ndarray:
-        """First pixel of every window along an axis of the scene (0 rows, 1 columns); negative ones lie outside."""
-        window = self.window[axis]
-        if not self.center:
-            return window_starts(length, window, self.stride)
-        centres = np.minimum(np.arange(0, length, self.stride) + self.stride // 2, length - 1)
-        return centres - window // 2
-
-    def num_windows(self, scene: SceneReader) -> int:
-        """Windows that cover a scene; those without any usable pixel are left out when it is predicted."""
-        return sum(len(rows) * len(columns) for _, _, rows, columns in self.chunks(scene))
 
     def chunks(self, scene: SceneReader) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray]]:
         """Rows and columns of each part of a scene, and the first rows and columns of the windows that touch it."""
@@ -457,42 +394,36 @@ class ScenePredictor:
             # Stored in strips: as many pixels, but never a strip read for the sake of a part of it
             chunk_rows, chunk_columns = max(self.chunk_size**2 // width, self.window[0]), width
         if self.center:
-            chunk_rows, chunk_columns = (
-                -(-chunk_rows // self.stride) * self.stride,
-                -(-chunk_columns // self.stride) * self.stride,
-            )
+            chunk_rows, chunk_columns = (-(-size // self.stride) * self.stride for size in (chunk_rows, chunk_columns))
         for row in range(0, height, chunk_rows):
             rows = slice(row, min(row + chunk_rows, height))
-            row_starts = self._touching(height, rows, 0)
+            row_starts = self.touching(height, rows, 0)
             for column in range(0, width, chunk_columns):
                 columns = slice(column, min(column + chunk_columns, width))
-                yield rows, columns, row_starts, self._touching(width, columns, 1)
+                yield rows, columns, row_starts, self.touching(width, columns, 1)
 
-    def _touching(self, length: int, part: slice, axis: int) -> np.ndarray:
-        starts = self.axis_starts(length, axis)
+    def touching(self, length: int, part: slice, axis: int) -> np.ndarray:
+        """First pixels of the windows that touch a part of an axis (0 rows, 1 columns); negative ones lie outside."""
+        window = self.window[axis]
         if self.center:
-            return starts[part.start // self.stride : -(-part.stop // self.stride)]
-        return starts[(starts < part.stop) & (starts + self.window[axis] > part.start)]
+            centers = np.minimum(np.arange(0, length, self.stride) + self.stride // 2, length - 1)
+            return centers[part.start // self.stride : -(-part.stop // self.stride)] - window // 2
+        starts = window_starts(length, window, self.stride)
+        return starts[(starts < part.stop) & (starts + window > part.start)]
 
     def predict(self, scene: SceneReader, progress: bool = False) -> Iterator[ScenePart]:
         """
-        Predicts a scene part by part, from its upper left corner on, row by row.
-
-        Args:
-            scene: the scene; read in another thread.
-            progress: show a progress bar with the time left.
-
-        Raises:
-            ValueError: the scene has not the model's bands, or cannot be read.
+        Predicts a scene, read in another thread, part by part from its upper left corner on, row by row. Raises
+        ValueError where it lacks the model's bands, or cannot be read.
         """
         selection = self.select_bands(scene)
         processor = self.scene_processor(scene, selection, progress) if self.scene_statistics else self.processor
-        parts = self.chunks(scene)
+        parts = list(self.chunks(scene))
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
+        num_windows = sum(len(row_starts) * len(column_starts) for _, _, row_starts, column_starts in parts)
         # As long as products' names are, they would leave no room for the time left
         name = scene.name if len(scene.name) <= 32 else scene.name[:31] + "…"
-        bar = logging.tqdm(total=self.num_windows(scene), desc=name, unit="window", disable=not progress)
-        with bar:
+        with logging.tqdm(total=num_windows, desc=name, unit="window", disable=not progress) as bar:
             for chunk in chunks:
                 yield self.predict_chunk(chunk, scene, processor, bar)
 
@@ -505,7 +436,7 @@ class ScenePredictor:
         row_starts: np.ndarray,
         column_starts: np.ndarray,
     ) -> Chunk:
-        """Reads a part of a scene with the margin that its windows need; beyond the scene's edges it is reflected."""
+        """Reads a part as `chunks` yields it, with the margin of its windows, reflected beyond the scene's edges."""
         height, width = scene.shape
         row_numbers = np.arange(row_starts[0], row_starts[-1] + self.window[0])
         column_numbers = np.arange(column_starts[0], column_starts[-1] + self.window[1])
@@ -551,15 +482,9 @@ class ScenePredictor:
         return processor
 
     @torch.inference_mode()
-    def predict_chunk(
-        self,
-        chunk: Chunk,
-        scene: SceneReader,
-        processor: HSSTImageProcessor,
-        bar: Any = None,
-    ) -> ScenePart:
+    def predict_chunk(self, chunk: Chunk, scene: SceneReader, processor: HSSTImageProcessor, bar: Any) -> ScenePart:
         """Runs the windows of a chunk through the model and blends what comes out."""
-        device = self.model.device
+        device, num_classes = self.model.device, self.model.config.num_labels
         pixels = torch.as_tensor(chunk.pixels).to(device)
         usable = torch.as_tensor(chunk.usable).to(device)
         for band in pixels:  # band by band: no copy of all
@@ -576,22 +501,18 @@ class ScenePredictor:
             torch.arange(len(row_offsets), device=device), torch.arange(len(column_offsets), device=device)
         ).view(-1, 2)
         tops, lefts = row_offsets[cells[:, 0]], column_offsets[cells[:, 1]]
-        worth = window_usable[tops, lefts].flatten(1)
-        worth = (
-            worth.view(-1, window_rows, window_columns)[:, window_rows // 2, window_columns // 2]
-            if (self.center and self.stride == 1)
-            else worth.any(dim=1)
-        )
+        worth = window_usable[tops, lefts]
+        if self.center and self.stride == 1:
+            worth = worth[:, window_rows // 2, window_columns // 2]
+        else:
+            worth = worth.flatten(1).any(dim=1)
         kept = worth.nonzero().flatten()
-        num_classes = self.model.config.num_labels
         grid = (len(row_offsets), len(column_offsets)) if self.center else tuple(usable.shape)
         sums = torch.zeros(grid[0] * grid[1], num_classes, device=device)
         weights = torch.zeros(grid[0] * grid[1], 1, device=device)
-        inside = torch.arange(window_rows, device=device)[:, None] * grid[1] + torch.arange(
-            window_columns, device=device
-        )
-        if bar is not None:
-            bar.update(len(cells) - len(kept))
+        inside_rows, inside_columns = (torch.arange(size, device=device) for size in self.window)
+        inside = inside_rows[:, None] * grid[1] + inside_columns
+        bar.update(len(cells) - len(kept))
         for batch in kept.split(self.batch_size) if len(kept) else ():
             top, left = tops[batch], lefts[batch]
             windows = window_pixels[:, top, left].transpose(0, 1)
@@ -607,21 +528,19 @@ class ScenePredictor:
                 weighted = outputs.permute(0, 2, 3, 1) * self.weight[..., None]
                 sums.index_add_(0, index, weighted.reshape(-1, num_classes))
                 weights.index_add_(0, index, self.weight.expand(len(batch), -1, -1).reshape(-1, 1))
-            if bar is not None:
-                bar.update(len(batch))
+            bar.update(len(batch))
         blended = (sums / weights).T.view(num_classes, *grid)  # NaN where no window was worth a look
-        return self._part(chunk, blended, usable)
 
-    def _part(self, chunk: Chunk, blended: torch.Tensor, usable: torch.Tensor) -> ScenePart:
-        height = chunk.rows.stop - chunk.rows.start
-        width = chunk.columns.stop - chunk.columns.start
-        top, left = chunk.rows.start - chunk.row_starts[0], chunk.columns.start - chunk.column_starts[0]
+        # Without the margin
+        height, width = chunk.rows.stop - chunk.rows.start, chunk.columns.stop - chunk.columns.start
+        first_row, first_column = chunk.rows.start - chunk.row_starts[0], chunk.columns.start - chunk.column_starts[0]
+        inner = slice(first_row, first_row + height), slice(first_column, first_column + width)
         if self.center:
             blended = blended.repeat_interleave(self.stride, dim=1).repeat_interleave(self.stride, dim=2)
             blended = blended[:, :height, :width]
         else:
-            blended = blended[:, top : top + height, left : left + width]
-        usable = usable[top : top + height, left : left + width]
+            blended = blended[:, inner[0], inner[1]]
+        usable = usable[inner]
         blended = blended.masked_fill(~usable, torch.nan)
         usable = usable & blended[0].isfinite()
         classes = blended.nan_to_num(nan=0.0).argmax(dim=0).masked_fill(~usable, NO_CLASS)
@@ -630,7 +549,7 @@ class ScenePredictor:
             columns=chunk.columns,
             classes=classes.to(torch.uint8).cpu().numpy(),
             probabilities=blended.cpu().numpy(),
-            pixels=chunk.pixels[:, top : top + height, left : left + width],
+            pixels=chunk.pixels[:, inner[0], inner[1]],
         )
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
@@ -654,14 +573,8 @@ def predict_scene(
     model: PreTrainedModel, processor: HSSTImageProcessor, scene: SceneReader, progress: bool = False, **options: Any
 ) -> Iterator[ScenePart]:
     """
-    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each.
-
-    Args:
-        model: a model with a classification head.
-        processor: the processor that belongs to its weights.
-        scene: an opened scene, or an image in memory (`ArrayScene`).
-        progress: show a progress bar.
-        options: as for `ScenePredictor`.
+    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each. The scene is an opened
+    one, or an image in memory (`ArrayScene`); `options` are as for `ScenePredictor`.
     """
     return ScenePredictor(model, processor, **options).predict(scene, progress)
 

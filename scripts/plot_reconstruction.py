@@ -21,7 +21,7 @@ from hsst.support.command_line import add_scene_arguments, one_line_errors, read
 from hsst.support.figures import plot_reconstruction
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
-from modeling_hsst.reconstruction_hsst import hidden_values
+from modeling_hsst.modeling_hsst_masked import hidden_values
 from modeling_hsst.scene_prediction_hsst import select_bands
 
 

@@ -54,7 +54,7 @@ from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, pa
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.hub_hsst import export_for_hub
-from modeling_hsst.reconstruction_hsst import absolute_error_sums, hidden_values
+from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 # What a resumed run must share with the interrupted one to be the same run

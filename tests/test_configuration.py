@@ -68,7 +68,7 @@ def test_blocks_of_any_bands():
         ({"block_bands": [[0, 200]], "band_patch_size": 2}, "each between 0 and 199, got [0, 200] for block 0"),
         ({"num_spatial_layers": 0, "num_spectral_layers": 0}, "not both 0"),
         ({"position_embedding_type": "sincos", "hidden_size": 32}, "12 and its multiples do"),
-        ({"position_embedding_type": "wavelength", "num_channels": 48}, "48 band centres in nm, got none"),
+        ({"position_embedding_type": "wavelength", "num_channels": 48}, "48 band centers in nm, got none"),
     ],
 )
 def test_bad_settings(arguments, words):

@@ -13,7 +13,7 @@ from modeling_hsst import (
     HSSTModel,
 )
 from modeling_hsst.modeling_hsst import pixels_to_tokens, tokens_to_pixels
-from modeling_hsst.reconstruction_hsst import hidden_values
+from modeling_hsst.modeling_hsst_masked import hidden_values
 
 POSITION_TYPES = ["learned", "sincos", "wavelength"]
 

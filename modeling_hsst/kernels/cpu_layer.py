@@ -1,7 +1,7 @@
 """A whole transformer layer, a few sequences at a time, for processors that work from their caches.
 
 Attention is folded (see `folding`). What lies between the tokens that go into a layer and those that come out of it
-(normalised tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a layer
+(normalized tokens, queries, attention weights, contexts, hidden values of the MLP) never leaves the cache: a layer
 reads each token once and writes it once. For a backward pass the tokens between attention and MLP are kept, and what
 dropout kept. The rest is computed again there, in the cache, which takes about as long as to write and read it for a
 whole batch, and a fraction of the memory. Second derivatives and `torch.func` need `attn_implementation="eager"`.
@@ -30,6 +30,8 @@ REGISTER_BYTES = 64
 # What dropout drops values of: attention weights, what attention adds to the tokens, active hidden values of the MLP,
 # what the MLP adds to the tokens
 DROPPED = ("attention", "attended", "active", "output")
+Kept = dict[str, torch.Tensor]  # what dropout kept, for names of `DROPPED`
+Sums = dict[str, GradientSum]  # gradients of weights, for names of `LayerWeights`
 
 
 def folds_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
@@ -42,10 +44,9 @@ def folds_layer(layer: HSSTLayer, tokens: torch.Tensor) -> bool:
         tokens.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and folding_is_faster(length, width, layer.attention.head_dim, products_dtype(tokens))
-        and all(parameter.device.type == "cpu" for parameter in layer.parameters())
-        and (
-            torch.is_autocast_enabled("cpu")
-            or all(parameter.dtype == tokens.dtype for parameter in layer.parameters())
+        and all(
+            parameter.device.type == "cpu" and (torch.is_autocast_enabled("cpu") or parameter.dtype == tokens.dtype)
+            for parameter in layer.parameters()
         )
     )
 
@@ -112,19 +113,10 @@ def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor 
         if settings.dropout["attention"]:
             # What dropout takes from contexts is made up for in the smaller matrix
             value_output = value_output * dropout_factor(settings.dropout["attention"])
-        weights = LayerWeights(
-            layer.layernorm_before.weight,
-            layer.layernorm_before.bias,
-            query_key,
-            value_output,
-            attention.o_proj.bias,
-            layer.layernorm_after.weight,
-            layer.layernorm_after.bias,
-            mlp.fc1.weight.to(dtype),
-            mlp.fc1.bias.to(dtype),
-            mlp.fc2.weight.to(dtype),
-            mlp.fc2.bias,
-        )
+        before, after = layer.layernorm_before, layer.layernorm_after
+        attention_weights = query_key, value_output, attention.o_proj.bias
+        mlp_weights = mlp.fc1.weight.to(dtype), mlp.fc1.bias.to(dtype), mlp.fc2.weight.to(dtype), mlp.fc2.bias
+        weights = LayerWeights(before.weight, before.bias, *attention_weights, after.weight, after.bias, *mlp_weights)
         if torch.is_grad_enabled():
             output = _FoldedLayer.apply(settings, sequences, attention_mask, *weights)
         else:
@@ -161,7 +153,7 @@ def _forward(
     all_kept: list[torch.Tensor | None] = []
     some = SomeOfALayer(settings, weights)
     for piece in places:
-        kept: dict[str, torch.Tensor] = {}
+        kept: Kept = {}
         before = sequences[piece].reshape(-1, length, width).contiguous()
         shape = (before.shape[0] * length, width)
         between = some.scratch("between", shape, output.dtype) if middle is None else middle[piece].view(shape)
@@ -229,91 +221,8 @@ class Attention(NamedTuple):
 
     queries: torch.Tensor  # (S, L * H, D)
     weights: torch.Tensor  # (S, L * H, L), or (S, L, L * H) where keys come first
-    kept: torch.Tensor | None  # which of them dropout kept
     dropped: torch.Tensor  # the weights after dropout, what was dropped not made up for
     context: torch.Tensor  # (S, L * H, D)
-
-
-def attend(
-    tokens: torch.Tensor,
-    query_key: torch.Tensor,
-    scratch: Scratch,
-    *,
-    hidden: torch.Tensor | None = None,
-    dropout: float = 0.0,
-    kept: torch.Tensor | None = None,
-    wants_gradients: bool = False,
-) -> Attention:
-    """
-    Attention of tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. What dropout keeps is
-    drawn, or as it was `kept` before. Unless `attend_backward` is to follow, contexts are written over queries.
-    """
-    (num_sequences, length, width), dtype = tokens.shape, tokens.dtype
-    keys_first = keys_come_first(length, dtype)
-    queries = scratch("queries", (num_sequences * length, query_key.shape[0]), dtype)
-    multiply(tokens.view(-1, width), query_key.t(), queries)
-    queries = queries.view(num_sequences, -1, width)
-    scores = products_with_keys(queries, tokens, keys_first, scratch, "weights")
-    if hidden is not None:
-        if keys_first:
-            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
-        else:
-            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
-    # In place, for the sake of the cache, as is the softmax's gradient
-    weights = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
-    if dropout and kept is None:
-        kept = draw_kept(weights, dropout)
-    dropped = weights if kept is None else torch.mul(weights, kept, out=scratch("dropped", weights.shape, dtype))
-    context = scratch("context" if wants_gradients else "queries", queries.shape, dtype)
-    torch.bmm(by_query(dropped, keys_first), tokens, out=context)
-    return Attention(queries, weights, kept, dropped, context)
-
-
-def attend_backward(
-    tokens: torch.Tensor,
-    query_key: torch.Tensor,
-    value_output: torch.Tensor,
-    attention: Attention,
-    gradient: torch.Tensor,
-    key_query_sum: GradientSum,
-    value_output_sum: GradientSum,
-    scratch: Scratch,
-) -> torch.Tensor:
-    """
-    The gradient of tokens (S, L, D) from that of what their attention adds to them (T, D). Those of `query_key`,
-    transposed, and `value_output` are added to sums; what `attention` holds is written over.
-    """
-    (_, length, width), dtype = tokens.shape, tokens.dtype
-    keys_first = keys_come_first(length, dtype)
-    queries, weights, kept, dropped, context = attention
-    flat_context = context.view(gradient.shape[0], -1)
-    value_output_sum.add_product(gradient, flat_context)
-    multiply(gradient, value_output, flat_context)
-    context_gradient = context
-    tokens_gradient = torch.bmm(by_query(dropped, not keys_first), context_gradient)  # the tokens as values
-    weights_gradient = products_with_keys(context_gradient, tokens, keys_first, scratch, "weights_gradient")
-    if kept is not None:
-        weights_gradient *= kept
-    scores_gradient = torch.ops.aten._softmax_backward_data.out(
-        weights_gradient, weights, 1 if keys_first else 2, dtype, grad_input=weights_gradient
-    )
-    tokens_gradient.baddbmm_(by_query(scores_gradient, not keys_first), queries)  # as keys
-    queries_gradient = torch.bmm(by_query(scores_gradient, keys_first), tokens, out=queries).view_as(flat_context)
-    key_query_sum.add_product(tokens.view(-1, width), queries_gradient)
-    multiply(queries_gradient, query_key, tokens_gradient.view(-1, width), add=True)  # as queries
-    return tokens_gradient
-
-
-def products_with_keys(
-    rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, scratch: Scratch, name: str
-) -> torch.Tensor:
-    """
-    Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H, L),
-    or keys first.
-    """
-    left, right = (tokens, rows) if keys_first else (rows, tokens)
-    output = scratch(name, (left.shape[0], left.shape[1], right.shape[1]), left.dtype)
-    return torch.bmm(left, right.transpose(1, 2), out=output)
 
 
 def keys_come_first(length: int, dtype: torch.dtype) -> bool:
@@ -336,47 +245,31 @@ class SomeOfALayer:
         self.scratch = Scratch()
 
     def add_attention(
-        self,
-        before: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        between: torch.Tensor,
+        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, between: torch.Tensor
     ) -> None:
-        """
-        Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`.
-        """
+        """Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
-        normalised = self.normalise_before(before)[0]
-        attention = self.attend(normalised, hidden, kept, wants_gradients=False)
-        if attention.kept is not None:
-            kept["attention"] = attention.kept
-        context = attention.context.view(len(between), -1)
-        self.add_product(
-            before.view_as(between), context, weights.value_output, weights.output_bias, "attended", kept, between
-        )
+        normalized = self.normalize_before(before)[0]
+        context = self.attend(normalized, hidden, kept, wants_gradients=False).context.view(len(between), -1)
+        tokens = before.view_as(between)
+        self.add_product(tokens, context, weights.value_output, weights.output_bias, "attended", kept, between)
 
-    def add_mlp(self, between: torch.Tensor, kept: dict[str, torch.Tensor], after: torch.Tensor) -> None:
+    def add_mlp(self, between: torch.Tensor, kept: Kept, after: torch.Tensor) -> None:
         """Writes tokens (T, D) and what the MLP makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
-        normalised = self.normalise_after(between)[0]
+        normalized = self.normalize_after(between)[0]
         if isinstance(self.settings.activation, GELUActivation):
-            active = linear(normalised, weights.first_weight, weights.first_bias, gelu=True)
+            active = linear(normalized, weights.first_weight, weights.first_bias, gelu=True)
         else:
-            active = self.settings.activation(self.hidden(normalised))
+            active = self.settings.activation(self.hidden(normalized))
         active = self.drop(active, "active", kept)
         self.add_product(between, active, weights.second_weight, weights.second_bias, "output", kept, after)
 
-    def add_mlp_backward(
-        self,
-        between: torch.Tensor,
-        kept: dict[str, torch.Tensor],
-        of_after: torch.Tensor,
-        sums: dict[str, GradientSum],
-    ) -> torch.Tensor:
+    def add_mlp_backward(self, between: torch.Tensor, kept: Kept, of_after: torch.Tensor, sums: Sums) -> torch.Tensor:
         """The gradient of tokens (T, D) from that of what `add_mlp` made of them; those of weights go to sums."""
         weights = self.weights
-        normalised, *moments = self.normalise_after(between)
-        hidden = self.hidden(normalised)
+        normalized, *moments = self.normalize_after(between)
+        hidden = self.hidden(normalized)
         of_output = self.drop(of_after, "output", kept)
         sums["second_bias"].add_sum(of_output)
         of_output = of_output.to(self.dtype)
@@ -384,80 +277,102 @@ class SomeOfALayer:
         of_active = self.drop(torch.mm(of_output, weights.second_weight), "active", kept)
         of_hidden = activation_backward(self.settings.activation, hidden, of_active)
         sums["first_bias"].add_sum(of_hidden)
-        sums["first_weight"].add_product(of_hidden, normalised)
-        of_normalised = torch.mm(of_hidden, weights.first_weight)
+        sums["first_weight"].add_product(of_hidden, normalized)
+        of_normalized = torch.mm(of_hidden, weights.first_weight)
         of_between, of_weight, of_bias = layer_norm_backward(
-            of_normalised, between, moments, weights.after_weight, weights.after_bias
+            of_normalized, between, moments, weights.after_weight, weights.after_bias
         )
         sums["after_weight"].add(of_weight)
         sums["after_bias"].add(of_bias)
         return of_between.add_(of_after)
 
     def add_attention_backward(
-        self,
-        before: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        of_between: torch.Tensor,
-        sums: dict[str, GradientSum],
+        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, of_between: torch.Tensor, sums: Sums
     ) -> torch.Tensor:
         """The gradient of tokens (S, L, D) from that of what `add_attention` made of them (T, D)."""
         weights = self.weights
-        normalised, *moments = self.normalise_before(before)
+        normalized, *moments = self.normalize_before(before)
         of_attended = self.drop(of_between, "attended", kept)
         sums["output_bias"].add_sum(of_attended)
-        of_normalised = attend_backward(
-            normalised,
-            weights.query_key,
-            weights.value_output,
-            self.attend(normalised, hidden, kept, wants_gradients=True),
-            of_attended.to(self.dtype),
-            sums["query_key"],
-            sums["value_output"],
-            self.scratch,
+        of_attended = of_attended.to(self.dtype)
+        queries, attention_weights, dropped, context = self.attend(normalized, hidden, kept, wants_gradients=True)
+        length, width = before.shape[1:]
+        keys_first = keys_come_first(length, self.dtype)
+        flat_context = context.view(len(of_attended), -1)
+        sums["value_output"].add_product(of_attended, flat_context)
+        # Written over what attention holds, from here on
+        multiply(of_attended, weights.value_output, flat_context)
+        of_normalized = torch.bmm(by_query(dropped, not keys_first), context)  # the tokens as values
+        of_weights = self.products_with_keys(context, normalized, keys_first, "weights_gradient")
+        if "attention" in kept:
+            of_weights *= kept["attention"]
+        of_scores = torch.ops.aten._softmax_backward_data.out(
+            of_weights, attention_weights, 1 if keys_first else 2, self.dtype, grad_input=of_weights
         )
+        of_normalized.baddbmm_(by_query(of_scores, not keys_first), queries)  # as keys
+        of_queries = torch.bmm(by_query(of_scores, keys_first), normalized, out=queries).view_as(flat_context)
+        sums["query_key"].add_product(normalized.view(-1, width), of_queries)
+        multiply(of_queries, weights.query_key, of_normalized.view(-1, width), add=True)  # as queries
         of_before, of_weight, of_bias = layer_norm_backward(
-            of_normalised, before, moments, weights.before_weight, weights.before_bias
+            of_normalized, before, moments, weights.before_weight, weights.before_bias
         )
         sums["before_weight"].add(of_weight)
         sums["before_bias"].add(of_bias)
         return of_before.add_(of_between.view_as(before))
 
-    def normalise_before(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def normalize_before(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that attention sees, in the precision of products; and their moments."""
-        return layer_norm(
-            tokens, self.weights.before_weight, self.weights.before_bias, self.settings.before_eps, self.dtype
-        )
+        weights = self.weights
+        return layer_norm(tokens, weights.before_weight, weights.before_bias, self.settings.before_eps, self.dtype)
 
-    def normalise_after(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def normalize_after(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Tokens that the MLP sees, in the precision of products; and their moments."""
-        return layer_norm(
-            tokens, self.weights.after_weight, self.weights.after_bias, self.settings.after_eps, self.dtype
-        )
+        weights = self.weights
+        return layer_norm(tokens, weights.after_weight, weights.after_bias, self.settings.after_eps, self.dtype)
 
     def attend(
-        self,
-        normalised: torch.Tensor,
-        hidden: torch.Tensor | None,
-        kept: dict[str, torch.Tensor],
-        wants_gradients: bool,
+        self, tokens: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, wants_gradients: bool
     ) -> Attention:
-        """Attention of normalised tokens (S, L, D)."""
-        return attend(
-            normalised,
-            self.weights.query_key,
-            self.scratch,
-            hidden=hidden,
-            dropout=self.settings.dropout["attention"],
-            kept=kept.get("attention"),
-            wants_gradients=wants_gradients,
-        )
+        """
+        Attention of normalized tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. Unless
+        gradients are to follow, contexts are written over queries.
+        """
+        (num_sequences, length, width), query_key = tokens.shape, self.weights.query_key
+        keys_first = keys_come_first(length, self.dtype)
+        queries = self.scratch("queries", (num_sequences * length, query_key.shape[0]), self.dtype)
+        multiply(tokens.view(-1, width), query_key.t(), queries)
+        queries = queries.view(num_sequences, -1, width)
+        scores = self.products_with_keys(queries, tokens, keys_first, "weights")
+        if hidden is not None and keys_first:
+            scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
+        elif hidden is not None:
+            scores.view(num_sequences, length, -1, length).masked_fill_(hidden.transpose(1, 2), float("-inf"))
+        # In place, for the sake of the cache, as is the softmax's gradient
+        weights = dropped = torch.ops.aten._softmax.out(scores, 1 if keys_first else 2, False, out=scores)
+        if self.settings.dropout["attention"] and "attention" not in kept:
+            kept["attention"] = draw_kept(weights, self.settings.dropout["attention"])
+        if "attention" in kept:
+            dropped = torch.mul(weights, kept["attention"], out=self.scratch("dropped", weights.shape, self.dtype))
+        context = self.scratch("context" if wants_gradients else "queries", queries.shape, self.dtype)
+        torch.bmm(by_query(dropped, keys_first), tokens, out=context)
+        return Attention(queries, weights, dropped, context)
 
-    def hidden(self, normalised: torch.Tensor) -> torch.Tensor:
+    def products_with_keys(
+        self, rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, name: str
+    ) -> torch.Tensor:
+        """
+        Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H,
+        L), or keys first.
+        """
+        left, right = (tokens, rows) if keys_first else (rows, tokens)
+        output = self.scratch(name, (left.shape[0], left.shape[1], right.shape[1]), self.dtype)
+        return torch.bmm(left, right.transpose(1, 2), out=output)
+
+    def hidden(self, normalized: torch.Tensor) -> torch.Tensor:
         """The hidden values (T, M) of the MLP."""
-        return linear(normalised, self.weights.first_weight, self.weights.first_bias)
+        return linear(normalized, self.weights.first_weight, self.weights.first_bias)
 
-    def drop(self, values: torch.Tensor, name: str, kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    def drop(self, values: torch.Tensor, name: str, kept: Kept) -> torch.Tensor:
         """Values after dropout. What it keeps is drawn where `kept` does not say, and written there."""
         dropout = self.settings.dropout[name]
         if not dropout:
@@ -473,7 +388,7 @@ class SomeOfALayer:
         weight: torch.Tensor,
         bias: torch.Tensor,
         name: str,
-        kept: dict[str, torch.Tensor],
+        kept: Kept,
         output: torch.Tensor,
     ) -> None:
         """Writes tokens (T, D) and, after dropout, rows (T, K) by weights (D, K) with a bias to (T, D)."""
@@ -489,16 +404,12 @@ def layer_norm(
     tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, ...]:
     """LayerNorm of tokens (..., D) in a precision; means and reciprocal standard deviations of the tokens."""
-    normalised, *moments = torch.native_layer_norm(tokens, tokens.shape[-1:], weight, bias, eps)
-    return normalised.to(dtype), *moments
+    normalized, *moments = torch.native_layer_norm(tokens, tokens.shape[-1:], weight, bias, eps)
+    return normalized.to(dtype), *moments
 
 
 def layer_norm_backward(
-    gradient: torch.Tensor,
-    tokens: torch.Tensor,
-    moments: list[torch.Tensor],
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    gradient: torch.Tensor, tokens: torch.Tensor, moments: list[torch.Tensor], weight: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of tokens, weight and bias from that of what `layer_norm` made of them."""
     return torch.ops.aten.native_layer_norm_backward(

@@ -37,11 +37,7 @@ if HAS_TRITON:
 
     @triton.jit
     def tile_tokens(
-        tile: "Any",
-        num_sequences: "Any",
-        LENGTH: tl.constexpr,
-        INNER: tl.constexpr,
-        ROWS: tl.constexpr,
+        tile: "Any", num_sequences: "Any", LENGTH: tl.constexpr, INNER: tl.constexpr, ROWS: tl.constexpr
     ) -> "Any":
         """
         Which tokens the rows of a tile are, and which rows are tokens at all. A sequence has `LENGTH` tokens, `INNER`
@@ -58,12 +54,7 @@ if HAS_TRITON:
 
     @triton.jit
     def tile_weights(
-        query: "Any",
-        key: "Any",
-        scaling: "Any",
-        LENGTH: tl.constexpr,
-        ROWS: tl.constexpr,
-        PRECISION: tl.constexpr,
+        query: "Any", key: "Any", scaling: "Any", LENGTH: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr
     ) -> "Any":
         """
         Attention weights (ROWS, ROWS) in float32, 0 between sequences. Rows beyond the last sequence attend among
@@ -220,17 +211,9 @@ def tile_shape(length: int, dtype: torch.dtype) -> tuple[int, int]:
 
 def short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
     """
-    Self-attention of tokens along one axis.
-
-    Args:
-        qkv: queries, keys and values of all heads, one after the other (B, N, P, 3 * H * head_dim), in float32 or half
-            precision.
-        num_heads: H.
-        scaling: what scores are multiplied with.
-        axis: 2 for attention among the P positions of a block, 1 for attention among the N blocks of a position.
-
-    Returns:
-        (B, N, P, H * head_dim), in the precision of `qkv`; softmax and sums are taken in float32.
+    Self-attention of tokens along `axis`: 2 among the P positions of a block, 1 among the N blocks of a position.
+    `qkv` are queries, keys and values of all heads, one after the other (B, N, P, 3 * H * head_dim), in float32 or
+    half precision. Returns (B, N, P, H * head_dim) in that precision; softmax and sums are taken in float32.
     """
     if axis not in (1, 2) or qkv.ndim != 4 or qkv.shape[3] % (3 * num_heads):
         raise ValueError(
@@ -294,40 +277,22 @@ def kernels_run_on(tokens: torch.Tensor) -> bool:
     if not isinstance(forward_kernel, triton.JITFunction):
         # The interpreter multiplies the bits of bfloat16
         return tokens.dtype != torch.bfloat16
-    if not tokens.is_cuda:
-        return False
-    return torch.cuda.get_device_capability(tokens.device) >= (8, 0)
+    return tokens.is_cuda and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
 
 
-def launch_forward(
-    qkv: torch.Tensor,
-    num_heads: int,
-    scaling: float,
-    axis: int,
-    rows: int | None = None,
-    num_warps: int | None = None,
-    num_stages: int = 1,
-) -> torch.Tensor:
-    """What `short_attention` returns, from its kernel, in tiles of so many rows."""
+def launch_forward(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, **tile: int) -> torch.Tensor:
+    """What `short_attention` returns, from its kernel, in tiles of other than the usual `rows` or `num_warps`."""
     output = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    _launch(forward_kernel, (qkv, output), qkv, num_heads, scaling, axis, rows, num_warps, num_stages)
+    _launch(forward_kernel, (qkv, output), qkv, num_heads, scaling, axis, **tile)
     return output
 
 
 def launch_backward(
-    gradient: torch.Tensor,
-    qkv: torch.Tensor,
-    num_heads: int,
-    scaling: float,
-    axis: int,
-    rows: int | None = None,
-    num_warps: int | None = None,
-    num_stages: int = 1,
+    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, **tile: int
 ) -> torch.Tensor:
     """The gradient of `qkv` from that of what `short_attention` returned."""
     qkv_gradient = torch.empty_like(qkv)
-    tensors = gradient, qkv, qkv_gradient
-    _launch(backward_kernel, tensors, qkv, num_heads, scaling, axis, rows, num_warps, num_stages)
+    _launch(backward_kernel, (gradient, qkv, qkv_gradient), qkv, num_heads, scaling, axis, **tile)
     return qkv_gradient
 
 
@@ -338,9 +303,8 @@ def _launch(
     num_heads: int,
     scaling: float,
     axis: int,
-    rows: int | None,
-    num_warps: int | None,
-    num_stages: int,
+    rows: int | None = None,
+    num_warps: int | None = None,
 ) -> None:
     length = qkv.shape[axis]
     default_rows, default_warps = tile_shape(length, qkv.dtype)
@@ -360,7 +324,7 @@ def _launch(
             ROWS=rows,
             PRECISION=dot_precision(),
             num_warps=default_warps if num_warps is None else num_warps,
-            num_stages=num_stages,
+            num_stages=1,
         )
 
 

@@ -3,7 +3,7 @@
 Tokens of width 96 are small, and what a layer makes of them in between (8 heads of queries, keys and values, of 64
 values each) is 16 times as large: written and read again, it takes most of the time. Here a tile of whole sequences is
 read once, passes LayerNorms, attention and MLP in registers, and is written once; weights come from the cache. The
-projections are folded (see `folding`), so that the normalised tokens themselves are keys and values of all
+projections are folded (see `folding`), so that the normalized tokens themselves are keys and values of all
 heads, and nothing but their tile is shared between the threads that work on it.
 
 Shape comments use
@@ -38,13 +38,7 @@ if HAS_TRITON:
 
     @triton.jit
     def normalize(
-        main: "Any",
-        rest: "Any",
-        weight: "Any",
-        bias: "Any",
-        eps: "Any",
-        MAIN: tl.constexpr,
-        REST: tl.constexpr,
+        main: "Any", rest: "Any", weight: "Any", bias: "Any", eps: "Any", MAIN: tl.constexpr, REST: tl.constexpr
     ) -> "Any":
         """LayerNorm of rows in two parts (ROWS, MAIN) and (ROWS, REST), in float32."""
         in_main = tl.arange(0, MAIN)
@@ -210,36 +204,15 @@ def split_width(width: int) -> tuple[int, int] | None:
 
 def fused_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
     """
-    What an `HSSTLayer` makes of tokens.
-
-    Args:
-        layer: where `fuses_layer` says so.
-        tokens: (B, N, P, D), in float32 or in the half precision of the products.
-
-    Returns:
-        (B, N, P, D), in the precision of `tokens`. Sums, LayerNorms and softmax are taken in float32.
+    What an `HSSTLayer` makes of tokens (B, N, P, D), in float32 or in the half precision of the products, where
+    `fuses_layer` says so: (B, N, P, D), in their precision. Sums, LayerNorms and softmax are taken in float32.
     """
-    attention, mlp = layer.attention, layer.mlp
-    return _fused_layer(
-        tokens,
-        layer.layernorm_before.weight,
-        layer.layernorm_before.bias,
-        attention.qkv_proj.weight,
-        attention.o_proj.weight,
-        attention.o_proj.bias,
-        layer.layernorm_after.weight,
-        layer.layernorm_after.bias,
-        mlp.fc1.weight,
-        mlp.fc1.bias,
-        mlp.fc2.weight,
-        mlp.fc2.bias,
-        attention.num_attention_heads,
-        attention.scaling,
-        layer.layernorm_before.eps,
-        layer.layernorm_after.eps,
-        2 if layer.axis == "spatial" else 1,
-        products_dtype(tokens),
-    )
+    attention, mlp, before, after = layer.attention, layer.mlp, layer.layernorm_before, layer.layernorm_after
+    attention_weights = attention.qkv_proj.weight, attention.o_proj.weight, attention.o_proj.bias
+    mlp_weights = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias
+    weights = before.weight, before.bias, *attention_weights, after.weight, after.bias, *mlp_weights
+    settings = attention.num_attention_heads, attention.scaling, before.eps, after.eps
+    return _fused_layer(tokens, *weights, *settings, 2 if layer.axis == "spatial" else 1, products_dtype(tokens))
 
 
 @torch.library.custom_op("hsst::fused_layer", mutates_args=())
@@ -263,10 +236,8 @@ def _fused_layer(
     axis: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    before = before_weight, before_bias, before_eps
-    after = after_weight, after_bias, after_eps
-    attention = qkv_weight, output_weight, output_bias
-    mlp = fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    before, after = (before_weight, before_bias, before_eps), (after_weight, after_bias, after_eps)
+    attention, mlp = (qkv_weight, output_weight, output_bias), (fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     # Precisions are chosen here
     with torch.autocast(tokens.device.type, enabled=False):
         compute = launch_layer if tokens.numel() and kernels_run_on(tokens.new_empty(0, dtype=dtype)) else plain_layer
@@ -300,23 +271,15 @@ def launch_layer(
     widths = split_width(tokens.shape[3])
     assert widths is not None
     options = {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES} | launch_options
+    matrices = [matrix.to(dtype) for matrix in (query_key, value_output, fc1_weight, fc2_weight)]
+    weights = (*before[:2], *matrices[:2], output_bias, *after[:2], matrices[2], fc1_bias, matrices[3], fc2_bias)
     output = torch.empty_like(tokens)
     # Triton launches on the current GPU
     with torch.cuda.device_of(tokens):
         layer_kernel[(num_tiles,)](
             tokens,
             output,
-            before[0].contiguous(),
-            before[1].contiguous(),
-            query_key.to(dtype).contiguous(),
-            value_output.to(dtype).contiguous(),
-            output_bias.contiguous(),
-            after[0].contiguous(),
-            after[1].contiguous(),
-            fc1_weight.to(dtype).contiguous(),
-            fc1_bias.contiguous(),
-            fc2_weight.to(dtype).contiguous(),
-            fc2_bias.contiguous(),
+            *(weight.contiguous() for weight in weights),
             num_sequences,
             before[2],
             after[2],

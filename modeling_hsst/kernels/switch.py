@@ -39,24 +39,19 @@ FastLayer.__name__ = HSSTLayer.__name__
 def use_fast_layers(model: Model) -> Model:
     """
     Lets a model compute its layers in the fast ways of this package: as a whole, from the cache, on CPUs (training and
-    inference); in kernels of Triton on GPUs. Results differ from those of the usual form by rounding.
+    inference); in kernels of Triton on GPUs. Results differ from those of the usual form by rounding. Weights and
+    their names stay as they are. Returns the same model.
 
     Each call decides: what a fast way does not serve (`attn_implementation` other than `"sdpa"`, attention weights as
     output, `torch.compile` on a CPU, ...) takes the usual form. So does a layer as long as hooks, adapters or
-    quantisation work on its modules, whether they came before the switch or after it. What stands in the way of layers
-    now is logged. Weights and their names stay as they are.
-
-    Args:
-        model: any model with layers of this package.
-
-    Returns:
-        The same model.
+    quantization work on its modules, whether they came before the switch or after it. What stands in the way of layers
+    now is logged.
     """
-    embeddings = [module for module in model.modules() if isinstance(module, HSSTEmbeddings)]
+    for module in model.modules():
+        if isinstance(module, HSSTEmbeddings):
+            switch(module.patch_embeddings.layernorm_before, nn.LayerNorm, FastLayerNorm)
+            switch(module.dropout, nn.Dropout, FastDropout)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, HSSTLayer)}
-    for module in embeddings:
-        switch(module.patch_embeddings.layernorm_before, nn.LayerNorm, FastLayerNorm)
-        switch(module.dropout, nn.Dropout, FastDropout)
     obstacles = {}
     for name, layer in layers.items():
         for dropout in (layer.dropout, layer.mlp.dropout):

@@ -43,7 +43,7 @@ from hsst.support.model_sources import read_config, reading
 from hsst.support.reports import save_figure
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
-from modeling_hsst.reconstruction_hsst import hidden_values, visible_band_mean
+from modeling_hsst.modeling_hsst_masked import hidden_values, visible_band_mean
 
 REGIONS: dict[str, tuple[tuple[float, float], ...]] = {
     "VNIR": ((400.0, 680.0), (780.0, 1000.0)),

@@ -37,7 +37,7 @@ from hsst.support.pretraining import (
 )
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
-from modeling_hsst.reconstruction_hsst import absolute_error_sums
+from modeling_hsst.modeling_hsst_masked import absolute_error_sums
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 VALIDATION_WINDOWS = 256

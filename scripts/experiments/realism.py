@@ -322,7 +322,7 @@ def main() -> None:
         window = window_bands(wavelengths)
         angles = {
             name: spectral_angles(real[:, bands], all_simulated[:, bands], [block[:, bands] for block in blocks])
-            for name, bands in (("all_bands", np.ones_like(window)), ("window_bands", window))
+            for name, bands in (("all_bands", slice(None)), ("window_bands", window))
         }
         figures = compare(real, simulated, wavelengths, angles)
         output = arguments.output_dir

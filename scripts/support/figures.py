@@ -116,7 +116,7 @@ def plot_reconstruction(
 def with_gaps(wavelengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Wavelengths and values with NaN, where a line breaks, in place of bands that are missing."""
     steps = np.diff(wavelengths)
-    gaps = np.flatnonzero(steps > max(40.0, 4 * float(np.median(steps)))) + 1
+    gaps = np.flatnonzero(steps > max(40.0, 4 * float(np.median(steps)) if len(steps) else 0.0)) + 1
     return np.insert(wavelengths.astype(float), gaps, np.nan), np.insert(values.astype(float), gaps, np.nan)
 
 

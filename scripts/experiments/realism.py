@@ -216,7 +216,9 @@ def plot_statistics(
     save_figure(path, figure, dpi=130)
 
 
-def plot_scenes(path: Path, tiles: list[Tile], scene: SimulatedScene) -> None:
+def plot_scenes(
+    path: Path, scene: SimulatedScene, tiles: list[Tile], real: np.ndarray, real_wavelengths: np.ndarray
+) -> None:
     figure = Figure(figsize=(17, 10.5), layout="constrained")
     axes = figure.subplots(2, 3)
     cube = np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / np.float32(ENMAP.scale)).astype(np.float32)
@@ -254,11 +256,8 @@ def plot_scenes(path: Path, tiles: list[Tile], scene: SimulatedScene) -> None:
     axes[0, 1].legend(handles=present, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     axes[1, 0].set_title("Simulated: median of each class")
     axes[1, 1].set_title("Simulated: single pixels")
-    finite = np.flatnonzero(np.isfinite(np.concatenate([tile.reflectance for tile in tiles], axis=2)).any(axis=(1, 2)))
-    bands = finite[np.isin(np.round(tiles[0].wavelengths[finite], 1), np.round(wavelengths[has_data], 1))]
-    pixels = pixels_of([tile.reflectance for tile in tiles], bands)
-    for spectrum in pixels[generator.choice(len(pixels), 36, replace=False)]:
-        axes[1, 2].plot(*with_gaps(tiles[0].wavelengths[bands], spectrum), linewidth=0.8)
+    for spectrum in real[generator.choice(len(real), 36, replace=False)]:
+        axes[1, 2].plot(*with_gaps(real_wavelengths, spectrum), linewidth=0.8)
     axes[1, 2].set_title("Real: single pixels")
     for axis in axes[1]:
         axis.set(xlabel="wavelength (nm)", ylabel="reflectance", ylim=(0, 0.6))
@@ -329,7 +328,7 @@ def main() -> None:
         write_json(output / "realism.json", figures)
         plot_statistics(output / "realism_statistics.png", figures, real, all_simulated, angles)
         shown = max(scenes, key=lambda scene: scene.clear.mean() + 0.1 * len(np.unique(scene.labels)))
-        plot_scenes(output / "realism_scenes.png", tiles, shown)
+        plot_scenes(output / "realism_scenes.png", shown, tiles, real, wavelengths)
     print(json.dumps({name: value for name, value in figures.items() if name != "bands"}, indent=1))
 
 

@@ -31,7 +31,6 @@ import transformers
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForMaskedImageModeling
 
 from datasets_loading.enmap_corpus import read_corpus
 from datasets_loading.files import write_json, write_text
@@ -41,9 +40,9 @@ from datasets_loading.windows import GridWindows
 from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors, parse_named
 from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR, plot_spectrum, save_figure, with_gaps
-from hsst.support.model_sources import read_config, reading
+from hsst.support.model_sources import load_masked_model
 from hsst.support.reports import markdown_table
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.reconstruction_hsst import hidden_values, visible_band_mean
 
@@ -412,15 +411,6 @@ def read_folder(folder: Path, tile_size: int) -> Tiles:
     return read_corpus(folder) if is_corpus(folder) else read_tile_set(folder, tile_size)
 
 
-def load_model(name: str) -> tuple[HSSTForMaskedImageModeling, HSSTImageProcessor]:
-    architecture = (read_config(name, "--model").architectures or ["nothing"])[0]
-    if architecture != "HSSTForMaskedImageModeling":
-        raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
-    with reading(name):
-        model = AutoModelForMaskedImageModeling.from_pretrained(name)
-    return use_fast_layers(model.eval()), HSSTImageProcessor.from_pretrained(name)
-
-
 def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:
     """Name of the block of each tile, by `NAME=PATTERN,...`."""
     patterns = {name: listed.split(",") for name, listed in parse_named("block", "NAME=PATTERN,...", blocks).items()}
@@ -515,7 +505,8 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with one_line_errors("reconstruction.py"):
-        model, processor = load_model(arguments.model)
+        model = load_masked_model(arguments.model)
+        processor = HSSTImageProcessor.from_pretrained(arguments.model)
         tiles, source = read_folder(arguments.tiles, arguments.tile_size), str(arguments.tiles)
         gaussians = make_gaussians(arguments, tiles, processor)
         masks, spectra, by_band = {}, {}, {}

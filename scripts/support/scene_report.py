@@ -151,7 +151,7 @@ class SceneSummary:
 
     def picture(self) -> np.ndarray:
         """True colour, stretched as `true_colour` does, (height, width, 4) in 0..1; clear without data."""
-        visible = np.isfinite(self.colours).all(axis=0)
+        visible = np.asarray(np.isfinite(self.colours).all(axis=0))
         if not visible.any():
             return np.zeros((*visible.shape, 4))
         # Clouds would leave the land black: where enough pixels have a class, these alone set the limits

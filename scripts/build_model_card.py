@@ -29,6 +29,7 @@ from hsst.experiments.sensors import sensor_table
 from hsst.publish import check_sources, training_sources
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_config, reading
+from hsst.support.reports import markdown_table
 from modeling_hsst import (
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
@@ -274,7 +275,6 @@ def validation_table(results: Mapping[str, Any]) -> str:
     """Errors of the validation tiles before and after pre-training, as Markdown: of run_mim.py with one kind of mask,
     of run_mim_tensors.py with several, for each file of tiles."""
     columns = ("", "this model", "before training", "mean of the band", "mean of the window's visible tokens")
-    header = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
     if "history" in results:
         first = training_runs(results)[0]["history"][0]["validation"]
         rows: list[tuple[Any, ...]] = [
@@ -293,20 +293,20 @@ def validation_table(results: Mapping[str, Any]) -> str:
     cells = [
         [name, *("not measured" if value is None else f"{value:.3f}" for value in values)] for name, *values in rows
     ]
-    return "\n".join([header, *(f"| {' | '.join(row)} |" for row in cells)])
+    return markdown_table(columns, cells)
 
 
 def sources_table(used: Sequence[str] | None = None) -> str:
     """Markdown: every source with its terms and the decision; with `used`, also whether these weights saw it."""
     columns = ["source", "terms", "weights may be published", "why"]
     columns = columns[:2] + ["used here"] + columns[2:] if used is not None else columns
-    rows = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    rows = []
     for name, source in training_sources().items():
         cells = [source["title"], source["terms"]]
         cells += ["yes" if name in used else "no"] if used is not None else []
         cells += ["yes" if source["publishable"] else "**no**", source["reason"]]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(cells)
+    return markdown_table(columns, rows)
 
 
 def about_few_labels(summary: Mapping[str, Any]) -> str:

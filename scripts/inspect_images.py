@@ -21,10 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from datasets_loading.files import write_json, written_whole
+from datasets_loading.files import write_json
 from datasets_loading.scenes import Scene, find_scenes, open_scene
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
-from hsst.support.figures import true_colour
+from hsst.support.figures import save_figure, true_colour
+from hsst.support.reports import markdown_table
 
 LARGEST_PICTURE = 512
 """Pixels along a side of the middle of a scene that is shown, and that its numbers are taken from."""
@@ -107,22 +108,18 @@ def _centres(scene: Scene, good: np.ndarray) -> np.ndarray | None:
 
 def images_table(rows: list[dict[str, Any]]) -> str:
     """A table in Markdown, one row for each image."""
-    lines = [
-        "| image | bands (with data) | nm | pixels | numbers | reflectance, 1 to 99 % | data | assumed, or refused |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ("image", "bands (with data)", "nm", "pixels", "numbers", "reflectance, 1 to 99 %", "data")
+    cells = []
     for row in rows:
         if "refused" in row:
-            lines.append(f"| {row['title']} | | | | | | | refused: {row['refused']} |")
+            cells.append([row["title"], *[""] * 6, f"refused: {row['refused']}"])
             continue
         span = "unknown" if row["wavelengths"] is None else "{:.0f} to {:.0f}".format(*row["wavelengths"])
-        size = "{} x {}".format(*row["shape"])
-        low, high = row["reflectance"]
-        lines.append(
-            f"| {row['title']} | {row['bands']} ({row['bands_with_data']}) | {span} | {size} | {row['numbers']} | "
-            f"{low:.3f} to {high:.3f} | {row['valid_share']:.1%} | {'; '.join(row['notes'])} |"
-        )
-    return "\n".join(lines)
+        bands, size = f"{row['bands']} ({row['bands_with_data']})", "{} x {}".format(*row["shape"])
+        reflectance, share = "{:.3f} to {:.3f}".format(*row["reflectance"]), f"{row['valid_share']:.1%}"
+        notes = "; ".join(row["notes"])
+        cells.append([row["title"], bands, span, size, row["numbers"], reflectance, share, notes])
+    return markdown_table([*columns, "assumed, or refused"], cells)
 
 
 def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
@@ -140,8 +137,7 @@ def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> 
         lines = [*textwrap.wrap(row["title"], 30), f"{row['bands_with_data']} bands, {span}"]
         axis.set_title("\n".join(lines), fontsize=8)
     figure.tight_layout()
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=110, format="png")
+    save_figure(path, figure)
 
 
 def main() -> None:

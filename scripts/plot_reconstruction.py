@@ -12,14 +12,15 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForMaskedImageModeling
+from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
 from hsst.support.figures import plot_reconstruction
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
+from hsst.support.model_sources import load_masked_model
+from modeling_hsst import HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.modeling_hsst_masked import hidden_values
 from modeling_hsst.scene_prediction_hsst import select_bands
@@ -39,13 +40,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the mask (0)")
     add_scene_arguments(parser, "to hide")
     return parser.parse_args()
-
-
-def load_model(name: str) -> HSSTForMaskedImageModeling:
-    architecture = (AutoConfig.from_pretrained(name).architectures or ["nothing"])[0]
-    if architecture != "HSSTForMaskedImageModeling":
-        raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
-    return use_fast_layers(AutoModelForMaskedImageModeling.from_pretrained(name).eval())
 
 
 def cut(arguments: argparse.Namespace, scene: Scene, window: tuple[int, int]) -> tuple[slice, slice]:
@@ -69,7 +63,7 @@ def cut(arguments: argparse.Namespace, scene: Scene, window: tuple[int, int]) ->
 
 @torch.inference_mode()
 def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
-    model = load_model(arguments.model)
+    model = load_masked_model(arguments.model)
     processor: HSSTImageProcessor = AutoImageProcessor.from_pretrained(arguments.model)
     config = model.config
     selection = select_bands(scene, processor, config.num_channels, arguments.resample)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.resampling import enmap_weights, find_images, resample_image
 from datasets_loading.scenes import open_scene
-from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,8 +31,7 @@ def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("resample_spectra.py"):
         images = find_images(arguments.images)
-        if arguments.tile_size < 1:
-            raise ValueError(f"--tile_size: expected at least 1, got {arguments.tile_size}")
+        check_least(arguments, 1, "tile_size")
         names = [image.stem for image in images]
         if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"images: expected names that differ, got {duplicates[0]} more than once")

@@ -17,7 +17,6 @@ from hsst.experiments.ablation import (
     PretrainingSettings,
     plot_ablation,
     pretrain_on_area,
-    text_table,
     training_corners,
 )
 from hsst.experiments.baselines import (
@@ -177,8 +176,6 @@ def test_pretraining_learns_and_says_where_it_does_not() -> None:
     assert pretrained(data, steps=150)[1] < 0.9 * pretrained(data, steps=1)[1]
     with pytest.raises(ValueError, match="--pretraining_learning_rate: expected one with a finite loss, got 1e"):
         pretrained(data, learning_rate=1e30)
-    with pytest.raises(ValueError, match="--pretraining_steps: expected at least 1, got 0"):
-        PretrainingSettings(steps=0)
 
 
 def test_pretraining_windows_lie_in_the_area_where_any_can() -> None:
@@ -254,12 +251,6 @@ def test_rungs_are_compared_with_the_one_before(tmp_path) -> None:
     assert plot_ablation(tmp_path / "ablation.png", summary).stat().st_size > 10_000
 
 
-def test_text_tables_are_in_line() -> None:
-    lines = text_table(["a", "long header"], [["longer cell", "b"]]).splitlines()
-    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
-    assert [line.index("|", 1) for line in lines] == [14] * 3
-
-
 def script_arguments(folder):
     write_small_scene(folder / "scene")
     return [
@@ -307,6 +298,7 @@ def test_last_rung_starts_from_a_given_checkpoint(run_script, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--pretraining_steps", 0), ("--pretraining_steps", "at least 1, got 0")),
         (("--mask_ratios", 1.2), ("mask unit-1.2", "got 1.2")),
         (("--mask_patch_size", 3), ("mask tube-0.7", "3x3")),
         (("--config_overrides", f"{OVERRIDES},blockwise_patch_embedding=false"), ("blockwise_patch_embedding",)),

@@ -245,9 +245,9 @@ def test_map_has_colours_names_and_place(tmp_path):
     path = tmp_path / "map.tif"
     with class_map_writer(
         path, classes.shape, CLASSES, crs=CRS.from_epsg(32633), transform=UTM, tags={"a": "b"}
-    ) as out:
+    ) as write:
         for row in range(0, 60, 7):
-            out.write(slice(row, min(row + 7, 60)), slice(0, 80), classes[row : row + 7])
+            write(slice(row, min(row + 7, 60)), slice(0, 80), classes[row : row + 7])
         assert not path.exists()
     with rasterio.open(path) as dataset:
         np.testing.assert_array_equal(dataset.read(1), classes)
@@ -271,8 +271,8 @@ def test_probabilities_come_back(tmp_path, dtype):
     values[:, :5] = np.nan
     with probability_writer(
         tmp_path / "p.tif", (60, 80), ["a", "b", "c"], dtype=dtype, crs=None, transform=None, tags={}
-    ) as out:
-        out.write(slice(0, 60), slice(0, 80), probability_steps(values) if dtype == "uint8" else values)
+    ) as write:
+        write(slice(0, 60), slice(0, 80), probability_steps(values) if dtype == "uint8" else values)
     with rasterio.open(tmp_path / "p.tif") as dataset:
         read = dataset.read(masked=True) * np.array(dataset.scales)[:, None, None]
         assert dataset.descriptions == ("a", "b", "c") and read.mask[:, :5].all() and not read.mask[:, 5:].any()
@@ -284,9 +284,9 @@ def test_an_error_leaves_what_was_there(tmp_path):
     path.write_text("an older map")
     with (
         pytest.raises(KeyboardInterrupt),
-        class_map_writer(path, (60, 80), CLASSES, crs=None, transform=None, tags={}) as out,
+        class_map_writer(path, (60, 80), CLASSES, crs=None, transform=None, tags={}) as write,
     ):
-        out.write(slice(0, 60), slice(0, 80), prediction()[0])
+        write(slice(0, 60), slice(0, 80), prediction()[0])
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["map.tif"] and path.read_text() == "an older map"
 

@@ -19,7 +19,7 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch.utils.data import IterableDataset
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from tqdm.auto import trange
+from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from datasets_loading.files import write_json
 from datasets_loading.labelled_data import LabelledData
@@ -53,9 +53,11 @@ from hsst.experiments.label_efficiency import (
     Experiment,
     Run,
     Variant,
-    add_experiment_arguments,
+    add_area_arguments,
+    add_run_arguments,
     over_seeds,
     paired_difference,
+    parse_budgets,
     percent,
     plan_runs,
     pooled_scores,
@@ -64,16 +66,18 @@ from hsst.experiments.label_efficiency import (
     set_up,
     summarise,
 )
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.figures import draw_scores, save_figure, style_axis
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
 from hsst.support.pretraining import parameter_groups
-from hsst.support.reports import save_figure, style_axis
+from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 
 PARTS = ("ladder", "masks")
 MASK_TYPES = ("unit", "block", "tube", "grid")
 PRETRAINING_NAME = "pretraining.json"
-WEIGHT_DECAY, WARMUP_SHARE = 0.05, 0.05
+PRETRAINING_ARGUMENTS = ("steps", "batch_size", "learning_rate")
+WEIGHT_DECAY, WARMUP_SHARE, MAX_GRAD_NORM = 0.05, 0.05, 1.0
 LOSS_STEPS = 50
 """The loss that is reported is the mean of this number of last steps."""
 
@@ -105,11 +109,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """How a model is pre-trained on an area: AdamW, a cosine after a warm-up, by default at the published rate.
-
-    Raises:
-        ValueError: a setting is too small.
-    """
+    """How a model is pre-trained on an area: AdamW, a cosine after a warm-up, by default at the published rate."""
 
     steps: int = 1000
     batch_size: int = 64
@@ -117,49 +117,21 @@ class PretrainingSettings:
     seed: int = 0
     use_cpu: bool = False
 
-    def __post_init__(self) -> None:
-        for name, minimum in (("steps", 1), ("batch_size", 1), ("learning_rate", 0)):
-            if not getattr(self, name) >= minimum:
-                raise ValueError(f"--pretraining_{name}: expected at least {minimum}, got {getattr(self, name)}")
-
-
-class PretrainingWindows(IterableDataset):
-    """Windows of an area without end, drawn and turned at random."""
-
-    def __init__(self, area: AreaTensors, seed: int) -> None:
-        self.area, self.corners, self.seed = area, training_corners(area), seed
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        generator = np.random.default_rng(self.seed)
-        while True:
-            window = self.area.windows(self.corners[[generator.integers(len(self.corners))]], "dense")
-            turn = int(generator.integers(8))
-            yield {name: turn_window(window[name][0], turn) for name in ("pixel_values", "pixel_mask")}
-
 
 def training_corners(area: AreaTensors) -> np.ndarray:
-    """Corners of all windows that lie in the training area wholly; where none does, of all that hold a pixel of it.
-
-    Returns:
-        Number of the tensor, row and column of the upper left pixel, int64 (windows, 3).
-
-    Raises:
-        ValueError: the area has no pixel with data.
-    """
+    """Number of the tensor, row and column of the upper left pixel, int64 (windows, 3), of all windows that lie in the
+    training area wholly; where none does, of all that hold a pixel of it."""
     size = area.window_size
-    counts = [box_counts(own.numpy(), 0, size - 1) for own in area.own]
     for least in (size**2, 1):
-        # A window that reaches beyond the margin of its tensor cannot be cut
-        found = [
-            np.insert(
-                np.argwhere(count[: len(count) - size + 1, : count.shape[1] - size + 1] >= least), 0, number, axis=1
-            )
-            for number, count in enumerate(counts)
-        ]
+        found = []
+        for number, own in enumerate(area.own):
+            # A window that reaches beyond the margin of its tensor cannot be cut
+            counts = box_counts(own.numpy(), 0, size - 1)[: len(own) - size + 1, : own.shape[1] - size + 1]
+            found.append(np.insert(np.argwhere(counts >= least), 0, number, axis=1))
         corners = np.concatenate(found).astype(np.int64)
         if len(corners):
-            return corners
-    raise ValueError("expected training pixels with data, got none")
+            break
+    return corners
 
 
 def pretrain_on_area(
@@ -179,39 +151,34 @@ def pretrain_on_area(
     Returns:
         The model on the CPU, in evaluation mode, and the mean absolute error of hidden values (in standard deviations
         of their band) over the last `LOSS_STEPS` steps.
-
-    Raises:
-        ValueError: the training area has no pixel with data, or training diverged.
     """
     area = AreaTensors.of(data, "train", processor, bands, config.window_size[0])
     # The model hides what is not valid; fine-tuning lets the buffer be seen, which belongs to no split
     area = replace(area, pixel_mask=area.own)
+    corners, generator = training_corners(area), np.random.default_rng(settings.seed)
     set_seed(settings.seed)
+    accelerator = None if settings.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    device = accelerator or torch.device("cpu")
     model: Any = use_fast_layers(HSSTForMaskedImageModeling(config))
-    with TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=settings.steps,
-            per_device_train_batch_size=settings.batch_size,
-            lr_scheduler_type="cosine",
-            warmup_steps=round(WARMUP_SHARE * settings.steps),
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            seed=settings.seed,
-            use_cpu=settings.use_cpu or not torch.accelerator.is_available(),
-            dataloader_pin_memory=False,
-            disable_tqdm=not progress,
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=settings.learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(WARMUP_SHARE * settings.steps), settings.steps)
+    losses = []
+    for _ in trange(settings.steps, desc="pre-training", leave=False, disable=not progress):
+        windows = area.windows(generator.choice(corners, settings.batch_size), "dense")
+        turns = generator.integers(8, size=settings.batch_size).tolist()
+        values, valid = (
+            torch.stack([turn_window(*each) for each in zip(windows[name], turns, strict=True)]).to(device)
+            for name in ("pixel_values", "pixel_mask")
         )
-        # A window is little work for several devices
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-        optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=settings.learning_rate)
-        windows = PretrainingWindows(area, settings.seed)
-        trainer = Trainer(model, arguments, train_dataset=windows, optimizers=(optimizer, None))
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    last = float(np.mean([entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-LOSS_STEPS:]))
+        loss = model(pixel_values=values, pixel_mask=valid).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    last = float(np.mean(losses[-LOSS_STEPS:]))
     if has_diverged(model, last):
         raise ValueError(
             f"--pretraining_learning_rate: expected one with a finite loss, got {settings.learning_rate} (diverged)"
@@ -258,6 +225,15 @@ class Ablation:
         settings = settings_for("hsst-scratch", self.base.settings)
         return hsst_config(data, self.start.bands, settings, self.scratch_options, self.start.config, size)
 
+    def pretraining_config(self, mask: Mask) -> HSSTConfig:
+        return HSSTConfig(**own_settings(self.config, asdict(mask)))
+
+    def realised_ratio(self, mask: Mask) -> float:
+        """The share of tokens that a mask hides: the nearest that its type and squares allow."""
+        generator = torch.Generator().manual_seed(0)
+        drawn = draw_mask(8, self.config.num_blocks, self.config.grid_size, **asdict(mask), generator=generator)
+        return float(drawn.float().mean())
+
     @property
     def used_masks(self) -> list[Mask]:
         """Masks that models have to be pre-trained with."""
@@ -265,18 +241,8 @@ class Ablation:
         return list(dict.fromkeys([*needed, *(self.masks if "masks" in self.parts else ())]))
 
     def check(self) -> None:
-        """Checks what can be known before anything is trained.
-
-        Raises:
-            ValueError: a checkpoint with changes to its configuration, a configuration that has nothing to take away
-                from, or masks that do not fit the windows or the model.
-        """
-        options, config = self.base.options, self.config
-        if options.checkpoint is not None and options.config_overrides:
-            raise ValueError(
-                "--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both"
-            )
-        positions = config.position_embedding_type
+        """Raises ValueError where a rung has nothing to take away, or masks do not fit the windows or the model."""
+        config, positions = self.config, self.config.position_embedding_type
         for name, found, is_there in (
             ("blockwise_patch_embedding", config.blockwise_patch_embedding, config.blockwise_patch_embedding),
             ("position_embedding_type sincos or wavelength", positions, positions != "learned"),
@@ -285,7 +251,7 @@ class Ablation:
             ("more than 1 spectral block", config.num_blocks, config.num_blocks > 1),
         ):
             if "ladder" in self.parts and not is_there:
-                source = options.checkpoint or "--config_overrides"
+                source = self.base.options.checkpoint or "--config_overrides"
                 raise ValueError(f"{source}: expected a model with {name}, which a rung adds, got {found}")
         for mask in self.used_masks:
             try:
@@ -294,14 +260,17 @@ class Ablation:
             except ValueError as error:
                 raise ValueError(f"mask {mask.name}: {error}") from None
 
-    def realised_ratio(self, mask: Mask) -> float:
-        """The share of tokens that a mask hides: the nearest that its type and squares allow."""
-        generator = torch.Generator().manual_seed(0)
-        drawn = draw_mask(8, self.config.num_blocks, self.config.grid_size, **asdict(mask), generator=generator)
-        return float(drawn.float().mean())
+    def checkpoint_path(self, mask: Mask, direction: str) -> Path:
+        """Folder of the model that is pre-trained with a mask on the training area of a direction."""
+        return self.folder / "pretrained" / f"{mask.name}-{re.sub(r'[^A-Za-z0-9]+', '-', direction).strip('-')}"
 
-    def pretraining_config(self, mask: Mask) -> HSSTConfig:
-        return HSSTConfig(**own_settings(self.config, asdict(mask)))
+    def pretrained(self, model: str, mask: Mask) -> Variant:
+        """A model of `MODELS` that starts from weights that are pre-trained here."""
+        options = replace(self.scratch_options, config_overrides={}, adapt_bands=False)
+        directions = self.base.directions
+        return Variant(
+            model, {name: replace(options, checkpoint=str(self.checkpoint_path(mask, name))) for name in directions}
+        )
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -321,49 +290,28 @@ class Ablation:
                 ("factorised-attention", learned),
                 ("spectral-positions", {}),
             ):
-                of_rung = replace(
-                    options,
-                    config_overrides={**options.config_overrides, **changes},
-                    joint_attention=name == "blockwise-embedding",
-                )
+                overrides, joint = {**options.config_overrides, **changes}, name == "blockwise-embedding"
+                of_rung = replace(options, config_overrides=overrides, joint_attention=joint)
                 variants[name] = Variant("hsst-scratch", dict.fromkeys(self.base.directions, of_rung))
-            pretrained = self._pretrained_options(self.mask)
+            variants["masked-pre-training"] = self.pretrained("hsst", self.mask)
             if options.checkpoint is not None:
-                pretrained = dict.fromkeys(self.base.directions, replace(options, config_overrides={}))
-            variants["masked-pre-training"] = Variant("hsst", pretrained)
+                given = dict.fromkeys(self.base.directions, replace(options, config_overrides={}))
+                variants["masked-pre-training"] = Variant("hsst", given)
         if "masks" in self.parts:
             for mask in self.masks:
-                for way, model in WAYS.items():
-                    variants[f"{mask.name}-{way}"] = Variant(model, self._pretrained_options(mask))
+                variants |= {f"{mask.name}-{way}": self.pretrained(model, mask) for way, model in WAYS.items()}
         own = {"pretraining": asdict(self.pretraining), "mask": None if options.checkpoint else asdict(self.mask)}
         return replace(self.base, description={**self.base.description, "ablation": own}, variants=variants)
 
-    def _pretrained_options(self, mask: Mask) -> dict[str, ModelOptions]:
-        """What models that are pre-trained here are made of in each direction."""
-        paths = {direction: str(self.checkpoint_path(mask, direction)) for direction in self.base.directions}
-        options = replace(self.scratch_options, config_overrides={}, adapt_bands=False)
-        return {direction: replace(options, checkpoint=path) for direction, path in paths.items()}
-
-    def checkpoint_path(self, mask: Mask, direction: str) -> Path:
-        """Folder of the model that is pre-trained with a mask on the training area of a direction."""
-        return self.folder / "pretrained" / f"{mask.name}-{re.sub(r'[^A-Za-z0-9]+', '-', direction).strip('-')}"
-
     def runs(self, seeds: Sequence[int]) -> list[Run]:
         """All runs, seed by seed."""
-        runs, directions = [], list(self.base.directions)
-        if "ladder" in self.parts:
-            runs += plan_runs(list(LADDER), self.budgets, seeds, directions)
-        if "masks" in self.parts:
-            names = [f"{mask.name}-{way}" for mask in self.masks for way in WAYS]
-            runs += plan_runs(names, [self.mask_budget], seeds, directions)
+        names = [f"{mask.name}-{way}" for mask in self.masks for way in WAYS]
+        planned = {"ladder": (list(LADDER), self.budgets), "masks": (names, [self.mask_budget])}
+        runs = [run for part in self.parts for run in plan_runs(*planned[part], seeds, list(self.base.directions))]
         return sorted(runs, key=lambda run: run.seed)
 
     def pretrain_missing(self, left: Sequence[Run], *, progress: bool = False) -> None:
-        """Pre-trains the models that runs need and that are not there yet, and writes each one whole.
-
-        Raises:
-            ValueError: training diverged.
-        """
+        """Pre-trains the models that runs need and that are not there yet, and writes each one whole."""
         needed = {str(self.experiment.model_of(run)[1].checkpoint) for run in left}
         for direction, data in self.base.directions.items():
             for mask in self.used_masks:
@@ -372,10 +320,9 @@ class Ablation:
                 found = _read_json(path / PRETRAINING_NAME)
                 if str(path) not in needed or found == {**found, **identity}:
                     continue
-                processor, bands = training_processor(data, self.start.bands), self.start.bands
-                model, loss = pretrain_on_area(
-                    data, self.pretraining_config(mask), processor, bands, self.pretraining, progress=progress
-                )
+                config, bands = self.pretraining_config(mask), self.start.bands
+                processor = training_processor(data, bands)
+                model, loss = pretrain_on_area(data, config, processor, bands, self.pretraining, progress=progress)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
                     partial = Path(folder) / path.name
@@ -399,7 +346,7 @@ class Ablation:
         pooled = pooled_scores(rows, directions)
         entries = {(entry["model"], entry["budget"]): entry for entry in whole["results"]}
         ladder, masks = [], []
-        for budget in [Budget.parse(budget).name for budget in self.budgets] if "ladder" in self.parts else ():
+        for budget in self.budgets if "ladder" in self.parts else ():
             below: dict[int, dict[str, Any]] = {}
             for name, title in LADDER.items():
                 own = {key[2]: scores for key, scores in pooled.items() if key[:2] == (name, budget)}
@@ -410,11 +357,11 @@ class Ablation:
         for mask in self.masks if "masks" in self.parts else ():
             paths = {direction: self.checkpoint_path(mask, direction) for direction in directions}
             losses = {direction: _read_json(path / PRETRAINING_NAME).get("loss") for direction, path in paths.items()}
+            about = {**asdict(mask), "realised_mask_ratio": self.realised_ratio(mask), "pretraining_loss": losses}
             for way in WAYS:
                 title = f"{mask.mask_type} masks, {mask.mask_ratio:.0%}, {way.replace('-', ' ')}"
-                entry = {**entries[f"{mask.name}-{way}", Budget.parse(self.mask_budget).name], "title": title}
-                about = {"realised_mask_ratio": self.realised_ratio(mask), "pretraining_loss": losses, "way": way}
-                masks.append({**entry, **asdict(mask), **about})
+                entry = entries[f"{mask.name}-{way}", self.mask_budget]
+                masks.append({**entry, "title": title, **about, "way": way})
         shared_keys = {name: whole[name] for name in ("class_names", "directions", "runs")}
         return {**shared_keys, "ladder": ladder, "masks": masks, "experiment": whole["experiment"]}
 
@@ -423,8 +370,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def ladder_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the ladder's table."""
+def ladder_table(summary: Mapping[str, Any]) -> str:
     header = ["labels", "model", "parameters", "seeds", "overall accuracy", "average accuracy", "to the rung before"]
     rows = []
     for entry in summary["ladder"]:
@@ -435,11 +381,11 @@ def ladder_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         scores = [percent(entry[name]) for name in ("overall_accuracy", "average_accuracy")]
         cells = [f"{entry['budget_title']} ({entry['labels']:,.0f})", entry["title"], f"{entry['parameters']:,}"]
         rows.append([*cells, str(len(entry["seeds"])), *scores, step])
-    return header, rows
+    return markdown_table(header, rows)
 
 
-def mask_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of masks: a row for each mask, a column for each way."""
+def mask_table(summary: Mapping[str, Any]) -> str:
+    """A row for each mask, a column for each way."""
     header = ["masks", "asked for", "hidden", "pre-training error", *(way.replace("-", " ") for way in WAYS)]
     rows: dict[tuple[str, float], list[str]] = {}
     for entry in summary["masks"]:
@@ -447,16 +393,7 @@ def mask_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         error = f"{sum(losses) / len(losses):.3f}" if losses else "–"
         start = [entry["mask_type"], f"{entry['mask_ratio']:.0%}", f"{entry['realised_mask_ratio']:.0%}", error]
         rows.setdefault((entry["mask_type"], entry["mask_ratio"]), start).append(percent(entry["overall_accuracy"]))
-    return header, list(rows.values())
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its columns in line."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    return markdown_table(header, rows.values())
 
 
 def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
@@ -466,29 +403,30 @@ def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
     figure = Figure(figsize=(7.2 * len(parts), 5.4), layout="constrained")
     for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         entries = summary[part]
-        if part == "ladder":
-            names = list(dict.fromkeys(entry["title"] for entry in entries))
-            for number, budget in enumerate(dict.fromkeys(entry["budget_title"] for entry in entries)):
-                line = [entry for entry in entries if entry["budget_title"] == budget]
-                # A little to the right, so that intervals of several lines can be told apart
+        lines: dict[str, list[Mapping[str, Any]]] = {}
+        for entry in entries:
+            way = "" if part == "ladder" else f"{entry['mask_type']}, {entry['way'].replace('-', ' ')}"
+            lines.setdefault(way or entry["budget_title"], []).append(entry)
+        names = list(dict.fromkeys(entry["title" if part == "ladder" else "mask_type"] for entry in entries))
+        # A little to the right of each other, so that intervals of several lines can be told apart
+        for number, (label, line) in enumerate(lines.items()):
+            if part == "ladder":
                 places = [names.index(entry["title"]) + 0.06 * number for entry in line]
-                _draw_line(axis, places, line, label=budget, color=COLOURS[number % 10], linestyle="-")
-            axis.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=9)
-            axis.set_title("One thing added at a time", fontsize=11)
-            axis.legend(title="training labels", fontsize=9, frameon=False)
-        else:
-            types = list(dict.fromkeys(entry["mask_type"] for entry in entries))
-            for number, (kind, way) in enumerate((kind, way) for kind in types for way in WAYS):
-                line = [entry for entry in entries if (entry["mask_type"], entry["way"]) == (kind, way)]
+                style = {"color": COLOURS[number % 10]}
+            else:
                 line.sort(key=lambda entry: entry["realised_mask_ratio"])
                 places = [entry["realised_mask_ratio"] + 0.003 * number for entry in line]
-                colour = [MAIN_COLOUR, *COLOURS][types.index(kind) % 10]
-                style = {"color": colour, "linestyle": "-" if way == "fine-tuned" else "--"}
-                _draw_line(axis, places, line, label=f"{kind}, {way.replace('-', ' ')}", **style)
+                colour = [MAIN_COLOUR, *COLOURS][names.index(line[0]["mask_type"]) % 10]
+                style = {"color": colour, "linestyle": "-" if line[0]["way"] == "fine-tuned" else "--"}
+            draw_scores(axis, places, [entry["overall_accuracy"] for entry in line], "bars", label=label, **style)
+        if part == "ladder":
+            axis.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=9)
+            axis.set_title("One thing added at a time", fontsize=11)
+        else:
             axis.set_xlabel("share of the tokens that is hidden in pre-training")
             axis.xaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
             axis.set_title(f"Masks (training labels: {entries[0]['budget_title']})", fontsize=11)
-            axis.legend(fontsize=9, frameon=False)
+        axis.legend(title="training labels" if part == "ladder" else None, fontsize=9, frameon=False)
         axis.set_ylabel("overall accuracy")
         axis.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
         style_axis(axis)
@@ -497,21 +435,11 @@ def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
     return save_figure(path, figure)
 
 
-def _draw_line(axis: Any, places: Sequence[float], entries: Sequence[Mapping[str, Any]], **style: Any) -> None:
-    """Means with their intervals."""
-    scores = [entry["overall_accuracy"] for entry in entries]
-    reach = None
-    if all(score["low"] is not None for score in scores):
-        reach = np.transpose([(each["mean"] - each["low"], each["high"] - each["mean"]) for each in scores])
-    axis.errorbar(places, [each["mean"] for each in scores], yerr=reach, fmt="o", capsize=3, ms=4, lw=1.5, **style)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(ladder masks)")
-    parser.add_argument(
-        "--budgets", default="10%,100%", help="of the ladder: labels per class, or shares of the labels (10%%,100%%)"
-    )
+    add_run_arguments(parser, "10%,100%", "of the ladder: ")
+    add_area_arguments(parser)
     masks = parser.add_argument_group("masks")
     masks.add_argument("--mask_type", choices=MASK_TYPES, default="tube", help="of the ladder's last rung (tube)")
     masks.add_argument("--mask_ratio", type=float, default=0.7, help="of the ladder's last rung (0.7)")
@@ -521,10 +449,9 @@ def parse_arguments() -> argparse.Namespace:
     masks.add_argument("--mask_patch_size", type=int, default=2, help=text)
     masks.add_argument("--mask_budget", default="10%", help="labels that masks are judged with (10%%)")
     pretraining = parser.add_argument_group("pre-training")
-    for name in ("steps", "batch_size", "learning_rate"):
+    for name in PRETRAINING_ARGUMENTS:
         default = getattr(PretrainingSettings, name)
         pretraining.add_argument(f"--pretraining_{name}", type=type(default), default=default, help=f"({default})")
-    add_experiment_arguments(parser)
     return parser.parse_args()
 
 
@@ -532,16 +459,15 @@ def main() -> None:
     arguments = parse_arguments()
     quiet_libraries()
     with one_line_errors("ablation.py"):
-        names = ("steps", "batch_size", "learning_rate")
-        pretraining = {name: getattr(arguments, f"pretraining_{name}") for name in names}
+        check_least(arguments, 1, "pretraining_steps", "pretraining_batch_size")
+        check_least(arguments, 0, "pretraining_learning_rate")
+        pretraining = {name: getattr(arguments, f"pretraining_{name}") for name in PRETRAINING_ARGUMENTS}
+        budgets, mask_budget = parse_budgets(arguments.budgets), Budget.parse(arguments.mask_budget).name
+        base, seeds = set_up(arguments, ["hsst"] if arguments.model_name_or_path else [])
         size, types, ratios = arguments.mask_patch_size, arguments.mask_types, arguments.mask_ratios
-        budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))
-        mask_budget = Budget.parse(arguments.mask_budget).name
-        pretraining_settings = PretrainingSettings(**pretraining, use_cpu=bool(arguments.use_cpu))
-        base, seeds = set_up(arguments)
         ablation = Ablation(
             base,
-            pretraining_settings,
+            PretrainingSettings(**pretraining, use_cpu=bool(arguments.use_cpu)),
             arguments.output_dir,
             [part for part in PARTS if part in arguments.parts],
             budgets,
@@ -558,9 +484,9 @@ def main() -> None:
             prepare=lambda left: ablation.pretrain_missing(left, progress=True),
         )
         summary = ablation.summary(rows)
-        for part, rows_of in (("ladder", ladder_rows), ("masks", mask_rows)):
+        for part, table in (("ladder", ladder_table), ("masks", mask_table)):
             if summary[part]:
-                print(f"\n{text_table(*rows_of(summary))}")
+                print(f"\n{table(summary)}")
         print()
         print(write_json(arguments.output_dir / "ablation.json", summary))
         print(plot_ablation(arguments.output_dir / "ablation.png", summary))

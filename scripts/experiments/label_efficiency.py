@@ -31,7 +31,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,10 @@ from hsst.run_classification import (
     options_of,
     parse_area,
 )
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import check_least, one_line_errors, parse_named
+from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
 from hsst.support.fine_tuning import FineTuningSettings
-from hsst.support.reports import save_figure, shares_of, style_axis
+from hsst.support.reports import markdown_table, shares_of
 
 LOCK_NAME = ".lock"
 Row = Mapping[str, Any]
@@ -118,11 +119,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """ "5" is a number for each class, "10%" and "0.1" are fractions, "100%" is all.
-
-        Raises:
-            ValueError: it is neither.
-        """
+        """ "5" is a number for each class, "10%" and "0.1" are fractions, "100%" is all."""
         with suppress(ValueError):
             if text.endswith("%") or "." in text:
                 fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -139,6 +136,11 @@ class Budget:
     @property
     def title(self) -> str:
         return f"{self.per_class} per class" if self.fraction is None else self.name
+
+
+def parse_budgets(text: str) -> list[str]:
+    """Names of budgets from a list of them, each once."""
+    return list(dict.fromkeys(Budget.parse(budget).name for budget in text.split(",")))
 
 
 @dataclass(frozen=True)
@@ -192,11 +194,7 @@ def plan_runs(
 
 
 def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Trains and tests once; the row of the run.
-
-    Raises:
-        ValueError: the model cannot be trained on the data; the message names the run.
-    """
+    """Trains and tests once; the row of the run. Errors name it."""
     data, budget = experiment.directions[run.direction], Budget.parse(run.budget)
     model, options = experiment.model_of(run)
     try:
@@ -212,8 +210,7 @@ def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     return {
         **asdict(run),
         "labels": int(data.class_counts("train").sum()),
-        "overall_accuracy": scores["overall_accuracy"],
-        "average_accuracy": scores["average_accuracy"],
+        **{name: scores[name] for name in ("overall_accuracy", "average_accuracy")},
         "train_seconds": round(outcome.train_seconds, 2),
         "predict_seconds": round(outcome.predict_seconds, 2),
         "parameters": outcome.parameters,
@@ -234,28 +231,16 @@ def run_experiment(
     """
     Does the runs that are not done yet, and writes each one's row to `runs.csv` as soon as it is; returns the rows of
     all runs in their order. `processes` is the number of GPUs by default, or one; `prepare` is given the runs that are
-    left. The folder is made if need be, and not left behind without anything in it.
-
-    Raises:
-        ValueError: the folder holds runs of another experiment, or another process writes to it, or a run cannot be
-            done or failed.
+    left. The folder is made if need be, and not left behind without anything in it. Runs of another experiment are not
+    mixed with these: ValueError.
     """
     # None shall fail after hours of others
     for run in {run.model: run for run in runs}.values():
         model, options = experiment.model_of(run)
         check_model(model, settings_for(model, experiment.settings), options)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder for the runs, got a file")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
-    try:
-        path, description = folder / "runs.csv", folder / "experiment.json"
+    path, description = folder / "runs.csv", folder / "experiment.json"
+    with only_writer(folder):
         if description.is_file():
             wanted, found = json.loads(json.dumps(experiment.description)), json.loads(description.read_text("utf-8"))
             different = [name for name in sorted({**found, **wanted}) if found.get(name) != wanted.get(name)]
@@ -276,12 +261,28 @@ def run_experiment(
                 done[run] = row
                 bar.update()
                 bar.set_postfix_str(f"{run.model}, {run.budget}: {row['overall_accuracy']:.3f}")
+    return [done[run] for run in runs]
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Makes a folder for the runs that no other process writes to; one that is new and stays empty goes again."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder for the runs, got a file")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
+    try:
+        yield
     finally:
         if is_new and {entry.name for entry in folder.iterdir()} <= {LOCK_NAME}:
             (folder / LOCK_NAME).unlink(missing_ok=True)
             folder.rmdir()
         lock.release()
-    return [done[run] for run in runs]
 
 
 _experiment: Experiment | None = None
@@ -336,11 +337,7 @@ def run_of(row: Mapping[str, Any]) -> Run:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of runs that are done; a last line that was cut off in writing is removed from the file.
-
-    Raises:
-        ValueError: the file is not one of runs.
-    """
+    """Rows of runs that are done; a last line that was cut off in writing is removed from the file."""
     if not path.is_file():
         return []
     content = path.read_bytes()
@@ -530,33 +527,24 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
     model, the first one in red."""
     results = sorted(summary["results"], key=lambda entry: entry["labels"])
     models = list(dict.fromkeys(entry["model"] for entry in summary["results"]))
-    ticks = {entry["budget"]: entry for entry in results}.values()
-    names = [f"{entry['budget_title']}\n({entry['labels']:,.0f} labels)" for entry in ticks]
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     for axis, score in zip(axes, ("overall_accuracy", "average_accuracy"), strict=True):
         for number, model in enumerate(models):
             entries = [entry for entry in results if entry["model"] == model]
             labels, scores = [entry["labels"] for entry in entries], [entry[score] for entry in entries]
-            colour, width, size, order = COLOURS[(number - 1) % 10], 1.4, 4, 3
+            style: dict[str, Any] = {"color": COLOURS[(number - 1) % 10], "lw": 1.4, "ms": 4, "zorder": 3}
             if number == 0:
-                colour, width, size, order = MAIN_COLOUR, 2.6, 6, 5
-            means = [each["mean"] for each in scores]
-            style = {"linestyle": "-" if number <= 5 else "--", "lw": width, "ms": size, "zorder": order}
-            axis.plot(labels, means, marker="o", color=colour, label=entries[0]["title"], **style)
+                style = {"color": MAIN_COLOUR, "lw": 2.6, "ms": 6, "zorder": 5}
             # The bands of many models would hide each other
-            if all(each["low"] is not None for each in scores) and (number == 0 or len(models) <= 4):
-                low, high = ([each[end] for each in scores] for end in ("low", "high"))
-                axis.fill_between(labels, low, high, color=colour, alpha=0.1 if number else 0.25, lw=0)
-        axis.set_xscale("log")
-        # Budgets that come out nearly equal would overlap as upright names
-        axis.set_xticks([entry["labels"] for entry in ticks], names, fontsize=8, rotation=30, ha="right")
-        axis.minorticks_off()
+            interval = "band" if number == 0 or len(models) <= 4 else "none"
+            style |= {"linestyle": "-" if number <= 5 else "--", "label": entries[0]["title"]}
+            draw_scores(axis, labels, scores, interval, **style)
+        label_axis(axis, {entry["budget"]: entry for entry in results}.values())
         # Intervals of few seeds reach far beyond what accuracies can be
         means = [entry[score]["mean"] for entry in results]
         axis.set_ylim(max(0.0, min(means) - 0.1), min(1.0, max(means) + 0.1))
         axis.set_title(score.replace("_", " "), fontsize=11)
-        axis.set_xlabel("training labels")
         style_axis(axis)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
     over = over_seeds(results, "bands")
@@ -591,47 +579,38 @@ def label_efficiency_table(summary: Mapping[str, Any]) -> str:
     if summary.get("untrained_classes"):
         scores["average_accuracy_trained"] = f"average accuracy without {', '.join(summary['untrained_classes'])}"
     scores["macro_f1"] = "macro F1"
-    rows = [f"| labels | model | seeds | {' | '.join(scores.values())} |", "|---|---|---|" + "---|" * len(scores)]
+    rows = []
     for entry in summary["results"]:
         rivals = [other for other in summary["results"] if other["budget"] == entry["budget"]]
         best = {name: max(other[name]["mean"] for other in rivals) for name in scores}
         cells = [percent(entry[name], entry[name]["mean"] == best[name]) for name in scores]
         labels = f"{entry['budget_title']} ({entry['labels']:,.0f})"
-        rows.append(f"| {labels} | {entry['title']} | {len(entry['seeds'])} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append([labels, entry["title"], str(len(entry["seeds"])), *cells])
+    return markdown_table(("labels", "model", "seeds", *scores.values()), rows)
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of seeds, areas and output, that experiments of many runs share; `set_up` reads them."""
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from --first_seed on (5)")
-    parser.add_argument("--first_seed", type=int, default=0)
-    parser.add_argument(
-        "--area",
-        action="append",
-        default=[],
-        metavar="NAME=AREA",
-        help="an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more",
-    )
+def add_run_arguments(parser: argparse.ArgumentParser, budgets: str, about: str = "") -> None:
+    """Arguments that every program of many runs has."""
+    text = f"{about}labels per class, or shares of the labels ({budgets})"
+    parser.add_argument("--budgets", default=budgets, help=text.replace("%", "%%"))
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
-    add_data_arguments(parser)
     add_training_arguments(parser)
 
 
-def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
-    """The data of each direction: an area to test on, all others to train on.
+def add_area_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the labelled scene that runs are on, and of its areas."""
+    text = "an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more"
+    parser.add_argument("--area", action="append", default=[], metavar="NAME=AREA", help=text)
+    add_data_arguments(parser)
 
-    Raises:
-        ValueError: areas are not written as they should be, or files cannot be used.
-    """
+
+def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
+    """The data of each direction: an area to test on, all others to train on."""
     if not arguments.area:
         return {"split": load_data(arguments, window_size)}
-    areas = {}
-    for text in arguments.area:
-        name, separator, area = text.partition("=")
-        if not separator or name in areas:
-            raise ValueError(f"--area: expected NAME=AREA with names that differ, got {text}")
-        areas[name] = parse_area(area)
+    areas = {name: parse_area(area) for name, area in parse_named("area", "NAME=AREA", arguments.area).items()}
     if len(areas) < 2:
         raise ValueError(f"--area: expected two areas or more, got {len(areas)}")
     directions = {}
@@ -655,15 +634,8 @@ def checkpoint_fingerprint(checkpoint: str) -> str:
 
 
 def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[Experiment, range]:
-    """Reads the data and checks what can be known before the first run; `models` are checked before the data are read.
-
-    Raises:
-        ValueError: arguments, files or areas cannot be used.
-    """
-    for name in ("seeds", "processes"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {value}")
+    """Reads the data and checks what can be known before the first run, `models` before the data are read."""
+    check_least(arguments, 1, "seeds", "processes")
     options, settings = options_of(arguments), given_settings(arguments)
     checked = FineTuningSettings(**settings)
     if checked.early_stopping_patience is not None:
@@ -683,8 +655,7 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[E
     starting_point(first, options)  # raises where the checkpoint does not fit the bands
     description = {
         "data_dir": str(arguments.data_dir),
-        "dataset": arguments.dataset,
-        "dataset_config": arguments.dataset_config,
+        **{name: getattr(arguments, name) for name in ("dataset", "dataset_config")},
         "class_names": first.class_names,
         "labels": {name: arrays_fingerprint(data.labels) for name, data in directions.items()},
         "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
@@ -698,8 +669,7 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[E
             if name != "joint_attention" and (name != "merged" or value)
         },
     }
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    return Experiment(directions, options, settings, description), seeds
+    return Experiment(directions, options, settings, description), range(arguments.seeds)
 
 
 def quiet_libraries() -> None:
@@ -712,11 +682,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
     parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
-    parser.add_argument(
-        "--budgets", default="5,20,10%,100%", help="labels per class, or shares of the labels (5,20,10%%,100%%)"
-    )
-    parser.add_argument("--validation_share", type=float, default=0.0, help="share of training labels to validate on")
-    add_experiment_arguments(parser)
+    add_run_arguments(parser, "5,20,10%,100%")
+    add_area_arguments(parser)
     arguments = parser.parse_args()
     if arguments.recipe is not None:
         parser.set_defaults(**recipe_defaults(arguments.recipe, vars(arguments)))
@@ -729,7 +696,7 @@ def main() -> None:
     quiet_libraries()
     with one_line_errors("label_efficiency.py"):
         models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
-        budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))
+        budgets = parse_budgets(arguments.budgets)
         experiment, seeds = set_up(arguments, models)
         directions = list(experiment.directions)
         runs = plan_runs(models, budgets, seeds, directions)

@@ -39,7 +39,7 @@ from hsst.support.fine_tuning import (
     predict,
 )
 from hsst.support.matched_classes import matched_classes, parse_merges
-from hsst.support.reports import plot_confusion, plot_land_cover_map
+from hsst.support.reports import markdown_table, plot_confusion, plot_land_cover_map
 from modeling_hsst import adapt_to_wavelengths
 
 OTHER = "none of these"
@@ -94,19 +94,22 @@ def other_labels_table(result: Mapping[str, Any]) -> str:
     """Markdown of `other_labels.json`: classes, what stands for them, and accuracy with the model's mean and deviation
     of each band, and with those of the scenes."""
     ways = result, result["area_statistics"]
-    rows = [
-        "| class | classes of the model that stand for it | pixels | accuracy | standardised by the scenes' pixels |",
-        "|---|---|---|---|---|",
-    ]
+    header = (
+        "class",
+        "classes of the model that stand for it",
+        "pixels",
+        "accuracy",
+        "standardised by the scenes' pixels",
+    )
+    rows = []
     for number, name in enumerate(result["class_names"]):
         accuracies = [way["accuracy_per_class"][number] for way in ways]
         if accuracies[0] is not None:
             stand = ", ".join(result["stand_for"].get(name, [])) or "none"
-            texts = " | ".join(f"{accuracy:.1%}" for accuracy in accuracies)
-            rows.append(f"| {name} | {stand} | {result['labelled_pixels'][number]:,} | {texts} |")
-    total = sum(result["labelled_pixels"])
-    texts = " | ".join(f"{way['overall_accuracy']:.1%}; average {way['average_accuracy']:.1%}" for way in ways)
-    return "\n".join([*rows, f"| all | | {total:,} | {texts} |"])
+            pixels = f"{result['labelled_pixels'][number]:,}"
+            rows.append([name, stand, pixels, *(f"{accuracy:.1%}" for accuracy in accuracies)])
+    overall = [f"{way['overall_accuracy']:.1%}; average {way['average_accuracy']:.1%}" for way in ways]
+    return markdown_table(header, [*rows, ["all", "", f"{sum(result['labelled_pixels']):,}", *overall]])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -158,12 +161,7 @@ def main() -> None:
         }
         for counts, scores, name, how in (
             (matrix, result, "confusion_matrix.png", ""),
-            (
-                area_matrix,
-                result["area_statistics"],
-                "confusion_matrix_area.png",
-                ", standardised by own pixels",
-            ),
+            (area_matrix, result["area_statistics"], "confusion_matrix_area.png", ", standardised by own pixels"),
         ):
             about = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
             plot_confusion(output / name, counts, data.class_names, f"{arguments.title}{how}\n{about}")

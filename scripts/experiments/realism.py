@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,14 +34,15 @@ from datasets_loading.simulation.atmosphere import gas_optical_depth
 from datasets_loading.simulation.materials import CLASS_NAMES
 from datasets_loading.simulation.scene import SimulatedScene, simulate_scene
 from datasets_loading.simulation.spectra import SPECTRUM_WAVELENGTHS
-from hsst.support.command_line import one_line_errors
-from hsst.support.figures import true_colour, true_colour_bands
+from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
 from hsst.support.map_writer import class_colours
-from hsst.support.reports import save_figure
 
 FloatArray = NDArray[np.floating]
 
 CLASS_COLOURS = class_colours(CLASS_NAMES)
+SCENE_SIZE = 160
+"""Side of simulated scenes in pixels."""
 REAL, SIMULATED, YARDSTICK = "#222222", "#d1495b", "#3a7ca5"
 
 
@@ -56,19 +57,14 @@ class Tile:
     bounds: tuple[float, float, float, float]
 
 
-def read_tiles(folder: str | Path, **reading: Any) -> list[Tile]:
-    """Read GeoTIFF tiles of reflectance whose wavelengths are known.
-
-    Raises:
-        ValueError: the folder holds no such tiles.
-    """
-    folder = Path(folder)
+def read_tiles(folder: Path, scale: float | None) -> list[Tile]:
+    """Reads GeoTIFF tiles of reflectance whose wavelengths are known."""
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".tif", ".tiff"))
     if not paths:
         raise ValueError(f"{folder}: expected a folder of GeoTIFF tiles, found none")
     tiles = []
     for path in paths:
-        with open_raster(path, **reading) as raster:
+        with open_raster(path, scale=scale) as raster:
             raster.tell()
             if raster.wavelengths is None:
                 raise ValueError(f"{path}: expected wavelengths of its bands (tags, wavelengths.txt), found none")
@@ -103,8 +99,7 @@ def pixels_of(cubes: Sequence[FloatArray], bands: NDArray[np.integer]) -> FloatA
 
 def explained_variance(pixels: FloatArray, components: int = 20) -> NDArray[np.float64]:
     """Share of the variance that the first 1, 2, ... principal components explain, (components,)."""
-    covariance = np.cov(pixels.astype(np.float64), rowvar=False)
-    variances = np.linalg.eigvalsh(covariance)[::-1].clip(0)
+    variances = np.linalg.eigvalsh(np.cov(pixels.astype(np.float64), rowvar=False))[::-1].clip(0)
     return (np.cumsum(variances) / variances.sum())[:components]
 
 
@@ -126,7 +121,7 @@ def window_bands(wavelengths: FloatArray) -> NDArray[np.bool_]:
     return depth < 0.08
 
 
-def spectral_angle_figures(
+def spectral_angles(
     real: FloatArray, simulated: FloatArray, real_blocks: Sequence[FloatArray]
 ) -> dict[str, NDArray[np.float32]]:
     """Angles in degrees of real pixels to the nearest simulated ones, and to the nearest of other real blocks."""
@@ -142,15 +137,15 @@ def spectral_angle_figures(
 
 def percentiles(values: FloatArray) -> dict[str, float]:
     """The 5th, 50th and 95th percentile and the mean."""
-    low, middle, high = np.percentile(values, (5, 50, 95))
-    return {"p5": float(low), "median": float(middle), "p95": float(high), "mean": float(values.mean())}
+    low, middle, high = np.percentile(values, (5, 50, 95)).tolist()
+    return {"p5": low, "median": middle, "p95": high, "mean": float(values.mean())}
 
 
 def compare(
     real: FloatArray,
     simulated_scenes: Sequence[FloatArray],
     wavelengths: FloatArray,
-    real_blocks: Sequence[FloatArray],
+    angles: Mapping[str, Mapping[str, FloatArray]],
 ) -> dict[str, Any]:
     """
     All figures of the comparison, ready for JSON. The variance explained by principal components is the mean over
@@ -158,47 +153,36 @@ def compare(
     image that lie apart are the yardstick: how similar they are.
     """
     simulated = np.concatenate(simulated_scenes)
-    real_mean, simulated_mean = real.mean(axis=0), simulated.mean(axis=0)
-    real_deviation, simulated_deviation = real.std(axis=0), simulated.std(axis=0)
-    window = window_bands(wavelengths)
-    angles = {
-        name: spectral_angle_figures(real[:, bands], simulated[:, bands], [block[:, bands] for block in real_blocks])
-        for name, bands in (("all_bands", slice(None)), ("window_bands", window))
-    }
-
+    means = {"real_mean": real.mean(axis=0), "simulated_mean": simulated.mean(axis=0)}
+    deviations = {"real_deviation": real.std(axis=0), "simulated_deviation": simulated.std(axis=0)}
+    error = means["simulated_mean"] - means["real_mean"]
+    of_bands = {"wavelengths": wavelengths, **means, **deviations, "window": window_bands(wavelengths)}
     return {
         "pixels": {"real": len(real), "simulated": len(simulated)},
         "mean_reflectance_error": {
-            "root_mean_square": float(np.sqrt(((simulated_mean - real_mean) ** 2).mean())),
-            "largest": float(np.abs(simulated_mean - real_mean).max()),
+            "root_mean_square": float(np.sqrt((error**2).mean())),
+            "largest": float(np.abs(error).max()),
         },
-        "deviation_ratio_simulated_to_real": percentiles(simulated_deviation / real_deviation),
+        "deviation_ratio_simulated_to_real": percentiles(
+            deviations["simulated_deviation"] / deviations["real_deviation"]
+        ),
         "explained_variance": {
             "real": explained_variance(real).tolist(),
             "simulated": np.mean([explained_variance(scene) for scene in simulated_scenes], axis=0).tolist(),
         },
         "spectral_angle_degrees": {
-            name: {kind: percentiles(values) for kind, values in of_bands.items()} for name, of_bands in angles.items()
+            name: {kind: percentiles(values) for kind, values in kinds.items()} for name, kinds in angles.items()
         },
-        "bands": {
-            "wavelengths": wavelengths.tolist(),
-            "real_mean": real_mean.tolist(),
-            "simulated_mean": simulated_mean.tolist(),
-            "real_deviation": real_deviation.tolist(),
-            "simulated_deviation": simulated_deviation.tolist(),
-            "window": window.tolist(),
-        },
+        "bands": {name: values.tolist() for name, values in of_bands.items()},
     }
 
 
-def with_gaps(wavelengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Break lines where bands are missing for more than 40 nm."""
-    gaps = np.flatnonzero(np.diff(wavelengths) > 40.0) + 1
-    return np.insert(wavelengths, gaps, np.nan), np.insert(values, gaps, np.nan)
-
-
 def plot_statistics(
-    figures: dict[str, Any], real: np.ndarray, simulated: np.ndarray, blocks: list[np.ndarray], path: Path
+    path: Path,
+    figures: Mapping[str, Any],
+    real: np.ndarray,
+    simulated: np.ndarray,
+    angles: Mapping[str, Mapping[str, FloatArray]],
 ) -> None:
     wavelengths = np.array(figures["bands"]["wavelengths"])
     figure = Figure(figsize=(13, 9), layout="constrained")
@@ -217,12 +201,10 @@ def plot_statistics(
         title="Variance left after the first principal components", xlabel="components", ylabel="share of variance"
     )
     axes[1, 0].set_xticks(range(1, 21, 2))
-    window = np.array(figures["bands"]["window"])
-    for bands, style, where in ((slice(None), "-", "all bands"), (window, "--", "window bands")):
-        angles = spectral_angle_figures(real[:, bands], simulated[:, bands], [block[:, bands] for block in blocks])
-        for name, values in angles.items():
+    for (where, kinds), style in zip(angles.items(), ("-", "--"), strict=True):
+        for name, values in kinds.items():
             colour = SIMULATED if name == "real_to_simulated" else YARDSTICK
-            label = f"{name.replace('_', ' ')}, {where}: median {np.median(values):.2f}°"
+            label = f"{name}, {where}: median {np.median(values):.2f}°".replace("_", " ")
             axes[1, 1].plot(np.sort(values), np.linspace(0, 1, len(values)), style, color=colour, label=label)
     axes[1, 1].set(
         title="Spectral angle to the nearest spectrum", xlabel="degrees", ylabel="share of pixels below", xlim=(0, 12)
@@ -234,10 +216,12 @@ def plot_statistics(
     save_figure(path, figure, dpi=130)
 
 
-def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
+def plot_scenes(
+    path: Path, scene: SimulatedScene, tiles: list[Tile], real: np.ndarray, real_wavelengths: np.ndarray
+) -> None:
     figure = Figure(figsize=(17, 10.5), layout="constrained")
     axes = figure.subplots(2, 3)
-    cube = scene_reflectance(scene)
+    cube = np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / np.float32(ENMAP.scale)).astype(np.float32)
     _, limits = true_colour(np.where(scene.clear, cube, np.nan), ENMAP.wavelengths)  # clouds would decide them
     axes[0, 0].imshow(true_colour(cube, ENMAP.wavelengths, limits)[0])
     axes[0, 0].set_title(f"Simulated, {scene.acquisition_time:%d %B}, true colour")
@@ -272,11 +256,8 @@ def plot_scenes(tiles: list[Tile], scene: SimulatedScene, path: Path) -> None:
     axes[0, 1].legend(handles=present, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     axes[1, 0].set_title("Simulated: median of each class")
     axes[1, 1].set_title("Simulated: single pixels")
-    finite = np.flatnonzero(np.isfinite(np.concatenate([tile.reflectance for tile in tiles], axis=2)).any(axis=(1, 2)))
-    bands = finite[np.isin(np.round(tiles[0].wavelengths[finite], 1), np.round(wavelengths[has_data], 1))]
-    pixels = pixels_of([tile.reflectance for tile in tiles], bands)
-    for spectrum in pixels[generator.choice(len(pixels), 36, replace=False)]:
-        axes[1, 2].plot(*with_gaps(tiles[0].wavelengths[bands], spectrum), linewidth=0.8)
+    for spectrum in real[generator.choice(len(real), 36, replace=False)]:
+        axes[1, 2].plot(*with_gaps(real_wavelengths, spectrum), linewidth=0.8)
     axes[1, 2].set_title("Real: single pixels")
     for axis in axes[1]:
         axis.set(xlabel="wavelength (nm)", ylabel="reflectance", ylim=(0, 0.6))
@@ -302,19 +283,12 @@ def mosaic(tiles: list[Tile]) -> np.ndarray:
     return image
 
 
-def scene_reflectance(scene: SimulatedScene) -> np.ndarray:
-    """Reflectance (bands, height, width) float32, NaN without data."""
-    return np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / np.float32(ENMAP.scale)).astype(np.float32)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where tiles do not state it")
     parser.add_argument("--real_dir", type=Path, required=True, help="folder of real tiles")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--num_scenes", type=int, default=8, help="simulated scenes (default: 8)")
-    parser.add_argument("--size", type=int, default=160, help="their side in pixels (default: 160)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others count on")
+    parser.add_argument("--num_scenes", type=int, default=8, help="simulated scenes (8)")
     parser.add_argument("--date", type=datetime.fromisoformat, help="day of the scenes, e.g. that of the real tiles")
     return parser.parse_args()
 
@@ -322,14 +296,12 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("realism.py"):
-        if arguments.num_scenes < 1 or arguments.size < 8 or arguments.seed < 0:
-            raise ValueError("--num_scenes is at least 1, --size at least 8, --seed at least 0")
+        check_least(arguments, 1, "num_scenes")
         time = arguments.date and arguments.date.replace(hour=10, minute=45, tzinfo=UTC)
-        tiles = read_tiles(arguments.real_dir, scale=arguments.scale)
-        seeds = range(arguments.seed, arguments.seed + arguments.num_scenes)
+        tiles = read_tiles(arguments.real_dir, arguments.scale)
         scenes = [
-            simulate_scene(arguments.size, arguments.size, seed=seed, swath=False, acquisition_time=time)
-            for seed in tqdm(seeds, desc="simulating", unit="scene")
+            simulate_scene(SCENE_SIZE, SCENE_SIZE, seed=seed, swath=False, acquisition_time=time)
+            for seed in tqdm(range(arguments.num_scenes), desc="simulating", unit="scene")
         ]
         has_data = np.ones(ENMAP.num_bands, dtype=bool)
         has_data[list(scenes[0].empty_bands)] = False
@@ -345,12 +317,18 @@ def main() -> None:
         for scene in scenes:
             pixels = scene.cube[simulated_bands][:, scene.clear].T / np.float32(ENMAP.scale)
             simulated.append(pixels[generator.permutation(len(pixels))[: 60_000 // len(scenes)]])
-        figures = compare(real, simulated, np.array(ENMAP.wavelengths)[simulated_bands], blocks)
+        wavelengths, all_simulated = np.array(ENMAP.wavelengths)[simulated_bands], np.concatenate(simulated)
+        window = window_bands(wavelengths)
+        angles = {
+            name: spectral_angles(real[:, bands], all_simulated[:, bands], [block[:, bands] for block in blocks])
+            for name, bands in (("all_bands", slice(None)), ("window_bands", window))
+        }
+        figures = compare(real, simulated, wavelengths, angles)
         output = arguments.output_dir
         write_json(output / "realism.json", figures)
-        plot_statistics(figures, real, np.concatenate(simulated), blocks, output / "realism_statistics.png")
+        plot_statistics(output / "realism_statistics.png", figures, real, all_simulated, angles)
         shown = max(scenes, key=lambda scene: scene.clear.mean() + 0.1 * len(np.unique(scene.labels)))
-        plot_scenes(tiles, shown, output / "realism_scenes.png")
+        plot_scenes(output / "realism_scenes.png", shown, tiles, real, wavelengths)
     print(json.dumps({name: value for name, value in figures.items() if name != "bands"}, indent=1))
 
 

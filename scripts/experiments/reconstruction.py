@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,17 @@ import transformers
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForMaskedImageModeling
 
 from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import write_json, write_text
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import GridWindows
 from hsst.experiments.run_mim_tensors import TileTensors
-from hsst.support.command_line import one_line_errors
-from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR
-from hsst.support.model_sources import read_config, reading
-from hsst.support.reports import save_figure
-from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
+from hsst.support.command_line import one_line_errors, parse_named
+from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR, plot_spectrum, save_figure, with_gaps
+from hsst.support.model_sources import load_masked_model
+from hsst.support.reports import markdown_table
+from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.modeling_hsst_masked import hidden_values, visible_band_mean
 
@@ -66,6 +66,13 @@ GAUSSIAN = "Gaussian, "
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """What is added to the variances of a Gaussian, in shares of their mean; the best for the tiles scored is taken."""
 
+MAX_TRAINING_TILES = 400
+"""Of a folder or file, spread evenly: what a Gaussian is estimated from."""
+
+Predictor = tuple[str, float | None]
+"""A predictor's name, with the ridge of a Gaussian."""
+
+SEED = 0
 NUM_RESAMPLES = 2000
 NUM_SPECTRA = 4
 GAUSSIAN_COLOURS = ("#1b6ca8", "#2f8f3e", "#9b5de5")
@@ -83,11 +90,7 @@ class GaussianSpectrum:
 
     @classmethod
     def estimate(cls, spectra: Iterable[torch.Tensor], num_bands: int) -> GaussianSpectrum:
-        """From standardised spectra (pixels, bands), a part at a time.
-
-        Raises:
-            ValueError: there are fewer than two spectra.
-        """
+        """From standardised spectra (pixels, bands), a part at a time."""
         count = 0
         total = torch.zeros(num_bands, dtype=torch.float64)
         products = torch.zeros(num_bands, num_bands, dtype=torch.float64)
@@ -160,11 +163,7 @@ def region_of_bands(wavelengths: Sequence[float]) -> dict[str, np.ndarray]:
 
 
 def bands_of_model(tiles: Tiles, processor: HSSTImageProcessor, source: str) -> list[int]:
-    """Indices of the model's bands in tiles.
-
-    Raises:
-        ValueError: wavelengths are unknown, or a band of the model is missing or holds no data; names `source`.
-    """
+    """Indices of the model's bands in tiles; ValueError, with `source`, where one is missing or holds no data."""
     if tiles.wavelengths is None or processor.wavelengths is None:
         unknown = "tiles" if tiles.wavelengths is None else "model"
         raise ValueError(f"{source}: expected wavelengths of tiles and model, got none of the {unknown}")
@@ -195,116 +194,110 @@ def evaluate_reconstruction(
     source: str,
     mask_type: str = "unit",
     mask_ratio: float = 0.7,
-    draws: int = 1,
-    seed: int = 0,
     progress: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     Mean absolute errors of hidden values, in standard deviations of each band (those of the processor), over windows
-    that cover the tiles, each with so many draws of its mask. For each name there is one Gaussian for each tile.
+    that cover the tiles. For each name there is one Gaussian for each tile. Errors of tiles name their `source`.
 
     Returns:
         Errors as JSON can hold them, and spectra of some pixels: reflectance (pixels, bands) by predictor, with
         "truth", and bool "hidden".
-
-    Raises:
-        ValueError: the tiles lack bands of the model, hold no valid pixel, or the masks do not fit its windows; the
-            message names `source`.
     """
     config, bands = model.config, bands_of_model(tiles, processor, source)
-    wavelengths = torch.tensor(processor.wavelengths)
     windows = GridWindows(tiles, config.window_size, bands=bands)
     tile_of_window = torch.tensor([place[0] for place in windows.places])
-    generator = torch.Generator().manual_seed(seed)
-    fallback = processor.to_reflectance(torch.zeros(len(bands), 1, 1)).flatten()
+    generator = torch.Generator().manual_seed(SEED)
     counts = torch.zeros(len(tiles), len(bands), dtype=torch.float64)
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[Predictor, torch.Tensor] = {}
     hidden_tokens = num_tokens = 0
-    examples: list[dict[str, torch.Tensor]] = []
-    for _ in range(draws):
-        for batch in tqdm(DataLoader(windows, batch_size=32), desc=f"{mask_type} masks", disable=not progress):
-            values, valid = processor.standardize(batch["pixels"], scale=tiles.scale, nodata=tiles.nodata)
-            mask = draw_mask(
-                len(values),
-                config.num_blocks,
-                config.grid_size,
-                mask_type=mask_type,
-                mask_ratio=mask_ratio,
-                mask_patch_size=config.mask_patch_size if mask_type in ("block", "tube") else 1,
-                generator=generator,
-            )
-            hidden_tokens, num_tokens = hidden_tokens + int(mask.sum()), num_tokens + mask.numel()
-            # "unit" fits masks of any kind where only visible tokens are encoded
-            reconstruction = model(values, mask, valid, mask_type="unit").reconstruction
-            hidden = hidden_values(mask, values, config)
-            # From here on pixels in a row: (pixels, bands)
-            flat_valid = valid.flatten()
-            tile_numbers = tile_of_window[batch["window_index"]].repeat_interleave(valid[0].numel())[flat_valid]
-            truth, flat_hidden, model_values, mean_values = (
-                part.permute(0, 2, 3, 1).flatten(0, 2)[flat_valid]
-                for part in (values, hidden, reconstruction, visible_band_mean(values, hidden, valid))
-            )
-            reflectance = in_reflectance(truth, processor)
-            interpolated = interpolate_spectra(reflectance, flat_hidden, wavelengths, fallback)
-            predictions = {
-                MODEL: model_values,
-                INTERPOLATION: standardised(interpolated, processor),
-                STANDARDISED_INTERPOLATION: interpolate_spectra(truth, flat_hidden, wavelengths, 0 * fallback),
-                VISIBLE_MEAN: mean_values,
-                BAND_MEAN: torch.zeros_like(truth),
-            }
-            for name, of_tiles in gaussians.items():
-                for ridge in RIDGES:
-                    predicted = predictions[f"{GAUSSIAN}{name} @ {ridge:g}"] = torch.empty_like(truth).double()
-                    for gaussian in dict.fromkeys(of_tiles):
-                        rows = torch.tensor([other is gaussian for other in of_tiles])[tile_numbers]
-                        predicted[rows] = gaussian.conditional_mean(truth[rows], flat_hidden[rows], ridge)
-            for name, prediction in predictions.items():
-                errors = (prediction.double() - truth).abs() * flat_hidden
-                sums.setdefault(name, torch.zeros_like(counts)).index_add_(0, tile_numbers, errors)
-            counts.index_add_(0, tile_numbers, flat_hidden.double())
-            if len(truth):
-                rows = example_rows(flat_hidden)
-                spectra = {name: in_reflectance(part[rows], processor) for name, part in predictions.items()}
-                truth_of_rows = in_reflectance(truth[rows], processor)
-                examples.append({**spectra, "truth": truth_of_rows, "hidden": flat_hidden[rows]})
+    examples: list[dict[Any, torch.Tensor]] = []
+    for batch in tqdm(DataLoader(windows, batch_size=32), desc=f"{mask_type} masks", disable=not progress):
+        values, valid = processor.standardize(batch["pixels"], scale=tiles.scale, nodata=tiles.nodata)
+        mask = draw_mask(
+            len(values),
+            config.num_blocks,
+            config.grid_size,
+            mask_type=mask_type,
+            mask_ratio=mask_ratio,
+            mask_patch_size=config.mask_patch_size if mask_type in ("block", "tube") else 1,
+            generator=generator,
+        )
+        hidden_tokens, num_tokens = hidden_tokens + int(mask.sum()), num_tokens + mask.numel()
+        # "unit" fits masks of any kind where only visible tokens are encoded
+        reconstruction = model(values, mask, valid, mask_type="unit").reconstruction
+        hidden = hidden_values(mask, values, config)
+        # From here on pixels in a row: (pixels, bands)
+        flat_valid = valid.flatten()
+        tile_numbers = tile_of_window[batch["window_index"]].repeat_interleave(valid[0].numel())[flat_valid]
+        truth, flat_hidden, model_values, mean_values = (
+            part.permute(0, 2, 3, 1).flatten(0, 2)[flat_valid]
+            for part in (values, hidden, reconstruction, visible_band_mean(values, hidden, valid))
+        )
+        predictions: dict[Predictor, torch.Tensor] = {
+            (MODEL, None): model_values,
+            **interpolations(truth, flat_hidden, processor),
+            (VISIBLE_MEAN, None): mean_values,
+            (BAND_MEAN, None): torch.zeros_like(truth),
+        }
+        for (name, of_tiles), ridge in product(gaussians.items(), RIDGES):
+            predicted = predictions[GAUSSIAN + name, ridge] = torch.empty_like(truth).double()
+            for gaussian in dict.fromkeys(of_tiles):
+                rows = torch.tensor([other is gaussian for other in of_tiles])[tile_numbers]
+                predicted[rows] = gaussian.conditional_mean(truth[rows], flat_hidden[rows], ridge)
+        for predictor, prediction in predictions.items():
+            errors = (prediction.double() - truth).abs() * flat_hidden
+            sums.setdefault(predictor, torch.zeros_like(counts)).index_add_(0, tile_numbers, errors)
+        counts.index_add_(0, tile_numbers, flat_hidden.double())
+        if len(truth):
+            rows = example_rows(flat_hidden)
+            spectra = {name: in_reflectance(part[rows], processor) for name, part in predictions.items()}
+            truth_of_rows = in_reflectance(truth[rows], processor)
+            examples.append({**spectra, "truth": truth_of_rows, "hidden": flat_hidden[rows]})
     if not counts.sum():
         raise ValueError(f"{source}: expected hidden values of valid pixels to score, got none")
     # Of each Gaussian the ridge with the smallest error, whatever that favours
-    chosen: dict[str, str] = {}
-    for name in sorted(sums, key=lambda name: sums[name].sum().item()):
-        chosen.setdefault(name.partition(" @ ")[0], name)
-    chosen = {title: chosen[title] for title in dict.fromkeys(name.partition(" @ ")[0] for name in sums)}
-    predictors = {}
-    for title, name in chosen.items():
-        predictors[title] = _errors(sums[name], counts, region_of_bands(wavelengths.tolist()))
-        if title.startswith(GAUSSIAN):
-            predictors[title]["ridge"] = float(name.partition(" @ ")[2])
+    chosen: dict[str, Predictor] = {}
+    for name in dict.fromkeys(name for name, _ in sums):
+        chosen[name] = min((each for each in sums if each[0] == name), key=lambda each: sums[each].sum().item())
+    regions = region_of_bands(processor.wavelengths or [])
+    predictors = {name: _errors(sums[predictor], counts, regions) for name, predictor in chosen.items()}
+    for name, (_, best_ridge) in chosen.items():
+        if best_ridge is not None:
+            predictors[name]["ridge"] = best_ridge
     scored = counts.sum(dim=1) > 0
-    by_tile = {title: sums[name].sum(dim=1)[scored].numpy() for title, name in chosen.items()}
+    by_tile = {name: sums[predictor].sum(dim=1)[scored].numpy() for name, predictor in chosen.items()}
     result = {
         "predictors": predictors,
-        "model_to": {title: _ratio(by_tile[MODEL], by_tile[title]) for title in chosen if title != MODEL},
+        "model_to": {name: _ratio(by_tile[MODEL], errors) for name, errors in by_tile.items() if name != MODEL},
         "tiles": [name for name, is_scored in zip(tiles.names, scored.tolist(), strict=True) if is_scored],
         "values": int(counts.sum()),
-        **{"hidden": hidden_tokens / num_tokens, "windows": len(windows), "draws": draws, "seed": seed},
+        **{"hidden": hidden_tokens / num_tokens, "windows": len(windows), "seed": SEED},
     }
-    shown = {"truth": "truth", "hidden": "hidden", **chosen}
-    spectra_of = {title: torch.cat([part[name] for part in examples]).numpy() for title, name in shown.items()}
+    shown: dict[str, Any] = {"truth": "truth", "hidden": "hidden", **chosen}
+    spectra_of = {name: torch.cat([part[key] for part in examples]).numpy() for name, key in shown.items()}
     rows_shown = different_rows(spectra_of["truth"])
-    return result, {title: values[rows_shown] for title, values in spectra_of.items()}
+    return result, {name: values[rows_shown] for name, values in spectra_of.items()}
+
+
+def interpolations(
+    truth: torch.Tensor, hidden: torch.Tensor, processor: HSSTImageProcessor
+) -> dict[Predictor, torch.Tensor]:
+    """Interpolations of standardised spectra (pixels, bands): of their reflectance, and of them as they are."""
+    wavelengths = torch.tensor(processor.wavelengths)
+    fallback = in_reflectance(torch.zeros(1, truth.shape[1]), processor)[0]
+    interpolated = interpolate_spectra(in_reflectance(truth, processor), hidden, wavelengths, fallback)
+    mean = torch.zeros(1) if processor.image_mean is None else torch.tensor(processor.image_mean)
+    deviation = torch.ones(1) if processor.image_std is None else torch.tensor(processor.image_std)
+    return {
+        (INTERPOLATION, None): (interpolated - mean.double()) / deviation.double(),
+        (STANDARDISED_INTERPOLATION, None): interpolate_spectra(truth, hidden, wavelengths, 0 * fallback),
+    }
 
 
 def in_reflectance(values: torch.Tensor, processor: HSSTImageProcessor) -> torch.Tensor:
     """Standardised spectra (pixels, bands) as reflectance."""
     return processor.to_reflectance(values.T.unsqueeze(2)).squeeze(2).T
-
-
-def standardised(reflectance: torch.Tensor, processor: HSSTImageProcessor) -> torch.Tensor:
-    """Reflectance (pixels, bands) as standardised spectra."""
-    mean = torch.zeros(1) if processor.image_mean is None else torch.tensor(processor.image_mean)
-    deviation = torch.ones(1) if processor.image_std is None else torch.tensor(processor.image_std)
-    return (reflectance - mean.double()) / deviation.double()
 
 
 def _errors(sums: torch.Tensor, counts: torch.Tensor, regions: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -361,17 +354,17 @@ def reconstruction_table(result: Mapping[str, Any]) -> str:
             name: {"all bands": entry["overall"], **entry["regions"]} for name, entry in masks["predictors"].items()
         }
         best = {region: min(entry[region] for entry in errors.values()) for region in errors[MODEL]}
-        rows = [f"| {mask_type} masks, {masks['hidden']:.0%} hidden | {' | '.join(best)} | model's error to it |"]
-        rows.append("|---|" + "---|" * (len(best) + 1))
+        rows = []
         for name, entry in errors.items():
             texts = {region: f"{error:.3f}" for region, error in entry.items()}
             cells = [f"**{text}**" if entry[region] == best[region] else text for region, text in texts.items()]
-            ratio, text = masks["model_to"].get(name), ""
+            ratio, to_model = masks["model_to"].get(name), ""
             if ratio is not None:
                 between = "" if ratio["low"] is None else f" ({ratio['low']:.2f}–{ratio['high']:.2f})"
-                text = f"{ratio['ratio']:.2f}{between}"
-            rows.append(f"| {title_of(name)} | {' | '.join(cells)} | {text} |")
-        parts.append("\n".join(rows))
+                to_model = f"{ratio['ratio']:.2f}{between}"
+            rows.append([title_of(name), *cells, to_model])
+        header = [f"{mask_type} masks, {masks['hidden']:.0%} hidden", *best, "model's error to it"]
+        parts.append(markdown_table(header, rows))
     return "\n\n".join(parts)
 
 
@@ -386,42 +379,30 @@ def plot_reconstructed_spectra(
     of every band by predictor."""
     centres = np.asarray(wavelengths)
     gaussians = [name for name in spectra if name.startswith(GAUSSIAN)]
-    styles = {MODEL: (RECONSTRUCTION_COLOUR, 1.7), INTERPOLATION: (INTERPOLATION_COLOUR, 1.0)}
-    styles |= {name: (colour, 1.1) for name, colour in zip(gaussians, GAUSSIAN_COLOURS, strict=False)}
+    styles: dict[str, dict[str, Any]] = {
+        MODEL: {"color": RECONSTRUCTION_COLOUR, "lw": 1.7},
+        INTERPOLATION: {"color": INTERPOLATION_COLOUR, "lw": 1.0, "zorder": 3},
+    }
+    for name, colour in zip(gaussians, GAUSSIAN_COLOURS, strict=False):
+        styles[name] = {"color": colour, "lw": 1.1, "zorder": 3}
     figure = Figure(figsize=(13.5, 11), layout="constrained")
-    axes = figure.subplots(3, 2)
     figure.suptitle(title, fontsize=12)
-    gaps = np.flatnonzero(np.diff(centres) > 60) + 1
-    for row, axis in enumerate(axes.flat[:NUM_SPECTRA]):
-        if row >= len(spectra["truth"]):
-            axis.axis("off")
-            continue
-        hidden = spectra["hidden"][row]
-        for part in np.split(np.arange(len(centres)), gaps):
-            axis.plot(centres[part], spectra["truth"][row][part], color=INPUT_COLOUR, lw=2.0, zorder=2)
-            for name, (colour, width) in styles.items():
-                values = np.where(hidden[part], spectra[name][row][part], np.nan)
-                axis.plot(centres[part], values, color=colour, lw=width, zorder=4 if name == MODEL else 3)
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden.astype(int), [0]])))
-        for first, last in zip(edges[::2], edges[1::2], strict=True):
-            axis.axvspan(centres[first], centres[last - 1], color="#000000", alpha=0.06, lw=0)
+    grid = figure.add_gridspec(3, 2)
+    for row, (truth, hidden) in enumerate(zip(spectra["truth"], spectra["hidden"], strict=True)):
+        axis = figure.add_subplot(grid[row // 2, row % 2])
+        plot_spectrum(axis, centres, truth, {name: (spectra[name][row], styles[name]) for name in styles}, hidden)
         axis.set_ylabel("reflectance")
         axis.set_title(f"pixel {row + 1}: {hidden.mean():.0%} of the bands hidden (grey)", fontsize=10)
-        axis.set_ylim(bottom=min(0.0, float(spectra["truth"][row].min())))
-    bottom = figure.add_subplot(axes[2, 0].get_gridspec()[2, :])
-    for axis in axes[2]:
-        axis.remove()
-    for name, (colour, width) in {**styles, VISIBLE_MEAN: ("#888888", 1.0)}.items():
-        for number, part in enumerate(np.split(np.arange(len(centres)), gaps)):
-            label = None if number else title_of(name)
-            bottom.plot(centres[part], np.asarray(by_band[name])[part], color=colour, lw=width, label=label)
-    bottom.plot([], [], color=INPUT_COLOUR, lw=2.0, label="true spectrum (above)")
+        axis.set_ylim(bottom=min(0.0, float(truth.min())))
+    bottom = figure.add_subplot(grid[2, :])
+    for name, style in {**styles, VISIBLE_MEAN: {"color": "#888888", "lw": 1.0}}.items():
+        bottom.plot(*with_gaps(centres, np.asarray(by_band[name])), label=title_of(name), **style)
+    bottom.plot([], [], color=INPUT_COLOUR, lw=1.6, label="true spectrum (above)")
     bottom.set_yscale("log")
     bottom.set_xlabel("wavelength (nm)")
     bottom.set_ylabel("mean absolute error\n(standard deviations)")
     bottom.legend(fontsize=8, ncols=2)
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
+    bottom.spines[["top", "right"]].set_visible(False)
     return save_figure(path, figure)
 
 
@@ -429,76 +410,43 @@ def read_folder(folder: Path, tile_size: int) -> Tiles:
     return read_corpus(folder) if is_corpus(folder) else read_tile_set(folder, tile_size)
 
 
-def load_model(name: str) -> tuple[HSSTForMaskedImageModeling, HSSTImageProcessor]:
-    """
-    Raises:
-        ValueError: there is no pre-trained model of that name.
-    """
-    architecture = (read_config(name, "--model").architectures or ["nothing"])[0]
-    if architecture != "HSSTForMaskedImageModeling":
-        raise ValueError(f"--model {name}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
-    with reading(name):
-        model = AutoModelForMaskedImageModeling.from_pretrained(name)
-    return use_fast_layers(model.eval()), HSSTImageProcessor.from_pretrained(name)
-
-
 def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:
-    """Name of the block of each tile, by `NAME=PATTERN,...`.
-
-    Raises:
-        ValueError: an argument is not written so, or a tile is in no block or in several.
-    """
-    patterns = {}
-    for text in blocks:
-        name, separator, listed = text.partition("=")
-        if not separator or not listed:
-            raise ValueError(f"--block: expected NAME=PATTERN,..., got {text}")
-        patterns[name] = [pattern.strip() for pattern in listed.split(",")]
+    """Name of the block of each tile, by `NAME=PATTERN,...`."""
+    patterns = {name: listed.split(",") for name, listed in parse_named("block", "NAME=PATTERN,...", blocks).items()}
     if len(patterns) < 2:
         raise ValueError(f"--block: expected at least 2 blocks, got {len(patterns)}")
     found = []
     for tile in names:
-        matching = [name for name, listed in patterns.items() if any(fnmatch(tile, pattern) for pattern in listed)]
+        matching = [name for name, listed in patterns.items() if any(fnmatch(tile, each.strip()) for each in listed)]
         if len(matching) != 1:
             raise ValueError(f"--block: expected each tile in one block, got {len(matching)} for {tile}")
-        found.append(matching[0])
+        found += matching
     lacking = [name for name in patterns if name not in found]
     if lacking:
         raise ValueError(f"--block: expected tiles in each block, got none in {lacking[0]}")
     return found
 
 
-def training_spectra(arguments: argparse.Namespace, processor: HSSTImageProcessor) -> Iterable[torch.Tensor]:
-    """Standardised spectra (pixels, bands) of training tiles; safetensors files in the proportion of their weights.
-
-    Raises:
-        ValueError: there are several folders, or folders beside files, or files cannot be used.
-    """
-    paths = arguments.training_tiles
-    if not any(is_tensor_file(path) for path in paths):
-        if len(paths) > 1:
-            raise ValueError(f"--training_tiles: expected one folder, or safetensors files, got {len(paths)} folders")
-        training = read_folder(Path(paths[0]), arguments.tile_size)
-        return standardised_spectra(training, processor, paths[0], spread(len(training), arguments.max_training_tiles))
-    folders = [path for path in paths if not is_tensor_file(path)]
-    if folders:
-        raise ValueError(f"--training_tiles: expected safetensors files only beside one, got {folders[0]}")
+def training_spectra(paths: Sequence[str], tile_size: int, processor: HSSTImageProcessor) -> Iterable[torch.Tensor]:
+    """Standardised spectra (pixels, bands) of training tiles; safetensors files in the proportion of their weights."""
+    are_files = [path.partition("=")[0].endswith(".safetensors") for path in paths]
+    if len(paths) == 1 and not are_files[0]:
+        training = read_folder(Path(paths[0]), tile_size)
+        return standardised_spectra(training, processor, paths[0], spread(len(training), MAX_TRAINING_TILES))
+    if not all(are_files):
+        raise ValueError(f"--training_tiles: expected one folder, or safetensors files alone, got {' '.join(paths)}")
     sources = []
     for path in paths:
         try:
             tensors = TileTensors.read(path, list(processor.wavelengths or []))
         except ValueError as error:
             raise ValueError(f"--training_tiles {error}") from None
-        numbers = spread(len(tensors.tiles), arguments.max_training_tiles)
+        numbers = spread(len(tensors.tiles), MAX_TRAINING_TILES)
         values, valid = processor.standardize(tensors.tiles[numbers], scale=tensors.scale, nodata=tensors.nodata)
         sources.append((values.permute(0, 2, 3, 1)[valid], tensors.weight))
     # As many pixels of each as its share of the training's windows allows
     total = min(len(spectra) / weight for spectra, weight in sources)
     return [spectra[spread(len(spectra), round(total * weight))] for spectra, weight in sources]
-
-
-def is_tensor_file(path: str) -> bool:
-    return path.partition("=")[0].endswith(".safetensors")
 
 
 def spread(length: int, most: int) -> list[int]:
@@ -513,7 +461,7 @@ def make_gaussians(
     gaussians: dict[str, list[GaussianSpectrum]] = {}
     num_bands = len(processor.wavelengths or [])
     if arguments.training_tiles is not None:
-        spectra = training_spectra(arguments, processor)
+        spectra = training_spectra(arguments.training_tiles, arguments.tile_size, processor)
         gaussians["the model's training tiles"] = [GaussianSpectrum.estimate(spectra, num_bands)] * len(tiles)
     if arguments.block:
         blocks = blocks_of_tiles(tiles.names, arguments.block)
@@ -546,14 +494,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--name", help="of the tiles in the figure's title (their folder's)")
     parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"])
-    for name, default, text in (
-        ("tile_size", 64, "side of the tiles cut from products, in pixels"),
-        ("mask_ratio", 0.7, "share of the tokens to hide"),
-        ("draws", 1, "masks of each window"),
-        ("max_training_tiles", 400, "training tiles to estimate the Gaussian from"),
-        ("seed", 0, "of the masks"),
-    ):
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} ({default})")
+    parser.add_argument("--mask_ratio", type=float, default=0.7, help="share of the tokens to hide (0.7)")
+    parser.add_argument("--tile_size", type=int, default=64, help="side of tiles cut from products, in pixels (64)")
     return parser.parse_args()
 
 
@@ -562,30 +504,17 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with one_line_errors("reconstruction.py"):
-        for name in ("draws", "max_training_tiles"):
-            if getattr(arguments, name) < 1:
-                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-        model, processor = load_model(arguments.model)
-        tiles = read_folder(arguments.tiles, arguments.tile_size)
+        model = load_masked_model(arguments.model)
+        processor = HSSTImageProcessor.from_pretrained(arguments.model)
+        tiles, source = read_folder(arguments.tiles, arguments.tile_size), str(arguments.tiles)
         gaussians = make_gaussians(arguments, tiles, processor)
-        masks, spectra = {}, {}
-        for mask_type in dict.fromkeys(arguments.mask_types):
-            masks[mask_type], spectra[mask_type] = evaluate_reconstruction(
-                model,
-                processor,
-                tiles,
-                gaussians,
-                source=str(arguments.tiles),
-                mask_type=mask_type,
-                mask_ratio=arguments.mask_ratio,
-                draws=arguments.draws,
-                seed=arguments.seed,
-                progress=True,
+        masks, spectra, by_band = {}, {}, {}
+        for kind in dict.fromkeys(arguments.mask_types):
+            given = {"mask_type": kind, "mask_ratio": arguments.mask_ratio, "progress": True}
+            masks[kind], spectra[kind] = evaluate_reconstruction(
+                model, processor, tiles, gaussians, source=source, **given
             )
-        by_band = {
-            mask_type: {name: errors.pop("by_band") for name, errors in result["predictors"].items()}
-            for mask_type, result in masks.items()
-        }
+            by_band[kind] = {name: errors.pop("by_band") for name, errors in masks[kind]["predictors"].items()}
         result = {
             "masks": masks,
             "gaussian_pixels": {
@@ -597,15 +526,10 @@ def main() -> None:
             "mask_ratio": arguments.mask_ratio,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        first = next(iter(masks))
-        plot_reconstructed_spectra(
-            arguments.output_dir / "reconstruction_spectra.png",
-            spectra[first],
-            by_band[first],
-            processor.wavelengths or [],
-            f"{arguments.name or arguments.tiles.name}: {first} masks, {masks[first]['hidden']:.0%} of the tokens "
-            "hidden",
-        )
+        first, name = next(iter(masks)), arguments.name or arguments.tiles.name
+        title = f"{name}: {first} masks, {masks[first]['hidden']:.0%} of the tokens hidden"
+        figure = arguments.output_dir / "reconstruction_spectra.png"
+        plot_reconstructed_spectra(figure, spectra[first], by_band[first], processor.wavelengths or [], title)
         table = reconstruction_table(result)
         write_text(arguments.output_dir / "reconstruction.md", table + "\n")
         path = write_json(arguments.output_dir / "reconstruction.json", result)

@@ -44,11 +44,13 @@ from hsst.experiments.baselines import (
     warn_of_untrained_classes,
 )
 from hsst.experiments.label_efficiency import (
-    Budget,
     Experiment,
+    add_run_arguments,
     arrays_fingerprint,
     checkpoint_fingerprint,
     described,
+    paired_difference,
+    parse_budgets,
     percent,
     plan_runs,
     pooled_scores,
@@ -56,16 +58,20 @@ from hsst.experiments.label_efficiency import (
     run_experiment,
     summarise,
 )
-from hsst.run_classification import add_training_arguments, given_settings, options_of
-from hsst.support.command_line import one_line_errors
+from hsst.run_classification import given_settings, options_of
+from hsst.support.command_line import check_least, one_line_errors, parse_named
+from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
 from hsst.support.fine_tuning import FineTuningSettings
-from hsst.support.reports import save_figure, style_axis
+from hsst.support.reports import markdown_table
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
 
 SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"
 WAYS = {SCRATCH: "from scratch", RESAMPLED: "resampled to EnMAP", ADAPTED: "adapted"}
 WAY_COLOURS = {SCRATCH: "#888888", RESAMPLED: "#1b6ca8", ADAPTED: "#d1495b"}
 DIRECTION = "blocks"
+SHARES = (0.5, 0.0, 0.5)
+"""Of the blocks that are for training, validation and test."""
+
 KEPT = ("model", "budget", "budget_title", "labels", "seeds", "parameters", "overall_accuracy", "average_accuracy")
 """What a result file keeps of each way and budget."""
 
@@ -106,13 +112,7 @@ class SensorData:
 
 
 def make_sensor(name: str) -> Sensor:
-    """One of `SIMULATED_SENSORS`.
-
-    Raises:
-        ValueError: there is no such sensor.
-    """
-    if name not in SIMULATED_SENSORS:
-        raise ValueError(f"expected a sensor among {'; '.join(SIMULATED_SENSORS)}, got {name}")
+    """One of `SIMULATED_SENSORS`."""
     count, first, last = SIMULATED_SENSORS[name]
     spacing = (last - first) / (count - 1)
     return Sensor(name, tuple(np.linspace(first, last, count).tolist()), (spacing,) * count)
@@ -124,9 +124,6 @@ def simulate_sensors(
     """
     The same labelled scenes, seen by each sensor, all but the first for tests without labels. Scenes have the seeds
     from `seed` on. Half of the blocks are for training, half for test, with the radius of a window between them.
-
-    Raises:
-        ValueError: a sensor is unknown, or a scene is too small for the split.
     """
     sensors = [make_sensor(name) for name in names]
     fine = Sensor("fine", tuple(FINE_CENTRES.tolist()), (FINE_SPACING,) * len(FINE_CENTRES))
@@ -134,7 +131,7 @@ def simulate_sensors(
     for number in tqdm(range(num_scenes), desc="simulated scenes", disable=num_scenes == 1):
         scene = simulate_scene(size, size, seed=seed + number, sensor=fine, cloud_cover=0.0, swath=False)
         split = split_by_blocks(
-            {"scene": scene.labels}, block_size=block_size, buffer=window_size // 2, shares=(0.5, 0.0, 0.5), seed=0
+            {"scene": scene.labels}, block_size=block_size, buffer=window_size // 2, shares=SHARES, seed=0
         )
         for sensor, data in zip(sensors, made, strict=True):
             seen = Scene("scene", seen_by(scene.cube, sensor), scene.labels)
@@ -174,20 +171,17 @@ def resampled_cube(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(missing, ENMAP.nodata, values).astype(np.int16)
 
 
-def weights_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[np.ndarray, np.ndarray]:
-    """Weights by which the bands of a sensor become those of a checkpoint, float64 (checkpoint's bands, bands of the
-    data), and numbers of the checkpoint's bands that the sensor does not cover; their weights are 0.
+def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
+    """Data with the bands of a checkpoint, and how many of these the sensor does not cover.
 
-    Raises:
-        ValueError: wavelengths are unknown, or the sensor covers no band of the checkpoint.
+    Those hold the checkpoint's mean everywhere, which is 0 after standardising.
     """
     data, processor = sensor_data.data, load_processor(checkpoint)
     if data.wavelengths is None or processor.wavelengths is None:
         raise ValueError(f"{sensor_data.title}: expected wavelengths of the data and of {checkpoint}, got none")
-    bands = np.flatnonzero(data.valid_bands)
+    bands, wanted = np.flatnonzero(data.valid_bands), np.asarray(processor.wavelengths)
     given = data.wavelengths[bands]
     widths = nearest_spacing(given) if sensor_data.fwhm is None else sensor_data.fwhm[bands]
-    wanted = np.asarray(processor.wavelengths)
     wanted_widths = np.interp(wanted, ENMAP.wavelengths, ENMAP.fwhm)
     missing = uncovered_bands(given, widths, wanted, wanted_widths)
     covered = np.setdiff1d(np.arange(len(wanted)), missing)
@@ -195,20 +189,6 @@ def weights_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[np.
         raise ValueError(f"{sensor_data.title}: expected bands of {checkpoint} among its own, got none")
     weights = np.zeros((len(wanted), data.num_bands))
     weights[np.ix_(covered, bands)] = spectral_weights(given, widths, wanted[covered], wanted_widths[covered])
-    return weights, missing
-
-
-def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
-    """Data with the bands of a checkpoint, and how many of these the sensor does not cover.
-
-    Those hold the checkpoint's mean everywhere, which is 0 after standardising.
-
-    Raises:
-        ValueError: as `weights_to_checkpoint` does.
-    """
-    weights, missing = weights_to_checkpoint(sensor_data, checkpoint)
-    data, processor = sensor_data.data, load_processor(checkpoint)
-    wanted = np.asarray(processor.wavelengths)
     mean = np.zeros(len(wanted)) if processor.image_mean is None else np.asarray(processor.image_mean)
     filling = np.rint(mean * processor.scale).astype(np.int16)
     scenes = []
@@ -219,32 +199,31 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
     return replace(data, scenes=scenes, wavelengths=wanted), len(missing)
 
 
-def check_sensor(sensor_data: SensorData, checkpoint: str, settings: Mapping[str, Any], options: ModelOptions) -> None:
+def adapting(sensor_data: SensorData, options: ModelOptions) -> ModelOptions:
+    """Of models that start from the checkpoint, adapted to the bands of a sensor."""
+    return replace(options, adapt_bands=True, statistics=None if sensor_data.is_reflectance else "training")
+
+
+def check_sensor(sensor_data: SensorData, settings: Mapping[str, Any], options: ModelOptions) -> None:
     """Raises ValueError where `compare_ways` would, before anything is trained."""
-    weights_to_checkpoint(sensor_data, checkpoint)
-    adapting = _adapting(sensor_data, checkpoint, options)
-    check_model("hsst", settings_for("hsst", settings), adapting)
-    starting_point(sensor_data.data, adapting)
+    assert options.checkpoint is not None  # main looks
+    resampled_to_checkpoint(sensor_data, options.checkpoint)
+    check_model("hsst", settings_for("hsst", settings), adapting(sensor_data, options))
+    starting_point(sensor_data.data, adapting(sensor_data, options))
     if settings.get("head_start") == "checkpoint":
-        known_classes(load_config(checkpoint), sensor_data.data.class_names, checkpoint, options.merged)
-
-
-def _adapting(sensor_data: SensorData, checkpoint: str, options: ModelOptions) -> ModelOptions:
-    """Of models that start from a checkpoint, adapted to the bands of a sensor."""
-    statistics = None if sensor_data.is_reflectance else "training"
-    return replace(options, checkpoint=checkpoint, adapt_bands=True, statistics=statistics)
+        config, names = load_config(options.checkpoint), sensor_data.data.class_names
+        known_classes(config, names, options.checkpoint, options.merged)
 
 
 def compare_ways(
     sensor_data: SensorData,
     folder: str | Path,
-    *,
-    checkpoint: str,
     budgets: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
     options: ModelOptions,
     description: Mapping[str, Any],
+    *,
     checkpoint_learning_rate: float | None = None,
     processes: int | None = None,
 ) -> dict[str, Any]:
@@ -257,17 +236,13 @@ def compare_ways(
         What the rows say, as JSON can hold it; under "unlabelled", how good the resampled and the adapted way are
         without a label of the sensor, on the test areas of all its scenes, where the settings have
         `head_start="checkpoint"`.
-
-    Raises:
-        ValueError: the data do not fit the checkpoint, or the folder holds rows of something else.
     """
-    resampled, num_missing = resampled_to_checkpoint(sensor_data, checkpoint)
-    adapting = _adapting(sensor_data, checkpoint, options)
-    start = starting_point(sensor_data.data, adapting)
-    from_checkpoint = dict(settings)
-    if checkpoint_learning_rate is not None:
-        from_checkpoint["learning_rate"] = checkpoint_learning_rate
+    assert options.checkpoint is not None and sensor_data.data.wavelengths is not None  # check_sensor looks
+    resampled, num_missing = resampled_to_checkpoint(sensor_data, options.checkpoint)
+    pretrained = adapting(sensor_data, options)
+    start = starting_point(sensor_data.data, pretrained)
     from_scratch = {name: value for name, value in settings.items() if name != "head_start"}
+    rate = {} if checkpoint_learning_rate is None else {"learning_rate": checkpoint_learning_rate}
     ways: dict[str, Any] = {}
     unlabelled: dict[str, list[dict[str, Any]]] = {}
     pooled: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
@@ -276,8 +251,8 @@ def compare_ways(
         data = resampled if way == RESAMPLED else sensor_data.data
         experiment = Experiment(
             {DIRECTION: data},
-            replace(adapting, statistics="training", merged={}) if way == SCRATCH else adapting,
-            from_scratch if way == SCRATCH else from_checkpoint,
+            replace(pretrained, statistics="training", merged={}) if way == SCRATCH else pretrained,
+            from_scratch if way == SCRATCH else {**settings, **rate},
             {**description, "sensor": sensor_data.title, "way": way},
         )
         runs = plan_runs([model], budgets, seeds, [DIRECTION])
@@ -292,30 +267,26 @@ def compare_ways(
             unlabelled[way] = []
             for scene in tqdm([sensor_data.data, *sensor_data.other_scenes], desc=f"{WAYS[way]}, no labels"):
                 if way == RESAMPLED:
-                    scene = resampled_to_checkpoint(replace(sensor_data, data=scene), checkpoint)[0]
+                    scene = resampled_to_checkpoint(replace(sensor_data, data=scene), options.checkpoint)[0]
                 outcome = run_model(model, scene, untrained, experiment.options, labelled_only=True)
                 unlabelled[way].append(land_cover_scores(outcome.confusion))
-    wavelengths = sensor_data.data.wavelengths
-    assert wavelengths is not None  # resampled_to_checkpoint looks
+    differences: dict[str, Any] = {name: {} for _, name, _ in COMPARED.values()}
+    for score, (_, name, _) in COMPARED.items():
+        for other in (SCRATCH, RESAMPLED):
+            differences[name][other] = {
+                budget: {**_difference(own, pooled[other][budget], score), "seeds": len(own)}
+                for budget, own in pooled[ADAPTED].items()
+            }
     return {
         "title": sensor_data.title,
         "bands": int(sensor_data.data.valid_bands.sum()),
-        "range": [float(wavelengths[0]), float(wavelengths[-1])],
+        "range": sensor_data.data.wavelengths[[0, -1]].tolist(),
         "filled_bands": num_missing,
         "is_reflectance": sensor_data.is_reflectance,
         "adaptation": "bands taken as they are" if start.adaptation is None else str(start.adaptation),
         "ways": ways,
         "unlabelled": _unlabelled(unlabelled) if unlabelled else {},
-        **{
-            differences: {
-                other: {
-                    budget: {**_difference(own, pooled[other][budget], score), "seeds": len(own)}
-                    for budget, own in pooled[ADAPTED].items()
-                }
-                for other in (SCRATCH, RESAMPLED)
-            }
-            for score, (_, differences, _) in COMPARED.items()
-        },
+        **differences,
     }
 
 
@@ -335,48 +306,42 @@ def _difference(
     scores: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]], name: str
 ) -> dict[str, Any]:
     """A score less another's, seed by seed or scene by scene."""
-    values = [scores[number][name] - others[number][name] for number in scores]
-    return {**(described(values) or {}), "better_in": sum(value > 0 for value in values)}
+    paired = paired_difference(scores, others, name)
+    return {**(paired["difference"] or {}), "better_in": paired["better_in"]}
 
 
 def sensor_table(result: Mapping[str, Any], score: str = "overall_accuracy") -> str:
-    """Markdown of `sensors.json`: a score (one of `COMPARED`) in percent, the best in bold.
-
-    Raises:
-        ValueError: the result is of a version that did not score each scene.
-    """
-    header = ["sensor", "labels", *WAYS.values(), "adapted – from scratch", "adapted – resampled"]
-    rows = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    """Markdown of `sensors.json`: a score (one of `COMPARED`) in percent, the best in bold."""
+    rows = []
     without_labels, with_labels, of_scenes = COMPARED[score]
     for sensor in result["sensors"]:
-        title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
-        table: list[tuple[str, dict[str, Any], list[str]]] = []
+        # What the first cell says, the score of each way, and the differences of the adapted one to the others
+        lines: list[tuple[str, dict[str, Any], list[str]]] = []
         if unlabelled := sensor.get("unlabelled"):
-            if not all(of_scenes in values for values in unlabelled.get("ways", {"none": {}}).values()):
+            number, of_way = unlabelled["scenes"], unlabelled.get("ways", {})
+            if not of_way or not all(of_scenes in values for values in of_way.values()):
                 raise ValueError(f"{sensor['title']}: expected a result of this version of sensors.py")
-            number, of_way = unlabelled["scenes"], unlabelled["ways"]
             all_scenes = {way: values[score] for way, values in of_way.items()}
             labels = f"none ({number} scenes)" if number > 1 else "none"
-            table.append((labels, all_scenes, ["–", percent(unlabelled[without_labels])]))
+            lines.append((labels, all_scenes, ["–", percent(unlabelled[without_labels])]))
             if number > 1:
                 first = {way: described(values[of_scenes][:1]) or {} for way, values in of_way.items()}
                 own = percent(described([first[ADAPTED]["mean"] - first[RESAMPLED]["mean"]]))
-                table.append(("none, the scene of the labels", first, ["–", own]))
+                lines.append(("none, the scene of the labels", first, ["–", own]))
         for number, entry in enumerate(sensor["ways"][ADAPTED]):
             of_ways = {way: sensor["ways"][way][number][score] for way in WAYS}
             texts = [percent(sensor[with_labels][other][entry["budget"]]) for other in (SCRATCH, RESAMPLED)]
-            table.append((f"{entry['budget_title']} ({entry['labels']:,.0f})", of_ways, texts))
-        for labels, of_ways, differences in table:
+            lines.append((f"{entry['budget_title']} ({entry['labels']:,.0f})", of_ways, texts))
+        for labels, of_ways, differences in lines:
             best = max(scores["mean"] for scores in of_ways.values())
-            cells = [
-                (percent(of_ways[way], of_ways[way]["mean"] == best) if way in of_ways else "–")
-                + (" *" if way == RESAMPLED and sensor["filled_bands"] else "")
-                for way in WAYS
-            ]
-            rows.append(f"| {' | '.join([title, labels, *cells, *differences])} |")
-    if any(sensor["filled_bands"] for sensor in result["sensors"]):
-        rows += ["", "\\* Bands of the model that the sensor does not cover hold their mean."]
-    return "\n".join(rows)
+            cells = [percent(of_ways.get(way), way in of_ways and of_ways[way]["mean"] == best) for way in WAYS]
+            if sensor["filled_bands"]:
+                cells[list(WAYS).index(RESAMPLED)] += " *"
+            title = sensor["title"] + ("" if sensor["is_reflectance"] else " (radiance)")
+            rows.append([title, labels, *cells, *differences])
+    header = ["sensor", "labels", *WAYS.values(), "adapted – from scratch", "adapted – resampled"]
+    note = "\n\n\\* Bands of the model that the sensor does not cover hold their mean."
+    return markdown_table(header, rows) + (note if any(each["filled_bands"] for each in result["sensors"]) else "")
 
 
 def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
@@ -386,23 +351,15 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
     axes = figure.subplots(1, len(sensors), squeeze=False)[0]
     for axis, sensor in zip(axes, sensors, strict=True):
         for way, title in WAYS.items():
-            entries = sorted(sensor["ways"][way], key=lambda entry: entry["labels"])
-            labels = [entry["labels"] for entry in entries]
+            entries, colour = sorted(sensor["ways"][way], key=lambda entry: entry["labels"]), WAY_COLOURS[way]
             scores = [entry["overall_accuracy"] for entry in entries]
-            axis.plot(labels, [each["mean"] for each in scores], marker="o", color=WAY_COLOURS[way], label=title)
-            if all(each["low"] is not None for each in scores):
-                low, high = ([each[end] for each in scores] for end in ("low", "high"))
-                axis.fill_between(labels, low, high, color=WAY_COLOURS[way], alpha=0.15, lw=0)
+            draw_scores(axis, [entry["labels"] for entry in entries], scores, color=colour, label=title)
             if way in sensor.get("unlabelled", {}).get("ways", {}):
                 score = sensor["unlabelled"]["ways"][way]["overall_accuracy"]["mean"]
-                axis.axhline(score, color=WAY_COLOURS[way], linestyle=":", lw=1.5, label=f"{title}, no labels")
-        ticks = {entry["labels"]: entry["budget_title"] for entry in sensor["ways"][ADAPTED]}
-        axis.set_xscale("log")
-        axis.set_xticks(list(ticks), [f"{title}\n({labels:,.0f})" for labels, title in ticks.items()], fontsize=8)
-        axis.minorticks_off()
+                axis.axhline(score, color=colour, linestyle=":", lw=1.5, label=f"{title}, no labels")
+        label_axis(axis, sensor["ways"][ADAPTED])
         filled = f"(resampled: {sensor['filled_bands']} bands hold their mean)" if sensor["filled_bands"] else ""
         axis.set_title(f"{sensor['title']}\n{filled}", fontsize=10)
-        axis.set_xlabel("training labels")
         style_axis(axis)
     axes[0].set_ylabel("overall accuracy")
     handles, titles = axes[0].get_legend_handles_labels()
@@ -411,35 +368,22 @@ def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
 
 
 def real_sensors(arguments: argparse.Namespace, window_size: int) -> Iterator[SensorData]:
-    """The labelled scenes of --real.
-
-    Raises:
-        ValueError: names are not written as they should be, or files cannot be used.
-    """
-    folders = {}
-    for text in arguments.real:
-        name, separator, folder = text.partition("=")
-        if not separator or name in folders:
-            raise ValueError(f"--real: expected NAME=FOLDER with names that differ, got {text}")
-        folders[name] = folder
+    """The labelled scenes of --real."""
+    folders = parse_named("real", "NAME=FOLDER", arguments.real)
     unknown = sorted(set(arguments.radiance) - set(folders))
     if unknown:
         raise ValueError(
             f"--radiance: expected names given by --real ({', '.join(folders) or 'none'}), got {unknown[0]}"
         )
-    split = {"window_size": window_size, "block_size": arguments.block_size, "shares": (0.5, 0.0, 0.5)}
+    split = {"window_size": window_size, "block_size": arguments.block_size, "shares": SHARES}
     for name, folder in folders.items():
-        yield SensorData(
-            name, LabelledScene(data_dir=folder, **split).data, is_reflectance=name not in arguments.radiance
-        )
+        data = LabelledScene(data_dir=folder, **split).data
+        yield SensorData(name, data, is_reflectance=name not in arguments.radiance)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budgets", default="5,20,100%", help="labels per class, or shares (5,20,100%%)")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
+    add_run_arguments(parser, "5,20,100%")
     data = parser.add_argument_group("sensors")
     data.add_argument(
         "--sensors",
@@ -461,7 +405,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     text = "of the two ways that start from the checkpoint (--learning_rate): a trained classifier needs smaller steps"
     data.add_argument("--checkpoint_learning_rate", type=float, help=text)
-    add_training_arguments(parser)
     return parser.parse_args()
 
 
@@ -469,9 +412,8 @@ def main() -> None:
     arguments = parse_arguments()
     quiet_libraries()
     with one_line_errors("sensors.py"):
-        for name in ("seeds", "scenes"):
-            if getattr(arguments, name) < 1:
-                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+        check_least(arguments, 1, "seeds", "scenes", "processes")
+        check_least(arguments, 0, "checkpoint_learning_rate")
         if arguments.scenes > 1 and arguments.head_start != "checkpoint":
             raise ValueError("--scenes: expected --head_start checkpoint, without which no scene is mapped unlabelled")
         if arguments.model_name_or_path is None:
@@ -479,15 +421,10 @@ def main() -> None:
         for name in ("adapt_bands", "config_overrides", "statistics"):
             if getattr(arguments, name):
                 raise ValueError(f"--{name} cannot be set here: each of the compared ways sets its own.")
-        budgets = list(dict.fromkeys(arguments.budgets.split(",")))
-        for budget in budgets:
-            Budget.parse(budget)
+        budgets = parse_budgets(arguments.budgets)
         settings, options = given_settings(arguments), options_of(arguments)
-        learning_rate = arguments.checkpoint_learning_rate
+        checkpoint, learning_rate = arguments.model_name_or_path, arguments.checkpoint_learning_rate
         rates = {} if learning_rate is None else {"checkpoint_learning_rate": learning_rate}
-        if learning_rate is not None and not learning_rate >= 0:
-            raise ValueError(f"--checkpoint_learning_rate: expected at least 0, got {learning_rate}")
-        checkpoint = arguments.model_name_or_path
         window_size = choose_window_size(FineTuningSettings(**settings), options, load_config(checkpoint))
         options = replace(options, window_size=window_size)
         sensors = list(real_sensors(arguments, window_size))
@@ -498,7 +435,7 @@ def main() -> None:
         if not sensors:
             raise ValueError("--sensors, --real: expected a sensor, got none")
         for sensor in sensors:
-            check_sensor(sensor, checkpoint, settings, options)
+            check_sensor(sensor, settings, options)
         results = []
         for sensor in sensors:
             warn_of_untrained_classes(sensor.data)
@@ -513,19 +450,9 @@ def main() -> None:
                 "options": asdict(replace(options, checkpoint=None)),
                 **rates,
             }
-            result = compare_ways(
-                sensor,
-                arguments.output_dir / re.sub(r"[^a-z0-9]+", "-", sensor.title.lower()).strip("-"),
-                checkpoint=checkpoint,
-                budgets=budgets,
-                seeds=range(arguments.seeds),
-                settings=settings,
-                options=options,
-                description=description,
-                checkpoint_learning_rate=learning_rate,
-                processes=arguments.processes,
-            )
-            results.append(result)
+            folder = arguments.output_dir / re.sub(r"[^a-z0-9]+", "-", sensor.title.lower()).strip("-")
+            shared = (budgets, range(arguments.seeds), settings, options, description)
+            results.append(compare_ways(sensor, folder, *shared, **rates, processes=arguments.processes))
         result = {
             "sensors": results,
             "model": Path(checkpoint).name,

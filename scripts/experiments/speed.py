@@ -23,8 +23,9 @@ from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import check_least, one_line_errors
 from hsst.support.model_sources import parse_overrides, read_config, reading
+from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, use_fast_layers
 
 CLASSES = 12
@@ -190,22 +191,17 @@ def speed_table(result: dict[str, Any]) -> str:
         "megabytes_per_window": ("memory of a window", "{:,.1f} MB"),
     }
     shown = {name: column for name, column in columns.items() if name in result["rows"][0]}
-    lines = [f"| | {' | '.join(title for title, _ in shown.values())} |", "|---" * (len(shown) + 1) + "|"]
-    for row in result["rows"]:
-        cells = [shape.format(row[name]) for name, (_, shape) in shown.items()]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    rows = [[row["name"], *(shape.format(row[name]) for name, (_, shape) in shown.items())] for row in result["rows"]]
+    table = markdown_table(["", *(title for title, _ in shown.values())], rows)
     about = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['turns']} turns"
-    lines += ["", f"{about}, batches of {result['batch_size']} windows, {result['parameters']:,} parameters."]
-    return "\n".join(lines)
+    return f"{table}\n\n{about}, batches of {result['batch_size']} windows, {result['parameters']:,} parameters."
 
 
 def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("speed.py"):
-        for name in ("batch_size", "turns"):
-            if getattr(arguments, name) < 1:
-                raise ValueError(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
+        check_least(arguments, 1, "batch_size", "turns")
         variants = chosen_variants(arguments.variants, arguments.part, arguments.device)
         if arguments.model and arguments.config_overrides:
             raise ValueError("--config_overrides: expected none beside --model, got both")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hsst.build_model_card import sources_table, training_runs, validation_table
-from hsst.experiments.ablation import ladder_rows, mask_rows, text_table
+from hsst.experiments.ablation import ladder_table, mask_table
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
 from hsst.experiments.reconstruction import reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.inspect_images import images_table
 from hsst.support.command_line import one_line_errors
+from hsst.support.reports import markdown_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -36,52 +37,51 @@ def result(name: str) -> dict[str, Any]:
 
 def pretraining_on_potsdam() -> str:
     """Masked pre-training on the real EnMAP tiles of Potsdam, one row for each run."""
-    rows = [
-        "| masks | hidden | parameters | windows seen | before | after | band mean | mean of visible tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("masks", "hidden", "parameters", "windows seen", "before", "after", "band mean")
+    rows = []
     for path in sorted(RESULTS.glob("pretraining_potsdam_*.json")):
         run = result(path.stem)
-        rows.append(
-            f"| {run['run']['mask_type'] or 'tube'} | {run['realised_mask_ratio']:.0%} | {run['parameters']:,} | "
-            f"{run['windows_seen']:,} | {run['start_eval_loss']:.3f} | **{run['eval_loss']:.3f}** | "
-            f"{run['eval_band_mean_loss']:.3f} | {run['eval_visible_mean_loss']:.3f} |"
-        )
-    return "\n".join(rows)
+        about = [run["run"]["mask_type"] or "tube", f"{run['realised_mask_ratio']:.0%}"]
+        counts = [f"{run[name]:,}" for name in ("parameters", "windows_seen")]
+        errors = [
+            f"{run[f'{name}_loss']:.3f}" for name in ("start_eval", "eval", "eval_band_mean", "eval_visible_mean")
+        ]
+        errors[1] = f"**{errors[1]}**"
+        rows.append([*about, *counts, *errors])
+    return markdown_table([*header, "mean of visible tokens"], rows)
 
 
 def realism() -> str:
     """Simulated scenes beside real tiles."""
     figures = result("realism")
-    variance = figures["explained_variance"]
-    rows = ["| | simulated | real |", "|---|---|---|"]
-    rows.append(f"| pixels compared | {figures['pixels']['simulated']:,} | {figures['pixels']['real']:,} |")
+    counts, variance = figures["pixels"], figures["explained_variance"]
+    shares = [["pixels compared", *(f"{counts[name]:,}" for name in ("simulated", "real"))]]
     for count in (1, 2, 3, 5, 10, 20):
-        simulated, real = variance["simulated"][count - 1], variance["real"][count - 1]
         noun = "component" if count == 1 else "components"
-        rows.append(f"| variance explained by {count} principal {noun} | {simulated:.4f} | {real:.4f} |")
+        values = [f"{variance[name][count - 1]:.4f}" for name in ("simulated", "real")]
+        shares.append([f"variance explained by {count} principal {noun}", *values])
     error, ratio = figures["mean_reflectance_error"], figures["deviation_ratio_simulated_to_real"]
-    rows += [
-        "",
-        "| | |",
-        "|---|---|",
-        f"| error of the band means, root mean square (largest) | {error['root_mean_square']:.4f} "
-        f"({error['largest']:.4f}) reflectance |",
-        f"| standard deviation of a band, simulated to real, median (5th to 95th percentile of bands) | "
-        f"{ratio['median']:.2f} ({ratio['p5']:.2f} to {ratio['p95']:.2f}) |",
+    rest = [
+        [
+            "error of the band means, root mean square (largest)",
+            f"{error['root_mean_square']:.4f} ({error['largest']:.4f}) reflectance",
+        ],
+        [
+            "standard deviation of a band, simulated to real, median (5th to 95th percentile of bands)",
+            f"{ratio['median']:.2f} ({ratio['p5']:.2f} to {ratio['p95']:.2f})",
+        ],
     ]
     names = {"all_bands": "all bands", "window_bands": "bands outside gas absorption"}
     for bands, angles in figures["spectral_angle_degrees"].items():
-        simulated, real = angles["real_to_simulated"], angles["real_to_other_real_block"]
-        rows.append(
-            f"| angle of a real pixel to its nearest simulated one, {names[bands]}, median (95th percentile) | "
-            f"{simulated['median']:.2f}° ({simulated['p95']:.2f}°) |"
-        )
-        rows.append(
-            f"| the same to its nearest in another real block, {names[bands]} | "
-            f"{real['median']:.2f}° ({real['p95']:.2f}°) |"
-        )
-    return "\n".join(rows)
+        for kind, text in (
+            (
+                "real_to_simulated",
+                f"angle of a real pixel to its nearest simulated one, {names[bands]}, median (95th percentile)",
+            ),
+            ("real_to_other_real_block", f"the same to its nearest in another real block, {names[bands]}"),
+        ):
+            rest.append([text, f"{angles[kind]['median']:.2f}° ({angles[kind]['p95']:.2f}°)"])
+    return markdown_table(("", "simulated", "real"), shares) + "\n\n" + markdown_table(("", ""), rest)
 
 
 def pretraining_hsst_enmap() -> str:
@@ -90,16 +90,14 @@ def pretraining_hsst_enmap() -> str:
     parts = []
     for run in training_runs(results):
         settings = run["settings"]
-        rows = ["| tiles | share of the windows | windows seen | SHA-256 of the numbers |", "|---|---|---|---|"]
+        rows = []
         total = sum(source["weight"] for source in run["data"])
         for source in run["data"]:
             count, bands, height, width = source["tiles"]
-            kind = f"{count:,} of {height} x {width} pixels, {bands} bands"
-            rows.append(
-                f"| {source['name']}: {kind} | {source['weight'] / total:.0%} | "
-                f"{run['windows_by_source'][source['name']]:,} | `{source['sha256'][:16]}…` |"
-            )
-        told = (
+            title = f"{source['name']}: {count:,} of {height} x {width} pixels, {bands} bands"
+            seen = f"{run['windows_by_source'][source['name']]:,}"
+            rows.append([title, f"{source['weight'] / total:.0%}", seen, f"`{source['sha256'][:16]}…`"])
+        about = (
             f"{run['steps']:,} steps of {settings['batch_size']} windows, {run['windows_seen']:,} in all, in "
             f"{run['seconds'] / 60:,.0f} minutes; learning rate {settings['learning_rate']:g}, masks "
             f"{', '.join(settings['mask_types'])} ({run['realised_mask_ratio']:.0%} of the tokens), "
@@ -107,7 +105,8 @@ def pretraining_hsst_enmap() -> str:
             f"{run['versions']['transformers']}; "
             f"{run['parameters']:,} parameters, {run['encoder_parameters']:,} of them in the encoder."
         )
-        parts += ["\n".join(rows), told]
+        header = ("tiles", "share of the windows", "windows seen", "SHA-256 of the numbers")
+        parts += [markdown_table(header, rows), about]
     return "\n\n".join([*parts, validation_table(results)])
 
 
@@ -132,20 +131,19 @@ def comparison_rows(name: str, only: str | None = None) -> str:
     figures = result(name)
     titles = {entry["model"]: entry["title"] for entry in figures["results"]}
     budgets = {entry["budget"]: entry["budget_title"] for entry in figures["results"]}
-    rows = ["| labels | score | difference of | points | better in |", "|---|---|---|---|---|"]
+    rows = []
     for entry in (*figures["comparisons"], *figures["comparisons_to_scratch"]):
         if entry["score"] not in ("average_accuracy", "macro_f1") or only not in (None, entry["model"]):
             continue
         difference = entry["difference"]
-        text = f"{100 * difference['mean']:+.1f}"
+        points = f"{100 * difference['mean']:+.1f}"
         if difference["low"] is not None:
-            text += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
-        rows.append(
-            f"| {budgets[entry['budget']]} | {entry['score'].replace('_', ' ').replace('f1', 'F1')} | "
-            f"{titles[entry['model']]} – {titles[entry['baseline']]} | {text} | "
-            f"{entry['better_in']} of {entry['seeds']} |"
-        )
-    return "\n".join(rows)
+            points += f" ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+        score = entry["score"].replace("_", " ").replace("f1", "F1")
+        both = f"{titles[entry['model']]} – {titles[entry['baseline']]}"
+        better = f"{entry['better_in']} of {entry['seeds']}"
+        rows.append([budgets[entry["budget"]], score, both, points, better])
+    return markdown_table(("labels", "score", "difference of", "points", "better in"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -160,8 +158,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency_comparison": lambda: comparison_rows("label_efficiency"),
     "label_efficiency_landcover": lambda: few_labels_rows("label_efficiency_landcover"),
     "label_efficiency_landcover_comparison": lambda: comparison_rows("label_efficiency_landcover", only="hsst"),
-    "ablation_ladder": lambda: text_table(*ladder_rows(result("ablation"))),
-    "ablation_masks": lambda: text_table(*mask_rows(result("ablation"))),
+    "ablation_ladder": lambda: ladder_table(result("ablation")),
+    "ablation_masks": lambda: mask_table(result("ablation")),
     "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,25 @@ def one_line_errors(program: str) -> Iterator[None]:
     except KeyboardInterrupt:
         tqdm.write(f"{program}: interrupted", file=sys.stderr)  # not behind a progress bar
         raise SystemExit(130) from None
+
+
+def check_least(arguments: argparse.Namespace, least: float, *names: str) -> None:
+    """Raises ValueError where an argument is given that is smaller, or not a number."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"--{name}: expected at least {least}, got {value}")
+
+
+def parse_named(flag: str, form: str, texts: Sequence[str]) -> dict[str, str]:
+    """Arguments of a repeated flag, NAME=VALUE each (`form` says of what), by their names."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value or name in named:
+            raise ValueError(f"--{flag}: expected {form} with names that differ, got {text}")
+        named[name] = value
+    return named
 
 
 def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:

@@ -1,7 +1,8 @@
 """Figures of hyperspectral images for people: true colour, masks, reconstructions, spectra, labels, splits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,7 +66,6 @@ def plot_reconstruction(
         wavelengths: band centres in nm, or None.
         title: what the figure shows.
     """
-    path = Path(path)
     hidden = np.logical_and(hidden, valid)
     filled = np.where(hidden, reconstruction, reflectance)
     colour_bands = true_colour_bands(wavelengths, len(reflectance))
@@ -101,9 +101,8 @@ def plot_reconstruction(
     ):
         for image_axis in axes:
             image_axis.plot(column, row, "s", ms=7, mfc="none", mec=colour, mew=2)
-        plot_spectrum(
-            axis, x_values, reflectance[:, row, column], reconstruction[:, row, column], hidden[:, row, column]
-        )
+        predicted = {"reconstruction": (reconstruction[:, row, column], {"color": RECONSTRUCTION_COLOUR})}
+        plot_spectrum(axis, x_values, reflectance[:, row, column], predicted, hidden[:, row, column])
         axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=colour)
         axis.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
     low, high = lower.axes[0].get_ylim()  # shared, so of all spectra
@@ -111,34 +110,73 @@ def plot_reconstruction(
     lower.axes[0].set_ylabel("reflectance")
     lower.axes[0].legend(fontsize=8, loc="upper right")
 
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=110)
-    return path
+    return save_figure(path, figure)
+
+
+def with_gaps(wavelengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wavelengths and values with NaN, where a line breaks, in place of bands that are missing."""
+    steps = np.diff(wavelengths)
+    gaps = np.flatnonzero(steps > max(40.0, 4 * float(np.median(steps)) if len(steps) else 0.0)) + 1
+    return np.insert(wavelengths.astype(float), gaps, np.nan), np.insert(values.astype(float), gaps, np.nan)
 
 
 def plot_spectrum(
-    axis: Axes, x_values: np.ndarray, spectrum: np.ndarray, reconstruction: np.ndarray, hidden: np.ndarray
+    axis: Axes,
+    x_values: np.ndarray,
+    spectrum: np.ndarray,
+    predictions: Mapping[str, tuple[np.ndarray, Mapping[str, Any]]],
+    hidden: np.ndarray,
 ) -> None:
-    """One pixel's input and reconstruction; lines break where bands are missing, hidden bands are shaded."""
-    gaps = np.diff(x_values) > max(40.0, 4 * float(np.median(np.diff(x_values))))
-    starts = np.flatnonzero(np.concatenate([[True], gaps]))
-    for number, part in enumerate(np.split(np.arange(len(x_values)), starts[1:])):
-        axis.plot(
-            x_values[part], spectrum[part], color=INPUT_COLOUR, lw=1.6, label=None if number else "input", zorder=3
-        )
-        axis.plot(
-            x_values[part],
-            np.where(hidden[part], reconstruction[part], np.nan),
-            color=RECONSTRUCTION_COLOUR,
-            lw=1.4,
-            label=None if number else "reconstruction",
-            zorder=4,
-        )
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden[part].astype(int), [0]])))
-        for first, last in zip(edges[::2], edges[1::2], strict=True):
-            axis.axvspan(x_values[part[first]], x_values[part[last - 1]], color="#000000", alpha=0.07, lw=0)
+    """One pixel's input and, by their names, predictions of its hidden bands with a style each; these are shaded."""
+    axis.plot(*with_gaps(x_values, spectrum), color=INPUT_COLOUR, lw=1.6, label="input", zorder=3)
+    for name, (values, style) in predictions.items():
+        shown = np.where(hidden, values, np.nan)
+        axis.plot(*with_gaps(x_values, shown), **{"label": name, "lw": 1.4, "zorder": 4, **style})
+    places, is_hidden = with_gaps(x_values, hidden)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_hidden == 1, [0]])))
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        axis.axvspan(places[first], places[last - 1], color="#000000", alpha=0.07, lw=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
+
+
+def draw_scores(
+    axis: Any, places: Sequence[float], scores: Sequence[Mapping[str, Any]], interval: str = "band", **style: Any
+) -> None:
+    """A line of means, and their 95 % intervals where all have one, as a "band" or "bars" ("none": not at all)."""
+    means, low, high = (np.array([score[name] for score in scores], dtype=float) for name in ("mean", "low", "high"))
+    lines = axis.plot(places, means, **{"marker": "o", **style})
+    if interval == "none" or np.isnan(low).any():
+        return
+    colour = lines[0].get_color()
+    if interval == "band":
+        axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+    else:
+        axis.errorbar(places, means, yerr=(means - low, high - means), fmt="none", capsize=3, color=colour, lw=1.5)
+
+
+def label_axis(axis: Any, entries: Iterable[Mapping[str, Any]]) -> None:
+    """The numbers of labels that the budgets of `entries` come to as a logarithmic axis."""
+    ticks = {entry["labels"]: f"{entry['budget_title']}\n({entry['labels']:,.0f})" for entry in entries}
+    axis.set_xscale("log")
+    # Budgets that come out nearly equal would overlap as upright names
+    axis.set_xticks(list(ticks), list(ticks.values()), fontsize=8, rotation=30, ha="right")
+    axis.minorticks_off()
+    axis.set_xlabel("training labels")
+
+
+def style_axis(axis: Any) -> None:
+    """Shares as percent on the vertical axis, a faint grid, and no frame above and at the right."""
+    axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(path: str | Path, figure: Figure, dpi: int = 110) -> Path:
+    """Writes a figure as PNG, whole."""
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
+    return Path(path)
 
 
 def marked_pixels(reflectance: np.ndarray, hidden: np.ndarray, valid: np.ndarray) -> list[tuple[int, int]]:

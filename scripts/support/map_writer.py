@@ -12,10 +12,10 @@ import json
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -65,25 +65,28 @@ def class_colours(class_names: Sequence[str]) -> list[str]:
     for name in class_names:
         shades = next((shades for words, shades in _COLOURS_BY_WORD if any(w in name.lower() for w in words)), ())
         free = [colour for colour in (*shades, *_OTHER_COLOURS) if colour not in taken]
-        colour = free[0] if free else _random_colour(len(colours))
+        random = np.random.default_rng(len(colours)).integers(40, 230, 3)
+        colour = free[0] if free else f"#{bytes(random.tolist()).hex()}"
         taken.add(colour)
         colours.append(colour)
     return colours
 
 
-def _random_colour(number: int) -> str:
-    red, green, blue = np.random.default_rng(number).integers(40, 230, 3)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def red_green_blue(colour: str) -> tuple[int, int, int]:
-    """Numbers 0 to 255 of a colour "#rrggbb"."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-class RasterWriter:
-    """One raster, written part by part; a context manager: leaving it puts the file under its name, an error removes
-    what was written.
+@contextmanager
+def raster_writer(
+    path: str | Path,
+    shape: tuple[int, int],
+    band_names: Sequence[str],
+    *,
+    dtype: str,
+    nodata: float,
+    crs: CRS | None = None,
+    transform: Affine | None = None,
+    scale: float = 1.0,
+    tags: Mapping[str, str] | None = None,
+    classes: Sequence[tuple[str, str]] | None = None,
+) -> Iterator[Callable[[slice, slice, np.ndarray], None]]:
+    """One raster, written part by part: leaving it puts the file under its name, an error removes what was written.
 
     Args:
         path: GeoTIFF to write; what is there under this name is replaced.
@@ -95,125 +98,65 @@ class RasterWriter:
         transform: from (column, row) to coordinates, or None.
         scale: factor from stored numbers to what they mean.
         tags: what the file says of itself.
-        colours: colour of each class ("#rrggbb"), for one band of type uint8.
-        categories: name of each class, written beside the file; `colours` belong to them.
-        smooth: whether overviews average the pixels rather than pick one.
+        classes: name and colour ("#rrggbb") of each class, for one band of type uint8; names stand beside the file.
 
-    Raises:
-        OSError: the file cannot be written.
+    Yields:
+        What writes the values of some rows and columns, (bands, height, width) or, for one band, (height, width).
     """
+    path = Path(path)
+    plain, whole = partial_path(path, "parts"), partial_path(path, "whole")
+    profile = {"count": len(band_names), "dtype": dtype, "nodata": nodata, "crs": crs, "transform": transform}
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "bigtiff": "if_safer", "interleave": "band"}
+    # Named, or else three bands of type uint8 would be a photograph
+    profile["photometric"] = "palette" if classes else "minisblack"
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Uncompressed: a tile that is written twice would leave its first version in the file
+        dataset = rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **profile)
 
-    def __init__(
-        self,
-        path: str | Path,
-        shape: tuple[int, int],
-        band_names: Sequence[str],
-        *,
-        dtype: str,
-        nodata: float,
-        crs: CRS | None = None,
-        transform: Affine | None = None,
-        scale: float = 1.0,
-        tags: Mapping[str, str] | None = None,
-        colours: Sequence[str] | None = None,
-        categories: Sequence[str] | None = None,
-        smooth: bool = False,
-    ):
-        self.path = Path(path)
-        self._plain = partial_path(self.path, "parts")
-        self._whole = partial_path(self.path, "whole")
-        self._categories, self._colours = categories, colours
-        self._smooth = smooth
-        with _writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Uncompressed: a tile that is written twice would leave its first version in the file
-            self._dataset = rasterio.open(
-                self._plain,
-                "w",
-                driver="GTiff",
-                height=shape[0],
-                width=shape[1],
-                count=len(band_names),
-                dtype=dtype,
-                nodata=nodata,
-                crs=crs,
-                transform=transform,
-                tiled=True,
-                blockxsize=256,
-                blockysize=256,
-                bigtiff="if_safer",
-                interleave="band",
-                # Named, or else three bands of type uint8 would be a photograph
-                photometric="palette" if colours else "minisblack",
-            )
-            dataset = self._dataset
+    def write(rows: slice, columns: slice, values: np.ndarray) -> None:
+        values = values[None] if values.ndim == 2 else values
+        with _writing(path):
+            dataset.write(values, window=Window.from_slices(rows, columns))
+
+    try:
+        with _writing(path):
             dataset.descriptions = tuple(band_names)
             dataset.scales = (scale,) * len(band_names)
             dataset.update_tags(**(tags or {}))
-            if colours is not None:
-                table = {number: (*red_green_blue(colour), 255) for number, colour in enumerate(colours)}
-                table[int(nodata)] = (0, 0, 0, 0)
-                dataset.write_colormap(1, table)
+            if classes is not None:
+                table = {number: (*bytes.fromhex(colour[1:]), 255) for number, (_, colour) in enumerate(classes)}
+                dataset.write_colormap(1, {**table, int(nodata): (0, 0, 0, 0)})
             else:
                 dataset.colorinterp = (ColorInterp.gray,) + (ColorInterp.undefined,) * (len(band_names) - 1)
-
-    def write(self, rows: slice, columns: slice, values: np.ndarray) -> None:
-        """Writes a part, (bands, height, width) or, for one band, (height, width)."""
-        values = values[None] if values.ndim == 2 else values
-        with _writing(self.path):
-            self._dataset.write(values, window=Window.from_slices(rows, columns))
-
-    def finish(self) -> None:
-        """Closes the file, makes a Cloud-Optimized GeoTIFF of it and puts it under its name."""
-        with _writing(self.path):
-            smooth = self._smooth
-            float_type = self._dataset.dtypes[0] == "float32"
-            self._dataset.close()
+        yield write
+        with _writing(path):
+            dataset.close()
             rasterio.shutil.copy(
-                self._plain,
-                self._whole,
+                plain,
+                whole,
                 driver="COG",
                 compress="deflate",
-                predictor="yes" if float_type else "no",
+                predictor="yes" if dtype == "float32" else "no",
                 blocksize=256,
                 bigtiff="if_safer",
-                overview_resampling="average" if smooth else "nearest",
+                overview_resampling="nearest" if classes else "average",
                 overviews="auto",
                 num_threads="2",
             )
-        self._plain.unlink()
-        beside = self._whole.with_name(self._whole.name + ".aux.xml")
-        beside.unlink(missing_ok=True)
-        side_file, style_file = self.path.with_name(self.path.name + ".aux.xml"), self.path.with_suffix(".qml")
-        if self._categories is not None:
-            write_text(side_file, _categories_xml(self._categories))
-            write_text(style_file, _style_xml(self._categories, self._colours or ()))
+        side_file, style_file = path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml")
+        if classes is not None:
+            write_text(side_file, _categories_xml(classes))
+            write_text(style_file, _style_xml(classes))
         else:
             side_file.unlink(missing_ok=True)
             style_file.unlink(missing_ok=True)
-        os.replace(self._whole, self.path)
-
-    def discard(self) -> None:
-        """Removes what was written."""
-        self._dataset.close()
-        for path in (self._plain, self._whole):
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + ".aux.xml").unlink(missing_ok=True)
-
-    def __enter__(self) -> RasterWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.discard()
-            return
-        try:
-            self.finish()
-        except BaseException:
-            self.discard()
-            raise
+        os.replace(whole, path)
+    finally:
+        dataset.close()
+        for part in (plain, whole):
+            part.unlink(missing_ok=True)
+            part.with_name(part.name + ".aux.xml").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -224,12 +167,8 @@ def _writing(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:
-        raise _unwritable(path, error) from None
-
-
-def _unwritable(path: Path, error: Exception) -> OSError:
-    reason = error.__cause__ or getattr(error, "strerror", None) or error
-    return OSError(f"{path}: expected a file that can be written, got: {reason}")
+        reason = error.__cause__ or getattr(error, "strerror", None) or error
+        raise OSError(f"{path}: expected a file that can be written, got: {reason}") from None
 
 
 def partial_path(path: Path, kind: str = "partial") -> Path:
@@ -238,53 +177,23 @@ def partial_path(path: Path, kind: str = "partial") -> Path:
 
 
 def class_map_writer(
-    path: str | Path,
-    shape: tuple[int, int],
-    class_names: Sequence[str],
-    *,
-    crs: CRS | None,
-    transform: Affine | None,
-    tags: Mapping[str, str],
-) -> RasterWriter:
-    """A map of classes, uint8, 255 = no class, with colours and names."""
-    return RasterWriter(
-        path,
-        shape,
-        ["land cover"],
-        dtype="uint8",
-        nodata=NO_CLASS,
-        crs=crs,
-        transform=transform,
-        tags={**tags, "class_names": json.dumps(list(class_names), ensure_ascii=False)},
-        colours=class_colours(class_names),
-        categories=class_names,
-    )
+    path: str | Path, shape: tuple[int, int], class_names: Sequence[str], *, tags: Mapping[str, str], **place: Any
+) -> AbstractContextManager[Callable[[slice, slice, np.ndarray], None]]:
+    """A map of classes, uint8, 255 = no class, with colours and names; `place` are its crs and transform."""
+    names = json.dumps(list(class_names), ensure_ascii=False)
+    classes = list(zip(class_names, class_colours(class_names), strict=True))
+    given = {"tags": {**tags, "class_names": names}, "classes": classes, **place}
+    return raster_writer(path, shape, ["land cover"], dtype="uint8", nodata=NO_CLASS, **given)
 
 
 def probability_writer(
-    path: str | Path,
-    shape: tuple[int, int],
-    band_names: Sequence[str],
-    *,
-    dtype: str,
-    crs: CRS | None,
-    transform: Affine | None,
-    tags: Mapping[str, str],
-) -> RasterWriter:
-    """Probabilities, one band for each name: float32 (NaN = none), or uint8 in steps of 1/250 (255 = none)."""
-    in_steps = dtype == "uint8"
-    return RasterWriter(
-        path,
-        shape,
-        band_names,
-        dtype=dtype,
-        nodata=NO_CLASS if in_steps else float("nan"),
-        scale=1 / PROBABILITY_STEPS if in_steps else 1.0,
-        crs=crs,
-        transform=transform,
-        tags=tags,
-        smooth=True,
-    )
+    path: str | Path, shape: tuple[int, int], band_names: Sequence[str], *, dtype: str, **place: Any
+) -> AbstractContextManager[Callable[[slice, slice, np.ndarray], None]]:
+    """Probabilities, one band for each name: float32 (NaN = none), or uint8 in steps of 1/250 (255 = none); `place`
+    are crs, transform and tags."""
+    if dtype == "uint8":
+        place |= {"nodata": NO_CLASS, "scale": 1 / PROBABILITY_STEPS}
+    return raster_writer(path, shape, band_names, dtype=dtype, **{"nodata": float("nan"), **place})
 
 
 def probability_steps(probabilities: np.ndarray) -> np.ndarray:
@@ -293,25 +202,25 @@ def probability_steps(probabilities: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(probabilities), NO_CLASS, steps).astype(np.uint8)
 
 
-def _categories_xml(class_names: Sequence[str]) -> str:
+def _categories_xml(classes: Sequence[tuple[str, str]]) -> str:
     """GDAL's side file with the name of each class."""
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     ElementTree.SubElement(band, "Description").text = "land cover"
     categories = ElementTree.SubElement(band, "CategoryNames")
-    for name in class_names:
+    for name, _ in classes:
         ElementTree.SubElement(categories, "Category").text = name
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _style_xml(class_names: Sequence[str], colours: Sequence[str]) -> str:
+def _style_xml(classes: Sequence[tuple[str, str]]) -> str:
     """Style of QGIS with the name and colour of each class and no others."""
     root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
     renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
     palette = ElementTree.SubElement(renderer, "colorPalette")
-    for number, (name, colour) in enumerate(zip(class_names, colours, strict=True)):
+    for number, (name, colour) in enumerate(classes):
         ElementTree.SubElement(palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=name)
     ElementTree.indent(root)
     doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"

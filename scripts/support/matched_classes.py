@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hsst.support.command_line import parse_named
+
 
 def parse_merges(texts: Sequence[str]) -> dict[str, list[str]]:
-    """For each class of the labels the classes of a model that stand for it, from arguments CLASS=NAME,...
-
-    Raises:
-        ValueError: an argument is not written so, or names a class again.
-    """
-    merged: dict[str, list[str]] = {}
-    for text in texts:
-        name, separator, others = (part.strip() for part in text.partition("="))
-        names = [other.strip() for other in others.split(",") if other.strip()]
-        if not separator or not name or not names or name in merged:
-            raise ValueError(f"--merge: expected CLASS=NAME,... with classes that differ, got {text}")
-        merged[name] = names
-    return merged
+    """For each class of the labels the classes of a model that stand for it, from arguments CLASS=NAME,..."""
+    named = parse_named("merge", "CLASS=NAME,...", [text.rstrip(" ,") for text in texts])
+    return {name: [other.strip() for other in others.split(",") if other.strip()] for name, others in named.items()}
 
 
 def matched_classes(

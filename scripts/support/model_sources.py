@@ -7,10 +7,10 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForMaskedImageModeling, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-from modeling_hsst import HSSTConfig
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, use_fast_layers
 
 
 def read_config(source: str, flag: str) -> PreTrainedConfig:
@@ -76,3 +76,13 @@ def reading(source: str) -> Iterator[None]:
         yield
     except (RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{source}: {error}") from error
+
+
+def load_masked_model(source: str) -> HSSTForMaskedImageModeling:
+    """The pre-trained model of --model, with fast layers, ready to reconstruct."""
+    architecture = (read_config(source, "--model").architectures or ["nothing"])[0]
+    if architecture != "HSSTForMaskedImageModeling":
+        raise ValueError(f"--model {source}: expected a pre-trained HSSTForMaskedImageModeling, got {architecture}")
+    with reading(source):
+        model = AutoModelForMaskedImageModeling.from_pretrained(source)
+    return use_fast_layers(model.eval())

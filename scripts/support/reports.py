@@ -1,9 +1,9 @@
-"""What a run leaves behind for people: confusion matrix, map, results; every file is written whole or not at all."""
+"""What a run leaves behind for people: tables, confusion matrix, map; every file is written whole or not at all."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -17,25 +17,26 @@ from datasets_loading.files import written_whole
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
-from hsst.support.figures import true_colour
+from hsst.support.figures import save_figure, true_colour
 from hsst.support.map_writer import class_colours
 
 PALE = (0.93, 0.93, 0.93, 1.0)
 LARGEST_MATRIX_WITH_COUNTS = 12
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
 def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
     """Counts with class names: a row for each reference, a column for each prediction."""
 
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["reference \\ prediction", *class_names])
-            for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
-                writer.writerow([name, *counts])
-
-    with written_whole(path) as partial:
-        write(partial)
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["reference \\ prediction", *class_names])
+        for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
+            writer.writerow([name, *counts])
     return Path(path)
 
 
@@ -152,17 +153,3 @@ def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np
     known = classes != UNLABELLED
     image[known] = colours[classes[known]]
     return image
-
-
-def style_axis(axis: Any) -> None:
-    """Shares as percent on the vertical axis, a faint grid, and no frame above and at the right."""
-    axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def save_figure(path: str | Path, figure: Any, dpi: int = 110) -> Path:
-    """Writes a figure as PNG, whole."""
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=dpi)
-    return Path(path)

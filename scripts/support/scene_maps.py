@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
 from datasets_loading.scenes import Scene
-from hsst.support.map_writer import RasterWriter, class_map_writer, probability_steps, probability_writer
+from hsst.support.map_writer import class_map_writer, probability_steps, probability_writer
 from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_page
+from modeling_hsst.scene_prediction_hsst import ScenePart
 
 SETTINGS_TAG = "prediction_settings"
-
-
-class PredictedPart(Protocol):
-    """Prediction for a part of a scene, as `modeling_hsst.scene_prediction_hsst.ScenePart` holds it."""
-
-    @property
-    def rows(self) -> slice: ...
-    @property
-    def columns(self) -> slice: ...
-    @property
-    def classes(self) -> np.ndarray: ...
-    @property
-    def probabilities(self) -> np.ndarray: ...
-    @property
-    def confidence(self) -> np.ndarray: ...
-    @property
-    def pixels(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -53,9 +37,6 @@ class MapOptions:
     page: bool = False
 
 
-EVERYTHING = MapOptions(probabilities="uint8", confidence=True, page=True)
-
-
 def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
     """The files of a scene by what they hold; `path` is that of the map of classes."""
     endings = {"areas_csv": "_areas.csv", "areas_json": "_areas.json", "quick_look": ".png"}
@@ -69,11 +50,7 @@ def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
 
 
 def is_finished(path: Path, options: MapOptions, settings: Mapping[str, object]) -> bool:
-    """Whether all files of a scene are there, from the same settings.
-
-    Raises:
-        FileExistsError: there is a map, but one from other settings or something else.
-    """
+    """Whether all files of a scene are there, from the same settings; FileExistsError where they are from others."""
     if not path.exists():
         return False
     if stated_settings(path) != settings_text(settings):
@@ -95,7 +72,7 @@ def settings_text(settings: Mapping[str, object]) -> str:
 
 
 def write_scene_maps(
-    parts: Iterable[PredictedPart],
+    parts: Iterable[ScenePart],
     scene: Scene,
     path: str | Path,
     class_names: Sequence[str],
@@ -122,9 +99,6 @@ def write_scene_maps(
 
     Returns:
         Areas and reduced images of the scene.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     paths = output_paths(Path(path), options)
     replaces = paths["classes"].exists() and stated_settings(paths["classes"]) != settings_text(settings or {})
@@ -133,34 +107,28 @@ def write_scene_maps(
         if file.is_dir():
             raise IsADirectoryError(f"{file}: expected a file that can be written, got a folder")
     summary = SceneSummary(scene, class_names, wavelengths, metadata or {})
-    grid: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform}
     tags = {SETTINGS_TAG: settings_text(settings or {}), "scene": scene.name}
+    given: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform, "tags": tags}
+    steps = options.probabilities == "uint8"
+    layers: list[tuple[Callable[[slice, slice, np.ndarray], None], Callable[[ScenePart], np.ndarray]]] = []
     with ExitStack() as stack:
-        writers: dict[str, RasterWriter] = {}
         # Entered first, finished last
-        writers["classes"] = stack.enter_context(
-            class_map_writer(paths["classes"], scene.shape, class_names, tags=tags, **grid)
-        )
-        if "probabilities" in paths:
-            dtype = options.probabilities or "uint8"
-            writers["probabilities"] = stack.enter_context(
-                probability_writer(paths["probabilities"], scene.shape, class_names, dtype=dtype, tags=tags, **grid)
-            )
-        if "confidence" in paths:
-            writers["confidence"] = stack.enter_context(
-                probability_writer(paths["confidence"], scene.shape, ["confidence"], dtype="uint8", tags=tags, **grid)
-            )
+        writer = class_map_writer(paths["classes"], scene.shape, class_names, **given)
+        layers.append((stack.enter_context(writer), lambda part: part.classes))
+        if options.probabilities:
+            file, kind = paths["probabilities"], options.probabilities
+            writer = probability_writer(file, scene.shape, class_names, dtype=kind, **given)
+            values: Callable[[ScenePart], np.ndarray] = lambda part: part.probabilities
+            in_steps: Callable[[ScenePart], np.ndarray] = lambda part: probability_steps(part.probabilities)
+            layers.append((stack.enter_context(writer), in_steps if steps else values))
+        if options.confidence:
+            writer = probability_writer(paths["confidence"], scene.shape, ["confidence"], dtype="uint8", **given)
+            layers.append((stack.enter_context(writer), lambda part: probability_steps(part.confidence)))
 
-        def write(part: PredictedPart) -> None:
-            place = part.rows, part.columns
-            writers["classes"].write(*place, part.classes)
-            if "probabilities" in writers:
-                values = part.probabilities
-                in_steps = options.probabilities == "uint8"
-                writers["probabilities"].write(*place, probability_steps(values) if in_steps else values)
-            if "confidence" in writers:
-                writers["confidence"].write(*place, probability_steps(part.confidence))
-            summary.update(*place, part.classes, part.confidence, part.pixels)
+        def write(part: ScenePart) -> None:
+            for layer, values_of in layers:
+                layer(part.rows, part.columns, values_of(part))
+            summary.update(part.rows, part.columns, part.classes, part.confidence, part.pixels)
 
         pending: Future[None] | None = None
         thread = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="map writer"))
@@ -175,6 +143,7 @@ def write_scene_maps(
         if "page" in paths:
             write_page(paths["page"], summary)
     if replaces:
-        for file in set(output_paths(paths["classes"], EVERYTHING).values()) - set(paths.values()):
+        everything = output_paths(paths["classes"], MapOptions("uint8", confidence=True, page=True))
+        for file in set(everything.values()) - set(paths.values()):
             file.unlink(missing_ok=True)
     return summary

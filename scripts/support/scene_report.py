@@ -20,15 +20,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from datasets_loading.files import write_text, written_whole
+from datasets_loading.files import write_text
 from datasets_loading.scenes import Scene
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
-from hsst.support.figures import true_colour, true_colour_bands
+from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_colours
 
 PAGE = Path(__file__).with_name("scene_page.html")
@@ -86,9 +86,8 @@ class SceneSummary:
         self.colours = np.full((3, *reduced), np.nan, dtype=np.float32)
         self.pixel_counts = np.zeros(len(self.class_names), dtype=np.int64)
         self.confidence_sums = np.zeros(len(self.class_names))
-        row_areas = pixel_areas(self)
-        self._row_areas = row_areas
-        self.areas = None if row_areas is None else np.zeros(len(self.class_names))
+        self._row_areas = pixel_areas(self)
+        self.areas = None if self._row_areas is None else np.zeros(len(self.class_names))
         self._spectrum_step = max(1, round((height * width / SPECTRUM_PIXELS) ** 0.5))
         self._spectra: dict[str, np.ndarray] | None = None
 
@@ -152,24 +151,19 @@ class SceneSummary:
 
     def picture(self) -> np.ndarray:
         """True colour, stretched as `true_colour` does, (height, width, 4) in 0..1; clear without data."""
-        return with_transparency(
-            self._stretched() if np.isfinite(self.colours).any() else None,
-            np.asarray(np.isfinite(self.colours).all(axis=0)),
-        )
-
-    def _stretched(self) -> np.ndarray:
+        visible = np.asarray(np.isfinite(self.colours).all(axis=0))
+        if not visible.any():
+            return np.zeros((*visible.shape, 4))
         # Clouds would leave the land black: where enough pixels have a class, these alone set the limits
-        mapped = self.class_map != NO_CLASS
-        limits = None
+        mapped, limits = self.class_map != NO_CLASS, None
         if np.isfinite(self.colours[:, mapped]).sum() > 300:
             limits = true_colour(self.colours[:, mapped][:, None], TRUE_COLOUR_WAVELENGTHS)[1]
-        return true_colour(self.colours, TRUE_COLOUR_WAVELENGTHS, limits)[0]
+        return with_transparency(true_colour(self.colours, TRUE_COLOUR_WAVELENGTHS, limits)[0], visible)
 
     def map_picture(self) -> np.ndarray:
         """The map in its colours, (height, width, 4) in 0..1; clear without a class."""
         table = np.ones((NO_CLASS + 1, 3))
-        for number, colour in enumerate(self.colours_of_classes):
-            table[number] = to_rgb(colour)
+        table[: len(self.class_names)] = to_rgba_array(self.colours_of_classes)[:, :3]
         return with_transparency(table[self.class_map], self.class_map != NO_CLASS)
 
     def confidence_picture(self) -> np.ndarray:
@@ -180,10 +174,9 @@ class SceneSummary:
     def rows(self) -> list[dict[str, Any]]:
         """One row for each class: its name, colour, pixels, area, share of the mapped area, mean confidence."""
         rows = []
-        total = self.pixel_counts.sum() if self.areas is None else self.areas.sum()
+        amounts = self.pixel_counts if self.areas is None else self.areas
         for number, name in enumerate(self.class_names):
             pixels = int(self.pixel_counts[number])
-            amount = pixels if self.areas is None else self.areas[number]
             area = None if self.areas is None else float(self.areas[number])
             rows.append(
                 {
@@ -193,21 +186,16 @@ class SceneSummary:
                     "pixels": pixels,
                     "area_ha": None if area is None else round(area / 1e4, 4),
                     "area_km2": None if area is None else round(area / 1e6, 6),
-                    "share": round(float(amount / total), 6) if total else 0.0,
+                    "share": round(float(amounts[number] / amounts.sum()), 6) if amounts.sum() else 0.0,
                     "mean_confidence": round(self.confidence_sums[number] / pixels, 4) if pixels else None,
                 }
             )
         return rows
 
 
-def with_transparency(colours: np.ndarray | None, visible: np.ndarray) -> np.ndarray:
-    """Colours (height, width, 3), white where None, with a fourth channel that is 0 where nothing is visible."""
-    picture = np.ones((*visible.shape, 4))
-    if colours is not None:
-        picture[..., :3] = colours
-    picture[..., 3] = visible
-    picture[~visible] = 0
-    return picture
+def with_transparency(colours: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Colours (height, width, 3) with a fourth channel; all are 0 where nothing is visible."""
+    return np.where(visible[..., None], np.dstack([colours, visible]), 0.0)
 
 
 def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
@@ -242,8 +230,11 @@ def area_text(square_metres: float) -> str:
     return f"{square_metres / 1e4:,.1f} ha"
 
 
+def length_text(metres: float) -> str:
+    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+
+
 def share_text(share: float) -> str:
-    """A share for people."""
     return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
@@ -277,16 +268,14 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
     """Draws true colour, the map, its confidence and the areas of the classes side by side, and saves them as PNG."""
     height, width = summary.class_map.shape
     aspect = min(max(height / width, 0.4), 2.2)
-    panel = 4.9
-    legend = 4.2
+    panel, legend = 4.9, 4.2
     figure = Figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
     total_width, total_height = figure.get_size_inches()
-    bottom, top = 0.62 / total_height, 1 - 0.8 / total_height
-    gap = 0.16
-    axes = []
-    for number in range(3):
-        left = (gap + number * panel) / total_width
-        axes.append(figure.add_axes((left, bottom, (panel - gap) / total_width, top - bottom)))
+    bottom, top, gap = 0.62 / total_height, 1 - 0.8 / total_height, 0.16
+    axes = [
+        figure.add_axes(((gap + number * panel) / total_width, bottom, (panel - gap) / total_width, top - bottom))
+        for number in range(3)
+    ]
     pictures = (
         (summary.picture(), "true colour"),
         (summary.map_picture(), "land cover"),
@@ -301,14 +290,8 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         axis.spines[:].set_edgecolor("#c9ccd3")
     draw_scale_bar(axes[0], summary)
     draw_north(axes[0], summary)
-    bar = figure.add_axes(
-        (
-            (gap + 2 * panel + 0.6 * (panel - gap)) / total_width,
-            bottom - 0.13 / total_height,
-            1.9 / total_width,
-            0.09 / total_height,
-        )
-    )
+    left = (gap + 2 * panel + 0.6 * (panel - gap)) / total_width
+    bar = figure.add_axes((left, bottom - 0.13 / total_height, 1.9 / total_width, 0.09 / total_height))
     colour_bar = figure.colorbar(ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
     colour_bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
     bar.tick_params(labelsize=8, length=2, pad=1.5, colors=TEXT_COLOUR)
@@ -316,20 +299,13 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
 
     left = (3 * panel + 0.3) / total_width
     draw_areas(figure.add_axes((left, bottom, (legend - 0.5) / total_width, top - bottom)), summary)
-    figure.text(
-        gap / total_width, 1 - 0.36 / total_height, summary.name, fontsize=13, weight="bold", color=TEXT_COLOUR
-    )
+    title_style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "color": TEXT_COLOUR}
+    figure.text(gap / total_width, 1 - 0.36 / total_height, summary.name, **title_style)
     facts = [f"{key} {value}" for key, value in {**summary.scene_metadata, **summary.model_metadata}.items()]
     facts = [fact for fact in facts if not fact.startswith(("product", "file", "bands"))]
-    figure.text(
-        gap / total_width,
-        0.17 / total_height,
-        shortened("  ·  ".join([where_text(summary), *facts]), 300),
-        fontsize=8.5,
-        color=FAINT_COLOUR,
-    )
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=120)
+    about = shortened("  ·  ".join([where_text(summary), *facts]), 300)
+    figure.text(gap / total_width, 0.17 / total_height, about, fontsize=8.5, color=FAINT_COLOUR)
+    save_figure(path, figure, dpi=120)
 
 
 def shortened(text: str, length: int) -> str:
@@ -390,21 +366,11 @@ def draw_scale_bar(axis: Axes, summary: SceneSummary) -> None:
     metres = scale_bar_length(size * summary.step * width)
     pixels = metres / (size * summary.step)
     x, y = 0.04 * width, 0.955 * height
-    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
     axis.plot([x, x + pixels], [y, y], color="white", lw=7, solid_capstyle="butt", alpha=0.8)
     axis.plot([x, x + pixels], [y, y], color=TEXT_COLOUR, lw=3.5, solid_capstyle="butt")
     outline = {"boxstyle": "round,pad=0.22", "fc": (1, 1, 1, 0.78), "ec": "none"}
-    axis.annotate(
-        label,
-        (x, y),
-        xytext=(0, 8),
-        textcoords="offset points",
-        fontsize=9,
-        ha="left",
-        va="bottom",
-        color=TEXT_COLOUR,
-        bbox=outline,
-    )
+    place: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "left", "va": "bottom"}
+    axis.annotate(length_text(metres), (x, y), fontsize=9, color=TEXT_COLOUR, bbox=outline, **place)
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
 
@@ -451,18 +417,12 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     x_values = np.arange(len(mean)) if summary.wavelengths is None else summary.wavelengths
     order = np.argsort(x_values)
     x_values, mean, deviation = x_values[order], mean[order], deviation[order]
-    # Lines break where bands are missing, as in the windows of water vapour
-    steps = np.diff(x_values)
-    gap = max(40.0, 4 * float(np.median(steps))) if len(steps) else 0.0
-    starts = np.flatnonzero(steps > gap) + 1
     figure = Figure(figsize=(4.9, 2.5), layout="constrained")
-    axis = figure.subplots()
-    for part in np.split(np.arange(len(mean)), starts):
-        colour = summary.colours_of_classes[number]
-        low, high = mean[part] - deviation[part], mean[part] + deviation[part]
-        axis.fill_between(x_values[part], low, high, color=colour, alpha=0.25, lw=0)
-        axis.plot(x_values[part], mean[part], color=colour, lw=3)
-        axis.plot(x_values[part], mean[part], color=TEXT_COLOUR, lw=0.7)
+    axis, colour = figure.subplots(), summary.colours_of_classes[number]
+    places, low = with_gaps(x_values, mean - deviation)
+    axis.fill_between(places, low, with_gaps(x_values, mean + deviation)[1], color=colour, alpha=0.25, lw=0)
+    axis.plot(*with_gaps(x_values, mean), color=colour, lw=3)
+    axis.plot(*with_gaps(x_values, mean), color=TEXT_COLOUR, lw=0.7)
     axis.set_ylim(min(0.0, float(axis.get_ylim()[0])), None)
     axis.set_ylabel("reflectance", fontsize=9)
     axis.set_xlabel("band" if summary.wavelengths is None else "wavelength (nm)", fontsize=9)
@@ -481,26 +441,21 @@ def write_page(path: Path, summary: SceneSummary) -> None:
     largest = present[0]["share"] if present else 1.0
     legend = "\n".join(_legend_row(row, largest) for row in present)
     absent = ", ".join(row["name"] for row in rows if not row["pixels"])
-    spectra = {row["class"]: spectrum_address(summary, row["class"]) for row in present}
     classes = {
         str(row["class"]): {
             "name": row["name"],
             "colour": row["colour"],
             "amount": amount_text(row),
             "share": share_text(row["share"]),
-            "confidence": "" if row["mean_confidence"] is None else f"{row['mean_confidence']:.2f}",
-            "spectrum": spectra[row["class"]],
+            "confidence": f"{row['mean_confidence']:.2f}",
+            "spectrum": spectrum_address(summary, row["class"]),
         }
         for row in present
     }
     # In steps of 1/100: what a click on the map tells
-    certainty = np.where(np.isnan(summary.confidence), 255, np.rint(np.nan_to_num(summary.confidence) * 100)).astype(
-        np.uint8
-    )
-    lookup = np.zeros((*summary.class_map.shape, 4))
-    lookup[..., 0], lookup[..., 1], lookup[..., 3] = summary.class_map / 255, certainty / 255, 1
-    size = pixel_size(summary)
-    bar = "" if size is None else _scale_bar(summary, size)
+    certainty = np.rint(np.nan_to_num(summary.confidence, nan=2.55) * 100)
+    zeros = np.zeros_like(certainty)
+    lookup = np.dstack([summary.class_map / 255, certainty / 255, zeros, zeros + 1])
     text = Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(summary.name),
         where=html.escape(where_text(summary)),
@@ -513,7 +468,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         height=summary.class_map.shape[0],
         legend=legend or "<tr><td>no pixel has a class</td></tr>",
         absent=f'<p class="faint">Not found: {html.escape(absent)}.</p>' if absent else "",
-        scale_bar=bar,
+        scale_bar=_scale_bar(summary),
         scene_facts=_facts({**summary.scene_metadata, "raster": where_text(summary)}),
         model_facts=_facts(summary.model_metadata),
         classes=json.dumps(classes).replace("</", "<\\/"),
@@ -531,20 +486,17 @@ def _legend_row(row: Mapping[str, Any], largest: float) -> str:
     )
 
 
-def _scale_bar(summary: SceneSummary, size: float) -> str:
+def _scale_bar(summary: SceneSummary) -> str:
+    """With an arrow to north; nothing without georeference."""
+    size = pixel_size(summary)
+    if size is None or summary.transform is None:
+        return ""
     metres = scale_bar_length(size * summary.shape[1])
     share = 100 * metres / (size * summary.shape[1])
-    label = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
-    north = "" if summary.transform is None else _north_arrow(summary)
-    return f'<div class="scale" style="width:{share:.2f}%"><span>{label}</span></div>{north}'
-
-
-def _north_arrow(summary: SceneSummary) -> str:
-    if summary.transform is None:
-        return ""
     inverse = ~summary.transform
     angle = np.degrees(np.arctan2(inverse.b, -inverse.e))
     return (
+        f'<div class="scale" style="width:{share:.2f}%"><span>{length_text(metres)}</span></div>'
         f'<svg class="north" viewBox="-20 -20 40 40" style="transform:rotate({angle:.1f}deg)"><circle r="19"/>'
         '<path d="M0-15 7 6 0 2-7 6Z"/><text y="16" text-anchor="middle">N</text></svg>'
     )

@@ -32,7 +32,7 @@ from .modeling_hsst import (
 from .modeling_hsst_masked import HSSTForMaskedImageModeling, draw_mask
 from .pipeline_hsst import TASK as SCENE_CLASSIFICATION_TASK
 from .pipeline_hsst import HSSTAutoModelForSceneClassification, HSSTSceneClassificationPipeline
-from .scene_prediction_hsst import ArrayScene, ScenePredictor, predict_scene
+from .scene_prediction_hsst import ArrayScene, ScenePredictor
 
 AutoConfig.register("hsst", HSSTConfig)
 AutoModel.register(HSSTConfig, HSSTModel)
@@ -69,6 +69,5 @@ __all__ = [
     "adapt_to_wavelengths",
     "draw_mask",
     "load_for_wavelengths",
-    "predict_scene",
     "use_fast_layers",
 ]

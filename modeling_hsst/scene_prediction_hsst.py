@@ -569,16 +569,6 @@ class ScenePredictor:
         return probabilities
 
 
-def predict_scene(
-    model: PreTrainedModel, processor: HSSTImageProcessor, scene: SceneReader, progress: bool = False, **options: Any
-) -> Iterator[ScenePart]:
-    """
-    Predicts the land cover of a scene part by part: classes, probabilities and pixels of each. The scene is an opened
-    one, or an image in memory (`ArrayScene`); `options` are as for `ScenePredictor`.
-    """
-    return ScenePredictor(model, processor, **options).predict(scene, progress)
-
-
 __all__ = [
     "NO_CLASS",
     "ArrayScene",
@@ -586,6 +576,5 @@ __all__ = [
     "ScenePart",
     "ScenePredictor",
     "SceneReader",
-    "predict_scene",
     "select_bands",
 ]

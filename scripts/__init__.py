@@ -1,7 +1,7 @@
 """
 HSST in one import: spatial-spectral transformers for hyperspectral images, the data, and the programs of scripts/.
 
-    from hsst import open_scene, predict_scene
+    from hsst import ScenePredictor, open_scene
     python -m hsst predict_scene SCENE --model FINE_TUNED --output map.tif
 
 Names are imported when they are first used, so that `import hsst` takes no time.
@@ -21,9 +21,9 @@ _MODULES = {
         "HSSTForSemanticSegmentation",
         "HSSTImageProcessor",
         "HSSTModel",
+        "ScenePredictor",
         "adapt_processor",
         "adapt_to_wavelengths",
-        "predict_scene",
         "use_fast_layers",
     ),
     "datasets_loading.enmap_product": ("EnMAPProduct",),

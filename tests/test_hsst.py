@@ -12,6 +12,8 @@ from hsst.__main__ import PROGRAMS
 @pytest.mark.parametrize("name", hsst.__all__)
 def test_every_public_name_is_there(name):
     assert callable(getattr(hsst, name)) and name in dir(hsst)
+    # A program of this name would take its place as soon as it is imported
+    assert name not in PROGRAMS
 
 
 def test_other_names_are_not():

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and checksums of what they are made from."""
+"""Files and folders that appear whole or not at all, for one writer at a time, and checksums of what is in them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -26,17 +28,117 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        reason = error.__cause__ or error.strerror or error
-        raise OSError(f"{path}: expected a file that can be written, got: {reason}") from None
+        with _errors_name(path, "file"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _to_disk(partial)
+            partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(path: str | Path) -> Iterator[Path]:
+    """
+    Gives an empty folder to write files into, which then appears as `path`, whole and on the disk, in place of an
+    earlier folder; an error leaves that one, and nothing else.
+
+    Raises:
+        OSError: it cannot be written; the message names `path`.
+    """
+    path = Path(path)
+    partial, earlier = (path.with_name(f".{path.name}.{uuid.uuid4().hex}.{kind}") for kind in ("partial", "earlier"))
+    try:
+        with _errors_name(path, "folder"):
+            partial.mkdir(parents=True)
+            yield partial
+            for file in (*filter(Path.is_file, partial.rglob("*")), partial):
+                _to_disk(file)
+            if path.exists():
+                path.rename(earlier)
+            partial.rename(path)
+            _to_disk(path.parent)
+    finally:
+        for folder in (partial, earlier):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def written_into(folder: str | Path, last: str) -> Iterator[Path]:
+    """
+    Gives an empty folder to write files into, which are then moved into `folder` beside what is there, each whole and
+    on the disk, `last` at the end: where that one is, all are. An error before leaves nothing.
+
+    Raises:
+        OSError: a file cannot be written; the message names `folder`.
+    """
+    folder = Path(folder)
+    partial = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        with _errors_name(folder, "folder"):
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                _to_disk(file)
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+                file.replace(folder / file.name)
+            _to_disk(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def only_writer(folder: str | Path, name: str = ".lock") -> Iterator[None]:
+    """
+    Makes a folder, of which this is the only process to write into it, or to write what `name` stands for; a folder
+    that is new and stays empty goes again. The lock of a process that died holds nobody up.
+
+    Raises:
+        ValueError: another process writes there, or it is a file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder to write into, got a file")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
+    try:
+        yield
+    finally:
+        # Removed while it is held, so that nobody who holds it loses it
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()  # fails where something was written
+        lock.release()
+
+
+@contextmanager
+def _errors_name(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.__cause__ or error.strerror or error
+        raise OSError(f"{path}: expected a {kind} that can be written, got: {reason}") from None
+
+
+def _to_disk(path: Path) -> None:
+    """Has what was written survive a power cut, and files be readable as the user's others are."""
+    if path.is_file():
+        umask = os.umask(0o077)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)  # safetensors lets its owner alone read
+    with suppress(PermissionError):  # of a folder, on Windows
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> Path:

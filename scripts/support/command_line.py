@@ -1,30 +1,69 @@
 """What the scripts share: one clear line and exit code 2 on bad input, and one line when they are interrupted."""
 
 import argparse
+import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm.auto import tqdm
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send some seconds before they take a machine away."""
 
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """
-    Turns errors about files and arguments into one line on standard error and exit code 2, and an interruption
-    (SIGINT, Ctrl-C) into one line and the exit code 130 that shells give it.
+    Turns errors about files and arguments into one line on standard error and exit code 2, and an interruption into
+    one line and the exit code that shells give it: 130 after Ctrl-C (SIGINT), 143 after SIGTERM. What was half written
+    is removed on the way, as after any error.
     """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
         yield
-    except (ValueError, OSError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        tqdm.write(f"{program}: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except (ValueError, OSError, MemoryError) as error:
+        stop(program, f"error: {shown(_reason(error))}", 2)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        stop(program, "error: a process that reads the data was killed; most often memory ran out", 2)
+    except Terminated:
+        stop(program, "terminated", 143)
     except KeyboardInterrupt:
-        tqdm.write(f"{program}: interrupted", file=sys.stderr)  # not behind a progress bar
-        raise SystemExit(130) from None
+        stop(program, "interrupted", 130)
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def stop(program: str, message: str, exit_code: int) -> NoReturn:
+    """Ends a program with a line."""
+    tqdm.write(f"{program}: {message}", file=sys.stderr)  # not behind a progress bar
+    raise SystemExit(exit_code) from None
+
+
+def shown(text: str) -> str:
+    """A text in one line, without what would move the cursor or colour a terminal."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(text.split()))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}"
+    # One that a worker of a DataLoader met comes with its traceback, and at the end as it was
+    name = type(error).__name__
+    return re.split(rf"\n[\w.]*{name}: ", str(error))[-1].strip() or name
+
+
+def _terminate(signal_number: int, frame: Any) -> None:
+    raise Terminated
 
 
 def check_least(arguments: argparse.Namespace, least: float, *names: str) -> None:

@@ -1,0 +1,58 @@
+"""Bad input of every kind: refused in a line or harmless, never a traceback, a hang, a guess, code that runs."""
+
+import importlib.util
+
+import pytest
+from faults.harness import GOOD_OUTCOMES, GROUPS, Fault, faults_of, try_fault
+
+GROUPS_HERE = [group for group in GROUPS if importlib.util.find_spec(f"faults.{group}")]
+
+
+def outcomes(groups, every=1):
+    tried = [try_fault(fault) for fault in faults_of(groups, every)]
+    assert tried
+    return [entry for entry in tried if entry.outcome not in GOOD_OUTCOMES]
+
+
+@pytest.mark.parametrize("group", GROUPS_HERE)
+def test_every_eighth_fault_is_refused_or_harmless(group):
+    assert outcomes([group], every=8) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS_HERE)
+def test_every_fault_is_refused_or_harmless(group):
+    assert outcomes([group]) == []
+
+
+def raises(error):
+    def read(folder):
+        raise error
+
+    return read
+
+
+def connects(folder):
+    import urllib.request
+
+    urllib.request.urlopen("http://example.org")
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda folder: "right", "harmless"),
+        (lambda folder: "wrong", "silent"),
+        (raises(ValueError("a.tif: expected a raster, got text")), "refused"),
+        (raises(ValueError("no raster")), "unnamed"),
+        (raises(KeyError("band")), "traceback"),
+        (lambda folder: bytearray(2**31), "memory"),
+        (lambda folder: (folder.parent / "executed").touch(), "executed"),
+        (lambda folder: (folder.parent / "precious.json").unlink(), "outside"),
+        (lambda folder: (folder / "beside").touch(), "outside"),
+        (connects, "fetched"),
+    ],
+)
+def test_the_harness_sees_what_went_wrong(read, expected):
+    fault = Fault("a fault", "a kind", lambda folder: (folder / "a.tif").touch(), read, "right", "a.tif")
+    assert try_fault(fault).outcome == expected

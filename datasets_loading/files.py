@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -122,8 +123,8 @@ def only_writer(folder: str | Path, name: str = ".lock") -> Iterator[None]:
 def _errors_name(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        reason = error.__cause__ or error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = error.__cause__ or getattr(error, "strerror", None) or error
         raise OSError(f"{path}: expected a {kind} that can be written, got: {reason}") from None
 
 

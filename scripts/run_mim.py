@@ -16,9 +16,11 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,16 +29,18 @@ import accelerate
 import numpy as np
 import torch
 import transformers
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from huggingface_hub import HfApi
-from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.corpus import CorpusTiles
-from datasets_loading.files import write_json
+from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into
+from datasets_loading.tiles import Tiles
 from datasets_loading.windows import (
     EpochSampler,
     GridWindows,
@@ -45,9 +49,19 @@ from datasets_loading.windows import (
     tile_to_windows,
     windows_to_tile,
 )
-from hsst.support.command_line import add_reading_arguments, one_line_errors
+from hsst.support.checkpoints import HISTORY, Checkpoint, latest_checkpoint, step_folders
+from hsst.support.command_line import StopRequest, add_reading_arguments, one_line_errors
 from hsst.support.figures import plot_reconstruction
-from hsst.support.pretraining import in_other_light, kind_of_step, masks_for, parameter_groups, step_seed
+from hsst.support.pretraining import (
+    FiniteWatch,
+    in_other_light,
+    kind_of_step,
+    masks_for,
+    parameter_groups,
+    step_seed,
+    without_places,
+    write_batch,
+)
 from hsst.support.pretraining_data import (
     check_same_bands,
     check_tile_sizes,
@@ -62,6 +76,9 @@ from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
 
+RESULTS_NAME = "all_results.json"
+# Launches in which no process has the whole model
+PARTED_MODELS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
@@ -149,7 +166,12 @@ def parse_arguments() -> argparse.Namespace:
         help="start anew in a folder with another run: its checkpoints and figures are removed, its model is replaced",
     )
     output.add_argument("--checkpointing_steps", help="save the whole state every N steps, or every `epoch`")
-    output.add_argument("--resume_from_checkpoint", help="a folder saved so, or `latest`")
+    output.add_argument(
+        "--resume_from_checkpoint", help="a folder saved so, or `latest`, which begins where there is none yet"
+    )
+    output.add_argument(
+        "--allow_changed_run", action="store_true", help="go on with other arguments, or another number of processes"
+    )
     output.add_argument(
         "--validation_steps", type=int, help="validate every N steps (default: at the end of an epoch)"
     )
@@ -177,46 +199,14 @@ def parse_arguments() -> argparse.Namespace:
                 parser.error(f"--{name}: expected at least {minimum}, got {value}")
     if not 0 <= arguments.decay_share <= 1:
         parser.error(f"--decay_share: expected a share from 0 to 1, got {arguments.decay_share}")
+    if arguments.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+        parser.error(
+            f"--lr_scheduler_type: expected one that follows the step, got {arguments.lr_scheduler_type.value}"
+        )
     steps = arguments.checkpointing_steps
     if steps is not None and steps != "epoch" and not (steps.isdigit() and int(steps) > 0):
         parser.error(f"--checkpointing_steps: expected a number of steps or `epoch`, got {steps}")
     return arguments
-
-
-@torch.no_grad()
-def validate(
-    model: torch.nn.Module,
-    loader: DataLoader,
-    processor: HSSTImageProcessor,
-    config: HSSTConfig,
-    accelerator: Accelerator,
-    seed: int,
-) -> dict[str, float]:
-    """
-    Mean absolute error of the hidden values (in standard deviations of their band) of the validation windows, for the
-    model and for two predictors without training. Windows and masks are the same every time.
-    """
-    # Without its wrapper, for processes may have different numbers of batches here and must not wait for each other
-    model = accelerator.unwrap_model(model)
-    model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
-    for batch in loader:
-        pixel_values, pixel_mask = processor.standardize(batch["pixels"].to(accelerator.device))
-        # A mask for each window from its own number, so that it does not depend on batches or processes
-        mask = torch.cat([masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]).to(
-            accelerator.device
-        )
-        with accelerator.autocast():
-            outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
-        # On the CPU, for not every device knows float64 (Apple's does not)
-        sums += absolute_error_sums(
-            pixel_values.cpu(), outputs.reconstruction.float().cpu(), mask.cpu(), pixel_mask.cpu(), config
-        )
-    if accelerator.num_processes > 1:
-        sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
-    model.train()
-    loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
-    return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
 
 
 def tile_worth_showing(tiles: Sequence[np.ndarray], names: Sequence[str], nodata: int) -> tuple[np.ndarray, str]:
@@ -268,26 +258,62 @@ def draw_figure(
     )
 
 
+@dataclass
 class Progress:
-    """Where a run stands; saved and restored with its checkpoints."""
+    """
+    Where a run stands; a checkpoint holds it.
 
-    def __init__(self) -> None:
-        self.completed_steps = 0
-        self.start_results: dict[str, float] = {}
+    Attributes:
+        completed_steps: since the beginning.
+        validated_step: the last step after which the model was validated; -1 before.
+        start_results, results: of the first and of the last validation.
+        losses: since they were last logged, on this process.
+        windows: numbers of the windows taken in this epoch, on this process.
+    """
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"completed_steps": self.completed_steps, "start_results": self.start_results}
+    completed_steps: int = 0
+    validated_step: int = -1
+    start_results: dict[str, float] = field(default_factory=dict)
+    results: dict[str, float] = field(default_factory=dict)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    windows: list[torch.Tensor] = field(default_factory=list)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.completed_steps = state["completed_steps"]
-        self.start_results = state.get("start_results", {})
+    def tensors(self, accelerator: Accelerator) -> dict[str, torch.Tensor]:
+        """Losses and windows of all processes, (processes, number)."""
+        kept = {"losses": torch.tensor([]), "windows": torch.tensor([], dtype=torch.int64)}
+        if self.losses:
+            kept["losses"] = accelerator.gather(torch.stack(self.losses)[None])
+        if self.windows:
+            kept["windows"] = accelerator.gather(torch.cat(self.windows)[None])
+        return kept
+
+    def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
+        """Takes up what a checkpoint holds; ValueError where that is not what a run holds."""
+        for name in ("completed_steps", "validated_step", "start_results", "results"):
+            value = checkpoint.state["progress"][name]
+            numbers = [value] if name.endswith(("step", "steps")) else list({**value}.values())
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                raise ValueError(f"expected numbers as {name}, got {value}")
+            setattr(self, name, value)
+        losses, windows = checkpoint.progress["losses"], checkpoint.progress["windows"]
+        if (losses.dtype, windows.dtype) != (torch.float32, torch.int64) or {losses.ndim, windows.ndim} - {1, 2}:
+            raise ValueError(f"expected losses and numbers of windows, got {losses.dtype} and {windows.dtype}")
+        losses, windows = losses.to(accelerator.device), windows.to(accelerator.device)
+        if losses.numel():
+            same_number = len(losses) == accelerator.num_processes
+            self.losses = list((losses[accelerator.process_index] if same_number else losses.mean(dim=0)).unbind())
+        # Those of another number of processes cannot be dealt out again: the epoch's count begins anew
+        if len(windows) == accelerator.num_processes:
+            self.windows = [windows[accelerator.process_index]]
 
 
 def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
-    """What makes two runs the same."""
+    """What makes two runs the same, as JSON gives it back."""
     description = {name: getattr(arguments, name) for name in ARGUMENTS_OF_A_RUN}
     description = {name: str(value) if isinstance(value, Path) else value for name, value in description.items()}
     description["lr_scheduler_type"] = arguments.lr_scheduler_type.value
+    if isinstance(description["nodata"], float) and math.isnan(description["nodata"]):
+        description["nodata"] = "nan"  # which is equal to itself, and JSON
     description["num_processes"] = accelerator.num_processes
     description["mixed_precision"] = accelerator.mixed_precision
     if arguments.streaming:
@@ -295,73 +321,52 @@ def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> 
     return description
 
 
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """What the writers of tensors raise on a full disk, as OSErrors that name the place."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-
-
-def save_checkpoint(accelerator: Accelerator, output_dir: Path, name: str, description: dict[str, Any]) -> None:
-    """Saves the whole state under a temporary name and renames it when every process has written its part."""
-    final, partial = output_dir / name, output_dir / f".{name}.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    with write_errors(final):
-        try:
-            accelerator.save_state(str(partial))
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (partial / "run.json").write_text(json.dumps(description, indent=2) + "\n")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    accelerator.wait_for_everyone()
-
-
-def find_checkpoint(arguments: argparse.Namespace, description: dict[str, Any]) -> Path | None:
-    """The checkpoint to resume from, after a look whether it belongs to this run."""
+def find_checkpoint(
+    arguments: argparse.Namespace, description: Mapping[str, Any], say: Callable[[str], object]
+) -> tuple[Path, Checkpoint] | None:
+    """The checkpoint to go on from, after a look whether it belongs to this run; None to begin."""
     if arguments.resume_from_checkpoint is None:
         return None
     if arguments.resume_from_checkpoint == "latest":
-        checkpoints = [path for path in arguments.output_dir.glob("step_*") if (path / "run.json").is_file()]
-        if not checkpoints:
-            raise ValueError(f"{arguments.output_dir}: expected a checkpoint (step_N) to resume from, found none")
-        checkpoint = max(checkpoints, key=lambda path: int(path.name.removeprefix("step_")))
+        found = latest_checkpoint(arguments.output_dir, say)
     else:
-        checkpoint = Path(arguments.resume_from_checkpoint)
-        if not (checkpoint / "run.json").is_file():
-            raise ValueError(f"{checkpoint}: expected a checkpoint of run_mim.py with its run.json, found none")
-    saved = json.loads((checkpoint / "run.json").read_text())
-    # What a checkpoint of an earlier version does not say cannot be compared
-    changed = sorted(
-        name
-        for name, value in description.items()
-        # As text, for the nodata value NaN is not equal to itself
-        if json.dumps(value) != json.dumps(saved.get(name, value))
-    )
+        folder = Path(arguments.resume_from_checkpoint)
+        found = folder, Checkpoint.read(folder)
+    if found is None:
+        return None
+    folder, checkpoint = found
+    changed = [name for name, value in description.items() if value != checkpoint.run.get(name)]
     if changed:
-        differences = ", ".join(f"{name} was {saved.get(name)} and is {description[name]}" for name in changed)
-        raise ValueError(
-            f"{checkpoint}: a resumed run must have the arguments of the interrupted one, but {differences}"
+        differences = ", ".join(
+            f"{name} was {checkpoint.run.get(name)} and is {description[name]}" for name in sorted(changed)
         )
-    return checkpoint
+        if not arguments.allow_changed_run:
+            raise ValueError(
+                f"{folder}: a resumed run must have the arguments of the interrupted one, but {differences}; "
+                "--allow_changed_run goes on all the same"
+            )
+        say(f"another run from here on: {differences}")
+    return found
+
+
+def is_finished(arguments: argparse.Namespace, description: Mapping[str, Any]) -> bool:
+    """Whether the output folder holds what this very run ends with, undamaged."""
+    folder: Path = arguments.output_dir
+    try:
+        results = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+        weights = fingerprint((folder / SAFE_WEIGHTS_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return results.get("run") == without_places(description) and results.get("weights_sha256") == weights
 
 
 def check_output_dir(arguments: argparse.Namespace, checkpoint: Path | None) -> None:
     """Raises ValueError where a new run would be mixed with another one's checkpoints or model."""
     folder: Path = arguments.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir: expected a folder, but {folder} is a file")
     goes_on_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
     if arguments.overwrite_output_dir or goes_on_here:
         return
-    left = [path.name for path in (*sorted(folder.glob("step_*")), folder / "model.safetensors") if path.exists()]
+    left = [path.name for path in (*step_folders(folder)[::-1], folder / SAFE_WEIGHTS_NAME) if path.exists()]
     if left:
         raise ValueError(
             f"{folder}: expected no other run in the output folder, found {left[0]}; give another --output_dir, go on "
@@ -374,34 +379,11 @@ def remove_earlier_run(folder: Path) -> None:
     Removes checkpoints, figures and log of an earlier run, which would be taken for this one's. Its model and results
     stay until those of this run replace them.
     """
-    for checkpoint in (*folder.glob("step_*"), *folder.glob(".step_*.partial")):
+    for checkpoint in step_folders(folder):
         shutil.rmtree(checkpoint)
     for figure in (folder / "figures").glob("reconstruction_step_*.png"):
         figure.unlink()
-    (folder / "log_history.jsonl").unlink(missing_ok=True)
-
-
-def cut_history(path: Path, last_step: int) -> None:
-    """Removes what was logged after a step, and a line that was not finished."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-        except ValueError:
-            continue
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
-
-
-def save_model(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, folder: Path) -> None:
-    """Saves under a temporary name first; the weights come last, so that a folder with weights is complete."""
-    with write_errors(folder / "model.safetensors"), TemporaryDirectory(prefix=".model-", dir=folder) as partial:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        for file in sorted(Path(partial).iterdir(), key=lambda file: file.suffix == ".safetensors"):
-            file.replace(folder / file.name)
+    (folder / HISTORY).unlink(missing_ok=True)
 
 
 def create_repository(name: str, token: str | None) -> None:
@@ -421,28 +403,331 @@ def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name:
         )
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    with one_line_errors("run_mim.py"):
-        pretrain(arguments)
+@dataclass
+class Run:
+    """One pre-training on one of its processes: what it trains, on what, and where it stands."""
+
+    arguments: argparse.Namespace
+    accelerator: Accelerator
+    description: dict[str, Any]
+    model: Any
+    processor: HSSTImageProcessor
+    config: HSSTConfig
+    training_tiles: Tiles
+    training_windows: RandomWindows
+    sampler: EpochSampler | GroupedSampler
+    training_loader: DataLoader
+    validation_windows: GridWindows
+    validation_loader: DataLoader
+    tile_to_show: tuple[np.ndarray, str]
+    optimizer: Any
+    scheduler: LRScheduler
+    steps_per_epoch: int
+    total_steps: int
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.is_main = self.accelerator.is_main_process
+        self.history_file = self.arguments.output_dir / HISTORY
+        self.kinds = self.arguments.mask_types or [self.config.mask_type]
+        self.watch = FiniteWatch(self.accelerator.device, scaled=self.accelerator.scaler is not None)
+
+    def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint; ValueError where it is of another model or run."""
+        try:
+            checkpoint.restore(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer)
+            self.progress.restore(checkpoint, self.accelerator)
+            step = self.progress.completed_steps
+            if type(step) is not int or not 0 < step <= self.total_steps:
+                raise ValueError(f"expected a step of 1 to {self.total_steps}, got {step}")
+            scaler = checkpoint.state["scaler"]
+            if self.accelerator.scaler is not None and scaler is not None:
+                self.accelerator.scaler.load_state_dict(scaler)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder}: expected a checkpoint of this run, got another one: {error}") from None
+        # The learning rate follows from the step, also where the run is now longer than it was
+        position = {"last_epoch": step - 1, "_step_count": step + 1}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **position})
+        self.scheduler.step()
+
+    def save_checkpoint(self) -> Path:
+        """Saves where the run stands, as `step_N`."""
+        progress = {name: value for name, value in vars(self.progress).items() if not isinstance(value, list)}
+        scaler = self.accelerator.scaler
+        tensors = self.progress.tensors(self.accelerator)
+        folder = self.arguments.output_dir / f"step_{self.progress.completed_steps}"
+        if self.is_main:
+            Checkpoint(
+                model=self.accelerator.unwrap_model(self.model).state_dict(),
+                moments=self.optimizer.state_dict()["state"],
+                progress=tensors,
+                state={"progress": progress, "scaler": scaler and scaler.state_dict()},
+                run=self.description,
+                history=self.history_file.read_text(encoding="utf-8"),
+            ).save(folder)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def log(self, values: dict[str, Any]) -> None:
+        step = self.progress.completed_steps
+        self.accelerator.log(values, step=step)
+        if self.is_main:
+            with self.history_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def train(self, stop: StopRequest) -> float:
+        """Trains to the last step, and returns how many seconds that took."""
+        progress = self.progress
+        self.bar = tqdm(
+            total=self.total_steps,
+            initial=progress.completed_steps,
+            desc="training",
+            disable=not self.is_main,
+            unit="step",
+        )
+        started = time.perf_counter()
+        with self.bar:
+            # After a checkpoint, too: the run may have been stopped while it validated
+            stops = self.validate_if_due(stop)
+            if progress.completed_steps == 0:
+                progress.start_results = progress.results
+                if stops:
+                    stop.grant("nothing was trained yet")
+            while progress.completed_steps < self.total_steps:
+                self.train_epoch(stop)
+        return time.perf_counter() - started
+
+    def train_epoch(self, stop: StopRequest) -> None:
+        """Trains to the end of the epoch."""
+        progress, accumulation = self.progress, self.arguments.gradient_accumulation_steps
+        epoch, step_in_epoch = divmod(progress.completed_steps, self.steps_per_epoch)
+        loader = self.training_loader
+        if step_in_epoch:
+            loader = self.accelerator.skip_first_batches(loader, step_in_epoch * accumulation)
+        else:
+            progress.windows.clear()
+        # The loader, too: it resets its epoch counter when it is rebuilt
+        parts: tuple[Any, ...] = (loader, self.sampler, self.training_windows)
+        for part in parts:
+            part.set_epoch(epoch)
+        batches: list[dict[str, torch.Tensor]] = []
+        for batch in loader:
+            batches.append(batch)
+            self.train_batch(batch, len(batches) - 1, batches)
+            if not self.accelerator.sync_gradients:
+                continue
+            batches = []
+            self.scheduler.step()
+            progress.completed_steps += 1
+            self.bar.update()
+            self.finish_step(epoch, stop)
+            if progress.completed_steps >= self.total_steps or progress.completed_steps % self.steps_per_epoch == 0:
+                return
+
+    def train_batch(self, batch: dict[str, torch.Tensor], number: int, batches: list[dict[str, torch.Tensor]]) -> None:
+        """Takes the gradient of a batch, and the optimizer's step after the last of the `batches` of a step."""
+        arguments, accelerator = self.arguments, self.accelerator
+        micro_step = self.progress.completed_steps * arguments.gradient_accumulation_steps + number
+        drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
+        torch.manual_seed(drawn)
+        with accelerator.accumulate(self.model):
+            pixels, masks = batch["pixels"], {}
+            if arguments.gain:
+                pixels = in_other_light(pixels, self.processor.nodata, arguments.gain)
+            pixel_values, pixel_mask = self.processor.standardize(pixels)
+            if arguments.mask_types:
+                # The same kind on every process, or those with less to encode would wait
+                kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
+                drawn_masks = masks_for(self.config, len(pixels), drawn, mask_type=kind).to(pixels.device)
+                masks = {"bool_masked_pos": drawn_masks, "mask_type": kind}
+            loss = self.model(pixel_values, pixel_mask=pixel_mask, **masks).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
+                self.watch.add(self.progress.completed_steps + 1, loss, norm, batches)
+                self.require_finite()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.progress.losses.append(loss.detach())
+        self.progress.windows.append(batch["window_index"])
+
+    def require_finite(self, wait: bool = False) -> None:
+        """Raises ValueError after a step whose loss or gradient was not finite, and writes what it was taken on."""
+        bad = self.watch.first_bad(wait)
+        if bad is None:
+            return
+        step, found, batches = bad
+        rank = self.accelerator.process_index
+        windows = torch.cat([batch["window_index"] for batch in batches]).tolist()
+        tiles = [self.training_tiles.names[w // self.training_windows.windows_per_tile] for w in windows]
+        micro_steps = [(step - 1) * self.arguments.gradient_accumulation_steps + n for n in range(len(batches))]
+        about = {
+            "step": step,
+            "found": found,
+            "seeds": [step_seed(self.arguments.seed, number, rank) for number in micro_steps],
+            "windows": windows,
+            "tiles": tiles,
+            "epoch": (step - 1) // self.steps_per_epoch,
+        }
+        path = self.arguments.output_dir / f"not_finite_step_{step}_process_{rank}.safetensors"
+        write_batch(path, torch.cat([batch["pixels"] for batch in batches]), about)
+        raise ValueError(
+            f"expected a finite loss and gradient, got {found} at step {step}; what it was taken on is in {path}, and "
+            "the checkpoints before are whole"
+        )
+
+    def finish_step(self, epoch: int, stop: StopRequest) -> None:
+        """What belongs to a step after its update: logs, validation, checkpoint; and a stop that was asked for."""
+        progress, step = self.progress, self.progress.completed_steps
+        is_last = step == self.total_steps
+        ends_epoch = is_last or step % self.steps_per_epoch == 0
+        if step % 10 == 0 or is_last:
+            mean_loss = self.accelerator.reduce(torch.stack(progress.losses).mean(), reduction="mean").item()
+            progress.losses.clear()
+            self.bar.set_postfix(loss=f"{mean_loss:.4f}", epoch=epoch + 1)
+            self.log({"loss": mean_loss, "learning_rate": self.scheduler.get_last_lr()[0], "epoch": epoch + 1})
+        if ends_epoch:
+            windows = self.accelerator.gather(torch.cat(progress.windows))
+            tiles = windows // self.training_windows.windows_per_tile
+            counts = {"distinct_windows": len(windows.unique()), "distinct_tiles": len(tiles.unique())}
+            self.log({"windows": len(windows), **counts})
+        stops = self.validate_if_due(stop) or self.all_stop(stop)
+        every = self.arguments.checkpointing_steps
+        due = ends_epoch if every == "epoch" else every is not None and step % int(every) == 0
+        if due or stops:
+            self.require_finite(wait=True)
+            folder = self.save_checkpoint()
+        if stops:
+            stop.grant(f"saved {folder}; the same command with --resume_from_checkpoint latest goes on from there")
+
+    def all_stop(self, stop: StopRequest) -> bool:
+        """Whether a process was asked to stop: then all do, after the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.made
+        # An answer that a GPU has to give is waited for, so there it is asked for now and then only
+        if self.accelerator.device.type != "cpu" and self.progress.completed_steps % 10:
+            return False
+        asked = torch.tensor(float(stop.made), device=self.accelerator.device)
+        return self.accelerator.reduce(asked, reduction="sum").item() > 0
+
+    def validate_if_due(self, stop: StopRequest) -> bool:
+        """
+        Validates the model and draws a figure, where that belongs to this step and was not done. Returns whether a
+        process was asked to stop before that was done.
+        """
+        progress, step, every = self.progress, self.progress.completed_steps, self.arguments.validation_steps
+        ends_epoch = step % self.steps_per_epoch == 0
+        due = step == self.total_steps or step == 0 or (step % every == 0 if every else ends_epoch)
+        if not due or progress.validated_step == step:
+            return False
+        results = self.validate(stop)
+        if results is None:
+            return True
+        progress.results, progress.validated_step = results, step
+        self.log(results)
+        if self.is_main:
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            draw_figure(
+                self.figure_path(),
+                unwrapped,
+                *self.tile_to_show,
+                self.processor,
+                self.config,
+                self.accelerator,
+                self.arguments.seed,
+                f"after {step:,} steps",
+            )
+            self.bar.write(
+                f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
+                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "
+                f"{results['eval_visible_mean_loss']:.4f})"
+            )
+        self.accelerator.wait_for_everyone()
+        return False
+
+    def figure_path(self) -> Path:
+        return self.arguments.output_dir / "figures" / f"reconstruction_step_{self.progress.completed_steps:07d}.png"
+
+    @torch.no_grad()
+    def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
+        """
+        Mean absolute error of the hidden values (in standard deviations of their band) of the validation windows, for
+        the model and for two predictors without training. Windows and masks are the same every time. None where a
+        process was asked to stop.
+        """
+        accelerator, config, seed = self.accelerator, self.config, self.arguments.seed
+        # Without its wrapper, for processes may have different numbers of batches and must not wait for each other
+        model = accelerator.unwrap_model(self.model)
+        model.eval()
+        sums = torch.zeros(5, dtype=torch.float64)
+        for batch in self.validation_loader:
+            if stop is not None and stop.made:
+                sums[4] = 1
+                break
+            pixel_values, pixel_mask = self.processor.standardize(batch["pixels"].to(accelerator.device))
+            # A mask for each window from its own number, so that it does not depend on batches or processes
+            masks = [masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]
+            mask = torch.cat(masks).to(accelerator.device)
+            with accelerator.autocast():
+                outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
+            # On the CPU, for not every device knows float64 (Apple's does not)
+            sums[:4] += absolute_error_sums(
+                pixel_values.cpu(), outputs.reconstruction.float().cpu(), mask.cpu(), pixel_mask.cpu(), config
+            )
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
+        model.train()
+        if sums[4]:
+            return None
+        loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
+        return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
+
+    def save(self, seconds: float, steps_timed: int) -> None:
+        """Saves model, processor and results, and pushes them where that was asked for."""
+        self.accelerator.wait_for_everyone()
+        if not self.is_main:
+            return
+        arguments, model = self.arguments, self.accelerator.unwrap_model(self.model)
+        ratios = [masks_for(self.config, 64, 0, mask_type=kind).float().mean().item() for kind in self.kinds]
+        with written_into(arguments.output_dir, last=SAFE_WEIGHTS_NAME) as partial:
+            model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            results = {
+                **self.progress.results,
+                **{f"start_{name}": value for name, value in self.progress.start_results.items()},
+                "steps": self.total_steps,
+                "windows_seen": self.total_steps * windows_of_step(arguments, self.accelerator),
+                "training_tiles": len(self.training_tiles),
+                "validation_tiles": len(self.validation_windows.tiles),
+                "validation_windows": len(self.validation_windows),
+                "realised_mask_ratio": float(np.mean(ratios)),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "seconds": round(seconds, 1),
+                "steps_timed": steps_timed,
+                "run": without_places(self.description),
+                "weights_sha256": fingerprint((partial / SAFE_WEIGHTS_NAME).read_bytes()),
+                "versions": {
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                    "accelerate": accelerate.__version__,
+                },
+            }
+            write_json(partial / RESULTS_NAME, results)
+        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {self.figure_path()}")
+        if arguments.push_to_hub:
+            try:
+                push(model, self.processor, arguments.hub_model_id, arguments.hub_token)
+            except Exception as error:  # as in create_repository
+                raise ValueError(
+                    f"the model is saved in {arguments.output_dir}, but pushing it to {arguments.hub_model_id} "
+                    f"failed: {error}"
+                ) from error
 
 
-def pretrain(arguments: argparse.Namespace) -> None:
-    """The whole run."""
-    accelerator = Accelerator(
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        mixed_precision=arguments.mixed_precision,
-        log_with=arguments.report_to if arguments.with_tracking else None,
-        project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
-    )
-    accelerate.utils.set_seed(arguments.seed)
-    is_main = accelerator.is_main_process
-    description = run_description(arguments, accelerator)
-    checkpoint = find_checkpoint(arguments, description)
-    check_output_dir(arguments, checkpoint)
-
+def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description: dict[str, Any]) -> Run:
+    """Reads the data, makes model, processor and optimizer, and looks whether they fit each other."""
     with accelerator.main_process_first():
-        training_tiles, validation_tiles = load_tiles(arguments, progress=is_main)
+        training_tiles, validation_tiles = load_tiles(arguments, progress=accelerator.is_main_process)
     config = make_config(arguments, training_tiles)
     bands = choose_bands(config, training_tiles, arguments)
     if validation_tiles.num_bands != training_tiles.num_bands:
@@ -480,16 +765,13 @@ def pretrain(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
-    windows_per_step = (
-        arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
-    )
+    windows_per_step = windows_of_step(arguments, accelerator)
     if len(training_windows) < windows_per_step:
         raise ValueError(
             f"{source}: expected at least the {windows_per_step} windows of one step in an epoch, got "
             f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
             "each); raise --windows_per_tile or lower --per_device_train_batch_size"
         )
-
     candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
     shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
     sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
@@ -534,176 +816,88 @@ def pretrain(arguments: argparse.Namespace) -> None:
     if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
         decay = {"num_decay_steps": round(arguments.decay_share * total_steps)}
     scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps, decay)
-    progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
-    if checkpoint is not None:
-        accelerator.load_state(str(checkpoint))
-        accelerator.print(f"Resumed from {checkpoint} after step {progress.completed_steps}")
-
-    if arguments.push_to_hub and is_main:
-        create_repository(arguments.hub_model_id, arguments.hub_token)
-    try:
-        if arguments.with_tracking:
-            tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
-            accelerator.init_trackers("hsst_mim", tracked)
-    except ImportError as error:
-        raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
-    history_file = arguments.output_dir / "log_history.jsonl"
-    if is_main:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            remove_earlier_run(arguments.output_dir)
-        cut_history(history_file, progress.completed_steps)
-    accelerator.wait_for_everyone()
-
-    def log(values: dict[str, Any]) -> None:
-        accelerator.log({k: v for k, v in values.items() if k != "step"}, step=values["step"])
-        if is_main:
-            with history_file.open("a") as file:
-                file.write(json.dumps(values) + "\n")
-
-    def validate_and_show() -> dict[str, float]:
-        step = progress.completed_steps
-        results = validate(model, validation_loader, processor, config, accelerator, arguments.seed)
-        log({"step": step, **results})
-        if is_main:
-            figure = arguments.output_dir / "figures" / f"reconstruction_step_{step:07d}.png"
-            unwrapped = accelerator.unwrap_model(model)
-            label = f"after {step:,} steps"
-            draw_figure(figure, unwrapped, *shown, processor, config, accelerator, arguments.seed, label)
-            bar.write(
-                f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
-                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "
-                f"{results['eval_visible_mean_loss']:.4f})"
-            )
-        accelerator.wait_for_everyone()
-        return results
-
     model.train()
-    bar = tqdm(total=total_steps, initial=progress.completed_steps, desc="training", disable=not is_main, unit="step")
-    start_step, started = progress.completed_steps, time.perf_counter()
-    if checkpoint is None:
-        progress.start_results = validate_and_show()
-    results: dict[str, float] | None = None
-    running: list[torch.Tensor] = []
-    while progress.completed_steps < total_steps:
-        epoch, step_in_epoch = divmod(progress.completed_steps, steps_per_epoch)
-        loader = training_loader
-        if step_in_epoch:
-            loader = accelerator.skip_first_batches(
-                training_loader, step_in_epoch * arguments.gradient_accumulation_steps
-            )
-        # The loader, too: it resets its epoch counter when it is rebuilt
-        for part in (loader, sampler, training_windows):
-            part.set_epoch(epoch)
-        seen: list[torch.Tensor] = []
-        for number, batch in enumerate(loader):
-            micro_step = progress.completed_steps * arguments.gradient_accumulation_steps
-            micro_step += number % arguments.gradient_accumulation_steps
-            drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
-            torch.manual_seed(drawn)
-            with accelerator.accumulate(model):
-                pixels, masks = batch["pixels"], {}
-                if arguments.gain:
-                    pixels = in_other_light(pixels, processor.nodata, arguments.gain)
-                pixel_values, pixel_mask = processor.standardize(pixels)
-                if arguments.mask_types:
-                    # The same kind on every process, or those with less to encode would wait
-                    kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
-                    drawn_masks = masks_for(config, len(pixels), drawn, mask_type=kind).to(pixels.device)
-                    masks = {"bool_masked_pos": drawn_masks, "mask_type": kind}
-                loss = model(pixel_values, pixel_mask=pixel_mask, **masks).loss
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            running.append(loss.detach())
-            seen.append(batch["window_index"])
-            if not accelerator.sync_gradients:
-                continue
-            scheduler.step()
-            progress.completed_steps += 1
-            step = progress.completed_steps
-            bar.update()
-            if step % 10 == 0 or step == total_steps:
-                mean_loss = accelerator.reduce(torch.stack(running).mean(), reduction="mean").item()
-                running.clear()
-                bar.set_postfix(loss=f"{mean_loss:.4f}", epoch=epoch + 1)
-                log({"step": step, "loss": mean_loss, "learning_rate": scheduler.get_last_lr()[0], "epoch": epoch + 1})
-                if not math.isfinite(mean_loss):
-                    raise SystemExit(f"run_mim.py: error: the loss became {mean_loss} at step {step}")
-            if arguments.checkpointing_steps not in (None, "epoch") and step % int(arguments.checkpointing_steps) == 0:
-                save_checkpoint(accelerator, arguments.output_dir, f"step_{step}", description)
-            results = None
-            if arguments.validation_steps and step % arguments.validation_steps == 0:
-                results = validate_and_show()
-            if step >= total_steps or step % steps_per_epoch == 0:
-                break
-        windows = accelerator.gather(torch.cat(seen))
-        log(
-            {
-                "step": progress.completed_steps,
-                "windows": len(windows),
-                "distinct_windows": len(windows.unique()),
-                "distinct_tiles": len((windows // training_windows.windows_per_tile).unique()),
-            }
-        )
-        if arguments.checkpointing_steps == "epoch":
-            save_checkpoint(accelerator, arguments.output_dir, f"step_{progress.completed_steps}", description)
-        if not arguments.validation_steps and results is None:
-            results = validate_and_show()
-    if results is None:
-        results = validate_and_show()
-    bar.close()
-    trained_seconds = time.perf_counter() - started
+    return Run(
+        arguments=arguments,
+        accelerator=accelerator,
+        description=description,
+        model=model,
+        processor=processor,
+        config=config,
+        training_tiles=training_tiles,
+        training_windows=training_windows,
+        sampler=sampler,
+        training_loader=training_loader,
+        validation_windows=validation_windows,
+        validation_loader=validation_loader,
+        tile_to_show=shown,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
 
-    accelerator.wait_for_everyone()
-    if is_main:
-        unwrapped = accelerator.unwrap_model(model)
-        save_model(unwrapped, processor, arguments.output_dir)
-        figure = arguments.output_dir / "figures" / f"reconstruction_step_{progress.completed_steps:07d}.png"
-        write_json(
-            arguments.output_dir / "all_results.json",
-            {
-                **results,
-                **{f"start_{name}": value for name, value in progress.start_results.items()},
-                "steps": total_steps,
-                "windows_seen": total_steps * windows_per_step,
-                "training_tiles": len(training_tiles),
-                "validation_tiles": len(validation_tiles),
-                "validation_windows": len(validation_windows),
-                "realised_mask_ratio": float(
-                    np.mean(
-                        [
-                            masks_for(config, 64, 0, mask_type=kind).float().mean().item()
-                            for kind in arguments.mask_types or [config.mask_type]
-                        ]
-                    )
-                ),
-                "parameters": sum(parameter.numel() for parameter in unwrapped.parameters()),
-                "seconds": round(trained_seconds, 1),
-                "steps_timed": total_steps - start_step,
-                "run": description,
-                "versions": {
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
-                    "accelerate": accelerate.__version__,
-                },
-            },
+
+def windows_of_step(arguments: argparse.Namespace, accelerator: Accelerator) -> int:
+    """Windows that all processes together see in a step."""
+    return arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """The whole run."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to if arguments.with_tracking else None,
+        project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
+    )
+    if accelerator.distributed_type in PARTED_MODELS:
+        raise ValueError(
+            f"expected a launch with the whole model on each device, got {accelerator.distributed_type.value}, whose "
+            "parts a checkpoint would lack"
         )
-        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {figure}")
-        if arguments.push_to_hub:
-            try:
-                push(unwrapped, processor, arguments.hub_model_id, arguments.hub_token)
-            except Exception as error:  # as in create_repository
-                raise ValueError(
-                    f"the model is saved in {arguments.output_dir}, but pushing it to {arguments.hub_model_id} "
-                    f"failed: {error}"
-                ) from error
+    accelerate.utils.set_seed(arguments.seed)
+    description = run_description(arguments, accelerator)
+
+    def say(message: str) -> None:
+        if accelerator.is_main_process:
+            print(f"run_mim.py: {message}", file=sys.stderr, flush=True)
+
+    with only_writer(arguments.output_dir) if accelerator.is_main_process else nullcontext():
+        if arguments.resume_from_checkpoint == "latest" and is_finished(arguments, description):
+            accelerator.print(f"Finished before: {arguments.output_dir}")
+            return
+        found = find_checkpoint(arguments, description, say)
+        check_output_dir(arguments, found and found[0])
+        run = prepare(arguments, accelerator, description)
+        if found is not None:
+            run.restore(*found)
+            accelerator.print(f"Resumed from {found[0]} after step {run.progress.completed_steps}")
+        if arguments.push_to_hub and accelerator.is_main_process:
+            create_repository(arguments.hub_model_id, arguments.hub_token)
+        try:
+            if arguments.with_tracking:
+                tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
+                accelerator.init_trackers("hsst_mim", tracked)
+        except ImportError as error:
+            raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
+        if accelerator.is_main_process:
+            if found is None:
+                remove_earlier_run(arguments.output_dir)
+            write_text(run.history_file, "" if found is None else found[1].history)
+        accelerator.wait_for_everyone()
+        start_step = run.progress.completed_steps
+        with StopRequest() as stop:
+            seconds = run.train(stop)
+        run.save(seconds, run.total_steps - start_step)
     accelerator.end_training()
-    if accelerator.distributed_type != DistributedType.NO and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with one_line_errors("run_mim.py"):
+        pretrain(arguments)
+        PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

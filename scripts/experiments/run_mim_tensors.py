@@ -11,7 +11,6 @@ scripts/run_mim.py is the way with checkpoints, several processes and figures; b
 
 import argparse
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +22,21 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 from transformers import get_wsd_schedule
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from datasets_loading.files import write_json
+from datasets_loading.files import only_writer, write_json, written_into
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import (
+    FiniteWatch,
     earlier_run,
     in_other_light,
     kind_of_step,
     masks_for,
     parameter_groups,
     step_seed,
+    without_places,
+    write_batch,
 )
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
@@ -172,6 +175,18 @@ def validate(
     return results
 
 
+def require_finite(arguments: argparse.Namespace, watch: FiniteWatch, wait: bool) -> None:
+    """Raises ValueError after a step whose loss or gradient was not finite, and writes what it was taken on."""
+    bad = watch.first_bad(wait)
+    if bad is not None:
+        step, found, of = bad
+        path = arguments.output_dir / f"not_finite_step_{step}.safetensors"
+        write_batch(path, of.pop("pixels"), {"step": step, "found": found, **of})
+        raise ValueError(
+            f"expected a finite loss and gradient, got {found} at step {step}; what it was taken on: {path}"
+        )
+
+
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     device, kinds, size = torch.device(arguments.device), arguments.mask_types, arguments.batch_size
@@ -217,6 +232,7 @@ def train(arguments: argparse.Namespace) -> None:
     losses: list[torch.Tensor] = []
     seen, started = [0] * len(sources), time.perf_counter()
     weights = np.array([source.weight for source in sources])
+    watch = FiniteWatch(device)
 
     def look(step: int) -> None:
         errors = validate(model, processor, validation, arguments.validation_mask_types, size)
@@ -243,19 +259,17 @@ def train(arguments: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
             loss = model(values, bool_masked_pos=mask, pixel_mask=valid, mask_type=kind).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        watch.add(step + 1, loss, norm, {"pixels": pixels, "seed": seed, "windows_by_source": counts.tolist()})
+        require_finite(arguments, watch, wait=step + 1 == steps)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         losses.append(loss.detach().float())
         if (step + 1) % 20 == 0 or step + 1 == steps:
             bar.set_postfix(loss=f"{losses[-1].item():.4f}")
-            if not math.isfinite(losses[-1].item()):
-                raise ValueError(f"--learning_rate: expected one with a finite loss, got {arguments.learning_rate}")
         if (step + 1) % arguments.validation_steps == 0 or step + 1 == steps:
             look(step + 1)
-    model.save_pretrained(arguments.output_dir)
-    processor.save_pretrained(arguments.output_dir)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     ratios = [masks_for(config, 16, 0, mask_type=kind).float().mean().item() for kind in kinds]
     results = {
@@ -263,7 +277,7 @@ def train(arguments: argparse.Namespace) -> None:
         "training_tiles": sum(len(source.tiles) for source in sources),
         "validation_tiles": sum(len(source.tiles) for source in validation),
         "realised_mask_ratio": float(np.mean(ratios)),
-        "run": settings,
+        "run": without_places(settings),
         "windows_seen": steps * size,
         "windows_by_source": dict(zip([source.name for source in sources], seen, strict=True)),
         "seconds": round(time.perf_counter() - started, 1),
@@ -273,14 +287,17 @@ def train(arguments: argparse.Namespace) -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **earlier_run(arguments.model_name_or_path),
     }
-    write_json(arguments.output_dir / "all_results.json", results)
+    with written_into(arguments.output_dir, last=SAFE_WEIGHTS_NAME) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_json(partial / "all_results.json", results)
     print(f"{steps * size:,} windows in {results['seconds']:,.0f} s: {arguments.output_dir}")
 
 
 def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
-    with one_line_errors("run_mim_tensors.py"):
+    with one_line_errors("run_mim_tensors.py"), only_writer(arguments.output_dir):
         train(arguments)
 
 

@@ -20,6 +20,7 @@ from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
 from hsst.experiments.reconstruction import reconstruction_table
 from hsst.experiments.sensors import sensor_table
+from hsst.experiments.speed import speed_table
 from hsst.inspect_images import images_table
 from hsst.support.command_line import one_line_errors
 from hsst.support.reports import markdown_table
@@ -146,6 +147,30 @@ def comparison_rows(name: str, only: str | None = None) -> str:
     return markdown_table(("labels", "score", "difference of", "points", "better in"), rows)
 
 
+def soak() -> str:
+    """Programs that were killed and started again."""
+    header = ("program", "kills", "by", "runs that ended", "as an undisturbed one")
+    rows = []
+    for entry in result("soak")["programs"]:
+        signals = ", ".join(f"{count} {name}" for name, count in entry["signals"].items())
+        rows.append(
+            [entry["program"], *(str(entry["kills"]), signals), *(str(entry[n]) for n in ("finished", "equal"))]
+        )
+    return markdown_table(header, rows)
+
+
+def faults() -> str:
+    """Bad input of each kind, and what came of it."""
+    entries = result("faults")["faults"]
+    wrong = ("silent", "unnamed", "traceback", "memory", "hang", "died", "executed", "fetched", "outside")
+    rows = []
+    for kind in [*dict.fromkeys(entry["kind"] for entry in entries), "together"]:
+        of_kind = [entry["outcome"] for entry in entries if kind in (entry["kind"], "together")]
+        counts = [of_kind.count("refused"), of_kind.count("harmless"), sum(of_kind.count(name) for name in wrong)]
+        rows.append([kind, *map(str, (len(of_kind), *counts))])
+    return markdown_table(["what", "tried", "refused", "harmless", "anything else"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "reconstruction": lambda: reconstruction_table(result("reconstruction")),
     "sensors": lambda: sensor_table(result("sensors")),
@@ -165,6 +190,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "realism": realism,
+    "soak": soak,
+    "faults": faults,
+    "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),
+    "speed_inference_cpu": lambda: speed_table(result("speed_inference_cpu")),
     "images": lambda: images_table(result("images")["images"]),
 }
 

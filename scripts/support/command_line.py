@@ -1,6 +1,9 @@
 """What the scripts share: one clear line and exit code 2 on bad input, and one line when they are interrupted."""
 
+from __future__ import annotations
+
 import argparse
+import os
 import re
 import signal
 import sys
@@ -11,6 +14,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm.auto import tqdm
+
+
+def _launcher() -> int | None:
+    """The process above this one, where it is one that starts the processes of a run and passes signals on."""
+    parent = os.getppid()
+    try:
+        words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # no Linux
+        return None
+    return parent if LAUNCHERS & {os.path.basename(word) for word in words} else None
+
+
+LAUNCHERS = {b"torchrun", b"torch.distributed.run", b"accelerate", b"accelerate-launch", b"accelerate.commands.launch"}
+_LAUNCHER = _launcher()  # as early as can be, for it may die
 
 
 class Terminated(KeyboardInterrupt):
@@ -34,13 +51,45 @@ def one_line_errors(program: str) -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         stop(program, "error: a process that reads the data was killed; most often memory ran out", 2)
-    except Terminated:
-        stop(program, "terminated", 143)
-    except KeyboardInterrupt:
-        stop(program, "interrupted", 130)
+    except Terminated as request:
+        stop(program, ": ".join(("terminated", *request.args)), 143)
+    except KeyboardInterrupt as request:
+        stop(program, ": ".join(("interrupted", *request.args)), 130)
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+class StopRequest:
+    """
+    Inside `with`, SIGTERM, Ctrl-C and the death of the launcher (`torchrun`, `accelerate launch`) do not end the
+    program: it looks at `made` after each piece of work, saves, and ends itself by `grant`. Where no launcher passes
+    signals on, a second one ends it at once.
+    """
+
+    def __enter__(self) -> StopRequest:
+        self.signal: int | None = None
+        # One that died before it was looked at was another process, too
+        self.launcher = -1 if _LAUNCHER is None and "TORCHELASTIC_RUN_ID" in os.environ else _LAUNCHER
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    @property
+    def made(self) -> bool:
+        return self.signal is not None or (self.launcher is not None and os.getppid() != self.launcher)
+
+    def grant(self, message: str) -> NoReturn:
+        """Ends the program with the exit code of the signal, and a line."""
+        raise (KeyboardInterrupt if self.signal == signal.SIGINT else Terminated)(message)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None and self.launcher is None:
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        self.signal = number
 
 
 def stop(program: str, message: str, exit_code: int) -> NoReturn:

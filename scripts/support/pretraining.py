@@ -1,14 +1,19 @@
-"""What every pre-training shares: which weights decay, which masks are drawn from which seed, and other light."""
+"""What every pre-training shares: which weights decay, which masks follow from which seed, and a watch on losses."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
+from datasets_loading.files import written_whole
 from modeling_hsst import HSSTConfig, draw_mask
 
 
@@ -64,6 +69,68 @@ def in_other_light(pixels: torch.Tensor, nodata: int, spread: float) -> torch.Te
     """
     factor = torch.exp(spread * torch.randn(len(pixels), 1, 1, 1)).to(pixels.device)
     return torch.where(pixels == nodata, pixels.float(), pixels * factor)
+
+
+class FiniteWatch:
+    """
+    Says of each step whether its loss and its gradient were finite. On a GPU it says so when the next one is under
+    way, so that the GPU need not wait for an answer.
+
+    Args:
+        device: where the model is.
+        scaled: whether gradients are scaled (float16), which makes some of them infinite on purpose.
+    """
+
+    def __init__(self, device: torch.device, scaled: bool = False):
+        self.device, self.scaled = device, scaled
+        self._waiting: deque[tuple[Any, torch.Tensor, int, Any]] = deque()
+
+    def add(self, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, of: Any) -> None:
+        """Looks at a step; `of` is kept to be given back by `first_bad`."""
+        figures = torch.stack([loss.detach().float(), (loss if self.scaled else gradient_norm).detach().float()])
+        event = None
+        if self.device.type == "cuda":
+            on_host = torch.empty(2, pin_memory=True)
+            on_host.copy_(figures, non_blocking=True)
+            figures, event = on_host, torch.cuda.Event()
+            event.record()
+        self._waiting.append((event, figures, step, of))
+
+    def first_bad(self, wait: bool = False) -> tuple[int, str, Any] | None:
+        """
+        The first step that was not finite, what it had in place, and what it was a step of; None where all were.
+
+        Args:
+            wait: for the last step, too.
+        """
+        while len(self._waiting) > (self.device.type == "cuda" and not wait):
+            event, figures, step, of = self._waiting.popleft()
+            if event is not None:
+                event.synchronize()
+            loss, norm = figures.tolist()
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                found = f"a gradient of norm {norm}" if math.isfinite(loss) else f"the loss {loss}"
+                return step, found, of
+        return None
+
+
+def write_batch(path: Path, pixels: torch.Tensor, about: Mapping[str, Any]) -> Path:
+    """Writes what a step was taken on, for inspection: stored numbers (windows, bands, rows, columns), and a JSON text
+    `about` as metadata."""
+    with written_whole(path) as partial:
+        save_file({"pixels": pixels.cpu().contiguous()}, partial, {"about": json.dumps(about)})
+    return path
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with the names of files and folders only: where they lie is nobody's business."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(entry) for entry in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return {key: name(value) for key, value in settings.items()}
 
 
 def earlier_run(checkpoint: str | None) -> dict[str, Any]:

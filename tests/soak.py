@@ -2,8 +2,8 @@
 Kills programs at random moments, starts them again by the same command, and looks whether what they end with is what
 an undisturbed run ends with, bit for bit: weights, every logged loss, corpora.
 
-    cd tests && python soak.py --output ../docs/results/soak.json             25 kills of each
-    cd tests && python soak.py --programs pretraining --kills 5 --seed 1
+    cd tests && python soak.py --output ../docs/results/soak.json             25 kills of each, twice
+    cd tests && python soak.py --programs pretraining --kills 5 --seeds 1
 
 A run that ends before its kill is compared, and another one begins in an empty folder, until all kills were made.
 """
@@ -181,6 +181,7 @@ def soak(name: str, kills: int, seed: int, folder: Path) -> dict[str, object]:
             output = folder / f"killed-{finished}"
     return {
         "program": name,
+        "seed": seed,
         "kills": counts.total(),
         "signals": dict(sorted(counts.items())),
         "finished": finished,
@@ -193,16 +194,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", nargs="+", choices=tuple(PROGRAMS), default=tuple(PROGRAMS))
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1), help="all kills are made for each")
     parser.add_argument("--output", type=Path, help="JSON file of the results")
     arguments = parser.parse_args()
     results = []
     for name in arguments.programs:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(soak(name, arguments.kills, arguments.seed, Path(folder)))
-        print(json.dumps(results[-1]))
+        for seed in arguments.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                results.append(soak(name, arguments.kills, seed, Path(folder)))
+            print(json.dumps(results[-1]), flush=True)
     if arguments.output:
-        arguments.output.write_text(json.dumps({"seed": arguments.seed, "programs": results}, indent=1) + "\n")
+        arguments.output.write_text(json.dumps({"programs": results}, indent=1) + "\n")
     sys.exit(any(entry["equal"] != entry["finished"] or entry["kills"] != arguments.kills for entry in results))
 
 

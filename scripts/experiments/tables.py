@@ -149,7 +149,7 @@ def comparison_rows(name: str, only: str | None = None) -> str:
 
 def soak() -> str:
     """Programs that were killed and started again."""
-    header = ("program", "kills", "by", "runs that ended", "as an undisturbed one")
+    header = ("program", "seed", "kills", "by", "runs that ended", "as an undisturbed one")
     rows = []
     for entry in result("soak")["programs"]:
         signals = ", ".join(f"{count} {name}" for name, count in entry["signals"].items())

@@ -153,9 +153,8 @@ def soak() -> str:
     rows = []
     for entry in result("soak")["programs"]:
         signals = ", ".join(f"{count} {name}" for name, count in entry["signals"].items())
-        rows.append(
-            [entry["program"], *(str(entry["kills"]), signals), *(str(entry[n]) for n in ("finished", "equal"))]
-        )
+        counts = [str(entry[name]) for name in ("seed", "kills", "finished", "equal")]
+        rows.append([entry["program"], *counts[:2], signals, *counts[2:]])
     return markdown_table(header, rows)
 
 

@@ -368,7 +368,7 @@ class WavelengthAdapter:
         ]
         padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centers)
         # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
-        exact = self.config.position_embedding_type == "wavelength" or self.is_subset or self.keeps_blocks
+        exact = self.config.encodes_wavelengths or self.is_subset or self.keeps_blocks
         return AdaptationReport(
             band_patch_size=self.band_patch_size,
             num_blocks=len(self.blocks),

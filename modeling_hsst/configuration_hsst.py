@@ -45,7 +45,7 @@ ENMAP_WAVELENGTHS = (
 )
 # fmt: on
 
-POSITION_EMBEDDING_TYPES = ("learned", "sincos", "wavelength")
+POSITION_EMBEDDING_TYPES = ("learned", "sincos", "wavelength", "relative")
 HEAD_TYPES = ("mean", "concat", "center")
 MASK_TYPES = ("unit", "even", "block", "tube", "grid")
 
@@ -88,6 +88,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         `"learned"` (one vector for each token) and `"sincos"` (sin-cos initialized, trainable, a spatial and a
         spectral part) are the published ones. `"wavelength"` fixes the sin-cos tables and encodes the mean wavelength
         of each block in place of its index, so that weights can move to another sensor; it needs `wavelengths`.
+        `"relative"` adds the same wavelengths to tokens, but no place: spatial attention learns a bias for each
+        distance in rows and columns, so that features of a pixel do not tell where in its window it lay.
     spectral_positions (`list[float]`, *optional*):
         Spectral position of each block for `"sincos"`. Defaults to the index of the EnMAP block whose mean wavelength
         is nearest, or to 0, 1, 2, ... where `wavelengths` are unknown.
@@ -280,10 +282,16 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"the width into a third for the spectrum (an even number) and the rest for row and column (a "
                     f"multiple of 4); `{name}` {width} does not allow it, 12 and its multiples do."
                 )
-        if self.position_embedding_type == "wavelength" and self.block_wavelengths is None:
+        if self.encodes_wavelengths and self.block_wavelengths is None:
             raise ValueError(
-                f"Positions of type 'wavelength' need `wavelengths`: {self.num_channels} band centers in nm, got none."
+                f"Positions of type {self.position_embedding_type!r} need `wavelengths`: {self.num_channels} band "
+                "centers in nm, got none."
             )
+
+    @property
+    def encodes_wavelengths(self) -> bool:
+        """Whether tokens are told the wavelength of their block, rather than its index."""
+        return self.position_embedding_type in ("wavelength", "relative")
 
     @property
     def decoder_depth(self) -> int:

@@ -152,7 +152,7 @@ class HSSTPositionEmbeddings(nn.Module):
     """
     Says where a token lies in the window and in the spectrum: a vector for each token (`"learned"`), or a spatial part
     that all blocks share beside a spectral part that all positions share, trainable (`"sincos"`) or fixed
-    (`"wavelength"`).
+    (`"wavelength"`), or the spectral part alone (`"relative"`).
     """
 
     position_embeddings: torch.Tensor
@@ -183,6 +183,9 @@ class HSSTPositionEmbeddings(nn.Module):
 
     def spatial_table(self, rows: int, columns: int) -> torch.Tensor:
         """Sin-cos table (1, rows * columns, spatial width), its positions stretched to the trained grid's."""
+        # CODEPATH: relative positions are in the attention; tokens hold the wavelength where they did beside a place
+        if self.position_embedding_type == "relative":
+            return torch.zeros(1, rows * columns, self.spatial_width)
         trained_rows, trained_columns = self.config.grid_size
         row_positions = (torch.arange(rows) + 0.5) * trained_rows / rows - 0.5
         column_positions = (torch.arange(columns) + 0.5) * trained_columns / columns - 0.5
@@ -190,8 +193,8 @@ class HSSTPositionEmbeddings(nn.Module):
 
     def spectral_table(self) -> torch.Tensor:
         """Sin-cos table (1, blocks, spectral width) of block positions, or of mean wavelengths."""
-        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
-        if self.position_embedding_type == "wavelength":
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength and relative fix them
+        if self.position_embedding_type != "sincos":
             positions = torch.tensor(self.config.block_wavelengths) / NANOMETERS_PER_SPECTRAL_STEP
         else:
             positions = torch.tensor(self.config.spectral_positions)
@@ -204,8 +207,8 @@ class HSSTPositionEmbeddings(nn.Module):
         if self.position_embedding_type == "learned":
             positions = self.position_embeddings[:, :-1].unflatten(1, (num_blocks, -1))
             return self.interpolate(positions, grid_size)
-        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength fixes them
-        if self.position_embedding_type == "wavelength" and grid_size != self.config.grid_size:
+        # CODEPATH: the published sincos checkpoints train tables of indices; wavelength and relative fix them
+        if self.position_embedding_type != "sincos" and grid_size != self.config.grid_size:
             # Nothing is trained here, so the table of the new grid is exact
             spatial = self.spatial_table(*grid_size).to(self.spatial_embeddings).unsqueeze(1)
         else:
@@ -342,8 +345,60 @@ def in_chunks(attention_interface: Callable) -> Callable:
     return attend
 
 
+def grid_places(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Row and column of each position of a window, as integers (1, 1, P, 2)."""
+    place = torch.arange(rows * columns, device=device)
+    return torch.stack([place // columns, place % columns], dim=1)[None, None]
+
+
+class HSSTRelativePositionBias(nn.Module):
+    """
+    What the attention of one position to another gains from how many rows and columns lie between them: a learned
+    number for each head and distance, as in [BEiT](https://huggingface.co/papers/2106.08254). Positions that lie
+    farther apart than any in the trained window count as the farthest there.
+    """
+
+    def __init__(self, config: HSSTConfig, num_attention_heads: int | None = None):
+        super().__init__()
+        self.grid_size = config.grid_size
+        rows, columns = self.grid_size
+        num_attention_heads = num_attention_heads or config.num_attention_heads
+        self.bias = nn.Parameter(torch.empty((2 * rows - 1) * (2 * columns - 1), num_attention_heads))
+
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
+        """
+        The bias (B, S, heads, L, L) among tokens at rows and columns `places` (B, S, L, 2) of S sequences; B and S are
+        1 where windows or sequences do not differ.
+        """
+        farthest_row, farthest_column = (size - 1 for size in self.grid_size)
+        rows, columns = (places.unsqueeze(-2) - places.unsqueeze(-3)).unbind(-1)
+        rows = rows.clamp(-farthest_row, farthest_row) + farthest_row
+        columns = columns.clamp(-farthest_column, farthest_column) + farthest_column
+        return self.bias[rows * (2 * farthest_column + 1) + columns].movedim(-1, 2)
+
+    def add_to(
+        self, attention_mask: torch.Tensor | None, places: torch.Tensor, num_sequences: int, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The bias and a mask (sequences, 1, L, L) of booleans or numbers as one: (sequences or 1, heads, L, L)."""
+        bias = self(places).to(dtype)
+        if bias.shape[:2] != (1, 1):
+            bias = bias.expand(-1, num_sequences, -1, -1, -1)
+        bias = bias.flatten(0, 1)
+        if attention_mask is None:
+            return bias
+        if attention_mask.dtype == torch.bool:
+            return torch.where(attention_mask, bias, torch.finfo(dtype).min)
+        return bias + attention_mask.to(dtype)
+
+
 class HSSTAttention(nn.Module):
-    def __init__(self, config: HSSTConfig, hidden_size: int | None = None, num_attention_heads: int | None = None):
+    def __init__(
+        self,
+        config: HSSTConfig,
+        axis: str,
+        hidden_size: int | None = None,
+        num_attention_heads: int | None = None,
+    ):
         super().__init__()
         self.config = config
         self.num_attention_heads = num_attention_heads or config.num_attention_heads
@@ -356,20 +411,31 @@ class HSSTAttention(nn.Module):
         inner_width = self.num_attention_heads * config.head_dim
         self.qkv_proj = nn.Linear(hidden_size, 3 * inner_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(inner_width, hidden_size, bias=True)
+        # CODEPATH: published checkpoints add positions to tokens; relative ones are for features without a grid
+        is_relative = axis == "spatial" and config.position_embedding_type == "relative"
+        self.position_bias = HSSTRelativePositionBias(config, self.num_attention_heads) if is_relative else None
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # (windows, sequences, length, width) to 3 x (windows * sequences, heads, length, head width)
         qkv = self.qkv_proj(hidden_states.flatten(0, 1)).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = self.config._attn_implementation
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if self.position_bias is not None and places is not None:
+            if implementation is not None and ("flash" in implementation or "flex" in implementation):
+                raise ValueError(
+                    f"Positions of type 'relative' need attention that adds numbers to its scores, as 'eager' and "
+                    f"'sdpa' do, got {implementation!r}."
+                )
+            num_sequences = hidden_states.shape[1]
+            attention_mask = self.position_bias.add_to(attention_mask, places, num_sequences, query.dtype)
         # Masks of flex attention cannot be cut
         if len(query) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
             attention_interface = in_chunks(attention_interface)
@@ -409,7 +475,7 @@ class HSSTLayer(GradientCheckpointingLayer):
         super().__init__()
         hidden_size = hidden_size or config.hidden_size
         self.axis = axis
-        self.attention = HSSTAttention(config, hidden_size, num_attention_heads)
+        self.attention = HSSTAttention(config, axis, hidden_size, num_attention_heads)
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
         self.mlp = HSSTMLP(config, hidden_size)
@@ -420,11 +486,12 @@ class HSSTLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
         num_blocks: int,
+        places: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         tokens = self.layernorm_before(hidden_states).unflatten(1, (num_blocks, -1))  # (B, N, P, D)
         sequences = tokens if self.axis == "spatial" else tokens.transpose(1, 2)
-        attended, _ = self.attention(sequences, attention_mask, **kwargs)
+        attended, _ = self.attention(sequences, attention_mask, places, **kwargs)
         attended = attended if self.axis == "spatial" else attended.transpose(1, 2)
         hidden_states = hidden_states + self.dropout(attended.reshape(hidden_states.shape))
         return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
@@ -472,6 +539,8 @@ class HSSTPreTrainedModel(PreTrainedModel):
             else:
                 init.copy_(module.spatial_embeddings, module.spatial_table(*module.config.grid_size))
                 init.copy_(module.spectral_embeddings, module.spectral_table())
+        elif isinstance(module, HSSTRelativePositionBias):
+            init.zeros_(module.bias)
 
 
 @auto_docstring
@@ -515,7 +584,8 @@ class HSSTModel(HSSTPreTrainedModel):
         num_blocks = self.config.num_blocks
         position_mask = valid_positions(pixel_mask, self.config.patch_size)
         masks = self.nodata_masks(hidden_states, position_mask)
-        outputs = self.encode(hidden_states, *masks, num_blocks, num_blocks, return_dict=True, **kwargs)
+        places = self.places(pixel_values)
+        outputs = self.encode(hidden_states, *masks, num_blocks, num_blocks, places=places, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
@@ -533,20 +603,30 @@ class HSSTModel(HSSTPreTrainedModel):
         spatial_blocks: int,
         spectral_blocks: int,
         reorder: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """
         Passes embedded tokens (B, spatial_blocks * positions, D), all or some, in block-major order, through the
         layers. Masks are what `sequence_mask` gives. Spectral layers take the tokens at the places `reorder` (B,
-        spectral_blocks * positions) among those of spatial layers; None for the same ones in the same order.
+        spectral_blocks * positions) among those of spatial layers; None for the same ones in the same order. `places`
+        are what relative positions need of the tokens in spatial layers (see `HSSTRelativePositionBias`).
         """
         for layer in self.spatial_layers:
-            hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, **kwargs)
+            hidden_states = layer(hidden_states, spatial_mask, num_blocks=spatial_blocks, places=places, **kwargs)
         if reorder is not None:
             hidden_states = gather_tokens(hidden_states, reorder)
         for layer in self.spectral_layers:
             hidden_states = layer(hidden_states, spectral_mask, num_blocks=spectral_blocks, **kwargs)
         return BaseModelOutput(last_hidden_state=hidden_states)
+
+    def places(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """Row and column of each position of windows (B, bands, height, width), where relative positions need them."""
+        # CODEPATH: published checkpoints add positions to tokens; relative ones are for features without a grid
+        if self.config.position_embedding_type != "relative":
+            return None
+        rows, columns = (side // self.config.patch_size for side in pixel_values.shape[-2:])
+        return grid_places(rows, columns, pixel_values.device)
 
     def nodata_masks(self, hidden_states: torch.Tensor, position_mask: torch.Tensor | None) -> tuple[Any, Any]:
         """What keeps nodata positions out of the attention in spatial layers, and in spectral layers."""

@@ -256,7 +256,7 @@ class HSSTHiddenTokens(nn.Module):
         self.projection = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.empty(width))
         # CODEPATH: positions of a decoder start from sin-cos tables; those of wavelengths stay as they are
-        kind = "wavelength" if config.position_embedding_type == "wavelength" else "sincos"
+        kind = config.position_embedding_type if config.encodes_wavelengths else "sincos"
         self.position_embeddings = HSSTPositionEmbeddings(config, width, kind)
 
     def forward(self, hidden_states: torch.Tensor, index: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
@@ -289,11 +289,13 @@ class HSSTPixelDecoder(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_projections, num_values, width))
         self.bias = nn.Parameter(torch.empty(num_projections, num_values))
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, places: torch.Tensor | None = None
+    ) -> torch.Tensor:
         num_blocks = self.config.num_blocks
         for layer in self.layers:
             mask = attention_mask if layer.axis == "spatial" else None
-            hidden_states = layer(hidden_states, mask, num_blocks=num_blocks)
+            hidden_states = layer(hidden_states, mask, num_blocks=num_blocks, places=places)
         return blockwise_linear(hidden_states.unflatten(1, (num_blocks, -1)), self.weight, self.bias)
 
 
@@ -394,7 +396,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         if self.decoder.layers:
             position_mask = valid_positions(pixel_mask, patch_size)
             attention_mask = self.hsst.sequence_mask(hidden_states, expand_over_blocks(position_mask, num_blocks))
-        predictions = self.decoder(hidden_states, attention_mask)  # (B, N, P, V)
+        predictions = self.decoder(hidden_states, attention_mask, self.hsst.places(pixel_values))  # (B, N, P, V)
 
         targets = self.hsst.embeddings.token_values(pixel_values)
         scored = bool_masked_pos.bool().reshape(*targets.shape[:3], 1) & self.valid_values(pixel_values, pixel_mask)
@@ -429,6 +431,7 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         pixel_values = pixel_values.to(encoder.embeddings.patch_embeddings.weight.dtype)
         hidden_states = encoder.embeddings(pixel_values, None, bool(interpolate_pos_encoding))
         token_mask = expand_over_blocks(valid_positions(pixel_mask, self.config.patch_size), num_blocks)  # (B, N, P)
+        places = encoder.places(pixel_values)
         if visible.spatial_index is None:
             # Hidden tokens pass the layers too, but nothing sees them
             seen = visible.mask if token_mask is None else visible.mask & token_mask
@@ -439,11 +442,15 @@ class HSSTForMaskedImageModeling(HSSTPreTrainedModel):
         else:
             hidden_states = gather_tokens(hidden_states, visible.spatial_index)
             blocks = visible.spatial_blocks, visible.spectral_blocks
+            if places is not None:
+                positions = visible.spatial_index.unflatten(1, (blocks[0], -1)) % visible.mask.shape[2]
+                places = places[0, 0, positions]  # (B, S, L, 2)
             if token_mask is not None:
                 token_mask = token_mask.flatten(1).gather(1, visible.spatial_index).unflatten(1, (blocks[0], -1))
             spatial_mask, spectral_mask = encoder.sequence_mask(hidden_states, token_mask), None
+        order = visible.spectral_order
         outputs: BaseModelOutput = encoder.encode(
-            hidden_states, spatial_mask, spectral_mask, *blocks, visible.spectral_order, return_dict=True, **kwargs
+            hidden_states, spatial_mask, spectral_mask, *blocks, order, places, return_dict=True, **kwargs
         )
         if visible.spatial_index is None:
             outputs.last_hidden_state = gather_tokens(outputs.last_hidden_state, visible.last_index)

@@ -8,7 +8,7 @@ from modeling_hsst.kernels import cpu_layer, cpu_products, switch
 from modeling_hsst.kernels.cpu_layer import folded_layer
 from modeling_hsst.kernels.cpu_layer import folds_layer as folds_tokens
 from modeling_hsst.kernels.cpu_products import GradientSum, has_fused_products, multiply, pieces
-from modeling_hsst.modeling_hsst import HSSTLayer
+from modeling_hsst.modeling_hsst import HSSTLayer, grid_places
 
 # windows, blocks, positions: windows of few tokens, of many, single pixels, the published ones
 SHAPES = [(3, 2, 9), (2, 20, 49), (5, 7, 1), (2, 20, 64)]
@@ -30,7 +30,7 @@ def folds_layer(layer, tokens, attention_mask=None, output_attentions=None):
     """Whether a call of a layer is computed as a whole."""
     calls = []
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(switch, "folded_layer", lambda layer, tokens, mask: (calls.append(mask), tokens)[1])
+        patch.setattr(switch, "folded_layer", lambda layer, tokens, mask, places: (calls.append(mask), tokens)[1])
         # What the usual form would make of it does not matter
         patch.setattr(HSSTLayer, "forward", lambda *_, **__: None)
         layer(tokens.flatten(1, 2), attention_mask, num_blocks=tokens.shape[1], output_attentions=output_attentions)
@@ -132,6 +132,41 @@ def test_gradients_are_those_of_the_layer(shape, axis, hidden_act):
     assert folds_layer(layer, tokens, None, None)
     expected = output_and_gradients(unfolded, layer, tokens)
     for name, value in output_and_gradients(folded_layer, layer, tokens).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
+
+
+def some_places(shape, kind):
+    """Rows and columns of tokens: the same ones everywhere, others in each window, or others in each sequence."""
+    windows, blocks, positions = shape
+    if kind == "everywhere":
+        return grid_places(1, positions, torch.device("cpu"))
+    sequences = blocks if kind == "by sequence" else 1
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 8, (windows, sequences, positions, 2), generator=generator)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", ["everywhere", "by window", "by sequence"])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 2, 8)], ids=str)
+def test_relative_positions(shape, kind, masked):
+    """Outputs and gradients, wherever the tokens lie and whichever side of the scores comes first."""
+    layer = make_layer(position_embedding_type="relative")
+    tokens, places = torch.randn(*shape, 24, dtype=torch.float64), some_places(shape, kind)
+    seen = torch.rand(shape[0] * shape[1], 1, 1, shape[2]) < 0.7
+    seen[..., 0] = True
+    mask = seen.expand(-1, -1, shape[2], -1) if masked else None
+
+    def usual(layer, tokens):
+        layer.attention.config._attn_implementation = "eager"
+        added = None if mask is None else torch.where(mask, 0.0, float("-inf")).double()
+        output = layer(tokens.flatten(1, 2), added, num_blocks=shape[1], places=places).view(tokens.shape)
+        layer.attention.config._attn_implementation = "sdpa"
+        return output
+
+    expected = output_and_gradients(usual, layer, tokens)
+    found = output_and_gradients(lambda layer, tokens: folded_layer(layer, tokens, mask, places), layer, tokens)
+    assert "attention.position_bias.bias" in found
+    for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
 
 

@@ -13,7 +13,7 @@ from modeling_hsst import (
 from modeling_hsst.kernels import gpu_attention, gpu_layer, switch
 from modeling_hsst.kernels.gpu_attention import HAS_TRITON, kernels_run_on
 from modeling_hsst.kernels.gpu_layer import FastLayerNorm, fused_layer, launch_layer, plain_layer, split_width
-from modeling_hsst.modeling_hsst import HSSTLayer
+from modeling_hsst.modeling_hsst import HSSTLayer, grid_places
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Kernels run on GPUs, and with TRITON_INTERPRET=1 anywhere
@@ -37,8 +37,16 @@ SHAPES = [
 ]
 
 
-def random_layer(blocks, positions, width, heads, head_dim, intermediate_size, axis):
+SHAPES_AND_POSITIONS = [
+    *((shape, "learned") for shape in SHAPES),
+    *((shape, "relative") for shape in SHAPES if shape[3] % 12 == 0),
+]
+
+
+def random_layer(blocks, positions, width, heads, head_dim, intermediate_size, axis, position_type="learned"):
     config = HSSTConfig(
+        position_embedding_type=position_type,
+        wavelengths=[400.0 + number for number in range(10 * blocks)],
         num_channels=10 * blocks,
         image_size=(1, positions),
         hidden_size=width,
@@ -60,11 +68,15 @@ def random_layer(blocks, positions, width, heads, head_dim, intermediate_size, a
 
 def weights_of(layer):
     attention, mlp = layer.attention, layer.mlp
+    bias = torch.empty(0)
+    if attention.position_bias is not None:
+        bias = attention.position_bias(grid_places(*attention.position_bias.grid_size, torch.device("cpu")))[0, 0]
     return (
         (layer.layernorm_before.weight, layer.layernorm_before.bias, 1e-5),
         (attention.qkv_proj.weight, attention.o_proj.weight, attention.o_proj.bias),
         (layer.layernorm_after.weight, layer.layernorm_after.bias, 1e-5),
         (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias),
+        bias.to(attention.o_proj.bias.device),
         attention.num_attention_heads,
         attention.scaling,
         2 if layer.axis == "spatial" else 1,
@@ -76,21 +88,22 @@ def assert_close(value, wanted, tolerance):
     assert difference <= tolerance * wanted.abs().max(), difference
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "positions"), SHAPES_AND_POSITIONS, ids=str)
 @torch.no_grad()
-def test_plain_form(shape):
-    layer = random_layer(*shape[1:])
+def test_plain_form(shape, positions):
+    layer = random_layer(*shape[1:], positions)
     tokens = torch.randn(*shape[:4])
-    expected = layer(tokens.flatten(1, 2), None, num_blocks=shape[1]).view(tokens.shape)
+    places = grid_places(1, shape[2], tokens.device)
+    expected = layer(tokens.flatten(1, 2), None, num_blocks=shape[1], places=places).view(tokens.shape)
     assert_close(plain_layer(tokens, *weights_of(layer), torch.float32), expected, 2e-6)
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "positions"), SHAPES_AND_POSITIONS, ids=str)
 @torch.no_grad()
-def test_kernel(shape, dtype):
-    layer = random_layer(*shape[1:]).to(DEVICE)
+def test_kernel(shape, dtype, positions):
+    layer = random_layer(*shape[1:], positions).to(DEVICE)
     for tokens_dtype in {dtype, torch.float32}:
         tokens = torch.randn(*shape[:4]).to(DEVICE, tokens_dtype)
         output = launch_layer(tokens, *weights_of(layer), dtype)
@@ -105,8 +118,8 @@ def test_kernel(shape, dtype):
 def test_operator():
     layer = random_layer(*SHAPES[1][1:]).to(torch.bfloat16)
     tokens = torch.randn(*SHAPES[1][:4]).to(torch.bfloat16)
-    before, attention, after, mlp, *rest = weights_of(layer)
-    arguments = (tokens, *before[:2], *attention, *after[:2], *mlp, *rest[:2], before[2], after[2], rest[2])
+    before, attention, after, mlp, bias, *rest = weights_of(layer)
+    arguments = (tokens, *before[:2], *attention, *after[:2], *mlp, bias, *rest[:2], before[2], after[2], rest[2])
     with torch.no_grad():
         torch.library.opcheck(gpu_layer._fused_layer, (*arguments, torch.bfloat16))
         assert fused_layer(layer, tokens[:0]).shape == (0, *tokens.shape[1:])
@@ -152,7 +165,7 @@ def fuses_layer(layer, tokens, attention_mask=None, output_attentions=None):
     """Whether a call of a layer is computed in its kernel."""
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(switch, "fused_layer", lambda layer, tokens: (calls.append(1), tokens)[1])
+        patch.setattr(switch, "fused_layer", lambda layer, tokens, places: (calls.append(1), tokens)[1])
         # What other ways would make of it does not matter
         patch.setattr(switch, "folds_layer", lambda *_: False)
         patch.setattr(HSSTLayer, "forward", lambda *_, **__: None)

@@ -60,24 +60,33 @@ def random_inputs(windows, blocks, positions, heads, head_dim, dtype):
     return qkv.to(DEVICE, dtype), gradient.to(DEVICE, dtype)
 
 
-def attention_by_autograd(qkv, gradient, heads, scaling, axis):
+def biases(heads, length):
+    """None, or a number for each head, query and key."""
+    return [torch.empty(0), torch.randn(heads, length, length, generator=torch.Generator().manual_seed(1))]
+
+
+def attention_by_autograd(qkv, gradient, heads, scaling, axis, bias):
     """The same in float64, written as in textbooks, one sequence and head after the other."""
     qkv = qkv.cpu().double().requires_grad_()
+    bias = bias.double().requires_grad_()
     windows, blocks, positions, width = qkv.shape
     sequences = qkv if axis == 2 else qkv.transpose(1, 2)
     outputs = []
     for sequence in sequences.reshape(-1, qkv.shape[axis], 3, heads, width // (3 * heads)):
         for head in range(heads):
             query, key, value = sequence[:, :, head].unbind(1)
-            outputs.append(torch.softmax(scaling * query @ key.T, dim=1) @ value)
+            scores = scaling * query @ key.T + (bias[head] if len(bias) else 0.0 * bias.sum())
+            outputs.append(torch.softmax(scores, dim=1) @ value)
     output = torch.stack(outputs).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
     output = output.view(windows, -1, qkv.shape[axis], width // 3)
     output = output if axis == 2 else output.transpose(1, 2)
-    (qkv_gradient,) = torch.autograd.grad(output, qkv, gradient.cpu().double())
-    return output.detach(), qkv_gradient
+    return output.detach(), *torch.autograd.grad(output, (qkv, bias), gradient.cpu().double())
 
 
 def assert_close(value, wanted, tolerance):
+    if not wanted.numel():
+        assert not value.numel()
+        return
     difference = (value.cpu().double() - wanted.cpu().double()).abs().max()
     assert difference <= tolerance * wanted.abs().max(), difference
 
@@ -87,9 +96,12 @@ def test_plain_form(shape):
     *sizes, axis = shape
     qkv, gradient = random_inputs(*sizes, torch.float64)
     scaling = sizes[-1] ** -0.5
-    output, qkv_gradient = attention_by_autograd(qkv, gradient, sizes[3], scaling, axis)
-    assert_close(plain_forward(qkv, sizes[3], scaling, axis), output, 1e-12)
-    assert_close(plain_backward(gradient, qkv, sizes[3], scaling, axis), qkv_gradient, 1e-12)
+    for bias in biases(sizes[3], qkv.shape[axis]):
+        settings = sizes[3], scaling, axis, bias.double()
+        output, *gradients = attention_by_autograd(qkv, gradient, *settings)
+        assert_close(plain_forward(qkv, *settings), output, 1e-12)
+        for value, wanted in zip(plain_backward(gradient, qkv, *settings), gradients, strict=True):
+            assert_close(value, wanted, 1e-12)
 
 
 @needs_kernels
@@ -103,12 +115,15 @@ def test_kernels(shape, dtype, unrounded):
     scaling = head_dim**-0.5
     qkv.requires_grad_()
     assert runs_kernels(qkv, heads, axis)
-    output = short_attention(qkv, heads, scaling, axis)
-    (qkv_gradient,) = torch.autograd.grad(output, qkv, gradient)
-    assert output.dtype == qkv_gradient.dtype == dtype and output.is_contiguous() and qkv_gradient.is_contiguous()
-    expected = attention_by_autograd(qkv.detach(), gradient, heads, scaling, axis)
-    for value, wanted in zip((output, qkv_gradient), expected, strict=True):
-        assert_close(value, wanted, TOLERANCES[dtype])
+    for bias in biases(heads, shape[:3][axis]):
+        here = bias.to(DEVICE).requires_grad_()
+        output = short_attention(qkv, heads, scaling, axis, here if len(here) else None)
+        inputs = (qkv, here) if len(here) else (qkv,)
+        qkv_gradient, *bias_gradient = torch.autograd.grad(output, inputs, gradient)
+        assert output.dtype == qkv_gradient.dtype == dtype and output.is_contiguous() and qkv_gradient.is_contiguous()
+        expected = attention_by_autograd(qkv.detach(), gradient, heads, scaling, axis, bias)
+        for value, wanted in zip((output, qkv_gradient, *bias_gradient), expected, strict=False):
+            assert_close(value, wanted, TOLERANCES[dtype])
 
 
 @needs_kernels
@@ -117,10 +132,14 @@ def test_tiles_of_any_size(rows, unrounded):
     """Nothing depends on where tiles end."""
     qkv, gradient = random_inputs(1, 3, 11, 2, 16, torch.float16)
     for axis in (1, 2):
-        output = launch_forward(qkv, 2, 0.25, axis, rows=rows, num_warps=4)
-        assert_close(output, plain_forward(qkv.double(), 2, 0.25, axis), 4e-3)
-        qkv_gradient = launch_backward(gradient, qkv, 2, 0.25, axis, rows=rows, num_warps=4)
-        assert_close(qkv_gradient, plain_backward(gradient.double(), qkv.double(), 2, 0.25, axis), 4e-3)
+        for bias in biases(2, qkv.shape[axis]):
+            settings = 2, 0.25, axis, bias.to(DEVICE)
+            output = launch_forward(qkv, *settings, rows=rows, num_warps=4)
+            assert_close(output, plain_forward(qkv.double(), *settings), 4e-3)
+            gradients = launch_backward(gradient, qkv, *settings, rows=rows, num_warps=4)
+            expected = plain_backward(gradient.double(), qkv.double(), *settings)
+            for value, wanted in zip(gradients, expected, strict=True):
+                assert_close(value, wanted, 4e-3)
 
 
 @needs_kernels
@@ -128,9 +147,10 @@ def test_large_scores(unrounded):
     """Far beyond what exponentials hold."""
     qkv, gradient = random_inputs(1, 4, 5, 1, 16, torch.float32)
     qkv[..., :32] *= 100
-    output = launch_forward(qkv, 1, 1.0, 2)
-    torch.testing.assert_close(output, plain_forward(qkv, 1, 1.0, 2), atol=1e-3, rtol=1e-3)
-    assert launch_backward(gradient, qkv, 1, 1.0, 2).isfinite().all()
+    settings = 1, 1.0, 2, torch.empty(0, device=DEVICE)
+    output = launch_forward(qkv, *settings)
+    torch.testing.assert_close(output, plain_forward(qkv, *settings), atol=1e-3, rtol=1e-3)
+    assert launch_backward(gradient, qkv, *settings)[0].isfinite().all()
 
 
 def test_operator_without_kernels():
@@ -138,7 +158,14 @@ def test_operator_without_kernels():
     qkv = torch.randn(2, 3, 4, 3 * 2 * 5, dtype=torch.float64, requires_grad=True)
     for axis in (1, 2):
         assert torch.autograd.gradcheck(lambda packed, axis=axis: short_attention(packed, 2, 0.3, axis), qkv)
-        torch.library.opcheck(gpu_attention._short_attention, (qkv, 2, 0.3, axis))
+        bias = torch.randn(2, qkv.shape[axis], qkv.shape[axis], dtype=torch.float64, requires_grad=True)
+
+        def with_bias(packed, bias, axis=axis):
+            return short_attention(packed, 2, 0.3, axis, bias)
+
+        assert torch.autograd.gradcheck(with_bias, (qkv, bias))
+        for given in (bias, torch.empty(0, dtype=torch.float64)):
+            torch.library.opcheck(gpu_attention._short_attention, (qkv, 2, 0.3, axis, given))
     strewn = qkv.detach().transpose(1, 2)
     torch.testing.assert_close(short_attention(strewn, 2, 0.3, 1), short_attention(strewn.contiguous(), 2, 0.3, 1))
     assert short_attention(torch.zeros(0, 3, 4, 30), 2, 0.3, 1).shape == (0, 3, 4, 10)
@@ -183,11 +210,17 @@ def test_axis():
         assert short_attention_axis(config, tokens, None, 0.0, True) is None
 
 
+@pytest.mark.parametrize("positions", ["learned", "relative"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_model_takes_it_in_place_of_sdpa(compiled, monkeypatch, unrounded):
+def test_model_takes_it_in_place_of_sdpa(compiled, positions, monkeypatch, unrounded):
     """Also where projections are not plain ones."""
     torch.manual_seed(0)
-    model = HSSTModel(small_config())
+    wavelengths = [400.0 + 10 * band for band in range(30)]
+    model = HSSTModel(small_config(position_embedding_type=positions, wavelengths=wavelengths))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "position_bias" in name:
+                parameter.normal_()
     model.set_attn_implementation("eager")
     calls = []
     for module in model.modules():
@@ -203,7 +236,7 @@ def test_model_takes_it_in_place_of_sdpa(compiled, monkeypatch, unrounded):
     forward = gpu_attention.plain_forward
     monkeypatch.setattr(gpu_attention, "runs_kernels", lambda *_: False)
     monkeypatch.setattr(
-        gpu_attention, "plain_forward", lambda *arguments: (taken.append(arguments[-1]), forward(*arguments))[1]
+        gpu_attention, "plain_forward", lambda *arguments: (taken.append(arguments[3]), forward(*arguments))[1]
     )
     torch.compiler.reset()
     run = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager") if compiled else model
@@ -221,7 +254,7 @@ def test_many_tokens():
     """Beyond 2^31 values, and beyond the sequences that other dimensions of a grid hold."""
     qkv = torch.randn(1, 20, 71_000, 1536, device=DEVICE, dtype=torch.bfloat16)
     output = short_attention(qkv, 8, 0.125, 1)
-    expected = plain_forward(qkv[:, :, -1000:].float(), 8, 0.125, 1)
+    expected = plain_forward(qkv[:, :, -1000:].float(), 8, 0.125, 1, torch.empty(0, device=DEVICE))
     assert_close(output[:, :, -1000:], expected, 2e-2)
 
 

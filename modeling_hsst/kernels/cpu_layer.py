@@ -74,6 +74,7 @@ class LayerWeights(NamedTuple):
     first_bias: torch.Tensor  # (M,)
     second_weight: torch.Tensor  # (D, M)
     second_bias: torch.Tensor  # (D,)
+    position_bias: torch.Tensor | None  # (B, S, ...) as scores lie; B and S are 1 where they make no difference
 
 
 class LayerSettings(NamedTuple):
@@ -85,7 +86,12 @@ class LayerSettings(NamedTuple):
     dropout: dict[str, float]  # of each of `DROPPED`
 
 
-def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+def folded_layer(
+    layer: Any,
+    tokens: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    places: torch.Tensor | None = None,
+) -> torch.Tensor:
     """
     What an `HSSTLayer` makes of tokens.
 
@@ -93,6 +99,7 @@ def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor 
         layer: where `folds_layer` says so.
         tokens: (B, N, P, D).
         attention_mask: bool (B * S, 1, L, L), True where a query sees a key; at least one key for each query.
+        places: what relative positions need (see `HSSTRelativePositionBias`).
 
     Returns:
         (B, N, P, D), in the precision of `tokens`, or of the products where that is higher.
@@ -116,7 +123,11 @@ def folded_layer(layer: Any, tokens: torch.Tensor, attention_mask: torch.Tensor 
         before, after = layer.layernorm_before, layer.layernorm_after
         attention_weights = query_key, value_output, attention.o_proj.bias
         mlp_weights = mlp.fc1.weight.to(dtype), mlp.fc1.bias.to(dtype), mlp.fc2.weight.to(dtype), mlp.fc2.bias
-        weights = LayerWeights(before.weight, before.bias, *attention_weights, after.weight, after.bias, *mlp_weights)
+        norms = before.weight, before.bias, after.weight, after.bias
+        bias = None
+        if places is not None and attention.position_bias is not None:
+            bias = as_scores_lie(attention.position_bias(places).to(dtype))
+        weights = LayerWeights(*norms[:2], *attention_weights, *norms[2:], *mlp_weights, bias)
         if torch.is_grad_enabled():
             output = _FoldedLayer.apply(settings, sequences, attention_mask, *weights)
         else:
@@ -157,7 +168,7 @@ def _forward(
         before = sequences[piece].reshape(-1, length, width).contiguous()
         shape = (before.shape[0] * length, width)
         between = some.scratch("between", shape, output.dtype) if middle is None else middle[piece].view(shape)
-        some.add_attention(before, hidden_keys(attention_mask, piece), kept, between)
+        some.add_attention(before, hidden_keys(attention_mask, piece), piece, kept, between)
         place = output[piece]
         # Where tokens lie in a row, they are computed in their place
         after = place.view(shape) if place.is_contiguous() else some.scratch("after", shape, output.dtype)
@@ -175,9 +186,9 @@ class _FoldedLayer(torch.autograd.Function):
         settings: LayerSettings,
         sequences: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        *weights: torch.Tensor,
+        *weights: torch.Tensor | None,
     ) -> torch.Tensor:
-        layer = LayerWeights(*weights)
+        layer = LayerWeights(*weights)  # type: ignore[arg-type]
         # The same in the backward pass, on however many threads
         places = list(pieces(sequences, layer.query_key.dtype))
         keeps = any(ctx.needs_input_grad)
@@ -195,7 +206,7 @@ class _FoldedLayer(torch.autograd.Function):
         length, width = sequences.shape[2:]
         gradient = torch.empty_like(sequences)
         some = SomeOfALayer(ctx.settings, weights)
-        sums = {name: GradientSum(weight) for name, weight in weights._asdict().items()}
+        sums = {name: GradientSum(weight) for name, weight in weights._asdict().items() if weight is not None}
         sums["query_key"] = GradientSum(weights.query_key.t())
         for piece in ctx.places:
             masks = zip(DROPPED, islice(all_kept, len(DROPPED)), strict=True)
@@ -204,16 +215,33 @@ class _FoldedLayer(torch.autograd.Function):
             between = middle[piece].view(-1, width)
             of_after = output_gradient[piece].reshape(-1, width).contiguous()
             of_between = some.add_mlp_backward(between, kept, of_after, sums)
-            of_before = some.add_attention_backward(before, hidden_keys(attention_mask, piece), kept, of_between, sums)
+            hidden = hidden_keys(attention_mask, piece)
+            of_before = some.add_attention_backward(before, hidden, piece, kept, of_between, sums)
             gradient[piece] = of_before.view_as(gradient[piece])
         gradients = {name: total() for name, total in sums.items()}
         gradients["query_key"] = gradients["query_key"].t()
-        return None, gradient, None, *gradients.values()
+        return None, gradient, None, *(gradients.get(name) for name in LayerWeights._fields)
 
 
 def hidden_keys(attention_mask: torch.Tensor | None, piece: tuple[slice, slice]) -> torch.Tensor | None:
     """Which keys are hidden from the queries of a piece (S, 1, L, L)."""
     return None if attention_mask is None else ~attention_mask[piece].flatten(0, 1)
+
+
+def as_scores_lie(position_bias: torch.Tensor) -> torch.Tensor:
+    """A bias (B, S, H, L, L) as (B, S, L * H, L), or (B, S, L, L * H) where keys come first."""
+    by_queries = position_bias.transpose(2, 3)  # (B, S, query, head, key)
+    if keys_come_first(position_bias.shape[-1], position_bias.dtype):
+        return by_queries.movedim(-1, 2).flatten(3).contiguous()
+    return by_queries.flatten(2, 3).contiguous()
+
+
+def of_piece(position_bias: torch.Tensor, piece: tuple[slice, slice]) -> torch.Tensor:
+    """What belongs to a piece of the sequences of a bias (B, S, ...), in which B and S may be 1."""
+    windows, sequences = (
+        part if size > 1 else slice(None) for part, size in zip(piece, position_bias.shape[:2], strict=True)
+    )
+    return position_bias[windows, sequences]
 
 
 class Attention(NamedTuple):
@@ -245,12 +273,17 @@ class SomeOfALayer:
         self.scratch = Scratch()
 
     def add_attention(
-        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, between: torch.Tensor
+        self,
+        before: torch.Tensor,
+        hidden: torch.Tensor | None,
+        piece: tuple[slice, slice],
+        kept: Kept,
+        between: torch.Tensor,
     ) -> None:
         """Writes tokens (S, L, D) and what attention makes of them to (T, D), and what dropout kept to `kept`."""
         weights = self.weights
         normalized = self.normalize_before(before)[0]
-        context = self.attend(normalized, hidden, kept, wants_gradients=False).context.view(len(between), -1)
+        context = self.attend(normalized, hidden, piece, kept, wants_gradients=False).context.view(len(between), -1)
         tokens = before.view_as(between)
         self.add_product(tokens, context, weights.value_output, weights.output_bias, "attended", kept, between)
 
@@ -287,7 +320,13 @@ class SomeOfALayer:
         return of_between.add_(of_after)
 
     def add_attention_backward(
-        self, before: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, of_between: torch.Tensor, sums: Sums
+        self,
+        before: torch.Tensor,
+        hidden: torch.Tensor | None,
+        piece: tuple[slice, slice],
+        kept: Kept,
+        of_between: torch.Tensor,
+        sums: Sums,
     ) -> torch.Tensor:
         """The gradient of tokens (S, L, D) from that of what `add_attention` made of them (T, D)."""
         weights = self.weights
@@ -295,7 +334,9 @@ class SomeOfALayer:
         of_attended = self.drop(of_between, "attended", kept)
         sums["output_bias"].add_sum(of_attended)
         of_attended = of_attended.to(self.dtype)
-        queries, attention_weights, dropped, context = self.attend(normalized, hidden, kept, wants_gradients=True)
+        queries, attention_weights, dropped, context = self.attend(
+            normalized, hidden, piece, kept, wants_gradients=True
+        )
         length, width = before.shape[1:]
         keys_first = keys_come_first(length, self.dtype)
         flat_context = context.view(len(of_attended), -1)
@@ -309,6 +350,12 @@ class SomeOfALayer:
         of_scores = torch.ops.aten._softmax_backward_data.out(
             of_weights, attention_weights, 1 if keys_first else 2, self.dtype, grad_input=of_weights
         )
+        if weights.position_bias is not None:
+            total = of_piece(sums["position_bias"].total[0], piece)
+            of_scores_by_window = of_scores.view(total.shape[0], -1, *total.shape[2:])
+            if total.shape[1] == 1:
+                of_scores_by_window = of_scores_by_window.sum(dim=1, keepdim=True, dtype=total.dtype)
+            total += of_scores_by_window
         of_normalized.baddbmm_(by_query(of_scores, not keys_first), queries)  # as keys
         of_queries = torch.bmm(by_query(of_scores, keys_first), normalized, out=queries).view_as(flat_context)
         sums["query_key"].add_product(normalized.view(-1, width), of_queries)
@@ -331,11 +378,16 @@ class SomeOfALayer:
         return layer_norm(tokens, weights.after_weight, weights.after_bias, self.settings.after_eps, self.dtype)
 
     def attend(
-        self, tokens: torch.Tensor, hidden: torch.Tensor | None, kept: Kept, wants_gradients: bool
+        self,
+        tokens: torch.Tensor,
+        hidden: torch.Tensor | None,
+        piece: tuple[slice, slice],
+        kept: Kept,
+        wants_gradients: bool,
     ) -> Attention:
         """
-        Attention of normalized tokens (S, L, D), none to keys that are `hidden` (S, 1, L, L) from a query. Unless
-        gradients are to follow, contexts are written over queries.
+        Attention of normalized tokens (S, L, D) of a piece, none to keys that are `hidden` (S, 1, L, L) from a query.
+        Unless gradients are to follow, contexts are written over queries.
         """
         (num_sequences, length, width), query_key = tokens.shape, self.weights.query_key
         keys_first = keys_come_first(length, self.dtype)
@@ -343,6 +395,9 @@ class SomeOfALayer:
         multiply(tokens.view(-1, width), query_key.t(), queries)
         queries = queries.view(num_sequences, -1, width)
         scores = self.products_with_keys(queries, tokens, keys_first, "weights")
+        if self.weights.position_bias is not None:
+            bias = of_piece(self.weights.position_bias, piece)
+            scores.view(bias.shape[0], -1, *bias.shape[2:]).add_(bias)
         if hidden is not None and keys_first:
             scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
         elif hidden is not None:

@@ -33,6 +33,9 @@ HEAD_DIMS = (16, 32, 64, 128)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 if HAS_TRITON:
+    # Sums that make up the gradient of a bias
+    BIAS_SUMS = tl.constexpr(32)
+
     # Annotations in quotes: Triton would look for their names in its own language
 
     @triton.jit
@@ -53,8 +56,22 @@ if HAS_TRITON:
         return token.to(tl.int64), is_token
 
     @triton.jit
+    def bias_places(head: "Any", LENGTH: tl.constexpr, ROWS: tl.constexpr) -> "Any":
+        """Where in a bias (H, L, L) the numbers for the scores (ROWS, ROWS) of a head lie."""
+        place = tl.arange(0, ROWS) % LENGTH
+        return head * (LENGTH * LENGTH) + place[:, None] * LENGTH + place[None, :]
+
+    @triton.jit
     def tile_weights(
-        query: "Any", key: "Any", scaling: "Any", LENGTH: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr
+        query: "Any",
+        key: "Any",
+        bias: "Any",
+        head: "Any",
+        scaling: "Any",
+        LENGTH: tl.constexpr,
+        ROWS: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
+        PRECISION: tl.constexpr,
     ) -> "Any":
         """
         Attention weights (ROWS, ROWS) in float32, 0 between sequences. Rows beyond the last sequence attend among
@@ -62,6 +79,8 @@ if HAS_TRITON:
         """
         # Powers of 2 are what the hardware computes
         scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * (scaling * 1.4426950408889634)
+        if HAS_BIAS:
+            scores += tl.load(bias + bias_places(head, LENGTH, ROWS)).to(tl.float32) * 1.4426950408889634
         if LENGTH < ROWS:
             sequence = tl.arange(0, ROWS) // LENGTH
             scores = tl.where(sequence[:, None] == sequence[None, :], scores, float("-inf"))
@@ -71,6 +90,7 @@ if HAS_TRITON:
     @triton.jit
     def forward_kernel(
         qkv: "Any",
+        bias: "Any",
         output: "Any",
         num_sequences: "Any",
         scaling: "Any",
@@ -79,6 +99,7 @@ if HAS_TRITON:
         HEADS: tl.constexpr,
         HEAD_DIM: tl.constexpr,
         ROWS: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
         PRECISION: tl.constexpr,
     ) -> None:
         # Heads of a tile run side by side: what they read lies side by side
@@ -91,7 +112,7 @@ if HAS_TRITON:
         query = tl.load(qkv + place, mask=mask, other=0.0)
         key = tl.load(qkv + place + inner_width, mask=mask, other=0.0)
         value = tl.load(qkv + place + 2 * inner_width, mask=mask, other=0.0)
-        weights = tile_weights(query, key, scaling, LENGTH, ROWS, PRECISION)
+        weights = tile_weights(query, key, bias, head, scaling, LENGTH, ROWS, HAS_BIAS, PRECISION)
         context = tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
         tl.store(output + token[:, None] * inner_width + column[None, :], context.to(value.dtype), mask=mask)
 
@@ -99,7 +120,9 @@ if HAS_TRITON:
     def backward_kernel(
         gradient: "Any",
         qkv: "Any",
+        bias: "Any",
         qkv_gradient: "Any",
+        bias_gradient: "Any",
         num_sequences: "Any",
         scaling: "Any",
         LENGTH: tl.constexpr,
@@ -107,6 +130,7 @@ if HAS_TRITON:
         HEADS: tl.constexpr,
         HEAD_DIM: tl.constexpr,
         ROWS: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
         PRECISION: tl.constexpr,
     ) -> None:
         head = tl.program_id(0) % HEADS
@@ -120,15 +144,21 @@ if HAS_TRITON:
         value = tl.load(qkv + place + 2 * inner_width, mask=mask, other=0.0)
         gradient_place = token[:, None] * inner_width + column[None, :]
         context_gradient = tl.load(gradient + gradient_place, mask=mask, other=0.0)
-        weights = tile_weights(query, key, scaling, LENGTH, ROWS, PRECISION)
+        weights = tile_weights(query, key, bias, head, scaling, LENGTH, ROWS, HAS_BIAS, PRECISION)
 
         value_gradient = tl.dot(tl.trans(weights.to(value.dtype)), context_gradient, input_precision=PRECISION)
         tl.store(qkv_gradient + place + 2 * inner_width, value_gradient.to(value.dtype), mask=mask)
 
         weights_gradient = tl.dot(context_gradient, tl.trans(value), input_precision=PRECISION)
         mean_gradient = tl.sum(weights * weights_gradient, axis=1)
-        scores_gradient = weights * (weights_gradient - mean_gradient[:, None]) * scaling
-        scores_gradient = scores_gradient.to(value.dtype)
+        scores_gradient = weights * (weights_gradient - mean_gradient[:, None])
+        if HAS_BIAS:
+            # Several sums, so that tiles wait for each other less
+            total = tl.program_id(0) // HEADS % BIAS_SUMS * (HEADS * LENGTH * LENGTH)
+            sequence = tl.arange(0, ROWS) // LENGTH
+            same = (sequence[:, None] == sequence[None, :]) & is_token[:, None] & is_token[None, :]
+            tl.atomic_add(bias_gradient + total + bias_places(head, LENGTH, ROWS), scores_gradient, mask=same)
+        scores_gradient = (scores_gradient * scaling).to(value.dtype)
         query_gradient = tl.dot(scores_gradient, key, input_precision=PRECISION)
         tl.store(qkv_gradient + place, query_gradient.to(value.dtype), mask=mask)
         key_gradient = tl.dot(tl.trans(scores_gradient), query, input_precision=PRECISION)
@@ -136,23 +166,31 @@ if HAS_TRITON:
 
 
 else:
-    tile_tokens = None
+    bias_places = tile_tokens = None
 
 
 class ShortAttention(HSSTAttention):
     """Attention that its kernel computes wherever there is one for a call."""
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         dropout = self.attention_dropout if self.training else 0.0
         output_attentions = kwargs.get("output_attentions")
         axis = short_attention_axis(self.config, hidden_states, attention_mask, dropout, output_attentions)
-        if axis is None:
-            return super().forward(hidden_states, attention_mask, **kwargs)
+        bias = None
+        if places is not None and self.position_bias is not None:
+            bias = self.position_bias(places)
+        if axis is None or (bias is not None and bias.shape[:2] != (1, 1)):
+            return super().forward(hidden_states, attention_mask, places, **kwargs)
         # On the tokens that the sequences are a view of
         tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
-        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis)
+        bias = None if bias is None else bias[0, 0]
+        context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis, bias)
         attn_output = self.o_proj(context)
         return attn_output if axis == 2 else attn_output.transpose(1, 2), None
 
@@ -209,56 +247,64 @@ def tile_shape(length: int, dtype: torch.dtype) -> tuple[int, int]:
     return (64, 4) if length <= 64 else (128, 8)
 
 
-def short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
+def short_attention(
+    qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Self-attention of tokens along `axis`: 2 among the P positions of a block, 1 among the N blocks of a position.
     `qkv` are queries, keys and values of all heads, one after the other (B, N, P, 3 * H * head_dim), in float32 or
-    half precision. Returns (B, N, P, H * head_dim) in that precision; softmax and sums are taken in float32.
+    half precision; a `bias` (H, L, L) is added to scores. Returns (B, N, P, H * head_dim) in the precision of `qkv`;
+    softmax and sums are taken in float32. On GPUs the gradient of a bias is summed in no certain order.
     """
     if axis not in (1, 2) or qkv.ndim != 4 or qkv.shape[3] % (3 * num_heads):
         raise ValueError(
             f"Expected `axis` 1 or 2 and `qkv` (windows, blocks, positions, 3 * {num_heads} heads * head_dim), got "
             f"{axis} and {tuple(qkv.shape)}."
         )
-    return _short_attention(qkv, num_heads, scaling, axis)
+    # An operator that takes tensors and gives their gradients: an empty one stands for none
+    no_bias = qkv.new_empty(0, dtype=torch.promote_types(qkv.dtype, torch.float32))
+    return _short_attention(qkv, num_heads, scaling, axis, no_bias if bias is None else bias.to(no_bias))
 
 
 @torch.library.custom_op("hsst::short_attention", mutates_args=())
-def _short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
-    qkv = qkv.contiguous()
+def _short_attention(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor) -> torch.Tensor:
+    qkv, bias = qkv.contiguous(), bias.contiguous()
     if not runs_kernels(qkv, num_heads, axis):
-        return plain_forward(qkv, num_heads, scaling, axis)
-    return launch_forward(qkv, num_heads, scaling, axis)
+        return plain_forward(qkv, num_heads, scaling, axis, bias)
+    return launch_forward(qkv, num_heads, scaling, axis, bias)
 
 
 @_short_attention.register_fake
-def _(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
+def _(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor) -> torch.Tensor:
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
 @torch.library.custom_op("hsst::short_attention_backward", mutates_args=())
 def _short_attention_backward(
-    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int
-) -> torch.Tensor:
-    gradient, qkv = gradient.contiguous(), qkv.contiguous()
+    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    gradient, qkv, bias = gradient.contiguous(), qkv.contiguous(), bias.contiguous()
     if not runs_kernels(qkv, num_heads, axis):
-        return plain_backward(gradient, qkv, num_heads, scaling, axis)
-    return launch_backward(gradient, qkv, num_heads, scaling, axis)
+        return plain_backward(gradient, qkv, num_heads, scaling, axis, bias)
+    return launch_backward(gradient, qkv, num_heads, scaling, axis, bias)
 
 
 @_short_attention_backward.register_fake
-def _(gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
-    return qkv.new_empty(qkv.shape)
+def _(
+    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, int, float, int], output: torch.Tensor) -> None:
-    qkv, ctx.num_heads, ctx.scaling, ctx.axis = inputs
-    ctx.save_for_backward(qkv)
+def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, int, float, int, torch.Tensor], output: torch.Tensor) -> None:
+    qkv, ctx.num_heads, ctx.scaling, ctx.axis, bias = inputs
+    ctx.save_for_backward(qkv, bias)
 
 
-def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-    (qkv,) = ctx.saved_tensors
-    return _short_attention_backward(gradient, qkv, ctx.num_heads, ctx.scaling, ctx.axis), None, None, None
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    qkv, bias = ctx.saved_tensors
+    gradients = _short_attention_backward(gradient, qkv, ctx.num_heads, ctx.scaling, ctx.axis, bias)
+    return gradients[0], None, None, None, gradients[1]
 
 
 _short_attention.register_autograd(_backward, setup_context=_setup_context)
@@ -280,20 +326,30 @@ def kernels_run_on(tokens: torch.Tensor) -> bool:
     return tokens.is_cuda and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
 
 
-def launch_forward(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, **tile: int) -> torch.Tensor:
+def launch_forward(
+    qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor, **tile: int
+) -> torch.Tensor:
     """What `short_attention` returns, from its kernel, in tiles of other than the usual `rows` or `num_warps`."""
     output = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    _launch(forward_kernel, (qkv, output), qkv, num_heads, scaling, axis, **tile)
+    _launch(forward_kernel, (qkv, bias, output), qkv, num_heads, scaling, axis, bias, **tile)
     return output
 
 
 def launch_backward(
-    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, **tile: int
-) -> torch.Tensor:
-    """The gradient of `qkv` from that of what `short_attention` returned."""
+    gradient: torch.Tensor,
+    qkv: torch.Tensor,
+    num_heads: int,
+    scaling: float,
+    axis: int,
+    bias: torch.Tensor,
+    **tile: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of `qkv` and of the bias from that of what `short_attention` returned."""
     qkv_gradient = torch.empty_like(qkv)
-    _launch(backward_kernel, (gradient, qkv, qkv_gradient), qkv, num_heads, scaling, axis, **tile)
-    return qkv_gradient
+    bias_sums = bias.new_zeros(BIAS_SUMS.value if bias.numel() else 1, *bias.shape, dtype=torch.float32)
+    tensors = gradient, qkv, bias, qkv_gradient, bias_sums
+    _launch(backward_kernel, tensors, qkv, num_heads, scaling, axis, bias, **tile)
+    return qkv_gradient, bias_sums.sum(dim=0).to(bias.dtype)
 
 
 def _launch(
@@ -303,6 +359,7 @@ def _launch(
     num_heads: int,
     scaling: float,
     axis: int,
+    bias: torch.Tensor,
     rows: int | None = None,
     num_warps: int | None = None,
 ) -> None:
@@ -322,6 +379,7 @@ def _launch(
             HEADS=num_heads,
             HEAD_DIM=qkv.shape[3] // (3 * num_heads),
             ROWS=rows,
+            HAS_BIAS=bias.numel() > 0,
             PRECISION=dot_precision(),
             num_warps=default_warps if num_warps is None else num_warps,
             num_stages=1,
@@ -333,30 +391,32 @@ def dot_precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def plain_forward(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int) -> torch.Tensor:
+def plain_forward(qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor) -> torch.Tensor:
     """What the kernel computes, in operators of PyTorch."""
     query, key, value = split_heads(qkv, 3, num_heads, axis)
-    return join_heads([plain_weights(query, key, scaling).to(value.dtype) @ value], axis)
+    return join_heads([plain_weights(query, key, bias, scaling).to(value.dtype) @ value], axis)
 
 
 def plain_backward(
-    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int
-) -> torch.Tensor:
+    gradient: torch.Tensor, qkv: torch.Tensor, num_heads: int, scaling: float, axis: int, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the backward kernel computes, in operators of PyTorch."""
     query, key, value = split_heads(qkv, 3, num_heads, axis)
     (context_gradient,) = split_heads(gradient, 1, num_heads, axis)
-    weights = plain_weights(query, key, scaling)
+    weights = plain_weights(query, key, bias, scaling)
     weights_gradient = (context_gradient @ value.transpose(-2, -1)).to(weights.dtype)
     scores_gradient = torch.ops.aten._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
+    bias_gradient = scores_gradient.sum(dim=(0, 1)).to(bias.dtype) if bias.numel() else torch.empty_like(bias)
     scores_gradient = (scores_gradient * scaling).to(value.dtype)
     value_gradient = weights.to(value.dtype).transpose(-2, -1) @ context_gradient
-    return join_heads([scores_gradient @ key, scores_gradient.transpose(-2, -1) @ query, value_gradient], axis)
+    parts = [scores_gradient @ key, scores_gradient.transpose(-2, -1) @ query, value_gradient]
+    return join_heads(parts, axis), bias_gradient
 
 
-def plain_weights(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+def plain_weights(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> torch.Tensor:
     """Attention weights (B, S, H, L, L), in at least float32."""
-    scores = (query @ key.transpose(-2, -1)).to(torch.promote_types(query.dtype, torch.float32))
-    return torch.softmax(scores * scaling, dim=-1)
+    scores = (query @ key.transpose(-2, -1)).to(torch.promote_types(query.dtype, torch.float32)) * scaling
+    return torch.softmax(scores + bias if bias.numel() else scores, dim=-1)
 
 
 def split_heads(packed: torch.Tensor, parts: int, num_heads: int, axis: int) -> tuple[torch.Tensor, ...]:

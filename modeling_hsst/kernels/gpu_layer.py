@@ -18,7 +18,7 @@ from torch import nn
 
 from ..modeling_hsst import HSSTLayer
 from .folding import fold_projections, folding_ratio, products_dtype
-from .gpu_attention import HAS_TRITON, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
+from .gpu_attention import HAS_TRITON, bias_places, kernels_run_on, plain_forward, replaces_sdpa, tile_tokens
 
 try:
     import triton
@@ -69,6 +69,7 @@ if HAS_TRITON:
         fc1_bias: "Any",
         fc2_weight: "Any",
         fc2_bias: "Any",
+        position_bias: "Any",
         num_sequences: "Any",
         before_eps: "Any",
         after_eps: "Any",
@@ -79,6 +80,7 @@ if HAS_TRITON:
         REST: tl.constexpr,
         MIDDLE: tl.constexpr,
         ROWS: tl.constexpr,
+        HAS_BIAS: tl.constexpr,
         STAGES: tl.constexpr,
     ) -> None:
         # Tiles have powers of two as sides: the width is the sum of two of them
@@ -113,6 +115,8 @@ if HAS_TRITON:
             query_rest = tl.dot(rest, tl.trans(tl.load(head_weight + rest_rest)), query_rest)
             scores = tl.dot(query_main.to(dtype), tl.trans(main))
             scores = tl.dot(query_rest.to(dtype), tl.trans(rest), scores)
+            if HAS_BIAS:
+                scores += tl.load(position_bias + bias_places(head, LENGTH, ROWS))
             if LENGTH < ROWS:
                 scores = tl.where(sequence[:, None] == sequence[None, :], scores, float("-inf"))
             # The weights of queries hold the factor that makes this a power of 2
@@ -202,17 +206,21 @@ def split_width(width: int) -> tuple[int, int] | None:
     return None
 
 
-def fused_layer(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
+def fused_layer(layer: Any, tokens: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
     """
     What an `HSSTLayer` makes of tokens (B, N, P, D), in float32 or in the half precision of the products, where
     `fuses_layer` says so: (B, N, P, D), in their precision. Sums, LayerNorms and softmax are taken in float32.
+    `places` (1, 1, L, 2) are what relative positions need.
     """
     attention, mlp, before, after = layer.attention, layer.mlp, layer.layernorm_before, layer.layernorm_after
     attention_weights = attention.qkv_proj.weight, attention.o_proj.weight, attention.o_proj.bias
     mlp_weights = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias
     weights = before.weight, before.bias, *attention_weights, after.weight, after.bias, *mlp_weights
     settings = attention.num_attention_heads, attention.scaling, before.eps, after.eps
-    return _fused_layer(tokens, *weights, *settings, 2 if layer.axis == "spatial" else 1, products_dtype(tokens))
+    bias = before.weight.new_empty(0, dtype=torch.float32)
+    if places is not None and attention.position_bias is not None:
+        bias = attention.position_bias(places)[0, 0].float()
+    return _fused_layer(tokens, *weights, bias, *settings, 2 if layer.axis == "spatial" else 1, products_dtype(tokens))
 
 
 @torch.library.custom_op("hsst::fused_layer", mutates_args=())
@@ -229,6 +237,7 @@ def _fused_layer(
     fc1_bias: torch.Tensor,
     fc2_weight: torch.Tensor,
     fc2_bias: torch.Tensor,
+    position_bias: torch.Tensor,
     num_heads: int,
     scaling: float,
     before_eps: float,
@@ -241,7 +250,8 @@ def _fused_layer(
     # Precisions are chosen here
     with torch.autocast(tokens.device.type, enabled=False):
         compute = launch_layer if tokens.numel() and kernels_run_on(tokens.new_empty(0, dtype=dtype)) else plain_layer
-        return compute(tokens.contiguous(), before, attention, after, mlp, num_heads, scaling, axis, dtype)
+        weights = before, attention, after, mlp, position_bias
+        return compute(tokens.contiguous(), *weights, num_heads, scaling, axis, dtype)
 
 
 @_fused_layer.register_fake
@@ -255,13 +265,16 @@ def launch_layer(
     attention: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     after: tuple[torch.Tensor, torch.Tensor, float],
     mlp: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    position_bias: torch.Tensor,
     num_heads: int,
     scaling: float,
     axis: int,
     dtype: torch.dtype,
     **launch_options: int,
 ) -> torch.Tensor:
-    """A layer in its kernel: LayerNorms (weight, bias, epsilon), attention (qkv, output, bias), MLP."""
+    """A layer in its kernel: LayerNorms (weight, bias, epsilon), attention (qkv, output, bias), MLP, and what is added
+    to scores (H, L, L) or nothing ().
+    """
     qkv_weight, output_weight, output_bias = attention
     fc1_weight, fc1_bias, fc2_weight, fc2_bias = mlp
     # Products of weights in float32, rounded once
@@ -280,6 +293,7 @@ def launch_layer(
             tokens,
             output,
             *(weight.contiguous() for weight in weights),
+            (position_bias * LOG2_E).contiguous(),
             num_sequences,
             before[2],
             after[2],
@@ -290,6 +304,7 @@ def launch_layer(
             REST=widths[1],
             MIDDLE=fc1_weight.shape[0],
             ROWS=ROWS,
+            HAS_BIAS=position_bias.numel() > 0,
             STAGES=options["num_stages"],
             **options,
         )
@@ -302,6 +317,7 @@ def plain_layer(
     attention: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     after: tuple[torch.Tensor, torch.Tensor, float],
     mlp: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    position_bias: torch.Tensor,
     num_heads: int,
     scaling: float,
     axis: int,
@@ -318,7 +334,7 @@ def plain_layer(
     qkv_weight, output_weight, output_bias = attention
     fc1_weight, fc1_bias, fc2_weight, fc2_bias = mlp
     values = tokens.float()
-    context = plain_forward(linear(normalized(values, *before), qkv_weight), num_heads, scaling, axis)
+    context = plain_forward(linear(normalized(values, *before), qkv_weight), num_heads, scaling, axis, position_bias)
     values = values + linear(context, output_weight, output_bias).float()
     hidden = nn.functional.gelu(linear(normalized(values, *after), fc1_weight, fc1_bias))
     return (values + linear(hidden, fc2_weight, fc2_bias).float()).to(tokens.dtype)

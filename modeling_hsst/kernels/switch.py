@@ -20,16 +20,22 @@ class FastLayer(HSSTLayer):
     """A layer that is computed as a whole wherever a call allows it, and otherwise as its class has it."""
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_blocks: int, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_blocks: int,
+        places: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         tokens = hidden_states.unflatten(1, (num_blocks, -1))  # (B, N, P, D)
         # Attention weights are what other implementations return; they are also how a user asks for one of these
         if self.attention.config._attn_implementation == "sdpa" and not kwargs.get("output_attentions"):
-            if attention_mask is None and fuses_layer(self, tokens) and obstacle(self) is None:
-                return fused_layer(self, tokens).flatten(1, 2)
+            shares_places = places is None or places.shape[:2] == (1, 1)
+            if attention_mask is None and shares_places and fuses_layer(self, tokens) and obstacle(self) is None:
+                return fused_layer(self, tokens, places).flatten(1, 2)
             if folds_layer(self, tokens) and obstacle(self) is None:
-                return folded_layer(self, tokens, attention_mask).flatten(1, 2)
-        return super().forward(hidden_states, attention_mask, num_blocks=num_blocks, **kwargs)
+                return folded_layer(self, tokens, attention_mask, places).flatten(1, 2)
+        return super().forward(hidden_states, attention_mask, num_blocks=num_blocks, places=places, **kwargs)
 
 
 # Tools that share a model out among devices look for its layers by the name of their class

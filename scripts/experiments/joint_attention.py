@@ -18,8 +18,15 @@ class JointAttentionLayer(HSSTLayer):
         super().__init__(config, "spatial")
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, num_blocks: int, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        num_blocks: int,
+        places: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
+        if places is not None:
+            raise ValueError("joint attention: expected positions that are added to tokens, got relative ones")
         # Positions of one block attend to each other: here all tokens are that block
         return super().forward(hidden_states, attention_mask, num_blocks=1, **kwargs)
 

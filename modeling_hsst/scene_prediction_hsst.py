@@ -335,12 +335,11 @@ class ScenePredictor:
         chunk_size: int = 512,
         scene_statistics: bool = False,
     ):
-        if type(model).__name__ not in CLASSIFIERS:
-            raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
+        self.check_model(model)
         self.model: Any = with_fast_layers(model.eval())
         self.processor = processor
-        self.window: tuple[int, int] = tuple(model.config.window_size)
-        self.dense = type(model).__name__ == "HSSTForSemanticSegmentation"
+        self.window = self.window_size()
+        self.dense = type(model).__name__ != "HSSTForImageClassification"
         # CODEPATH: the published pixel-wise variant labels the center of each window only
         self.center = not self.dense and model.config.head_type == "center"
         default_stride = 1 if self.center else max(min(self.window) // 2, 1)
@@ -353,11 +352,25 @@ class ScenePredictor:
         for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-        if len(self.class_names) >= NO_CLASS:
-            raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {len(self.class_names)}.")
         self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
         self.chunk_size, self.scene_statistics = chunk_size, scene_statistics
         self.weight = blend_weight(self.window).to(model.device)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raises ValueError where a model does not predict what this does."""
+        if type(model).__name__ not in CLASSIFIERS:
+            raise ValueError(f"Expected a model with a classification head, got {type(model).__name__}.")
+        if (model.config.num_labels or 0) >= NO_CLASS:
+            raise ValueError(f"Expected fewer than {NO_CLASS} classes, got {model.config.num_labels}.")
+
+    def window_size(self) -> tuple[int, int]:
+        """Rows and columns of the windows that the model sees."""
+        return tuple(self.model.config.window_size)
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the model gives for each pixel."""
+        return self.model.config.num_labels
 
     @property
     def class_names(self) -> list[str]:
@@ -484,7 +497,7 @@ class ScenePredictor:
     @torch.inference_mode()
     def predict_chunk(self, chunk: Chunk, scene: SceneReader, processor: HSSTImageProcessor, bar: Any) -> ScenePart:
         """Runs the windows of a chunk through the model and blends what comes out."""
-        device, num_classes = self.model.device, self.model.config.num_labels
+        device, num_outputs = self.model.device, self.num_outputs
         pixels = torch.as_tensor(chunk.pixels).to(device)
         usable = torch.as_tensor(chunk.usable).to(device)
         for band in pixels:  # band by band: no copy of all
@@ -508,7 +521,7 @@ class ScenePredictor:
             worth = worth.flatten(1).any(dim=1)
         kept = worth.nonzero().flatten()
         grid = (len(row_offsets), len(column_offsets)) if self.center else tuple(usable.shape)
-        sums = torch.zeros(grid[0] * grid[1], num_classes, device=device)
+        sums = torch.zeros(grid[0] * grid[1], num_outputs, device=device)
         weights = torch.zeros(grid[0] * grid[1], 1, device=device)
         inside_rows, inside_columns = (torch.arange(size, device=device) for size in self.window)
         inside = inside_rows[:, None] * grid[1] + inside_columns
@@ -526,10 +539,10 @@ class ScenePredictor:
             else:
                 index = ((top * grid[1] + left)[:, None, None] + inside).flatten()
                 weighted = outputs.permute(0, 2, 3, 1) * self.weight[..., None]
-                sums.index_add_(0, index, weighted.reshape(-1, num_classes))
+                sums.index_add_(0, index, weighted.reshape(-1, num_outputs))
                 weights.index_add_(0, index, self.weight.expand(len(batch), -1, -1).reshape(-1, 1))
             bar.update(len(batch))
-        blended = (sums / weights).T.view(num_classes, *grid)  # NaN where no window was worth a look
+        blended = (sums / weights).T.view(num_outputs, *grid)  # NaN where no window was worth a look
 
         # Without the margin
         height, width = chunk.rows.stop - chunk.rows.start, chunk.columns.stop - chunk.columns.start
@@ -569,10 +582,78 @@ class ScenePredictor:
         return probabilities
 
 
+class SceneFeatures(ScenePredictor):
+    """
+    What a model of any kind, with a head or without, makes of every pixel of a scene: the tokens of its last layer,
+    in windows that overlap and are blended. `predict` gives them as the `probabilities` of its parts, float32
+    (features, height, width), NaN where there are no data.
+
+    Args:
+        model, processor: as for `ScenePredictor`; a head is not used.
+        pooling: `"mean"` over the spectral blocks, `hidden_size` features; or all `"blocks"` side by side, as many
+            times that.
+        window: side of the windows in pixels, 1 for single pixels; by default that of the model.
+        settings: the others of `ScenePredictor`.
+
+    Raises:
+        ValueError: the model is none of HSST, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: HSSTImageProcessor,
+        *,
+        pooling: str = "mean",
+        window: int | None = None,
+        **settings: Any,
+    ):
+        if pooling not in ("mean", "blocks"):
+            raise ValueError(f"`pooling` must be 'mean' or 'blocks', got {pooling!r}.")
+        self.pooling, self.wanted_window = pooling, window
+        self.check_model(model)
+        patch_size = model.config.patch_size
+        if window is not None and (window < patch_size or window % patch_size):
+            raise ValueError(
+                f"`window` must be one or more patches of {patch_size}x{patch_size} pixels, got {window}."
+            )
+        super().__init__(getattr(model, "hsst", model), processor, **settings)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raises ValueError where a model is none of HSST."""
+        if not hasattr(getattr(model, "hsst", model), "spectral_layers"):
+            raise ValueError(f"Expected a model of HSST, got {type(model).__name__}.")
+
+    def window_size(self) -> tuple[int, int]:
+        """Rows and columns of the windows that the model sees."""
+        return super().window_size() if self.wanted_window is None else (self.wanted_window, self.wanted_window)
+
+    @property
+    def num_outputs(self) -> int:
+        """Features of a pixel."""
+        config = self.model.config
+        # CODEPATH: no choice between checkpoints but of what a caller wants of their features
+        return config.hidden_size * (config.num_blocks if self.pooling == "blocks" else 1)
+
+    def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+        """Features of windows, float32 (batch, features, height, width)."""
+        inputs = {"pixel_values": values.to(self.model.dtype)}
+        if not pixel_mask.all():
+            inputs["pixel_mask"] = pixel_mask
+        config = self.model.config
+        tokens = self.model(**inputs, interpolate_pos_encoding=True).last_hidden_state.float()
+        rows = values.shape[-2] // config.patch_size
+        tokens = tokens.unflatten(1, (config.num_blocks, rows, -1))  # (B, N, rows, columns, D)
+        tokens = tokens.mean(dim=1) if self.pooling == "mean" else tokens.permute(0, 2, 3, 1, 4).flatten(3)
+        features = tokens.permute(0, 3, 1, 2)
+        return features.repeat_interleave(config.patch_size, dim=2).repeat_interleave(config.patch_size, dim=3)
+
+
 __all__ = [
     "NO_CLASS",
     "ArrayScene",
     "BandSelection",
+    "SceneFeatures",
     "ScenePart",
     "ScenePredictor",
     "SceneReader",

@@ -1,0 +1,125 @@
+"""Features of scenes, spectra and windows: the same however they are asked for, of any sensor, without seams."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hsst import HSSTFeatures, extract_features
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+
+WAVELENGTHS = [450.0 + 30 * band for band in range(20)]
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pre-trained model, its decoder and all."""
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = HSSTConfig(
+        num_channels=20,
+        band_patch_size=5,
+        image_size=8,
+        hidden_size=24,
+        num_attention_heads=2,
+        head_dim=16,
+        intermediate_size=16,
+        num_spatial_layers=1,
+        num_spectral_layers=1,
+        wavelengths=WAVELENGTHS,
+        position_embedding_type="relative",
+        normalize_token_values=False,
+    )
+    HSSTForMaskedImageModeling(config).save_pretrained(path)
+    statistics = {"image_mean": [0.2] * 20, "image_std": [0.1] * 20}
+    HSSTImageProcessor(wavelengths=WAVELENGTHS, **statistics).save_pretrained(path)
+    return str(path)
+
+
+def image(height=21, width=30, bands=20):
+    return RANDOM.integers(500, 4000, (bands, height, width)).astype(np.int16)
+
+
+@pytest.mark.parametrize(("pooling", "size"), [("mean", 24), ("blocks", 96)])
+def test_single_pixels_are_the_same_in_scenes_and_for_scikit_learn(folder, pooling, size):
+    pixels = image()
+    pixels[:, 3, 4] = -32768
+    features = extract_features(folder, pixels, wavelengths=WAVELENGTHS, pooling=pooling, window=1)
+    assert features.shape == (size, 21, 30) and features.dtype == np.float32
+    assert np.isnan(features[:, 3, 4]).all() and np.isfinite(features).sum() == size * (21 * 30 - 1)
+    spectra = pixels.reshape(20, -1).T
+    kept = (spectra != -32768).all(axis=1)
+    found = HSSTFeatures(folder, WAVELENGTHS, pooling=pooling).fit_transform(spectra[kept])
+    np.testing.assert_allclose(found, features.reshape(size, -1).T[kept], atol=1e-4)
+
+
+def test_windows_leave_neither_seams_nor_a_grid(folder):
+    """A scene of one spectrum gives one vector, and a part of a scene far from edges what the whole gives."""
+    flat = np.broadcast_to(image(1, 1), (20, 24, 40))
+    features = extract_features(folder, flat, wavelengths=WAVELENGTHS)
+    np.testing.assert_allclose(features, np.broadcast_to(features[:, :1, :1], features.shape), atol=1e-4)
+
+
+def test_windows_for_scikit_learn(folder):
+    """The pixel in the middle of each window; a scene of that size has the same one."""
+    windows = np.stack([image(5, 5) for _ in range(3)])
+    found = HSSTFeatures(folder, WAVELENGTHS, pooling="mean", batch_size=50).fit_transform(windows)
+    for window, values in zip(windows, found, strict=True):
+        scene = extract_features(folder, window, wavelengths=WAVELENGTHS, window=5)
+        np.testing.assert_allclose(values, scene[:, 2, 2], atol=1e-4)
+
+
+def test_other_sensors_in_any_order_of_bands(folder):
+    """A denser sensor sees the same spectra alike, whichever band comes first."""
+    dense = np.arange(450.0, 1021, 10)
+    ramp = RANDOM.uniform(0.1, 0.3, (50, 1)) + RANDOM.uniform(-1e-4, 1e-4, (50, 1)) * (dense - 700)
+    coarse = np.stack([np.interp(WAVELENGTHS, dense, spectrum) for spectrum in ramp])
+    expected = HSSTFeatures(folder, WAVELENGTHS, scale=1.0).fit_transform(coarse)
+    order = RANDOM.permutation(len(dense))
+    found = HSSTFeatures(folder, dense[order], scale=1.0).fit_transform(ramp[:, order])
+    assert np.abs(found - expected).max() < 0.1 * expected.std()
+    scene = extract_features(folder, ramp.T[order, :, None], wavelengths=dense[order], scale=1.0, window=1)
+    assert scene.shape == (24, 50, 1)
+
+
+def test_a_step_of_a_pipeline(folder):
+    classes = RANDOM.integers(0, 2, 60)
+    spectra = RANDOM.normal(2000, 100, (60, 20)) + 600 * classes[:, None] * np.linspace(0, 1, 20)
+    pipeline = make_pipeline(HSSTFeatures(folder, WAVELENGTHS), StandardScaler(), LogisticRegression())
+    assert pipeline.fit(spectra[:40], classes[:40]).score(spectra[40:], classes[40:]) > 0.9
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert np.array_equal(again.predict_proba(spectra), pipeline.predict_proba(spectra))
+    assert not hasattr(clone(pipeline)[0], "features_")
+    assert clone(pipeline).fit(spectra[:40], classes[:40]).score(spectra[40:], classes[40:]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "error"),
+    [
+        ({"wavelengths": [9000.0 + band for band in range(20)]}, (4, 20), "must lie near bands"),
+        ({"wavelengths": WAVELENGTHS[:-1]}, (4, 20), "one for each of the 20 bands of the data, but there are 19"),
+        ({"wavelengths": WAVELENGTHS, "pooling": "most"}, (4, 20), "'mean' or 'blocks', got 'most'"),
+        ({"wavelengths": WAVELENGTHS}, (4, 20, 3), r"spectra \(pixels, 20\) or windows"),
+    ],
+)
+def test_bad_input(folder, arguments, data, error):
+    with pytest.raises(ValueError, match=error):
+        HSSTFeatures(folder, **arguments).fit_transform(np.ones(data))
+
+
+def test_bad_scenes(folder):
+    with pytest.raises(ValueError, match="Wavelengths of the scene the array are unknown.*got 19 bands"):
+        extract_features(folder, image(bands=19))
+    with pytest.raises(ValueError, match="`window` must be one or more patches .* got 0"):
+        extract_features(folder, image(), wavelengths=WAVELENGTHS, window=0)
+    with pytest.raises(ValueError, match="model: expected a model"):
+        extract_features(folder + "/..", image(), wavelengths=WAVELENGTHS)
+    features = HSSTFeatures(folder, WAVELENGTHS).fit(np.ones((1, 20)))
+    with pytest.raises(ValueError, match="finite numbers"):
+        features.transform(np.full((2, 20), np.nan))

@@ -171,7 +171,7 @@ def soak(name: str, kills: int, seed: int, folder: Path) -> dict[str, object]:
             kill = (generator.uniform(0.5, program.seconds), generator.choice(SIGNALS)) if bar.n < kills else None
             code, printed = run(program, data, output, kill)
             if code not in (None, 0):
-                messages.append(printed[-2000:])
+                messages.append(printed[-20000:])
                 break
             if code is None:
                 counts[signal.Signals(kill[1]).name] += 1

@@ -354,7 +354,7 @@ class SomeOfALayer:
             total = of_piece(sums["position_bias"].total[0], piece)
             of_scores_by_window = of_scores.view(total.shape[0], -1, *total.shape[2:])
             if total.shape[1] == 1:
-                of_scores_by_window = of_scores_by_window.sum(dim=1, keepdim=True, dtype=total.dtype)
+                of_scores_by_window = of_scores_by_window.sum(dim=1, keepdim=True)
             total += of_scores_by_window
         of_normalized.baddbmm_(by_query(of_scores, not keys_first), queries)  # as keys
         of_queries = torch.bmm(by_query(of_scores, keys_first), normalized, out=queries).view_as(flat_context)
@@ -394,10 +394,14 @@ class SomeOfALayer:
         queries = self.scratch("queries", (num_sequences * length, query_key.shape[0]), self.dtype)
         multiply(tokens.view(-1, width), query_key.t(), queries)
         queries = queries.view(num_sequences, -1, width)
-        scores = self.products_with_keys(queries, tokens, keys_first, "weights")
-        if self.weights.position_bias is not None:
-            bias = of_piece(self.weights.position_bias, piece)
-            scores.view(bias.shape[0], -1, *bias.shape[2:]).add_(bias)
+        bias = self.weights.position_bias
+        if bias is not None and bias.shape[:2] == (1, 1):
+            scores = self.products_with_keys(queries, tokens, keys_first, "weights", bias[0])
+        else:
+            scores = self.products_with_keys(queries, tokens, keys_first, "weights")
+            if bias is not None:
+                bias = of_piece(bias, piece)
+                scores.view(bias.shape[0], -1, *bias.shape[2:]).add_(bias)
         if hidden is not None and keys_first:
             scores.view(num_sequences, length, length, -1).masked_fill_(hidden.permute(0, 3, 2, 1), float("-inf"))
         elif hidden is not None:
@@ -413,14 +417,21 @@ class SomeOfALayer:
         return Attention(queries, weights, dropped, context)
 
     def products_with_keys(
-        self, rows: torch.Tensor, tokens: torch.Tensor, keys_first: bool, name: str
+        self,
+        rows: torch.Tensor,
+        tokens: torch.Tensor,
+        keys_first: bool,
+        name: str,
+        added: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Scalar products of (S, L * H, D) with the tokens of their sequence (S, L, D), in memory with a name: (S, L * H,
-        L), or keys first.
+        L), or keys first. What is `added` to each sequence lies so, too.
         """
         left, right = (tokens, rows) if keys_first else (rows, tokens)
         output = self.scratch(name, (left.shape[0], left.shape[1], right.shape[1]), self.dtype)
+        if added is not None:
+            return torch.baddbmm(added.expand_as(output), left, right.transpose(1, 2), out=output)
         return torch.bmm(left, right.transpose(1, 2), out=output)
 
     def hidden(self, normalized: torch.Tensor) -> torch.Tensor:

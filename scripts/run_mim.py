@@ -895,7 +895,8 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    with one_line_errors("run_mim.py"):
+    # Before the first step nothing is lost, and processes that wait for each other would meet those of the next run
+    with one_line_errors("run_mim.py", grace=1.0):
         pretrain(arguments)
         PartialState().destroy_process_group()
 

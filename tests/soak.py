@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,21 +135,25 @@ def run(
             ended = process.wait(60)
             if ended not in (*EXPECTED[kill[1]], 0):
                 code = ended
-        _wait_for_orphans(process.pid)
+        _wait_for_orphans(output)
         printed.seek(0)
         return code, printed.read()
 
 
-def _wait_for_orphans(session: int, seconds: float = 60) -> None:
-    """Waits until nothing of a session runs any more; processes whose launcher died end by themselves."""
+def _wait_for_orphans(output: Path, seconds: float = 60) -> None:
+    """Waits until nothing runs any more that writes to a folder; processes whose launcher died end by themselves."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
+        alive = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(output) in (entry / "cmdline").read_bytes().split(b"\0"):
+                    alive.append(int(entry.name))
+        if not alive:
             return
         time.sleep(0.05)
-    os.killpg(session, signal.SIGKILL)
+    for number in alive:
+        os.kill(number, signal.SIGKILL)
     raise RuntimeError(f"processes lived on {seconds:.0f} s after their launcher had been killed")
 
 

@@ -667,3 +667,38 @@ def test_valid_bands_leave_the_blocks_of_an_adapted_checkpoint_alone(tmp_path):
     assert config.block_centers == adapted.config.block_centers
     with pytest.raises(ValueError, match="--bands valid: expected the 27 bands that the blocks of"):
         make_config(arguments, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 3))
+
+
+BLOCKED = """
+import signal, sys, time
+from pathlib import Path
+from hsst.support.command_line import one_line_errors
+
+if "blocked" in sys.argv:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as one who waits for others in C++ code
+try:
+    with one_line_errors("blocked.py", grace=0.5):
+        Path("begun").touch()
+        while True:
+            time.sleep(0.1)
+finally:
+    Path("cleaned").touch()
+"""
+
+
+@pytest.mark.parametrize("kind", ["blocked", "free"])
+def test_a_process_ends_with_its_launcher(tmp_path, kind):
+    """Whether it listens to signals or not, and cleans up where it can."""
+    (tmp_path / "child.py").write_text(BLOCKED)
+    launcher = tmp_path / "torchrun"
+    launcher.write_text("import subprocess, sys\nsubprocess.run([sys.executable, 'child.py', *sys.argv[1:]])\n")
+    process = subprocess.Popen([sys.executable, str(launcher), kind], cwd=tmp_path, stderr=subprocess.PIPE)
+    for _ in range(600):
+        if (tmp_path / "begun").exists():
+            break
+        time.sleep(0.05)
+    process.kill()
+    # Its pipe closes when the child has ended as well
+    errors = process.communicate(timeout=20)[1].decode()
+    assert (tmp_path / "cleaned").exists() == (kind == "free")
+    assert ("blocked.py: terminated" in errors) == (kind == "free")

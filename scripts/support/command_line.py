@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,23 +27,45 @@ def _launcher() -> int | None:
     return parent if LAUNCHERS & {os.path.basename(word) for word in words} else None
 
 
+GRACE_SECONDS = 30.0
 LAUNCHERS = {b"torchrun", b"torch.distributed.run", b"accelerate", b"accelerate-launch", b"accelerate.commands.launch"}
 _LAUNCHER = _launcher()  # as early as can be, for it may die
+if _LAUNCHER is None and "TORCHELASTIC_RUN_ID" in os.environ:
+    _LAUNCHER = -1  # it died before it was looked at: another process is above this one
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers send some seconds before they take a machine away."""
 
 
+def _launcher_died() -> bool:
+    return _LAUNCHER is not None and os.getppid() != _LAUNCHER
+
+
+def _end_with_launcher(grace: float) -> None:
+    """
+    Ends this process when its launcher has died: as after SIGTERM, or at once where that has not helped. A process
+    that waits for others, which died too or belong to the next run by now, does not listen to signals.
+    """
+    while not _launcher_died():
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS if StopRequest.is_open else grace)
+    os._exit(143)
+
+
 @contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
+def one_line_errors(program: str, grace: float = GRACE_SECONDS) -> Iterator[None]:
     """
     Turns errors about files and arguments into one line on standard error and exit code 2, and an interruption into
     one line and the exit code that shells give it: 130 after Ctrl-C (SIGINT), 143 after SIGTERM. What was half written
-    is removed on the way, as after any error.
+    is removed on the way, as after any error. A process whose launcher (`torchrun`, `accelerate launch`) died ends
+    within `grace` seconds.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+    if in_main_thread and _LAUNCHER is not None:
+        threading.Thread(target=_end_with_launcher, args=(grace,), daemon=True, name="launcher watch").start()
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
@@ -67,27 +90,29 @@ class StopRequest:
     signals on, a second one ends it at once.
     """
 
+    is_open = False
+
     def __enter__(self) -> StopRequest:
         self.signal: int | None = None
-        # One that died before it was looked at was another process, too
-        self.launcher = -1 if _LAUNCHER is None and "TORCHELASTIC_RUN_ID" in os.environ else _LAUNCHER
+        StopRequest.is_open = True
         self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *error: object) -> None:
+        StopRequest.is_open = False
         for number, handler in self._handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
     @property
     def made(self) -> bool:
-        return self.signal is not None or (self.launcher is not None and os.getppid() != self.launcher)
+        return self.signal is not None or _launcher_died()
 
     def grant(self, message: str) -> NoReturn:
         """Ends the program with the exit code of the signal, and a line."""
         raise (KeyboardInterrupt if self.signal == signal.SIGINT else Terminated)(message)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None and self.launcher is None:
+        if self.signal is not None and _LAUNCHER is None:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         self.signal = number
 

@@ -1,7 +1,7 @@
 """
 Compare features of a frozen HSST with spectra on real places, with few labels and splits that are disjoint in space.
 
-    python scripts/experiments/real_places.py --data_dir data --model model_cards/hsst-enmap --output_dir outputs/places
+    python scripts/experiments/real_places.py --data_dir data --output_dir outputs/places
 
 Single pixels. In each place half of its parts in space (blocks, fields, plots; the official mask where there is one)
 are for training, drawn anew with each seed; a few pixels of each class are drawn from them, and all pixels of the
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -173,9 +174,7 @@ def jasper_ridge(folder: Path) -> Place:
 
 def neon_trees(folder: Path) -> Place:
     """Airborne, 1 m: pixels in the middle of crowns, of species that stand in five plots or more."""
-    import pyogrio
-    import shapely
-
+    pyogrio, shapely = (importlib.import_module(name) for name in ("pyogrio", "shapely"))
     root = folder / "neon_trees"
     with open(root / "wavelengths_369_nm.csv", encoding="utf-8") as file:
         wavelengths = np.array([float(row["wavelength_nm"]) for row in csv.DictReader(file)])
@@ -284,12 +283,12 @@ def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts:
                         fitted = build(**setting).fit(pixels[training], classes[training])
                         predicted = fitted.predict(pixels[test])
                         scores[number, place] += f1_score(classes[test], predicted, average="macro")
-    best, place = np.unravel_index(scores.argmax(), scores.shape)
+    best, place = divmod(int(scores.argmax()), len(settings))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         classifier = make_pipeline(StandardScaler(), clone(build(**settings[place])))
         classifier.fit(variants[best], classes)
-    return int(best), classifier, settings[place]
+    return best, classifier, settings[place]
 
 
 def split(place: Place, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -353,13 +352,7 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
     sources |= {Path(source).name: source for source in arguments.model}
     for key in arguments.places:
         place = PLACES[key](arguments.data_dir)
-        inputs: dict[str, Callable[[], list[np.ndarray]]] = {
-            "spectra": lambda place=place: [prepare(place.spectra) for prepare in PREPARATIONS]
-        }
-        for name, source in sources.items():
-            features = HSSTFeatures(source, place.wavelengths, scale=1.0)
-            inputs[name] = lambda place=place, features=features: [features.fit_transform(place.spectra)]
-        for name, make in inputs.items():
+        for name in ("spectra", *sources):
             heads = [head for head in arguments.heads if name == "spectra" or head not in SLOW_WITH_MANY_FEATURES]
             state = "" if name == "spectra" else fingerprint((Path(sources[name]) / "model.safetensors").read_bytes())
             data = fingerprint(place.spectra, place.classes, place.parts, state)[:12]
@@ -370,7 +363,7 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
                 for head in heads
             ]
             wanted = [row for row in wanted if row_key(row) not in done]
-            variants = make() if wanted else []
+            variants = inputs_of(place, sources.get(name)) if wanted else []
             with open(path, "a", encoding="utf-8") as file:
                 for row in tqdm(wanted, desc=f"{place.name}, {name}", unit="row", disable=None):
                     row |= run(place, variants, row["head"], row["labels"], row["seed"])
@@ -378,6 +371,13 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
                     file.flush()
                     rows.append(row)
     return rows
+
+
+def inputs_of(place: Place, source: str | None) -> list[np.ndarray]:
+    """What classifiers see of the pixels: features of a model, or without one the spectra in several preparations."""
+    if source is None:
+        return [prepare(place.spectra) for prepare in PREPARATIONS]
+    return [HSSTFeatures(source, place.wavelengths, scale=1.0).fit_transform(place.spectra)]
 
 
 def run(place: Place, variants: Sequence[np.ndarray], head: str, num_labels: int, seed: int) -> dict[str, Any]:
@@ -436,7 +436,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def gain(pairs: Sequence[np.ndarray], draws: int = 10_000) -> dict[str, Any]:
-    """Mean difference over places (seeds,) each, a 95 % interval by bootstrap over places and seeds, and how many gain."""
+    """Mean of differences (seeds,) of places, 95 % interval by bootstrap over places and seeds, and how many gain."""
     generator = np.random.default_rng(0)
     means = np.empty(draws)
     for draw in range(draws):
@@ -524,6 +524,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     with one_line_errors("real_places.py"):
         check_least(arguments, 1, "seeds")
         with only_writer(arguments.output_dir):

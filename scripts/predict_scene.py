@@ -17,18 +17,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
-import modeling_hsst  # noqa: F401
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
-from hsst.support.model_sources import read_config, reading
+from hsst.support.model_sources import load_classifier, read_processor
 from hsst.support.scene_maps import MapOptions, is_finished, write_scene_maps
-from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -138,13 +134,12 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        read_config(arguments.model, "--model")
-        with reading(arguments.model):
-            model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+        model = load_classifier(arguments.model)
+        processor = read_processor(arguments.model, model.config)
         model.to(device=device, dtype=getattr(torch, arguments.precision))
         predictor = ScenePredictor(
             model,
-            AutoImageProcessor.from_pretrained(arguments.model),
+            processor,
             stride=arguments.stride,
             batch_size=arguments.batch_size,
             exclude=arguments.exclude,

@@ -30,6 +30,7 @@ from hsst.support.scene_report import (
     scale_bar_length,
     share_text,
     write_areas,
+    write_areas_json,
     write_page,
 )
 
@@ -81,7 +82,8 @@ def summary():
 
 
 def test_areas_add_up(summary, tmp_path):
-    write_areas(tmp_path / "a.csv", tmp_path / "a.json", summary)
+    write_areas(tmp_path / "a.csv", summary)
+    write_areas_json(tmp_path / "a.json", summary, {})
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == CLASSES

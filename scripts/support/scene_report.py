@@ -243,14 +243,18 @@ def amount_text(row: Mapping[str, Any]) -> str:
     return f"{row['pixels']:,} px" if row["area_km2"] is None else area_text(row["area_km2"] * 1e6)
 
 
-def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
-    """Writes pixels and area of every class as CSV and, with what the scene and the model are, as JSON."""
+def write_areas(path: Path, summary: SceneSummary) -> None:
+    """Writes pixels and area of every class as CSV."""
     rows = summary.rows()
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(csv_path, text.getvalue())
+    write_text(path, text.getvalue())
+
+
+def write_areas_json(path: Path, summary: SceneSummary, checksums: Mapping[str, str]) -> None:
+    """Writes pixels and area of every class, what the scene and the model are, and SHA-256 of the files beside."""
     content = {
         "scene": summary.name,
         "crs": None if summary.crs is None else summary.crs.to_string(),
@@ -259,9 +263,10 @@ def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
         "pixels_without_class": summary.num_pixels - summary.num_mapped,
         "scene_metadata": summary.scene_metadata,
         "model_metadata": summary.model_metadata,
-        "classes": rows,
+        "classes": summary.rows(),
+        "files": dict(checksums),
     }
-    write_text(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def plot_quick_look(path: Path, summary: SceneSummary) -> None:

@@ -15,7 +15,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -29,7 +29,7 @@ from hsst.experiments.sensors import sensor_table
 from hsst.publish import check_sources, training_sources
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import load_model, read_config, read_processor
-from hsst.support.reports import markdown_table
+from hsst.support.reports import markdown_table, without_folders
 from modeling_hsst import (
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
@@ -131,17 +131,6 @@ def read_results(folder: Path, name: str, command: str) -> dict[str, Any]:
         return without_folders(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON ({error})") from None
-
-
-def without_folders(value: Any) -> Any:
-    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
-    if isinstance(value, Mapping):
-        return {name: without_folders(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [without_folders(part) for part in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value
 
 
 def find_figure(folder: Path, pattern: str, command: str) -> Path:

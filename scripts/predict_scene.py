@@ -25,6 +25,7 @@ from datasets_loading.files import fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
 from hsst.support.model_sources import load_classifier, read_processor
+from hsst.support.reports import without_folders
 from hsst.support.scene_maps import MapOptions, is_finished, scene_identity, write_scene_maps
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -109,7 +110,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
         # Only products know more than where data are missing
         kinds = predictor.exclude if scene.product is not None else ()
         metadata = {
-            "model": Path(arguments.model).resolve().name if Path(arguments.model).is_dir() else arguments.model,
+            "model": without_folders(arguments.model),
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
             "standardised by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",

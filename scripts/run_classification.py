@@ -46,7 +46,7 @@ from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.matched_classes import parse_merges
 from hsst.support.model_sources import parse_overrides
 from hsst.support.pretraining import earlier_run
-from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv
+from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 
@@ -283,25 +283,24 @@ def write_results(
     if outcome.parameters is not None:
         save_network(outcome, folder)
     counts = {split: data.class_counts(split).tolist() for split in SPLITS}
-    write_json(
-        folder / "all_results.json",
-        {
-            **scores,
-            "class_names": list(data.class_names),
-            "labelled_pixels": counts,
-            "bands": len(outcome.bands),
-            "adaptation": None if outcome.adaptation is None else str(outcome.adaptation),
-            "parameters": outcome.parameters,
-            "train_seconds": round(outcome.train_seconds, 2),
-            "predict_seconds": round(outcome.predict_seconds, 2),
-            "training": None if outcome.training is None else asdict(outcome.training),
-            "chosen_settings": outcome.chosen,
-            "split": data.split.settings,
-            **earlier,
-            "run": run,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        },
-    )
+    results = {
+        **scores,
+        "class_names": list(data.class_names),
+        "labelled_pixels": counts,
+        "bands": len(outcome.bands),
+        "adaptation": None if outcome.adaptation is None else str(outcome.adaptation),
+        "parameters": outcome.parameters,
+        "train_seconds": round(outcome.train_seconds, 2),
+        "predict_seconds": round(outcome.predict_seconds, 2),
+        "training": None if outcome.training is None else asdict(outcome.training),
+        "chosen_settings": outcome.chosen,
+        "split": data.split.settings,
+        **earlier,
+        "run": run,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    # It goes to others with the model
+    write_json(folder / "all_results.json", without_folders(results))
     print(f"{title}: {summary}\nResults: {folder / 'all_results.json'}\nMap: {folder / 'land_cover_map.png'}")
 
 

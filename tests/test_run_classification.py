@@ -43,6 +43,7 @@ def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = json.loads((output / "all_results.json").read_text())
+    assert str(tmp_path) not in (output / "all_results.json").read_text()
     assert results["overall_accuracy"] > 0.8 and results["class_names"] == list(CLASS_NAMES)
     assert results["run"]["settings"]["max_steps"] == 60 and results["training"]["steps"] == 60
     assert results["labelled_pixels"]["test"] == results["support_per_class"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from textwrap import wrap
 from typing import Any
 
@@ -22,6 +22,17 @@ from hsst.support.map_writer import class_colours
 
 PALE = (0.93, 0.93, 0.93, 1.0)
 LARGEST_MATRIX_WITH_COUNTS = 12
+
+
+def without_folders(value: Any) -> Any:
+    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

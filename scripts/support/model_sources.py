@@ -80,7 +80,9 @@ def read_config(source: str, flag: str) -> HSSTConfig:
     with reading(str(path)):
         config = HSSTConfig.from_dict(settings)
     names: Any = config.id2label
-    if set(names) != set(range(len(names))) or not all(isinstance(name, str) for name in names.values()):
+    if set(names) != set(range(len(names))) or not all(
+        isinstance(name, str) and name.isprintable() for name in names.values()
+    ):
         raise ValueError(f"{path}: expected `id2label` with a name for each class from 0, got {some(names)}")
     if not config.architectures or not all(isinstance(name, str) for name in config.architectures):
         config.architectures = ["nothing"]

@@ -40,14 +40,19 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
+def csv_cell(text: str) -> str:
+    """A name for a cell of CSV: spreadsheets would compute one that begins as a formula does."""
+    return f"'{text}" if text.startswith(tuple("=+-@\t\r")) else text
+
+
 def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
     """Counts with class names: a row for each reference, a column for each prediction."""
 
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["reference \\ prediction", *class_names])
+        writer.writerow(["reference \\ prediction", *map(csv_cell, class_names)])
         for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
-            writer.writerow([name, *counts])
+            writer.writerow([csv_cell(name), *counts])
     return Path(path)
 
 

@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import to_rgba_array
@@ -30,6 +30,7 @@ from datasets_loading.scenes import Scene
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
 from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_colours
+from hsst.support.reports import csv_cell
 
 PAGE = Path(__file__).with_name("scene_page.html")
 
@@ -249,7 +250,7 @@ def write_areas(path: Path, summary: SceneSummary) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, "name": csv_cell(row["name"])} for row in rows)
     write_text(path, text.getvalue())
 
 
@@ -435,7 +436,8 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "spectrum"}):  # or its names would be random
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -476,7 +478,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         scale_bar=_scale_bar(summary),
         scene_facts=_facts({**summary.scene_metadata, "raster": where_text(summary)}),
         model_facts=_facts(summary.model_metadata),
-        classes=json.dumps(classes).replace("</", "<\\/"),
+        classes=json.dumps(classes).replace("<", "\\u003c"),
         first=present[0]["class"] if present else -1,
     )
     write_text(path, text)

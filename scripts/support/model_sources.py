@@ -163,13 +163,8 @@ def reading(source: str) -> Iterator[None]:
         raise ValueError(reason if reason.startswith(source) else f"{source}: {reason}") from error
 
 
-def stored_tensors(source: str) -> dict[str, tuple[str, list[int]]]:
-    """
-    Type and shape of each tensor of a model's weights, from the headers of its files.
-
-    Raises:
-        ValueError: there are no weights in safetensors, or they are damaged.
-    """
+def weight_files(source: str) -> list[Path]:
+    """The files of a model's weights; ValueError where there are none in safetensors."""
     path = find_file(source, SAFE_WEIGHTS_NAME)
     files = [path] if path is not None else []
     if path is None and (index := find_file(source, SAFE_WEIGHTS_INDEX_NAME)) is not None:
@@ -183,8 +178,13 @@ def stored_tensors(source: str) -> dict[str, tuple[str, list[int]]]:
             files.append(part)
     if not files:
         raise ValueError(f"{source}: expected weights in {SAFE_WEIGHTS_NAME}, found none")
+    return files
+
+
+def stored_tensors(source: str) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor of a model's weights, from the headers of its files."""
     tensors = {}
-    for file in files:
+    for file in weight_files(source):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118 (not a dictionary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from rasterio.errors import RasterioError
 from datasets_loading.files import fingerprint
 from datasets_loading.scenes import Scene
 from hsst.support.map_writer import class_map_writer, probability_steps, probability_writer
+from hsst.support.reports import checksums
 from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_areas_json, write_page
 from modeling_hsst.scene_prediction_hsst import ScenePart
 
@@ -72,15 +72,6 @@ def is_finished(path: Path, options: MapOptions, settings: Mapping[str, object])
         return checksums(files.values()).items() <= stated.items()
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError):
         return False
-
-
-def checksums(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of files by their names."""
-    sums = {}
-    for path in files:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
 
 
 def scene_identity(path: Path) -> str:

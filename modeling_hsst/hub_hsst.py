@@ -6,7 +6,9 @@ processor, and the code beside them as flat files (`trust_remote_code=True`).
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.image_processing_utils import BaseImageProcessor
@@ -22,6 +24,43 @@ AUTO_MAP = {
     "AutoBackbone": "modeling_hsst.HSSTBackbone",
 }
 PROCESSOR_AUTO_MAP = {"AutoImageProcessor": "image_processing_hsst.HSSTImageProcessor"}
+
+
+def load_whole(
+    model_class: Any, name: str | Path, *, new: tuple[str, ...] = (), unused: tuple[str, ...] = (), **kwargs: Any
+) -> Any:
+    """
+    `model_class.from_pretrained(name, **kwargs)` for a model that has to be as it was saved: by itself, that gives
+    random numbers to weights that are not there.
+
+    Args:
+        model_class: a class of model, or an Auto class.
+        name: folder or repository of the Hub.
+        new: how the names of weights begin that may be missing.
+        unused: how the names of weights begin that may be there beside those of the model.
+
+    Raises:
+        ValueError: weights are missing, superfluous, of another shape, or not finite.
+    """
+    model, info = model_class.from_pretrained(
+        name, **{**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    )
+    keys = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected")}
+    missing = [key for key in keys["missing"] if not key.startswith(new)]
+    unexpected = [key for key in keys["unexpected"] if not key.startswith(unused)]
+    not_finite = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if info["mismatched_keys"]:
+        key, stored, own = sorted(info["mismatched_keys"])[0]
+        raise ValueError(f"{name}: expected the weights `{key}` of shape {tuple(own)}, got {tuple(stored)}.")
+    for keys_of_kind, expected in (
+        (missing, "all weights of the model, found none for"),
+        (unexpected, "no weights but those that config.json describes, found"),
+        (not_finite, "finite weights, got NaN or infinity in"),
+    ):
+        if keys_of_kind:
+            more = f" and {len(keys_of_kind) - 3} more" if len(keys_of_kind) > 3 else ""
+            raise ValueError(f"{name}: expected {expected} {', '.join(keys_of_kind[:3])}{more}.")
+    return model
 
 
 def export_for_hub(model: PreTrainedModel, processor: BaseImageProcessor, folder: str | Path) -> Path:
@@ -67,4 +106,4 @@ def code_files() -> list[Path]:
     return sorted({*entry_files, *imported_files})
 
 
-__all__ = ["add_code", "export_for_hub"]
+__all__ = ["add_code", "export_for_hub", "load_whole"]

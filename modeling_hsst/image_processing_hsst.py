@@ -92,10 +92,29 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Each of these needs one entry for each band of the model, got {lengths}.")
         self.num_bands = next(iter(lengths.values()), None)
-        if self.image_std is not None and min(self.image_std) <= 0:
-            raise ValueError(f"`image_std` must be positive in every band, got {min(self.image_std)}.")
-        if self.band_indices is not None and self.num_source_bands is None:
+        for name in (*band_lists[:3], "clip_range"):
+            for value in getattr(self, name) or ():
+                check_number(name, value, finite=True)
+        for name in ("image_std", "wavelengths"):
+            if min(getattr(self, name) or (1,)) <= 0:
+                raise ValueError(f"`{name}` must be positive in every band, got {min(getattr(self, name))}.")
+        for name in ("scale", "wavelength_tolerance"):
+            check_number(name, getattr(self, name), finite=True)
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        check_number("nodata", self.nodata)
+        if len(self.clip_range) != 2 or self.clip_range[0] >= self.clip_range[1]:
+            raise ValueError(f"`clip_range` must hold a number and a greater one, got {self.clip_range}.")
+        self._check_band_indices()
+
+    def _check_band_indices(self) -> None:
+        if self.band_indices is None:
+            return
+        if self.num_source_bands is None:
             raise ValueError("`band_indices` needs `num_source_bands`, the number of bands of the sensor's files.")
+        for band in self.band_indices:
+            if not isinstance(band, (int, np.integer)) or not 0 <= band < self.num_source_bands:
+                raise ValueError(f"`band_indices` must lie between 0 and {self.num_source_bands - 1}, got {band!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         # What a hyperspectral image has no use for would only puzzle the reader of preprocessor_config.json
@@ -292,10 +311,12 @@ def as_numbers(image: Any) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def check_number(name: str, value: Any) -> None:
-    """Raises ValueError where an argument is no number."""
+def check_number(name: str, value: Any, finite: bool = False) -> None:
+    """Raises ValueError where an argument is no number, or no finite one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise ValueError(f"`{name}` must be a number, got {value!r}.")
+    if finite and not np.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}.")
 
 
 __all__ = ["HSSTImageProcessor"]

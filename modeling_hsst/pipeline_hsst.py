@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, AutoModelF
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.pipelines import Pipeline
 
-from .hub_hsst import export_for_hub
+from .hub_hsst import export_for_hub, load_whole
 from .scene_prediction_hsst import CLASSIFIERS, NO_CLASS, ArrayScene, ScenePredictor
 
 TASK = "hyperspectral-scene-classification"
@@ -51,7 +51,8 @@ class HSSTAutoModelForSceneClassification:
     def from_pretrained(cls, name: str, **kwargs: Any) -> PreTrainedModel:
         """
         Loads a folder or a repository of the Hub, with the arguments of `AutoModel.from_pretrained`. Raises
-        ValueError for a checkpoint without a classification head: a new head would give a map of noise.
+        ValueError for a checkpoint without a classification head, or without some of its weights: new ones would give
+        a map of noise.
         """
         config = kwargs.get("config")
         if config is None:
@@ -63,7 +64,7 @@ class HSSTAutoModelForSceneClassification:
                 f"{name}: expected a model with a classification head ({' or '.join(CLASSIFIERS)}), got "
                 f"{architecture}; fine-tune it first."
             )
-        return AUTO_CLASSES[architecture].from_pretrained(name, **kwargs)
+        return load_whole(AUTO_CLASSES[architecture], name, **kwargs)
 
 
 class HSSTSceneClassificationPipeline(Pipeline):

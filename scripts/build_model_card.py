@@ -15,7 +15,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -28,13 +28,12 @@ from hsst.experiments.reconstruction import MODEL, reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.publish import check_sources, training_sources
 from hsst.support.command_line import one_line_errors
-from hsst.support.model_sources import read_config, reading
-from hsst.support.reports import markdown_table
+from hsst.support.model_sources import load_model, read_config, read_processor
+from hsst.support.reports import markdown_table, without_folders
 from modeling_hsst import (
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
-    HSSTImageProcessor,
 )
 
 REPOSITORY = "hsg-aiml/hsst-enmap"
@@ -71,7 +70,8 @@ def main() -> None:
     with one_line_errors("build_model_card.py"):
         check_sources(arguments.sources, "--sources")
         results = read_results(arguments.model, "all_results", "run_mim.py or run_classification.py")
-        architecture = (read_config(str(arguments.model), "--model").architectures or ["nothing"])[0]
+        config = read_config(str(arguments.model), "--model")
+        architecture = (config.architectures or ["nothing"])[0]
         classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}
         if architecture not in classes:
             raise ValueError(f"--model {arguments.model}: expected one of {', '.join(classes)}, got {architecture}")
@@ -94,9 +94,8 @@ def main() -> None:
             evaluations[name] = read_results(folder, name, command)
             if picture is not None:
                 figures[picture] = find_figure(folder, picture, command)
-        with reading(str(arguments.model)):
-            model = classes[architecture].from_pretrained(arguments.model)
-        processor = HSSTImageProcessor.from_pretrained(arguments.model)
+        model = load_model(classes[architecture], str(arguments.model), config)
+        processor = read_processor(str(arguments.model), config)
         repository = arguments.repository or (f"{REPOSITORY}-landcover" if land_cover else REPOSITORY)
         card = model_card(
             model.config,
@@ -132,17 +131,6 @@ def read_results(folder: Path, name: str, command: str) -> dict[str, Any]:
         return without_folders(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON ({error})") from None
-
-
-def without_folders(value: Any) -> Any:
-    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
-    if isinstance(value, Mapping):
-        return {name: without_folders(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [without_folders(part) for part in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value
 
 
 def find_figure(folder: Path, pattern: str, command: str) -> Path:

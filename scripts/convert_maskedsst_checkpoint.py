@@ -12,6 +12,7 @@ The files hold no band statistics: --processor names a folder with the `preproce
 import argparse
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import serialization
 
 from hsst.support.command_line import one_line_errors
+from hsst.support.model_sources import read_processor
 from modeling_hsst import (
     HSSTConfig,
     HSSTForImageClassification,
     HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
-    HSSTImageProcessor,
     HSSTPreTrainedModel,
 )
 
@@ -59,6 +60,7 @@ def read_published_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor]
     """
     expected = "expected a PyTorch file with `model_state_dict` and `config`, as the published scripts write it"
     try:
+        check_unpacked_size(Path(path))
         unknown = serialization.get_unsafe_globals_in_checkpoint(path)
         records = [(type("InertRecord", (InertRecord,), {}), name) for name in unknown]
         with serialization.safe_globals(records):  # type: ignore[arg-type]
@@ -75,9 +77,26 @@ def read_published_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor]
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
     ):
         raise ValueError(f"{path}: {expected}, but `model_state_dict` does not hold tensors by name.")
+    for name, tensor in weights.items():
+        # Others take more memory, once they are computed with, than the file has bytes
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise ValueError(f"{path}: {expected}, but `{name}` is no plain tensor.")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: expected finite weights, got NaN or infinity in `{name}`.")
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: {expected}, but `config` holds {type(settings).__name__} in place of settings.")
     return dict(weights), {**dict(settings), **vars(settings)} if isinstance(settings, InertRecord) else dict(settings)
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Raises ValueError where a file would take more memory than it has bytes; PyTorch packs none of its own."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"it is no ZIP file ({error})") from None
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"{unpacked:,} bytes are packed into {path.stat().st_size:,}")
 
 
 def reason_of(error: Exception) -> str:
@@ -121,7 +140,7 @@ def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, A
         raise ValueError(
             f"The published checkpoint lacks {error}, which its variant cannot be told without."
         ) from error
-    except (IndexError, RuntimeError, StrictDataclassError) as error:
+    except (IndexError, ArithmeticError, RuntimeError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The published checkpoint is of an unknown variant: {reason}") from error
     if is_pretraining:
@@ -283,12 +302,7 @@ def main() -> None:
             model = model_from_published(weights, settings)
         except ValueError as error:
             raise ValueError(f"{arguments.checkpoint}: {error}") from error
-        processor = HSSTImageProcessor.from_pretrained(arguments.processor) if arguments.processor else None
-        if processor is not None and processor.num_bands not in (None, model.config.num_channels):
-            raise ValueError(
-                f"{arguments.processor}: expected statistics of {model.config.num_channels} bands, got "
-                f"{processor.num_bands}"
-            )
+        processor = read_processor(str(arguments.processor), model.config) if arguments.processor else None
         model.save_pretrained(arguments.output)
         if processor is not None:
             processor.save_pretrained(arguments.output)

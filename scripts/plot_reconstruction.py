@@ -12,15 +12,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
 from hsst.support.figures import plot_reconstruction
-from hsst.support.model_sources import load_masked_model
-from modeling_hsst import HSSTImageProcessor, draw_mask
+from hsst.support.model_sources import load_masked_model, read_processor
+from modeling_hsst import draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.modeling_hsst_masked import hidden_values
 from modeling_hsst.scene_prediction_hsst import select_bands
@@ -64,7 +63,7 @@ def cut(arguments: argparse.Namespace, scene: Scene, window: tuple[int, int]) ->
 @torch.inference_mode()
 def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
     model = load_masked_model(arguments.model)
-    processor: HSSTImageProcessor = AutoImageProcessor.from_pretrained(arguments.model)
+    processor = read_processor(arguments.model, model.config)
     config = model.config
     selection = select_bands(scene, processor, config.num_channels, arguments.resample)
     print(f"{scene.name}: {selection.description}")

@@ -17,18 +17,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
-import modeling_hsst  # noqa: F401
+from datasets_loading.files import fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
-from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
-from hsst.support.model_sources import read_config, reading
-from hsst.support.scene_maps import MapOptions, is_finished, write_scene_maps
-from modeling_hsst.pipeline_hsst import HSSTAutoModelForSceneClassification
+from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.model_sources import load_classifier, read_processor
+from hsst.support.reports import without_folders
+from hsst.support.scene_maps import MapOptions, is_finished, scene_identity, write_scene_maps
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -81,7 +79,7 @@ def not_the_scene(path: Path, scene: Path | str) -> Path:
 
 
 def warn(message: str) -> None:
-    print(f"predict_scene.py: warning: {message}", file=sys.stderr, flush=True)
+    print(f"predict_scene.py: warning: {shown(message)}", file=sys.stderr, flush=True)
 
 
 def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Path, predictor: ScenePredictor) -> str:
@@ -90,8 +88,15 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
     reading = reading_of(arguments)
     settings = {
         "scene": Path(scene_path).resolve().name,
-        **{name: str(value) for name, value in reading.items()},
+        "scene_files": scene_identity(Path(scene_path)),
+        # Of a file, what is in it: where it lies is nobody's business
+        **{
+            name: fingerprint(value.read_bytes())[:16] if isinstance(value, Path) else str(value)
+            for name, value in reading.items()
+        },
         **predictor.settings,
+        "class_names": predictor.class_names,
+        "window": list(predictor.window),
         "probabilities": options.probabilities,
     }
     if not arguments.overwrite and is_finished(map_path, options, settings):
@@ -99,13 +104,13 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
     started = time.perf_counter()
     with open_scene(scene_path, **reading) as scene:
         selection = predictor.select_bands(scene)
-        print(f"{scene.name}: {selection.description}", flush=True)
+        print(shown(f"{scene.name}: {selection.description}"), flush=True)
         if scene.transform is None:
             warn(f"{scene.name}: no georeference, so the map has none and areas are in pixels")
         # Only products know more than where data are missing
         kinds = predictor.exclude if scene.product is not None else ()
         metadata = {
-            "model": arguments.model,
+            "model": without_folders(arguments.model),
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
             "standardised by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",
@@ -138,13 +143,12 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        read_config(arguments.model, "--model")
-        with reading(arguments.model):
-            model: Any = HSSTAutoModelForSceneClassification.from_pretrained(arguments.model)
+        model = load_classifier(arguments.model)
+        processor = read_processor(arguments.model, model.config)
         model.to(device=device, dtype=getattr(torch, arguments.precision))
         predictor = ScenePredictor(
             model,
-            AutoImageProcessor.from_pretrained(arguments.model),
+            processor,
             stride=arguments.stride,
             batch_size=arguments.batch_size,
             exclude=arguments.exclude,
@@ -155,7 +159,8 @@ def main() -> None:
         failures = []
         for scene_path, map_path in own:
             try:
-                print(predict(arguments, scene_path, map_path, predictor), flush=True)
+                with only_writer(map_path.parent, f".{map_path.stem}.lock"):
+                    print(shown(predict(arguments, scene_path, map_path, predictor)), flush=True)
             except (ValueError, OSError) as error:
                 if len(maps) == 1:
                     raise

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,13 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy",
 TRAINING_STATE = re.compile(r"optimizer|scheduler|rng_state|random_states|training_args|exp_avg|custom_checkpoint")
 # Data takes of simulated products; those of the satellite count from 1
 SIMULATED_PRODUCT = re.compile(r"ENMAP01-____L2A-DT9\d{9}_")
+
+# What must not leave a machine by accident. Roots of folders that are not of a person's machine may be in a text
+TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{10,}|gh[opsru]_\w{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|sk-[\w-]{20,})")
+LOCAL_PATH = re.compile(
+    r"(?<![\w.:/~-])/(?:home|root|Users|mnt|media|tmp|var|work|workspace|data|scratch|srv|opt|gpfs|lustre)/[^\s\"'`<>)]+"
+    r"|\b[A-Za-z]:\\[^\s\"'`<>)]+|file:///[^\s\"'`<>)]+"
+)
 
 # The package may be installed in place: nothing but a finder before all others keeps it out
 _WITHOUT_PACKAGE = """
@@ -225,6 +232,7 @@ def check_model_folder(folder: str | Path) -> None:
     code = {path.name for path in code_files()}
     problems = [f"{name} is no code of the model" for name in names if name.endswith(".py") and name not in code]
     problems += unwanted_files([name for name in names if not name.endswith(".py")], SUFFIXES["model"])
+    problems += private_problems(folder, names)
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         problems.append("weights (*.safetensors) are missing")
@@ -249,7 +257,9 @@ def check_dataset_folder(folder: str | Path) -> None:
     folder = Path(folder)
     names = file_names(folder)
     problems = [] if CARD_NAME in names else [f"{CARD_NAME} is missing (is the corpus finished?)"]
+    # A corpus is continued by the paths of its products, in its settings
     problems += unwanted_files(names, SUFFIXES["dataset"])
+    problems += private_problems(folder, [name for name in names if name != "settings.json"])
     products: set[str | None] = set()
     num_tiles = 0
     for name in (name for name in names if name.endswith(".parquet")):
@@ -303,6 +313,23 @@ def unwanted_files(names: Sequence[str], suffixes: tuple[str, ...]) -> list[str]
             problems.append(f"{name} is a pickle or array file: weights are published as safetensors only")
         elif not name.endswith(suffixes) or any(part.startswith(".") for part in name.split("/")):
             problems.append(f"{name} has no place in the repository")
+    return problems
+
+
+def private_problems(folder: Path, names: Sequence[str]) -> list[str]:
+    """Tokens, which are not repeated, and paths of this machine in names, texts and the notes of weights."""
+    problems = []
+    for name in names:
+        text = name
+        if name.endswith(".safetensors"):
+            with suppress(SafetensorError, OSError), safe_open(folder / name, framework="pt") as weights:
+                text += f"\n{weights.metadata()}"
+        elif not name.endswith((".png", ".parquet")):
+            text += "\n" + (folder / name).read_text(encoding="utf-8", errors="replace")
+        if token := TOKEN.search(text):
+            problems.append(f"{name} holds what looks like a token ({token[0][:5]}...)")
+        if path := LOCAL_PATH.search(text):
+            problems.append(f"{name} holds a path of this machine ({path[0]})")
     return problems
 
 

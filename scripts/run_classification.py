@@ -11,6 +11,7 @@ training, validation and test. The output folder holds `all_results.json`, `conf
 """
 
 import argparse
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ import torch
 import transformers
 
 from datasets_loading.enmap_dfc import EnMAPDFC
-from datasets_loading.files import write_json
+from datasets_loading.files import fingerprint, only_writer, write_json, written_into
 from datasets_loading.houston2018 import Houston2018
 from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_scene import LabelledScene
@@ -44,13 +45,13 @@ from hsst.experiments.baselines import (
 from hsst.support.command_line import add_reading_arguments, one_line_errors
 from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.matched_classes import parse_merges
-from hsst.support.model_sources import parse_overrides
+from hsst.support.model_sources import parse_overrides, weight_files
 from hsst.support.pretraining import earlier_run
-from hsst.support.reports import plot_confusion, plot_land_cover_map, write_confusion_csv
+from hsst.support.reports import checksums, plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 
-
+RESULTS = "all_results.json"
 LABEL_ARGUMENTS = ("class_column", "image_variable", "label_variable", "scale", "nodata", "radiance")
 
 
@@ -266,26 +267,51 @@ def earlier_fine_tuning(checkpoint: str | None) -> dict[str, Any]:
     return earlier if "labelled_pixels" in earlier.get("earlier", {}) else {}
 
 
+def identity(
+    arguments: argparse.Namespace, data: LabelledData, settings: Any, options: ModelOptions
+) -> dict[str, Any]:
+    """What makes two runs the same: arguments, and what is in the files that they name."""
+    arrays = [array for scene in data.scenes for array in (scene.cube, scene.labels, data.split.codes[scene.name])]
+    run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
+    run["data_dir"] = str(arguments.data_dir)
+    run["data"] = fingerprint(f"{data.class_names} {data.wavelengths}", *arrays)[:16]
+    if options.checkpoint is not None:
+        run["weights"] = fingerprint(*checksums(weight_files(options.checkpoint)).values())[:16]
+    names = ("dataset", "dataset_config", "label_fraction", "labels_per_class")
+    run |= {name: getattr(arguments, name) for name in names}
+    # Results go to others with the model
+    return json.loads(json.dumps(without_folders(run)))
+
+
+def is_finished(folder: Path, run: Mapping[str, Any]) -> bool:
+    """Whether a folder holds all files of this very run, as they were written."""
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        files: dict[str, str] = results["files"]
+        return results["run"] == run and checksums(folder / name for name in files) == files
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def write_results(
     arguments: argparse.Namespace,
     data: LabelledData,
     outcome: Outcome,
-    run: dict[str, Any],
+    run: Mapping[str, Any],
     earlier: Mapping[str, Any],
 ) -> None:
-    """The files of the output folder."""
-    folder, scores = arguments.output_dir, land_cover_scores(outcome.confusion)
+    """The files of the output folder, `all_results.json` at the end, with the checksums of the others."""
+    scores = land_cover_scores(outcome.confusion)
     title = MODELS[arguments.model].title
     summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
-    write_confusion_csv(folder / "confusion_matrix.csv", outcome.confusion, data.class_names)
-    plot_confusion(folder / "confusion_matrix.png", outcome.confusion, data.class_names, f"{title}: {summary}")
-    plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
-    if outcome.parameters is not None:
-        save_network(outcome, folder)
-    counts = {split: data.class_counts(split).tolist() for split in SPLITS}
-    write_json(
-        folder / "all_results.json",
-        {
+    with written_into(arguments.output_dir, last=RESULTS) as folder:
+        write_confusion_csv(folder / "confusion_matrix.csv", outcome.confusion, data.class_names)
+        plot_confusion(folder / "confusion_matrix.png", outcome.confusion, data.class_names, f"{title}: {summary}")
+        plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
+        if outcome.parameters is not None:
+            save_network(outcome, folder)
+        counts = {split: data.class_counts(split).tolist() for split in SPLITS}
+        results = {
             **scores,
             "class_names": list(data.class_names),
             "labelled_pixels": counts,
@@ -299,10 +325,12 @@ def write_results(
             "split": data.split.settings,
             **earlier,
             "run": run,
+            "files": checksums(sorted(folder.iterdir())),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        },
-    )
-    print(f"{title}: {summary}\nResults: {folder / 'all_results.json'}\nMap: {folder / 'land_cover_map.png'}")
+        }
+        write_json(folder / RESULTS, without_folders(results))
+    folder = arguments.output_dir
+    print(f"{title}: {summary}\nResults: {folder / RESULTS}\nMap: {folder / 'land_cover_map.png'}")
 
 
 def main() -> None:
@@ -330,14 +358,17 @@ def main() -> None:
             data = data.with_labels(labels)
         check_classes(data)
         warn_of_untrained_classes(data)
-        outcome = run_model(arguments.model, data, settings, options, progress=True)
-        if outcome.adaptation is not None:
-            print(f"Adapted {options.checkpoint} to {len(outcome.bands)} bands: {outcome.adaptation}")
-        run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
-        run |= {name: str(value) for name, value in vars(arguments).items() if name == "data_dir"}
-        names = ("dataset", "dataset_config", "label_fraction", "labels_per_class")
-        run |= {name: getattr(arguments, name) for name in names}
-        write_results(arguments, data, outcome, run, earlier_fine_tuning(options.checkpoint))
+        run = identity(arguments, data, settings, options)
+        with only_writer(arguments.output_dir):
+            if is_finished(arguments.output_dir, run):
+                print(f"Finished before: {arguments.output_dir / RESULTS}")
+                return
+            if MODELS[arguments.model].needs_checkpoint and settings.head_start == "random":
+                print(f"{options.checkpoint}: the encoder's weights are taken, the classifier starts from new ones")
+            outcome = run_model(arguments.model, data, settings, options, progress=True)
+            if outcome.adaptation is not None:
+                print(f"Adapted {options.checkpoint} to {len(outcome.bands)} bands: {outcome.adaptation}")
+            write_results(arguments, data, outcome, run, earlier_fine_tuning(options.checkpoint))
 
 
 if __name__ == "__main__":

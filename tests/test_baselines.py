@@ -422,5 +422,5 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path, data) -> None
         metadata={"format": "pt"},
     )
     network = build_network("hsst-scratch", data, BANDS, FAST, ModelOptions(None, TINY), None, 5)
-    with pytest.raises(ValueError, match="expected all weights of the encoder, got none for .*fc1.weight"):
+    with pytest.raises(ValueError, match="expected all weights of the model, found none for .*fc1.weight"):
         load_encoder(network, str(folder))

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from rasterio.transform import from_origin
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 import modeling_hsst  # noqa: F401
@@ -496,6 +497,26 @@ def test_pipeline_says_what_is_wrong(dense, processor, tmp_path):
 def test_a_checkpoint_without_a_classification_head_is_refused(processor, tmp_path):
     HSSTForMaskedImageModeling(config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="HSSTForMaskedImageModeling; fine-tune it first"):
+        HSSTAutoModelForSceneClassification.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weights: weights.clear(), "expected all weights of the model, found none for"),
+        (lambda weights: weights.pop("head.classifier.bias"), "found none for head.classifier.bias"),
+        (lambda weights: weights.update(more=torch.zeros(1)), "found more"),
+        (lambda weights: weights["head.classifier.bias"].fill_(float("nan")), "finite weights, got NaN"),
+        (lambda weights: weights.update({"head.classifier.bias": torch.zeros(1)}), "of shape .*, got .1,."),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(dense, tmp_path, change, words):
+    """Or new weights would give a map of noise."""
+    dense.save_pretrained(tmp_path)
+    weights = {name: value.clone() for name, value in load_file(tmp_path / "model.safetensors").items()}
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=words):
         HSSTAutoModelForSceneClassification.from_pretrained(str(tmp_path))
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from conftest import SCRIPTS, assert_one_clear_line
 from PIL import Image
 from small_products import CLOUD, EMPTY_BAND, HEIGHT, TRANSFORM, WAVELENGTHS, WIDTH, small_quality, write_small_product
 
+from datasets_loading.files import only_writer
 from modeling_hsst import (
     ArrayScene,
     HSSTConfig,
@@ -339,9 +341,34 @@ def test_a_finished_map_is_of_this_scene_and_this_model(run_script, product, mod
         other = run_script("predict_scene.py", tmp_path / scene, "--model", folder, *output, *options)
         assert_one_clear_line(other, "m.tif", "--overwrite")
     assert (tmp_path / "m.tif").stat().st_mtime_ns == written
-    (tmp_path / "m.png").unlink()  # as after an interruption between the files
-    assert run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output).returncode == 0
-    assert (tmp_path / "m.png").exists()
+    # Another scene of the same name
+    (tmp_path / "other").mkdir()
+    write_image(tmp_path / "other" / "a.tif", product, rows=19)
+    other = run_script("predict_scene.py", tmp_path / "other" / "a.tif", "--model", model, *output)
+    assert_one_clear_line(other, "m.tif", "--overwrite")
+    # As after an interruption between the files, or damage to one
+    picture = (tmp_path / "m.png").read_bytes()
+    for name, damage in (
+        ("m.png", Path.unlink),
+        ("m.png", lambda path: path.write_bytes(path.read_bytes()[:99])),
+        ("m.qml", lambda path: path.write_text("<qgis>")),
+        ("m_areas.json", lambda path: path.write_text("[]")),
+    ):
+        damage(tmp_path / name)
+        result = run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output)
+        assert result.returncode == 0 and "finished before" not in result.stdout, name
+        assert (tmp_path / "m.png").read_bytes() == picture
+        again = run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, *output)
+        assert "finished before" in again.stdout
+    assert str(tmp_path) not in (tmp_path / "m_areas.json").read_text()
+
+
+def test_one_map_has_one_writer(run_script, product, model, tmp_path):
+    write_image(tmp_path / "a.tif", product)
+    with only_writer(tmp_path, ".m.lock"):
+        result = run_script("predict_scene.py", tmp_path / "a.tif", "--model", model, "--output", tmp_path / "m.tif")
+    assert_one_clear_line(result, "expected to be the only process that writes there")
+    assert not (tmp_path / "m.tif").exists()
 
 
 @pytest.mark.parametrize(

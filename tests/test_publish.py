@@ -109,6 +109,33 @@ def kinds(stdout):
 KINDS = ("add", "replace", "delete")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "all_results.json",
+            '{"token": "hf_abcdefghijklmnopqrstuvwxyz"}',
+            ["holds what looks like a token (hf_ab...)"],
+        ),
+        ("all_results.json", '{"data_dir": "/home/somebody/tiles"}', ["path of this machine (/home/somebody/tiles)"]),
+        ("trainer_state.json", r'{"folder": "C:\\Users\\somebody"}', ["path of this machine (C:"]),
+        ("README.md", CARD + "Trained from `/mnt/disk/corpus`.", ["README.md holds a path of this machine"]),
+        ("notes.txt", "export HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz", ["notes.txt holds what looks like a token"]),
+    ],
+)
+def test_tokens_and_local_paths_stay_here(publish, hub, model_folder, name, text, words):
+    (model_folder / name).write_text(text)
+    result = publish(model_folder)
+    assert_one_clear_line(result, "hsst-tiny", *words)
+    assert "abcdefghij" not in result.stderr and not hub.repositories
+
+
+def test_notes_of_weights_are_read_too(publish, model_folder):
+    path = model_folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt", "from": "/work/somebody/run"})
+    assert_one_clear_line(publish(model_folder), "model.safetensors holds a path of this machine")
+
+
 def test_a_model_is_published_and_updated(publish, hub, model_folder):
     result = publish(model_folder, MODEL_ID, "--dry_run")
     assert result.returncode == 0, result.stderr

@@ -2,18 +2,23 @@
 
 import csv
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import assert_one_clear_line
+from conftest import SCRIPTS, assert_one_clear_line
 from rasterio.warp import transform as transform_coordinates
 from small_benchmarks import write_houston, write_raster
 from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_small_checkpoint, write_small_scene
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from datasets_loading.files import written_whole
+from datasets_loading.files import only_writer, written_whole
 from datasets_loading.land_cover_metric import land_cover_scores
 from hsst.support.reports import plot_land_cover_map
 
@@ -43,6 +48,7 @@ def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     results = json.loads((output / "all_results.json").read_text())
+    assert str(tmp_path) not in (output / "all_results.json").read_text()
     assert results["overall_accuracy"] > 0.8 and results["class_names"] == list(CLASS_NAMES)
     assert results["run"]["settings"]["max_steps"] == 60 and results["training"]["steps"] == 60
     assert results["labelled_pixels"]["test"] == results["support_per_class"]
@@ -66,6 +72,79 @@ def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
         predicted = model(**inputs).logits.argmax(dim=1)[0].numpy()
     labelled = labels[:5, 40:45] != 255
     assert (predicted == labels[:5, 40:45])[labelled].mean() > 0.7
+
+
+def test_the_same_command_again_is_finished_before(run_script, scene, tmp_path) -> None:
+    checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
+    command = [SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 4, "--output_dir", output]
+    command += ["--model_name_or_path", checkpoint]
+    first = run_script(*command)
+    assert first.returncode == 0, first.stderr
+    assert "the classifier starts from new ones" in first.stdout
+    weights = (output / "model.safetensors").read_bytes()
+    assert "Finished before" in run_script(*command).stdout
+    for change in (
+        lambda: (output / "land_cover_map.png").unlink(),
+        lambda: (output / "model.safetensors").write_bytes(weights[:-4]),
+        lambda: (output / "all_results.json").write_text("[]"),
+    ):
+        change()
+        again = run_script(*command)
+        assert again.returncode == 0 and "Finished before" not in again.stdout, again.stderr
+        assert (output / "model.safetensors").read_bytes() == weights  # the same seed, the same weights
+    write_small_checkpoint(checkpoint, window_size=5, initializer_range=0.1)
+    assert "Finished before" not in run_script(*command).stdout
+    with only_writer(output):
+        assert_one_clear_line(run_script(*command), "expected to be the only process that writes there")
+
+
+def test_a_stopped_run_leaves_the_earlier_one(scene, tmp_path) -> None:
+    """SIGTERM in the middle of training ends it with a line; the same command begins it again."""
+    output = tmp_path / "output"
+    words = [SCRIPTS / SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 10**6]
+    words += ["--model", "hsst-scratch", "--config_overrides", OVERRIDES, "--output_dir", output]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(SCRIPTS.parent),
+            "OMP_NUM_THREADS": "1",
+            "HF_HOME": str(tmp_path / "home"),
+        },
+    )
+    assert process.stderr is not None
+    read = ""
+    while not re.search(r"\b[1-9]\d*/1000000", read) and (part := process.stderr.read(200)):
+        read += part
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 143 and "run_classification.py: terminated" in rest and "Traceback" not in read + rest
+    assert not output.exists()
+
+
+def test_local_files_need_no_network(run_script, scene, tmp_path, monkeypatch) -> None:
+    """Fine-tuning from a folder and a map with what comes out: nothing is asked of the Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+
+    def refuse(*arguments):
+        asked.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
+    result = run_script(
+        SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 2,
+        "--model_name_or_path", checkpoint, "--output_dir", output,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    image = scene / "images" / "scene.tif"
+    result = run_script("predict_scene.py", image, "--model", output, "--output", tmp_path / "map.tif", "--html")
+    assert result.returncode == 0, result.stderr
+    assert asked == []
 
 
 @pytest.mark.parametrize("arguments", [("--task", "center"), ("--labels_per_class", 3), ("--turns",)])

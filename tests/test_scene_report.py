@@ -23,6 +23,7 @@ from hsst.support.map_writer import (
     probability_steps,
     probability_writer,
 )
+from hsst.support.reports import plot_confusion
 from hsst.support.scene_report import (
     SceneSummary,
     pixel_size,
@@ -30,6 +31,7 @@ from hsst.support.scene_report import (
     scale_bar_length,
     share_text,
     write_areas,
+    write_areas_json,
     write_page,
 )
 
@@ -81,7 +83,8 @@ def summary():
 
 
 def test_areas_add_up(summary, tmp_path):
-    write_areas(tmp_path / "a.csv", tmp_path / "a.json", summary)
+    write_areas(tmp_path / "a.csv", summary)
+    write_areas_json(tmp_path / "a.json", summary, {})
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == CLASSES
@@ -301,3 +304,28 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a\.txt: expected a file that can be written, got: No space left on device"):
         write_text(path, "text")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_any_kind_cost_no_file(tmp_path):
+    """Dollar signs begin formulas in figures, signs of arithmetic do in spreadsheets, and XML has no control signs."""
+    names = ["$\\frac{$ water", "=1+1", "<b>&\"'", "bell \x07\x1b[31m"]
+    files = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        place = SimpleNamespace(**{**vars(scene()), "name": "$a_$ scene \x07"})
+        summary = SceneSummary(place, names, WAVELENGTHS, {"model": "$x^$"})
+        summary.update(slice(0, 60), slice(0, 80), *prediction())
+        plot_quick_look(folder / "a.png", summary)
+        write_areas(folder / "a.csv", summary)
+        write_page(folder / "a.html", summary)
+        tags = {"scene": "a"}
+        with class_map_writer(folder / "a.tif", (60, 80), names, crs=None, transform=None, tags=tags) as write:
+            write(slice(0, 60), slice(0, 80), prediction()[0])
+        plot_confusion(folder / "b.png", np.eye(4, dtype=int), names, "$\\bad{$")
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert files[0] == files[1]
+    labels = [entry.get("label") for entry in ElementTree.fromstring(files[0]["a.qml"]).iter("paletteEntry")]
+    assert labels == [*names[:3], "bell \\x07\\x1b[31m"]
+    categories = [entry.text for entry in ElementTree.fromstring(files[0]["a.tif.aux.xml"]).iter("Category")]
+    assert categories == labels
+    assert b",'=1+1," in files[0]["a.csv"]
+    assert b"<b>&" not in files[0]["a.html"]

@@ -53,7 +53,7 @@ from hsst.support.fine_tuning import (
     predict,
 )
 from hsst.support.matched_classes import matched_classes
-from hsst.support.model_sources import read_config, reading
+from hsst.support.model_sources import OTHER_PARTS, check_sizes, load_model, read_config, read_processor
 from modeling_hsst import (
     ENMAP_WAVELENGTHS,
     HSSTConfig,
@@ -541,12 +541,10 @@ def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
     Raises:
         ValueError: it cannot be read, or has no classifier of pixels.
     """
-    with reading(checkpoint):
-        loaded: Any = HSSTForSemanticSegmentation.from_pretrained(checkpoint, output_loading_info=True)
-    model, info = loaded
-    if any(str(key).startswith("head.") for key in info["missing_keys"]):
+    config = load_config(checkpoint)
+    if config.architectures != [HSSTForSemanticSegmentation.__name__]:
         raise ValueError(f"{checkpoint}: expected a model with a classifier of pixels, got one without")
-    return model
+    return load_model(HSSTForSemanticSegmentation, checkpoint, config)
 
 
 def known_classes(
@@ -657,18 +655,14 @@ def warn_of_untrained_classes(data: LabelledData) -> None:
 
 
 def load_config(checkpoint: str) -> HSSTConfig:
-    """
-    Raises:
-        ValueError: the checkpoint is not one of HSST.
-    """
+    """The configuration of a checkpoint; networks of its size are built before its weights are read."""
     config = read_config(checkpoint, "--model_name_or_path")
-    if not isinstance(config, HSSTConfig):
-        raise ValueError(f"{checkpoint}: expected a model of type hsst, got {config.model_type}")
+    check_sizes(HSSTModel, checkpoint, config)
     return config
 
 
 def load_processor(checkpoint: str) -> HSSTImageProcessor:
-    return HSSTImageProcessor.from_pretrained(checkpoint)
+    return read_processor(checkpoint, load_config(checkpoint))
 
 
 def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base: HSSTConfig | None) -> int:
@@ -901,18 +895,8 @@ def _with_labels(config: Any, data: LabelledData) -> Any:
 
 
 def pretrained_encoder(checkpoint: str) -> HSSTModel:
-    """The encoder of a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint lacks weights of the encoder.
-    """
-    with reading(checkpoint):
-        loaded: Any = HSSTModel.from_pretrained(checkpoint, output_loading_info=True)
-    pretrained, info = loaded
-    missing = [str(key) for key in info["missing_keys"]]
-    if missing:
-        raise ValueError(f"{checkpoint}: expected all weights of the encoder, got none for {', '.join(missing[:3])}")
-    return pretrained
+    """The encoder of a checkpoint, whole; ValueError where it is not."""
+    return load_model(HSSTModel, checkpoint, load_config(checkpoint), unused=OTHER_PARTS)
 
 
 def load_encoder(model: Any, checkpoint: str | HSSTModel) -> None:

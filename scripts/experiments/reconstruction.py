@@ -39,7 +39,7 @@ from datasets_loading.windows import GridWindows
 from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors, parse_named
 from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR, plot_spectrum, save_figure, with_gaps
-from hsst.support.model_sources import load_masked_model
+from hsst.support.model_sources import load_masked_model, read_processor
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
 from modeling_hsst.configuration_hsst import MASK_TYPES
@@ -505,7 +505,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     with one_line_errors("reconstruction.py"):
         model = load_masked_model(arguments.model)
-        processor = HSSTImageProcessor.from_pretrained(arguments.model)
+        processor = read_processor(arguments.model, model.config)
         tiles, source = read_folder(arguments.tiles, arguments.tile_size), str(arguments.tiles)
         gaussians = make_gaussians(arguments, tiles, processor)
         masks, spectra, by_band = {}, {}, {}

@@ -26,7 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.files import only_writer, write_json, written_into
 from hsst.support.command_line import one_line_errors
-from hsst.support.model_sources import parse_overrides
+from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
 from hsst.support.pretraining import (
     FiniteWatch,
     earlier_run,
@@ -196,7 +196,8 @@ def train(arguments: argparse.Namespace) -> None:
         raise ValueError("--config_overrides: expected none beside --model_name_or_path, got both")
     model: Any
     if arguments.model_name_or_path:
-        model = HSSTForMaskedImageModeling.from_pretrained(arguments.model_name_or_path)
+        start = read_config(arguments.model_name_or_path, "--model_name_or_path")
+        model = load_model(HSSTForMaskedImageModeling, arguments.model_name_or_path, start)
     else:
         overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
         model = HSSTForMaskedImageModeling(HSSTConfig(**overrides))
@@ -219,7 +220,7 @@ def train(arguments: argparse.Namespace) -> None:
             )
         source.tiles = source.tiles.to(device)
     if arguments.model_name_or_path:
-        processor = HSSTImageProcessor.from_pretrained(arguments.model_name_or_path)
+        processor = read_processor(arguments.model_name_or_path, config)
     else:
         processor = make_processor(sources, config.wavelengths)
     model.to(device).train()

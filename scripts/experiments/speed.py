@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
 from hsst.support.command_line import check_least, one_line_errors
-from hsst.support.model_sources import parse_overrides, read_config, reading
+from hsst.support.model_sources import OTHER_PARTS, load_model, parse_overrides, read_config
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, use_fast_layers
 
@@ -100,8 +100,8 @@ def build(variant: Variant, part: str, config: HSSTConfig, model: str | None, de
     if model is None:
         built = model_class(config)
     else:
-        with reading(model):
-            built = model_class.from_pretrained(model, config=config)
+        # Parts that the checkpoint does without are new: they take as long
+        built = load_model(model_class, model, config, new=OTHER_PARTS, unused=OTHER_PARTS)
     built.to(device).train(part == "train")
     if part == "inference":
         built.requires_grad_(False).to(getattr(torch, variant.dtype))

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
-from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging
 
 from datasets_loading.scenes import open_scene
-from hsst.support.model_sources import read_config, reading
+from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, read_processor
 from modeling_hsst import ArrayScene, HSSTImageProcessor, HSSTModel, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader
 
@@ -33,12 +32,12 @@ def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
     Raises:
         ValueError: there is no such model, or its weights are damaged.
     """
-    read_config(source, "model")
+    config = read_config(source, "model")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a decoder or a head is left out here, of which transformers warns
     try:
-        with reading(source):
-            return AutoModel.from_pretrained(source).eval(), AutoImageProcessor.from_pretrained(source)
+        encoder = load_model(HSSTModel, source, config, unused=OTHER_PARTS)
+        return encoder.eval(), read_processor(source, config)
     finally:
         logging.set_verbosity(verbosity)
 

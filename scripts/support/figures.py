@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from datasets_loading.files import written_whole
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
@@ -173,7 +175,20 @@ def style_axis(axis: Any) -> None:
 
 
 def save_figure(path: str | Path, figure: Figure, dpi: int = 110) -> Path:
-    """Writes a figure as PNG, whole."""
+    """
+    Writes a figure as PNG, whole. Names of classes and files are shown as they are: matplotlib takes what stands
+    between dollar signs for a formula, and fails at one that it cannot read.
+    """
+    formulas = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if isinstance(axis.get_major_formatter(), LogFormatter)  # powers of ten
+        for label in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True))
+    }
+    for text in set(figure.findobj(Text)) - formulas:
+        text.set_parse_math(False)
+        text.set_text("".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text.get_text()))
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
     return Path(path)

@@ -27,6 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from datasets_loading.files import write_text
+from hsst.support.command_line import shown
 
 NO_CLASS = 255
 """Value of a pixel without a class in maps of type uint8."""
@@ -209,7 +210,7 @@ def _categories_xml(classes: Sequence[tuple[str, str]]) -> str:
     ElementTree.SubElement(band, "Description").text = "land cover"
     categories = ElementTree.SubElement(band, "CategoryNames")
     for name, _ in classes:
-        ElementTree.SubElement(categories, "Category").text = name
+        ElementTree.SubElement(categories, "Category").text = shown(name)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -221,7 +222,9 @@ def _style_xml(classes: Sequence[tuple[str, str]]) -> str:
     renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
     palette = ElementTree.SubElement(renderer, "colorPalette")
     for number, (name, colour) in enumerate(classes):
-        ElementTree.SubElement(palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=name)
+        ElementTree.SubElement(
+            palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=shown(name)
+        )
     ElementTree.indent(root)
     doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
     return f"{doctype}\n{ElementTree.tostring(root, encoding='unicode')}\n"

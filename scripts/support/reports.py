@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from textwrap import wrap
 from typing import Any
 
@@ -24,9 +25,34 @@ PALE = (0.93, 0.93, 0.93, 1.0)
 LARGEST_MATRIX_WITH_COUNTS = 12
 
 
+def without_folders(value: Any) -> Any:
+    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value
+
+
+def checksums(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files by their names."""
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def csv_cell(text: str) -> str:
+    """A name for a cell of CSV: spreadsheets would compute one that begins as a formula does."""
+    return f"'{text}" if text.startswith(tuple("=+-@\t\r")) else text
 
 
 def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Sequence[str]) -> Path:
@@ -34,9 +60,9 @@ def write_confusion_csv(path: str | Path, matrix: np.ndarray, class_names: Seque
 
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["reference \\ prediction", *class_names])
+        writer.writerow(["reference \\ prediction", *map(csv_cell, class_names)])
         for name, counts in zip(class_names, np.asarray(matrix).tolist(), strict=True):
-            writer.writerow([name, *counts])
+            writer.writerow([csv_cell(name), *counts])
     return Path(path)
 
 

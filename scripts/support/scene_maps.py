@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,12 +15,17 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
+from datasets_loading.files import fingerprint
 from datasets_loading.scenes import Scene
 from hsst.support.map_writer import class_map_writer, probability_steps, probability_writer
-from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_page
+from hsst.support.reports import checksums
+from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_areas_json, write_page
 from modeling_hsst.scene_prediction_hsst import ScenePart
 
 SETTINGS_TAG = "prediction_settings"
+
+DATA_ENDINGS = ("", ".hdr", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
+"""Of the files that one of a pair of ENVI files may belong to."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,32 @@ def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
 
 
 def is_finished(path: Path, options: MapOptions, settings: Mapping[str, object]) -> bool:
-    """Whether all files of a scene are there, from the same settings; FileExistsError where they are from others."""
+    """
+    Whether all files of a scene are there, from the same settings, as they were written: `_areas.json`, which is
+    written last, holds their checksums. FileExistsError where they are from other settings.
+    """
     if not path.exists():
         return False
     if stated_settings(path) != settings_text(settings):
         raise FileExistsError(f"{path}: expected no map yet or one from the same settings, got another (--overwrite)")
-    return all(file.exists() for file in output_paths(path, options).values())
+    files = output_paths(path, options)
+    try:
+        stated = json.loads(files.pop("areas_json").read_text(encoding="utf-8"))["files"]
+        for side_file in (path.with_name(path.name + ".aux.xml"), path.with_suffix(".qml")):
+            ElementTree.parse(side_file)  # programs add statistics to them
+        return checksums(files.values()).items() <= stated.items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ElementTree.ParseError):
+        return False
+
+
+def scene_identity(path: Path) -> str:
+    """
+    What is a scene's own: names, sizes and times of its files, which for one file are those that begin with its name,
+    as a header does.
+    """
+    files = path.rglob("*") if path.is_dir() else [path, *(path.with_suffix(ending) for ending in DATA_ENDINGS)]
+    known = {file.name: file.stat() for file in files if file.is_file()}
+    return fingerprint(*(f"{name} {known[name].st_size} {known[name].st_mtime_ns}\n" for name in sorted(known)))[:16]
 
 
 def stated_settings(path: Path) -> str | None:
@@ -84,7 +110,8 @@ def write_scene_maps(
 ) -> SceneSummary:
     """Writes the files of a scene while its parts come in; writing overlaps whatever makes the next part.
 
-    The map of classes appears last, when all other files are whole; an error leaves no file of the rasters behind.
+    The map of classes appears when all rasters and pictures are whole, the areas after it, with the checksums of all
+    files; an error leaves no file of the rasters behind.
     What stood beside a map from other settings and is not written again goes with it.
 
     Args:
@@ -138,7 +165,6 @@ def write_scene_maps(
             pending = thread.submit(write, part)
         if pending is not None:
             pending.result()
-        write_areas(paths["areas_csv"], paths["areas_json"], summary)
         plot_quick_look(paths["quick_look"], summary)
         if "page" in paths:
             write_page(paths["page"], summary)
@@ -146,4 +172,6 @@ def write_scene_maps(
         everything = output_paths(paths["classes"], MapOptions("uint8", confidence=True, page=True))
         for file in set(everything.values()) - set(paths.values()):
             file.unlink(missing_ok=True)
+    write_areas(paths["areas_csv"], summary)
+    write_areas_json(paths["areas_json"], summary, checksums(paths[kind] for kind in paths if kind != "areas_json"))
     return summary

@@ -17,7 +17,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import to_rgba_array
@@ -30,6 +30,7 @@ from datasets_loading.scenes import Scene
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
 from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_colours
+from hsst.support.reports import csv_cell
 
 PAGE = Path(__file__).with_name("scene_page.html")
 
@@ -243,14 +244,18 @@ def amount_text(row: Mapping[str, Any]) -> str:
     return f"{row['pixels']:,} px" if row["area_km2"] is None else area_text(row["area_km2"] * 1e6)
 
 
-def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
-    """Writes pixels and area of every class as CSV and, with what the scene and the model are, as JSON."""
+def write_areas(path: Path, summary: SceneSummary) -> None:
+    """Writes pixels and area of every class as CSV."""
     rows = summary.rows()
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    write_text(csv_path, text.getvalue())
+    writer.writerows({**row, "name": csv_cell(row["name"])} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def write_areas_json(path: Path, summary: SceneSummary, checksums: Mapping[str, str]) -> None:
+    """Writes pixels and area of every class, what the scene and the model are, and SHA-256 of the files beside."""
     content = {
         "scene": summary.name,
         "crs": None if summary.crs is None else summary.crs.to_string(),
@@ -259,9 +264,10 @@ def write_areas(csv_path: Path, json_path: Path, summary: SceneSummary) -> None:
         "pixels_without_class": summary.num_pixels - summary.num_mapped,
         "scene_metadata": summary.scene_metadata,
         "model_metadata": summary.model_metadata,
-        "classes": rows,
+        "classes": summary.rows(),
+        "files": dict(checksums),
     }
-    write_text(json_path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def plot_quick_look(path: Path, summary: SceneSummary) -> None:
@@ -430,7 +436,8 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "spectrum"}):  # or its names would be random
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -471,7 +478,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         scale_bar=_scale_bar(summary),
         scene_facts=_facts({**summary.scene_metadata, "raster": where_text(summary)}),
         model_facts=_facts(summary.model_metadata),
-        classes=json.dumps(classes).replace("</", "<\\/"),
+        classes=json.dumps(classes).replace("<", "\\u003c"),
         first=present[0]["class"] if present else -1,
     )
     write_text(path, text)

@@ -30,6 +30,7 @@ from rasterio.windows import Window
 from datasets_loading.raster_file import (
     LARGEST_TEXT,
     ProductError,
+    check_fits,
     check_name,
     fail,
     is_hidden,
@@ -420,10 +421,11 @@ class EnMAPProduct:
     def _checked(self, window: Window | None) -> Window:
         height, width = self.shape
         if window is None:
-            return Window(0, 0, width, height)
+            window = Window(0, 0, width, height)
         inside = 0 <= window.row_off <= window.row_off + window.height <= height
         if not (inside and 0 <= window.col_off <= window.col_off + window.width <= width):
             raise ValueError(f"{self.name}: expected a window inside {_size(self.shape)} pixels, got {window}")
+        check_fits(self.path, 2.0 * window.width * window.height, "a window of quality layers")
         return window
 
     def _warn_of_missing(self, layer: str) -> None:

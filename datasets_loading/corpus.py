@@ -62,8 +62,8 @@ from rasterio.windows import transform as window_transform
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import EnMAPProduct
-from datasets_loading.files import write_text, written_whole
-from datasets_loading.raster_file import ProductError
+from datasets_loading.files import fingerprint, write_text, written_whole
+from datasets_loading.raster_file import ProductError, read_text_file
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
@@ -75,7 +75,7 @@ from datasets_loading.tiles import (
     find_sources,
     open_image,
 )
-from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, check_same_bands
+from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE, check_same_bands
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ LICENCE_NOTE = (
 )
 
 _LARGEST_BLOCK_CACHE = 512_000_000
+_LONGEST_NAME = 180
 
 
 @dataclass(frozen=True)
@@ -302,9 +303,19 @@ class SourceSummary:
                 raise ValueError("other columns or no summary of its source")
             summary = cls(**json.loads(stored[SUMMARY_KEY.encode()]))
             summary.statistics = RunningStatistics.from_dict(summary.statistics)  # type: ignore[arg-type]
+            if not all(isinstance(flag, bool) for flag in summary.valid_bands):
+                raise ValueError("valid_bands that are neither true nor false")
+            if not all(isinstance(path, str) and isinstance(size, int) for path, size in summary.files):
+                raise ValueError("files that are no paths with sizes")
+            if not isinstance(summary.errors, list) or not all(isinstance(error, str) for error in summary.errors):
+                raise ValueError("errors that are no texts")
             summary.valid_bands = np.array(summary.valid_bands, dtype=bool)
             summary.minimum = np.array(summary.minimum, dtype=np.int16)
             summary.maximum = np.array(summary.maximum, dtype=np.int16)
+            _check_bands(summary.wavelengths, summary.fwhm, len(summary.valid_bands))
+            counts = summary.num_tiles, summary.num_pixels, summary.num_skipped
+            if any(type(count) is not int or count < 0 for count in counts):
+                raise ValueError(f"counts {counts}")
             shapes = {values.shape for values in (summary.valid_bands, summary.minimum, summary.maximum)}
             if shapes != {summary.statistics.mean.shape} or summary.num_tiles != file.metadata.num_rows:
                 raise ValueError("a summary of other bands or tiles")
@@ -319,6 +330,31 @@ def _damage(path: Path) -> Iterator[None]:
     except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: expected a whole Parquet file of prepare_enmap.py, got {reason}") from None
+
+
+def _check_bands(wavelengths: Any, fwhm: Any, num_bands: int) -> None:
+    """Raises ValueError where wavelengths or widths cannot be those of so many bands."""
+    if num_bands < 1:
+        raise ValueError("no bands")
+    for name, values in (("wavelengths", wavelengths), ("fwhm", fwhm)):
+        if values is None:
+            continue
+        numbers = np.array(values, dtype=np.float64)
+        if numbers.shape != (num_bands,) or not ((numbers > 0) & (numbers <= LONGEST)).all():
+            raise ValueError(f"{name} that are not {num_bands} numbers from 0 to {LONGEST:g} nm")
+        if name == "wavelengths" and not (np.diff(numbers) > 0).all():
+            raise ValueError("wavelengths that do not ascend")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file of a corpus holds; ValueError where it is none."""
+    try:
+        content = json.loads(read_text_file(path, "a file of prepare_enmap.py"))
+    except RecursionError:
+        raise ValueError("brackets without end") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}")
+    return content
 
 
 def tile_image(row: Mapping[str, Any]) -> np.ndarray:
@@ -451,8 +487,12 @@ def _read_settings(folder: Path) -> tuple[dict[str, Any], Bands]:
     """What settings.json holds, and the bands in it; ValueError where it is of another program."""
     path = folder / SETTINGS_NAME
     try:
-        content = json.loads(path.read_text())
+        content = _read_json(path)
         wavelengths = content["wavelengths"]
+        if type(content["num_bands"]) is not int or not isinstance(content["first_source"], str):
+            raise ValueError("num_bands or first_source of another type")
+        if content["num_bands"]:
+            _check_bands(wavelengths, None, content["num_bands"])
         return content, Bands(content["num_bands"], wavelengths and tuple(wavelengths), content["first_source"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error!r}") from None
@@ -488,8 +528,8 @@ def _plan_sources(
             if name in sources:
                 raise ProductError(f"{path}: expected each product once, got {name} in {sources[name].paths[0]} too")
             sources[name] = Source(name, (path,), True, data_dir)
-        except ProductError as error:
-            outcomes.append(Outcome(path.name, (str(error),)))
+        except (ProductError, MemoryError) as error:
+            outcomes.append(Outcome(path.name, (_reason(error, path),)))
     folders: dict[Path, list[Path]] = {}
     for path in found.images:
         folders.setdefault(path.parent, []).append(path)
@@ -527,7 +567,7 @@ def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
     for source in sources:
         for path in source.paths:
             # What is wrong is said when its turn comes.
-            with suppress(ProductError), settings.open(path, source.is_product) as opened:
+            with suppress(ProductError, MemoryError), settings.open(path, source.is_product) as opened:
                 wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
                 return Bands(opened.num_bands, wavelengths, str(path))
     return Bands(0, None, "")
@@ -556,8 +596,17 @@ def _stop_at_error(outcomes: Sequence[Outcome], strict: bool) -> None:
         raise ProductError(errors[0])
 
 
+def _reason(error: ProductError | MemoryError, path: Path) -> str:
+    """Why a source cannot be used."""
+    if isinstance(error, ProductError):
+        return str(error)
+    return f"{path}: expected a source that can be cut in the free memory, got a larger one ({error})"
+
+
 def _safe_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
+    """A name that a file can have, of a product or of folders inside each other."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
+    return safe if len(safe) <= _LONGEST_NAME else f"{safe[:_LONGEST_NAME]}-{fingerprint(name)[:16]}"
 
 
 # The work of one worker
@@ -588,10 +637,10 @@ def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: B
                     f"got none among {skipped}"
                 )
                 raise ProductError(summary.errors.pop() if summary.errors else none_passes)
-    except ProductError as error:
+    except (ProductError, MemoryError) as error:
         # What an earlier run made of it, when some of its images could be used.
         path.unlink(missing_ok=True)
-        return Outcome(source.name, (*summary.errors, str(error)))
+        return Outcome(source.name, (*summary.errors, _reason(error, source.paths[0])))
     return Outcome(source.name, tuple(summary.errors), summary.num_tiles)
 
 
@@ -672,9 +721,9 @@ def _image_rows(
                     summary.start(raster, valid=True)
                 name = path.relative_to(source.root).with_suffix("").as_posix()
                 yield from _cut_image(raster, name, settings, summary)
-        except ProductError as error:
-            kept = summary.num_tiles - before
-            summary.errors.append(f"{error}; {kept} tiles before the damage are kept" if kept else str(error))
+        except (ProductError, MemoryError) as error:
+            kept, reason = summary.num_tiles - before, _reason(error, path)
+            summary.errors.append(f"{reason}; {kept} tiles before the damage are kept" if kept else reason)
     notes.tell(source.root)
 
 
@@ -820,12 +869,16 @@ class CorpusStatistics:
         """Raises ValueError where the folder is not a finished corpus."""
         path = folder / STATISTICS_NAME
         try:
-            content = json.loads(path.read_text())
+            if not path.exists():
+                raise FileNotFoundError
+            content = _read_json(path)
             kept = {name: content[name] for name in cls.__annotations__}
             for name in ("wavelengths", "fwhm", "mean", "std"):
                 kept[name] = None if kept[name] is None else np.array(kept[name], dtype=np.float64)
             valid_bands, clip_range = np.array(kept["valid_bands"], dtype=bool), tuple(kept["clip_range"])
-            return cls(**{**kept, "valid_bands": valid_bands, "clip_range": clip_range})
+            statistics = cls(**{**kept, "valid_bands": valid_bands, "clip_range": clip_range})
+            statistics._check(content["valid_bands"])
+            return statistics
         except FileNotFoundError:
             raise ValueError(
                 f"{folder}: expected a finished corpus, got none with a {STATISTICS_NAME}; "
@@ -833,6 +886,22 @@ class CorpusStatistics:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
+
+    def _check(self, stated_validity: list[Any]) -> None:
+        """Raises ValueError where a number cannot be."""
+        num_bands, valid = len(self.valid_bands), self.valid_bands
+        _check_bands(self.wavelengths, self.fwhm, num_bands)
+        if not all(isinstance(flag, bool) for flag in stated_validity) or self.mean.shape != valid.shape:
+            raise ValueError(f"valid_bands or means of other than {num_bands} bands")
+        if self.std.shape != valid.shape or not np.isfinite([self.mean[valid], self.std[valid]]).all():
+            raise ValueError("a mean or standard deviation that is no number in a band with data")
+        if not (self.std[valid] > 0).all():
+            raise ValueError("a standard deviation that is not above 0 in a band with data")
+        low, high = self.clip_range
+        if not (low < high and np.isfinite([low, high, self.scale]).all() and self.scale > 0):
+            raise ValueError(f"clip_range {self.clip_range} and scale {self.scale}")
+        if type(self.num_tiles) is not int or self.num_tiles < 1 or self.nodata != ENMAP.nodata:
+            raise ValueError(f"num_tiles {self.num_tiles!r} and nodata {self.nodata!r}")
 
 
 def write_statistics_and_card(folder: Path, summaries: Sequence[SourceSummary], settings: CutSettings) -> None:
@@ -961,7 +1030,7 @@ class EnMAPCorpus(Parquet):
         for number, (path, row_groups) in enumerate(zip(files, row_groups_list, strict=True)):
             with _damage(Path(path)), pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups) if row_groups is None else row_groups:
-                    yield Key(number, group), file.read_row_group(group, use_threads=False)
+                    yield Key(number, group), _checked(file.read_row_group(group, use_threads=False))
 
 
 @dataclass(eq=False)
@@ -1034,7 +1103,8 @@ def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> CorpusT
 
 
 def _read_arrow(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
-    return _view(dataset.data.column("image"), row, shape)
+    with _damage(Path(dataset.cache_files[0]["filename"] if dataset.cache_files else "corpus")):
+        return _view(dataset.data.column("image"), row, shape)
 
 
 def _read_arrays(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -1047,7 +1117,7 @@ def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> Corp
     reader, sizes = _RowGroups(ROW_GROUPS_AT_ONCE), []
     for path in files:
         with _damage(path), pq.ParquetFile(path) as file:
-            for name, values in file.read(columns=list(columns), use_threads=False).to_pydict().items():
+            for name, values in _checked(file.read(columns=list(columns), use_threads=False)).to_pydict().items():
                 columns[name] += values
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
@@ -1077,7 +1147,16 @@ class _RowGroups:
                 self._cache.popitem(last=False)
             self._cache[path, group] = read_row_group(path, group)
         self._cache.move_to_end((path, group))
-        return _view(self._cache[path, group], offset, shape)
+        with _damage(path):
+            return _view(self._cache[path, group], offset, shape)
+
+
+def _checked(rows: pa.Table) -> pa.Table:
+    """The rows, if none of them lacks what every tile has."""
+    for name in {"name", "image", "height", "width"} & set(rows.column_names):
+        if rows.column(name).null_count:
+            raise ValueError(f"a row without {name}")
+    return rows
 
 
 def read_row_group(path: Path, row_group: int) -> pa.ChunkedArray:
@@ -1096,8 +1175,8 @@ def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> 
     _, offsets, values = one.buffers()
     start, end = np.frombuffer(offsets, np.int32, 2, 4 * one.offset).tolist()
     count = math.prod(shape)
-    if end - start != 2 * count:
-        raise ValueError(f"expected an image of {2 * count} bytes as its size {shape} says, got {end - start}")
+    if min(shape) < 1 or end - start != 2 * count:
+        raise ValueError(f"an image of {end - start} bytes and the size {shape}")
     image = np.frombuffer(values, "<i2", count, start).reshape(shape)
     # Pages of a file that is open for reading: writing to them would end the process.
     image.flags.writeable = False

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -27,12 +27,27 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import ProductError, fail, is_hidden, parse_xml, to_number, walk_files
+from datasets_loading.raster_file import (
+    LARGEST_TEXT,
+    ProductError,
+    check_fits,
+    check_name,
+    fail,
+    is_hidden,
+    leads_outside,
+    parse_xml,
+    read_text_file,
+    to_count,
+    to_elevation,
+    to_number,
+    to_time,
+    walk_files,
+)
 from datasets_loading.raster_formats import GdalFile
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import is_address, is_stac_item, read_item
-from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE
+from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, to_nanometres
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +68,6 @@ CLASS_LAND, CLASS_WATER, CLASS_OUTSIDE = 1, 2, 3
 
 EMPTY_BAND_MEAN = -1_000_000
 """Mean that METADATA.XML states for a band without data."""
-
-LARGEST_METADATA = 50_000_000
-"""Bytes that a METADATA.XML may have; those of products have about 300,000."""
 
 _PARTS = ("METADATA", "SPECTRAL_IMAGE", "QL_VNIR", "QL_SWIR", *QUALITY_LAYERS.values())
 # The archive serves "..._COG.TIF" and, of many products, "...METADATA.XML.XML"
@@ -196,7 +208,7 @@ class EnMAPProduct:
         content, metadata_file, locations = _find_files(path)
         where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
         root = parse_xml(content, where)
-        name = _read_name(root, metadata_file)
+        name = check_name(_read_name(root, metadata_file), where)
         quantity = check_level(_read_level(root, name), radiance, where)
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
         order = np.argsort(wavelengths)
@@ -235,7 +247,7 @@ class EnMAPProduct:
             logger.warning("%s: quality layers missing, taken as clear: %s", item.name, ", ".join(missing_layers))
         return cls(
             path=item.source if is_address(item.source) else path,
-            name=item.name,
+            name=check_name(item.name, item.source),
             wavelengths=image.wavelengths[order],
             fwhm=image.fwhm[order],
             gain=image.gain[order],
@@ -409,10 +421,11 @@ class EnMAPProduct:
     def _checked(self, window: Window | None) -> Window:
         height, width = self.shape
         if window is None:
-            return Window(0, 0, width, height)
+            window = Window(0, 0, width, height)
         inside = 0 <= window.row_off <= window.row_off + window.height <= height
         if not (inside and 0 <= window.col_off <= window.col_off + window.width <= width):
             raise ValueError(f"{self.name}: expected a window inside {_size(self.shape)} pixels, got {window}")
+        check_fits(self.path, 2.0 * window.width * window.height, "a window of quality layers")
         return window
 
     def _warn_of_missing(self, layer: str) -> None:
@@ -428,12 +441,12 @@ def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
     if path.is_dir():
         names = [str(file.relative_to(path)) for file in walk_files(path)]
         metadata_file = _only_metadata(path, names)
-        content = _read_file(path / metadata_file)
+        content = read_text_file(path / metadata_file, "a METADATA.XML")
         prefix = f"{path}/"
     elif _is_metadata(path.name) and path.is_file():
         names = sorted(file.name for file in path.parent.iterdir() if file.is_file())
         metadata_file = path.name
-        content = _read_file(path)
+        content = read_text_file(path, "a METADATA.XML")
         prefix = f"{path.parent}/"
     elif path.name.lower().endswith(ARCHIVE_ENDINGS) and path.is_file():
         fail(path, "a product's folder, ZIP or METADATA.XML", f"an archive: unpack it first (tar -xf {path.name})")
@@ -443,8 +456,11 @@ def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
                 names = sorted(archive.namelist())
                 metadata_file = _only_metadata(path, names)
                 entry = archive.getinfo(metadata_file)
-                if entry.file_size > LARGEST_METADATA:
-                    fail(path, f"a METADATA.XML of at most {LARGEST_METADATA:,} bytes", f"{entry.file_size:,}")
+                if entry.file_size > LARGEST_TEXT:
+                    fail(path, f"a METADATA.XML of at most {LARGEST_TEXT:,} bytes", f"{entry.file_size:,}")
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    # Of the other ways of packing, the library unpacks a whole entry, however large it becomes
+                    fail(path, "a METADATA.XML that is deflated, as in every ZIP of products", "another compression")
                 content = archive.read(metadata_file)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
             fail(path, "a whole ZIP with one product, or a METADATA.XML", f"a file that is neither ({error})")
@@ -461,6 +477,8 @@ def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
 
 def _only_metadata(path: Path, names: list[str]) -> str:
     found = [name for name in names if _is_metadata(PurePosixPath(name).name) and not is_hidden(PurePosixPath(name))]
+    if any(map(leads_outside, found)):
+        fail(path, "names of files that lie in it", repr(found[0]))
     if not found:
         inner = [name for name in names if name.lower().endswith((".zip", *ARCHIVE_ENDINGS))]
         if inner:
@@ -490,15 +508,6 @@ def _rasters_beside(path: Path, metadata_file: str, names: list[str]) -> dict[st
                 )
             rasters[part] = name
     return rasters
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST_METADATA:
-            fail(path, f"a METADATA.XML of at most {LARGEST_METADATA:,} bytes", f"{path.stat().st_size:,}")
-        return path.read_bytes()
-    except OSError as error:
-        fail(path, "a readable file", error.strerror or str(error))
 
 
 def _read_level(root: ElementTree.Element, name: str) -> str:
@@ -566,13 +575,10 @@ def _read_bands(
             ]
         )
 
-    wavelengths = values("wavelengthCenterOfBand")
-    unique, counts = np.unique(wavelengths, return_counts=True)
-    if (counts > 1).any():
-        fail(where, "wavelengths that differ", f"{unique[counts > 1][0]:g} nm {counts.max()} times")
-    if unique[0] <= 0:
-        fail(where, "wavelengths in nm", f"{unique[0]:g}")
-    return numbers.astype(np.int64), wavelengths, values("FWHMOfBand"), values("GainOfBand"), values("OffsetOfBand")
+    wavelengths, widths, _ = to_nanometres(values("wavelengthCenterOfBand"), values("FWHMOfBand"), "nm", where)
+    if widths is None:
+        fail(where, "a positive FWHMOfBand in each band", "0 in all")
+    return numbers.astype(np.int64), wavelengths, widths, values("GainOfBand"), values("OffsetOfBand")
 
 
 def _read_detectors(root: ElementTree.Element, file_bands: np.ndarray, where: str) -> tuple[str, ...]:
@@ -605,23 +611,19 @@ def _read_valid_bands(root: ElementTree.Element, file_bands: np.ndarray, where: 
 
 
 def _read_shape(root: ElementTree.Element, where: str) -> tuple[int, int]:
-    height = to_number(root.findtext("specific/heightOfOrthoScene"), "specific/heightOfOrthoScene in pixels", where)
-    width = to_number(root.findtext("specific/widthOfOrthoScene"), "specific/widthOfOrthoScene in pixels", where)
-    return int(height), int(width)
+    height = to_count(root.findtext("specific/heightOfOrthoScene"), "specific/heightOfOrthoScene in pixels", where)
+    width = to_count(root.findtext("specific/widthOfOrthoScene"), "specific/widthOfOrthoScene in pixels", where)
+    return height, width
 
 
 def _read_time(root: ElementTree.Element, where: str) -> datetime:
     text = root.findtext("base/temporalCoverage/startTime", "").strip()
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        fail(where, "a time in base/temporalCoverage/startTime", repr(text))
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    return to_time(text, "a time in base/temporalCoverage/startTime", where)
 
 
 def _read_sun_elevation(root: ElementTree.Element, where: str) -> float:
     text = root.findtext("specific/sunElevationAngle/center")
-    return to_number(text, "degrees in specific/sunElevationAngle/center", where)
+    return to_elevation(text, "degrees in specific/sunElevationAngle/center", where)
 
 
 def _shortened(numbers: np.ndarray) -> str:

@@ -6,6 +6,7 @@ rule and guesses nothing: `datasets_loading.rasters.open_raster` does, in one pl
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import warnings
@@ -13,13 +14,21 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+LARGEST_TEXT = 2**26
+"""Bytes that metadata and other texts beside an image may have; those of products have about 300,000."""
+
+_MOST_ELEMENTS, _DEEPEST_ELEMENT = 500_000, 100
+_LONGEST_NAME = 200
+_LARGEST_CHUNK = 2**31
 
 
 class ProductError(ValueError):
@@ -129,8 +138,102 @@ def is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
-    """Stops at a document type declaration: products have none, and entities can only be declared in one."""
+def read_text_file(path: Path, expected: str, largest: int = LARGEST_TEXT) -> bytes:
+    """What a file of text holds; raises ProductError where there is none, or it is larger than such files are."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        fail(path, expected, f"none ({error.strerror or error})")
+    if len(content) > largest:
+        fail(path, f"{expected}, at most {largest:,} bytes", f"{path.stat().st_size:,}")
+    return content
+
+
+def available_memory() -> int:
+    """Bytes that this process can have without paging: what the system, its container and its limits leave."""
+    amounts = _memory_of_system(), _memory_of_container(), _memory_of_process()
+    return max(0, min(amount for amount in amounts if amount is not None))
+
+
+def _memory_of_system() -> int:
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(re.search(r"MemAvailable:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        if hasattr(os, "sysconf"):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return 8_000_000_000
+
+
+def _memory_of_container() -> int | None:
+    """As control groups (version 2) limit it; what the group reads from files is freed when it is needed."""
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit, used = int((folder / "memory.max").read_text()), int((folder / "memory.current").read_text())
+        files = re.search(r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M)
+        return limit - used + (int(files[1]) if files else 0)
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+
+
+def _memory_of_process() -> int | None:
+    """As `ulimit -v` limits it."""
+    try:
+        resource = importlib.import_module("resource")
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return None if limit == resource.RLIM_INFINITY else limit - pages * resource.getpagesize()
+    except (ImportError, OSError):  # on Windows, and where there is no /proc
+        return None
+
+
+def check_fits(where: object, size: float, what: str) -> None:
+    """Raises ProductError where something of so many bytes would not fit into half of the free memory."""
+    if size > available_memory() / 2:
+        fail(where, f"{what} that fits into half of the free memory", f"one of {size / 1e9:,.1f} GB")
+
+
+def check_hdf5(dataset: Any, file: Any, where: object) -> None:
+    """Raises ProductError where an array of an HDF5 file lies in another file, or in pieces too large for memory."""
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        fail(where, f"numbers of {dataset.name} in the file itself", "a link to another file")
+    size = float(np.prod(dataset.chunks or (0,), dtype=float)) * dataset.dtype.itemsize
+    if size > _LARGEST_CHUNK:
+        fail(where, f"chunks below {_LARGEST_CHUNK} bytes in {dataset.name}", f"{dataset.chunks} of {dataset.dtype}")
+    check_fits(where, size, f"a chunk of {dataset.name}")
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a name that a file states would lead out of the folder it is looked for in."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or "\0" in name or re.match("[a-z]:", name, re.I) is not None
+
+
+def check_name(name: str, where: object) -> str:
+    """The name of a product, if it can be that of a file; raises ProductError otherwise."""
+    if not name.isprintable() or "/" in name or leads_outside(name) or len(name) > _LONGEST_NAME:
+        fail(where, "a name that files can have", ascii(name[:_LONGEST_NAME]))
+    return name
+
+
+class _BoundedBuilder(ElementTree.TreeBuilder):
+    """
+    Stops at a document type declaration, because products have none and entities can only be declared in one, and at
+    more or deeper elements than products have, because an element takes a hundred times the memory of its text.
+    """
+
+    count = depth = 0
+
+    def start(self, tag: str, attributes: dict[str, str]) -> ElementTree.Element:
+        self.count, self.depth = self.count + 1, self.depth + 1
+        if self.count > _MOST_ELEMENTS or self.depth > _DEEPEST_ELEMENT:
+            raise ElementTree.ParseError(f"more than {_MOST_ELEMENTS:,} elements, or {_DEEPEST_ELEMENT} in each other")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        self.depth -= 1
+        return super().end(tag)
 
     def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
         raise ElementTree.ParseError("a document type declaration")
@@ -139,7 +242,7 @@ class _BuilderWithoutDoctype(ElementTree.TreeBuilder):
 def parse_xml(content: bytes, where: object) -> ElementTree.Element:
     """The root of an XML document; raises ProductError where it is none, or declares a document type."""
     try:
-        return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BuilderWithoutDoctype()))
+        return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BoundedBuilder()))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         fail(where, "well-formed XML", f"{error or 'none'}")
 
@@ -152,4 +255,29 @@ def to_number(text: str | None, expected: str, where: object) -> float:
         number = float("nan")
     if not np.isfinite(number):
         fail(where, expected, "none" if text is None or not text.strip() else repr(text))
+    return number
+
+
+def to_count(value: object, expected: str, where: object) -> int:
+    """A whole number above 0; raises ProductError where the value is none."""
+    number = to_number(None if value is None else str(value), expected, where)
+    if number < 1 or number != int(number):
+        fail(where, expected, f"{number:g}")
+    return int(number)
+
+
+def to_time(text: str, expected: str, where: object) -> datetime:
+    """A time in UTC, which a text without a time zone is taken for; raises ProductError where it is none."""
+    try:
+        time = datetime.fromisoformat(text)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # the latter at the ends of the calendar
+        fail(where, expected, repr(text))
+
+
+def to_elevation(text: str | None, expected: str, where: object) -> float:
+    """Degrees of the sun above the horizon; raises ProductError where the text says none."""
+    number = to_number(text, expected, where)
+    if not -90 <= number <= 90:
+        fail(where, f"{expected}, -90 to 90", f"{number:g}")
     return number

@@ -7,6 +7,7 @@ HDF5 and NetCDF files. None of them is read whole where the format allows parts 
 from __future__ import annotations
 
 import importlib
+import io
 import math
 import os
 import re
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import rasterio
@@ -23,7 +24,18 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import ProductError, Stated, fail, raster_errors
+from datasets_loading.raster_file import (
+    LARGEST_TEXT,
+    ProductError,
+    Stated,
+    check_fits,
+    check_hdf5,
+    fail,
+    leads_outside,
+    parse_xml,
+    raster_errors,
+    read_text_file,
+)
 from datasets_loading.stac_items import explain_failure, opening_settings, prepare_remote
 from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
 
@@ -48,10 +60,14 @@ _NO_ENVI_DATA = (
     ".md5",
     ".tif",
 )
+_SIDE_FILES = (".hdr", ".tfw", ".wld", ".prj", ".imd", ".rpb", "_rpc.txt", "_mtl.txt")
 _RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
 _WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
 _WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
+_MOST_DEFLATED = 1100
+"""What deflating can make of a byte, at most."""
+_LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 
 
@@ -67,6 +83,7 @@ class GdalFile:
         self._with_wavelengths = with_wavelengths
         self.location = location
         self._datasets: dict[int, DatasetReader] = {}
+        _check_side_files(location)
         dataset = self.dataset
         _check_is_whole(dataset, location)
         alpha = [
@@ -82,6 +99,8 @@ class GdalFile:
             fail(location, "whole or real numbers", f"numbers of type {', '.join(sorted(types))}")
         self.dtype = np.result_type(*(np.dtype(kind) for kind in types))
         self.block_shape = dataset.block_shapes[0]
+        together = dataset.count if dataset.profile.get("interleave") == "pixel" else 1
+        check_fits(location, float(math.prod(self.block_shape)) * self.dtype.itemsize * together, "blocks of a size")
         self.stated = self._read_stated(dataset)
 
     @property
@@ -286,9 +305,9 @@ class ArrayFile:
             for name in ("missing_value", "_FillValue", "scale_factor", "add_offset", "units")
             if name in attributes
         }
-        for name in ("scale_factor", "add_offset"):
-            if name in held and held[name].size not in (1, num_bands):
-                fail(self.path, f"one {name}, or one for each of {num_bands} bands", f"{held[name].size}")
+        for name, values in held.items():
+            if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
+                fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
         for name in ("missing_value", "_FillValue"):
             if name in held:
                 self.stated.nodata = float(held[name][0])
@@ -349,17 +368,6 @@ class ArrayFile:
         return self._arrays[os.getpid()]
 
 
-def available_memory() -> int:
-    """Bytes that the system can give without paging, as it says itself; half of all memory where it does not."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return int(re.search(r"MemAvailable:\s+(\d+)", text)[1]) * 1024  # type: ignore[index]
-    except (OSError, TypeError):
-        if hasattr(os, "sysconf"):
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        return 8_000_000_000
-
-
 def envi_data(header: Path) -> Path:
     """The data file that an ENVI header describes: `scene.hdr` that of `scene`, `scene.img`, `scene.BSQ`, ...
 
@@ -388,6 +396,23 @@ def envi_data(header: Path) -> Path:
     return others[0]
 
 
+def _check_side_files(location: str) -> None:
+    """Refuses files beside an image that the library reads whole however large, skips where damaged, or follows."""
+    if location.startswith("/vsi"):
+        return
+    path = Path(location)
+    for ending in _SIDE_FILES:
+        for beside in (path.with_name(path.stem + ending), path.with_name(path.stem + ending.upper())):
+            if os.path.lexists(beside) and beside != path and beside.stat().st_size > LARGEST_TEXT:
+                fail(beside, f"a text beside an image, at most {LARGEST_TEXT:,} bytes", f"{beside.stat().st_size:,}")
+    beside = Path(f"{location}.aux.xml")
+    if os.path.lexists(beside):
+        for element in parse_xml(read_text_file(beside, "what is stated beside an image"), beside).iter("MDI"):
+            name = (element.text or "").removeprefix(":::BASE:::")
+            if element.get("key", "").endswith("_FILE") and leads_outside(name):
+                fail(beside, "names of files in its folder", repr(name))
+
+
 def _check_is_whole(dataset: DatasetReader, location: str) -> None:
     """Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map."""
     if location.startswith("/vsi"):
@@ -395,6 +420,8 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
     try:
         size = Path(location).stat().st_size
         header = dataset.tags(ns="ENVI")
+        if dataset.driver == "ENVI":
+            _check_envi_header(dataset)
         if dataset.driver == "ENVI" and header.get("file_compression", "0").strip() in ("", "0"):
             sizes = sum(np.dtype(kind).itemsize for kind in dataset.dtypes) * dataset.width * dataset.height
             start = _number(header.get("header_offset", "0").strip() or "0")
@@ -419,6 +446,19 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
                         fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
     except (OSError, struct.error):
         return
+
+
+def _check_envi_header(dataset: DatasetReader) -> None:
+    """Refuses an ENVI header that ends within an entry, or with sizes that are none: the library takes both."""
+    for name in dataset.files:
+        if name.lower().endswith(".hdr"):
+            text = read_text_file(Path(name), "an ENVI header").decode("latin-1").rstrip()
+            for key, value in re.findall(r"^(lines|samples|bands|header offset)[ \t]*=[ \t]*(.*?)\s*$", text, re.M):
+                if not value.isdigit():  # the library takes text for 0, and fractions for what is before the point
+                    fail(name, f"a whole number as '{key}'", repr(value[:40]))
+            last = text.splitlines()[-1]
+            if text.rfind("{") > text.rfind("}") or not re.search("[=};]", last):
+                fail(name, "a whole ENVI header", f"one that ends with {last[-40:]!r}")
 
 
 def _end_of_tags(path: Path) -> int:
@@ -478,6 +518,8 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     ending = path.suffix.lower()
     with _array_errors(path):
         if ending == ".npy":
+            with path.open("rb") as file:
+                _read_npy_header(file)
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             return {path.stem: (array.shape, array.dtype.str)}
         if ending == ".npz":
@@ -485,10 +527,8 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             with zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
                     if entry.filename.endswith(".npy"):
-                        with archive.open(entry) as file:
-                            version = np.lib.format.read_magic(file)
-                            reader = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
-                            shape, _, dtype = reader[version[0] > 1](file)
+                        with archive.open(entry) as member:
+                            shape, dtype = _read_npy_header(member)
                         arrays[entry.filename[:-4]] = (shape, dtype.str)
             return arrays
         if ending == ".mat" and not _is_hdf5(path):
@@ -509,6 +549,18 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
             file.visititems(visit)
         return arrays
+
+
+def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array; NumPy itself would ask for as much memory as the header says it takes."""
+    is_longer = np.lib.format.read_magic(file)[0] > 1
+    stated = file.read(4 if is_longer else 2)
+    length = int.from_bytes(stated, "little")
+    if length > _LARGEST_NPY_HEADER:
+        raise ValueError(f"a header of {length:,} bytes")
+    reader = np.lib.format.read_array_header_2_0 if is_longer else np.lib.format.read_array_header_1_0
+    shape, _, dtype = reader(io.BytesIO(stated + file.read(length)))
+    return shape, dtype
 
 
 def _choose_array(
@@ -542,8 +594,9 @@ def _read_array(path: Path, name: str) -> Any:
         if ending == ".npz" or (ending == ".mat" and not _is_hdf5(path)):
             shape, dtype = _list_arrays(path)[name]
             needed = math.prod(shape) * np.dtype(dtype).itemsize
-            if needed > available_memory() // 2:
-                fail(path, f"an array that fits into {available_memory() / 1e9:.1f} GB of free memory", f"{shape}")
+            if needed > _MOST_DEFLATED * path.stat().st_size:
+                fail(path, f"an array {name} that its bytes can hold", f"one declared as {shape}")
+            check_fits(path, needed, f"an array {name}")
             if ending == ".npz":
                 with np.load(path, allow_pickle=False) as archive:
                     return archive[name]
@@ -552,7 +605,9 @@ def _read_array(path: Path, name: str) -> Any:
             return np.asarray(loadmat(path, variable_names=[name])[name])
         h5py: Any = importlib.import_module("h5py")
 
-        array = h5py.File(path)[name]
+        file = h5py.File(path)
+        array = file[name]
+        check_hdf5(array, file, path)
         return _Transposed(array) if ending == ".mat" else array
 
 

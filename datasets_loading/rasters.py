@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import numbers
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,8 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import RasterFile, Stated, fail
-from datasets_loading.raster_formats import ARRAY_ENDINGS, ArrayFile, GdalFile, available_memory, envi_data
+from datasets_loading.raster_file import RasterFile, Stated, available_memory, fail
+from datasets_loading.raster_formats import ARRAY_ENDINGS, ArrayFile, GdalFile, envi_data
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import open_spectrometer
 from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
@@ -399,9 +400,9 @@ class Raster:
         stated, ones = self._file.stated, np.ones(self.num_bands)
         gain = ones if stated.gain is None else ones * stated.gain
         shift = 0.0 * ones if stated.offset is None else ones * stated.offset
-        if not (np.isfinite(gain).all() and np.isfinite(shift).all() and gain.all()):
-            bad = gain[~(np.isfinite(gain) & (gain != 0))]
-            fail(self.path, "a finite scale other than 0 in each band", f"{bad[0] if len(bad) else 'an offset NaN'}")
+        if not (np.isfinite(gain).all() and np.isfinite(shift).all() and (gain > 0).all()):
+            bad = gain[~(np.isfinite(gain) & (gain > 0))]
+            fail(self.path, "a finite scale above 0 in each band", f"{bad[0] if len(bad) else 'an offset NaN'}")
         own = f"gain {_range(gain)}, offset {_range(shift)}"
         if scale is not None:
             if scale <= 0:
@@ -666,7 +667,7 @@ def _state_wavelengths(
             fail(path, f"a wavelength for each of its {num_bands} bands", f"{given.size}")
         stated.wavelengths, _, notes = to_nanometres(given, None, "nm", path)
         stated.fwhm = stated.fwhm if fwhm is None else None
-    elif stated.wavelengths is None and sidecar.is_file():
+    elif stated.wavelengths is None and os.path.lexists(sidecar):
         stated.wavelengths, stated.fwhm, notes = read_wavelength_file(sidecar, num_bands)
         stated.notes += notes
     if fwhm is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import xml.etree.ElementTree as ElementTree
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,18 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import ProductError, RasterFile, Stated, fail, parse_xml, raster_errors, to_number
+from datasets_loading.raster_file import (
+    ProductError,
+    RasterFile,
+    Stated,
+    check_hdf5,
+    fail,
+    parse_xml,
+    raster_errors,
+    read_text_file,
+    to_number,
+)
+from datasets_loading.wavelengths import to_nanometres
 
 _PRISMA_NAME = re.compile(r"PRS_L(1|2B|2C|2D)_.+\.he5", re.I)
 _PRISMA_SWATH = re.compile(r"PRS_(L1|L2B|L2C|L2D)_HCO")
@@ -46,7 +56,6 @@ _DESIS_NODATA = -32768.0
 
 # Limits on what a header may declare: no sensor comes near, and a damaged or hostile file must not take the memory.
 _MOST_BANDS = 10_000
-_LARGEST_CHUNK = 2**31
 
 # Sensor lines that one step of the orthorectification holds, in bytes.
 _STRIP_BYTES = 2**25
@@ -65,8 +74,9 @@ class _SpectrometerFile(ABC):
         self._handles: dict[int, Any] = {}
         try:
             self._describe()
-            if self.stated.wavelengths is None or not (self.stated.wavelengths > 0).all():
-                fail(self.path, "wavelengths in nm", "a number that is not above 0")
+            assert self.stated.wavelengths is not None
+            centres, widths, _ = to_nanometres(self.stated.wavelengths, self.stated.fwhm, "nm", self.path)
+            self.stated.wavelengths, self.stated.fwhm = centres, widths
         except ProductError:
             self.close()
             raise
@@ -151,8 +161,7 @@ class _Hdf5File(_SpectrometerFile):
         if not agrees or dataset.dtype.kind not in "uif":
             wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
             fail(self.path, f"numbers of shape ({wanted_shape}) in {name}", f"{dataset.dtype} of {dataset.shape}")
-        if dataset.chunks and np.prod(dataset.chunks, dtype=float) * dataset.dtype.itemsize > _LARGEST_CHUNK:
-            fail(self.path, f"chunks below {_LARGEST_CHUNK} bytes in {name}", f"{dataset.chunks} of {dataset.dtype}")
+        check_hdf5(dataset, self._handle(), self.path)
         return dataset
 
     def _numbers(self, name: str, count: int) -> np.ndarray:
@@ -424,7 +433,7 @@ class DesisFile(_SpectrometerFile):
 
     def _describe(self) -> None:
         self.path, metadata, level = _find_desis(self.path)
-        root = _read_xml(metadata)
+        root = parse_xml(read_text_file(metadata, "a METADATA.xml"), metadata)
         # Elements named "band" stand under the orientation of the sensor as well.
         elements = root.findall("specific/bandCharacterisation/band")
         if not elements:
@@ -574,13 +583,6 @@ def _find_desis(path: Path) -> tuple[Path, Path, str]:
     # The path itself is kept where a folder holds a part twice, such as a COG beside the image.
     parts["image" if own["image"] else "metadata"] = path
     return parts["image"], parts["metadata"], own["level"].upper()
-
-
-def _read_xml(path: Path) -> ElementTree.Element:
-    try:
-        return parse_xml(path.read_bytes(), path)
-    except OSError as error:
-        fail(path, "a readable file", error.strerror or str(error))
 
 
 __all__ = ["DesisFile", "EmitFile", "PrismaFile", "is_desis", "is_emit", "is_prisma", "open_spectrometer"]

@@ -15,7 +15,7 @@ import time
 import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from urllib.parse import urljoin, urlsplit
 
 import numpy as np
 
-from datasets_loading.raster_file import fail
+from datasets_loading.raster_file import fail, leads_outside, to_count, to_elevation, to_time
 from datasets_loading.wavelengths import to_nanometres
 
 LARGEST_ITEM = 5_000_000
@@ -90,18 +90,15 @@ class Item:
         """Start of the acquisition, in UTC."""
         properties = self.content["properties"]
         text = str(properties.get("start_datetime") or properties.get("datetime"))
-        try:
-            time = datetime.fromisoformat(text)
-        except ValueError:
-            fail(self.source, "a time in properties/datetime", repr(text))
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        return to_time(text, "a time in properties/datetime", self.source)
 
     @property
     def sun_elevation(self) -> float:
         """Degrees above the horizon."""
         properties = self.content["properties"]
         stated = [properties.get(name) for name in ("view:sun_elevation", "enmap:sunElevationAngle")]
-        return self._number(stated[0] if stated[0] is not None else stated[1], "degrees in view:sun_elevation")
+        text = str(stated[0] if stated[0] is not None else stated[1])
+        return to_elevation(text, "degrees in view:sun_elevation", self.source)
 
     def location(self, asset: str) -> str:
         """Where the raster library finds an asset: a file of its name beside the item, or its address; "" for none."""
@@ -114,7 +111,11 @@ class Item:
         beside = Path(self.source).parent / address.split("?")[0].rsplit("/", 1)[-1]
         if beside.is_file():
             return str(beside)
-        return f"/vsicurl/{address}" if is_address(address) else str(Path(self.source).parent / address)
+        if is_address(address):
+            return f"/vsicurl/{address}"
+        if leads_outside(address):
+            fail(self.source, f"an address, or a file in the folder of the item, as {asset}", repr(address))
+        return str(Path(self.source).parent / address)
 
     def asset(self, name: str) -> ImageAsset:
         """Bands, gains and size of an image.
@@ -139,7 +140,7 @@ class Item:
         gain, offset = numbers("enmap:gain_of_band", 1e-4), numbers("enmap:offset_of_band", 0.0)
         if widths is None:
             fail(self.source, "a positive full_width_half_max in each band", "0 in all")
-        height, width = (int(self._number(side, "whole numbers in proj:shape")) for side in shape)
+        height, width = (to_count(side, "whole numbers in proj:shape", self.source) for side in shape)
         return ImageAsset(centres, widths, gain, offset, (height, width))
 
     def _number(self, value: Any, expected: str) -> float:

@@ -322,11 +322,23 @@ class RunningStatistics:
 
     @classmethod
     def from_dict(cls, state: dict[str, list[Any]]) -> RunningStatistics:
-        """The statistics that `to_dict` was called of."""
+        """
+        The statistics that `to_dict` was called of.
+
+        Raises:
+            ValueError: they are of different numbers of bands, or cannot be.
+        """
         statistics = cls(len(state["count"]))
         statistics.count = np.array(state["count"], dtype=np.int64)
         statistics._mean = np.array(state["mean"], dtype=np.float64)
         statistics._squares = np.array(state["sum_of_squared_deviations"], dtype=np.float64)
+        parts = statistics.count, statistics._mean, statistics._squares
+        if {part.shape for part in parts} != {(statistics.num_bands,)} or not all(
+            map(np.all, map(np.isfinite, parts))
+        ):
+            raise ValueError("statistics that are not one number for each band")
+        if (statistics.count < 0).any() or (statistics._squares < 0).any():
+            raise ValueError("statistics below 0")
         return statistics
 
 

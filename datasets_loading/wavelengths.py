@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_loading.raster_file import ProductError, fail
+from datasets_loading.raster_file import ProductError, fail, read_text_file
 
 SHORTEST, LONGEST = 300.0, 2600.0
 """Range of band centres of reflectance in nm."""
@@ -75,9 +75,9 @@ def to_nanometres(
     if not np.isfinite(centres).all():
         band = int(np.flatnonzero(~np.isfinite(centres))[0])
         fail(where, "a wavelength for each band", f"{centres[band]} in band {band + 1}")
-    if given_widths is not None and not (given_widths > 0).all():
+    if given_widths is not None and not (known := np.isfinite(given_widths) & (given_widths > 0)).all():
         if given_widths.any():  # all 0 means that there are none
-            band = int(np.flatnonzero(~(given_widths > 0))[0])
+            band = int(np.flatnonzero(~known)[0])
             fail(
                 where,
                 "a positive width (full width at half maximum) for each band",
@@ -111,6 +111,8 @@ def to_nanometres(
             f"wavelengths of reflectance, {SHORTEST:g} to {LONGEST:g} nm",
             f"{centres.min():g} to {centres.max():g}{stated}",
         )
+    if given_widths is not None and len(given_widths) and given_widths.max() > LONGEST:
+        fail(where, f"widths of bands, at most {LONGEST:g} nm", f"{given_widths.max():g}")
     ordered = np.sort(centres)
     if (np.diff(ordered) <= 0).any():
         fail(where, "wavelengths that differ", f"{ordered[1:][np.diff(ordered) <= 0][0]:g} nm more than once")
@@ -177,13 +179,7 @@ def read_wavelength_file(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Number and text of every line that holds something."""
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_SIDECAR:
-            fail(path, f"a file of wavelengths, at most {LARGEST_SIDECAR:,} bytes", f"{size:,}")
-        content = path.read_bytes()
-    except OSError as error:
-        fail(path, "a file of wavelengths", f"none ({error.strerror})")
+    content = read_text_file(path, "a file of wavelengths", LARGEST_SIDECAR)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16", errors="replace")
     else:

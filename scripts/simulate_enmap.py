@@ -3,18 +3,21 @@
     python scripts/simulate_enmap.py --output_dir products --num_scenes 4 --size 256 --seed 1
 
 Each scene becomes a folder (or ZIP) in the official file format, with `<product>_labels.tif` beside it. The first
-scene has the seed --seed, the next --seed + 1, and so on; the same seed gives the same bytes.
+scene has the seed --seed, the next --seed + 1, and so on; the same seed gives the same bytes. Interrupted, the same
+command makes all of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import shutil
 from pathlib import Path
 
 from tqdm import tqdm
 
+from datasets_loading.files import only_writer
 from datasets_loading.simulation.scene import EMPTY_BANDS, simulate_scene, write_scene
+from hsst.support.command_line import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,8 +49,9 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def simulate(arguments: argparse.Namespace) -> None:
+    for unfinished in arguments.output_dir.glob(".*.partial*"):  # of a run that was killed
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
     progress = tqdm(range(arguments.seed, arguments.seed + arguments.num_scenes), desc="simulating", unit="scene")
     for seed in progress:
         scene = simulate_scene(
@@ -64,9 +68,15 @@ def main() -> None:
         progress.write(str(product))
 
 
+def main() -> None:
+    arguments = parse_arguments()
+    with one_line_errors("simulate_enmap.py"):
+        try:
+            with only_writer(arguments.output_dir):
+                simulate(arguments)
+        except ImportError as error:  # of the extra that simulates
+            raise ValueError(error) from None
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, ImportError, OSError, MemoryError) as error:
-        print(f"simulate_enmap.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    main()

@@ -56,6 +56,7 @@ from datasets_loading.corpus import (
     tile_image,
     write_statistics_and_card,
 )
+from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.raster_file import ProductError
 from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.tiles import band_statistics, read_tile_set
@@ -854,7 +855,7 @@ def corpus_of(folder, num_tiles, num_bands=224):
     """A corpus of random tiles of 64 x 64 pixels, without a product."""
     (folder / "data").mkdir(parents=True)
     generator = np.random.default_rng(0)
-    wavelengths = 450 + 10.0 * np.arange(num_bands)
+    wavelengths = 400 + 9.0 * np.arange(num_bands)
     summary = SourceSummary([])
     summary.start(SimpleNamespace(num_bands=num_bands, wavelengths=wavelengths, fwhm=None), valid=True)
     sizes = {"num_bands": num_bands, "height": 64, "width": 64, "wavelengths": wavelengths}
@@ -1082,3 +1083,27 @@ def test_card_shows_how_to_read_a_row(cloudless_corpus, tmp_path):
     names = {}
     exec(code, names)
     assert names["image"].shape == (12, 32, 32) and np.nanmax(names["reflectance"]) < 1
+
+
+def test_a_source_that_memory_ran_out_for_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+    for number in (3, 4):
+        write_small_product(tmp_path / "products", product_name(number))
+
+    def read_cloud(self, window=None, usual=EnMAPProduct.read_cloud):
+        if self.name == product_name(3):
+            raise MemoryError("unable to allocate 9 GiB")
+        return usual(self, window)
+
+    monkeypatch.setattr(EnMAPProduct, "read_cloud", read_cloud)
+    report = prepare_corpus(tmp_path / "products", tmp_path / "corpus", SETTINGS, progress=False)
+    assert report.num_sources == 1 and [path.stem for path in (tmp_path / "corpus" / "data").iterdir()] == [
+        product_name(4)
+    ]
+    (error,) = report.errors
+    assert product_name(3) in error and "in the free memory, got a larger one (unable to allocate 9 GiB)" in error
+
+
+def test_folders_of_long_names_have_sources_of_their_own(tmp_path):
+    names = [datasets_loading.corpus._safe_name("a" * 300 + end) for end in "bc"]
+    assert names[0] != names[1] and max(map(len, names)) < 230
+    assert datasets_loading.corpus._safe_name("..") == "_"

@@ -149,8 +149,10 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_an_existing_product_stays(tmp_path: Path):
     write(tmp_path)
-    with pytest.raises(FileExistsError, match=NAME):
+    write(tmp_path)  # the same once more
+    with pytest.raises(ValueError, match=f"{NAME}: expected nothing, or what is written there"):
         write(tmp_path, cube=small_cube(seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
     with rasterio.open(part(tmp_path, "SPECTRAL_IMAGE")) as dataset:
         np.testing.assert_array_equal(dataset.read(), small_cube())
 

@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from scipy.io import savemat
 from transformers import pipeline
 
-from datasets_loading import raster_formats, rasters
+from datasets_loading import raster_file, rasters
 from datasets_loading.labelled_data import NEVER_CLASSES, read_cube, read_label_values
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.raster_file import ProductError
@@ -812,8 +812,8 @@ def test_arrays_larger_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, name: str, monkeypatch: Any
 ) -> None:
     path = saved(tmp_path / name, (1, 2, 0))
-    monkeypatch.setattr(raster_formats, "available_memory", lambda: image().nbytes)
-    with refused(path, "an array that fits into", "free memory", "(12, 14, 20)"):
+    monkeypatch.setattr(raster_file, "available_memory", lambda: image().nbytes)
+    with refused(path, "an array image that fits into half of the free memory"):
         open_raster(path, wavelengths=CENTRES).read_stored()
 
 

@@ -458,6 +458,8 @@ def test_a_header_that_declares_much_takes_no_memory(tmp_path: Path, stored: np.
             file.create_dataset("reflectance", (10**6, 10**6, bands), "f4", chunks=chunks, fillvalue=-9999)
             for name in ("wavelengths", "fwhm"):
                 file.create_dataset(f"sensor_band_parameters/{name}", (bands,), "f4", chunks=(10,), fillvalue=500)
+                if bands < 1000:
+                    file[f"sensor_band_parameters/{name}"][:] = np.arange(500, 500 + bands)
 
         return edit
 
@@ -518,7 +520,7 @@ def test_a_folder_of_several_desis_products_is_refused(tmp_path: Path, stored: n
         ("<gainOfBand>0.0001</gainOfBand>", "", ["a gainOfBand in each band", "none"]),
         ("<gainOfBand>0.0001</gainOfBand>", "<gainOfBand>nan</gainOfBand>", ["a gainOfBand", "'nan'"]),
         ("<bandNumber>2</bandNumber>", "<bandNumber>1</bandNumber>", ["bandNumber"]),
-        ("<wavelengthCenterOfBand>412.", "<wavelengthCenterOfBand>-412.", ["wavelengths in nm"]),
+        ("<wavelengthCenterOfBand>412.", "<wavelengthCenterOfBand>-412.", ["300 to 2600 nm, got -412"]),
     ],
 )
 def test_damaged_desis_metadata_is_refused_in_one_line(

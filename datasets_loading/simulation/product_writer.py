@@ -6,6 +6,8 @@ ground segment, so that readers of EnMAP products accept simulated ones. Equal i
 
 from __future__ import annotations
 
+import filecmp
+import os
 import re
 import shutil
 import tempfile
@@ -23,6 +25,7 @@ from rasterio.transform import xy as pixel_coordinates
 from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.enmap_product import CLASS_LAND, CLASS_OUTSIDE, CLASS_WATER, EMPTY_BAND_MEAN, QUALITY_LAYERS
+from datasets_loading.files import written_folder, written_whole
 from datasets_loading.sensors import ENMAP
 
 SECONDS_PER_LINE = 0.0044
@@ -80,20 +83,15 @@ def write_enmap_product(
         The folder or archive.
 
     Raises:
-        ValueError: the arguments contradict each other, or a layer is unknown.
-        FileExistsError: the product is already there.
+        ValueError: the arguments contradict each other, a layer is unknown, or there is another product of this name;
+            the same one is written once more.
+        OSError: it cannot be written; nothing half-written is left.
     """
     _check(cube, wavelengths, fwhm, detectors, quality, pixel_mask)
     parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    target = parent / (f"{name}.ZIP" if as_zip else name)
-    if target.exists():
-        raise FileExistsError(f"{target}: expected no such product yet, got one")
     layers = _complete_layers(cube, quality)
-    workplace = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
-    try:
-        folder = workplace / name
-        folder.mkdir()
+
+    def fill(folder: Path) -> None:
         grid = {"crs": CRS.from_user_input(crs), "transform": transform}
         _write_raster(folder / f"{name}-SPECTRAL_IMAGE.TIF", cube, nodata=ENMAP.nodata, **grid)
         for layer, values in layers.items():
@@ -111,11 +109,35 @@ def write_enmap_product(
         metadata.list_bands(cube, wavelengths, fwhm, detectors, gain, offset)
         metadata.list_files(name, folder)
         metadata.write(folder / f"{name}-METADATA.XML")
-        whole = _archive(folder, workplace / f"{name}.ZIP") if as_zip else folder
-        whole.rename(target)
-    finally:
-        shutil.rmtree(workplace)
+
+    if not as_zip:
+        with written_folder(parent / name) as folder:
+            fill(folder)
+            check_no_other(parent / name, folder)
+        return parent / name
+    target = parent / f"{name}.ZIP"
+    with (
+        written_whole(target) as archive,
+        tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=parent) as workplace,
+    ):
+        fill(Path(workplace))
+        _archive(Path(workplace), name, archive)
+        check_no_other(target, archive)
     return target
+
+
+def check_no_other(target: Path, made: Path) -> None:
+    """Raises ValueError where there is a file or folder already, and it is not the same."""
+    if not os.path.lexists(target):
+        return
+    names = sorted(path.name for path in made.iterdir()) if made.is_dir() else []
+    if made.is_dir() and target.is_dir():
+        is_same = sorted(path.name for path in target.iterdir()) == names
+        is_same = is_same and not any(filecmp.cmpfiles(target, made, names, shallow=False)[1:])
+    else:
+        is_same = target.is_file() and made.is_file() and filecmp.cmp(target, made, shallow=False)
+    if not is_same:
+        raise ValueError(f"{target}: expected nothing, or what is written there, got something else")
 
 
 def _check(
@@ -211,17 +233,16 @@ def _stretched(band: np.ndarray) -> np.ndarray:
     return np.where(has_data, np.rint(1 + 254 * share), 0).astype(np.uint8)
 
 
-def _archive(folder: Path, archive_path: Path) -> Path:
+def _archive(folder: Path, name: str, archive_path: Path) -> None:
     with zipfile.ZipFile(archive_path, "w") as archive:
         for file in sorted(folder.iterdir()):
-            entry = zipfile.ZipInfo(f"{folder.name}/{file.name}", date_time=_ARCHIVE_TIME)
+            entry = zipfile.ZipInfo(f"{name}/{file.name}", date_time=_ARCHIVE_TIME)
             # Rasters are compressed already; stored as they are, any window of them can be read from the archive.
             entry.compress_type = zipfile.ZIP_DEFLATED if file.suffix == ".XML" else zipfile.ZIP_STORED
             entry.external_attr = 0o644 << 16
             entry.file_size = file.stat().st_size
             with file.open("rb") as source, archive.open(entry, "w") as destination:
                 shutil.copyfileobj(source, destination, 1 << 20)
-    return archive_path
 
 
 class _Metadata:

@@ -11,7 +11,6 @@ Everything comes from one seed: the same seed gives the same bytes, whatever the
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 
+from datasets_loading.files import written_whole
 from datasets_loading.sensors import ENMAP, ENMAP_DETECTORS, ENMAP_WATER_VAPOUR_BANDS, Sensor
 from datasets_loading.simulation.atmosphere import (
     PIXEL_SIZE,
@@ -45,7 +45,7 @@ from datasets_loading.simulation.landscape import (
     simulate_landscape,
 )
 from datasets_loading.simulation.materials import CLASS_NAMES
-from datasets_loading.simulation.product_writer import write_enmap_product
+from datasets_loading.simulation.product_writer import check_no_other, write_enmap_product
 from datasets_loading.simulation.spectra import (
     SpectralLibrary,
     SunAndView,
@@ -520,13 +520,15 @@ def write_scene(scene: SimulatedScene, parent: str | Path, name: str | None = No
 
     Returns:
         the folder or archive.
+
+    Raises:
+        ValueError: there is another product or other labels of this name; the same are written once more.
     """
     name = scene.name if name is None else name
     parent = Path(parent)
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".labels-", dir=parent) as workplace:
-        unfinished = Path(workplace) / "labels.tif"
+    with written_whole(labels_path(parent, name)) as unfinished:
         _write_labels(scene, unfinished)
+        check_no_other(labels_path(parent, name), unfinished)
         product = write_enmap_product(
             parent,
             name,
@@ -541,7 +543,6 @@ def write_scene(scene: SimulatedScene, parent: str | Path, name: str | None = No
             quality=scene.quality,
             as_zip=as_zip,
         )
-        unfinished.rename(labels_path(parent, name))
     return product
 
 

@@ -31,7 +31,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,11 @@ import matplotlib
 import numpy as np
 import torch
 import transformers
-from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
-from datasets_loading.files import fingerprint, write_json, written_whole
+from datasets_loading.files import fingerprint, only_writer, write_json, written_whole
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import draw_labels
@@ -74,7 +73,6 @@ from hsst.support.figures import draw_scores, label_axis, save_figure, style_axi
 from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.reports import markdown_table, shares_of
 
-LOCK_NAME = ".lock"
 Row = Mapping[str, Any]
 TEXT_COLUMNS = ("model", "budget", "direction")
 COLUMNS = (
@@ -262,27 +260,6 @@ def run_experiment(
                 bar.update()
                 bar.set_postfix_str(f"{run.model}, {run.budget}: {row['overall_accuracy']:.3f}")
     return [done[run] for run in runs]
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Makes a folder for the runs that no other process writes to; one that is new and stays empty goes again."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder for the runs, got a file")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"{folder}: expected to be the only process that writes there, got another one") from None
-    try:
-        yield
-    finally:
-        if is_new and {entry.name for entry in folder.iterdir()} <= {LOCK_NAME}:
-            (folder / LOCK_NAME).unlink(missing_ok=True)
-            folder.rmdir()
-        lock.release()
 
 
 _experiment: Experiment | None = None

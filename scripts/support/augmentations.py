@@ -72,7 +72,7 @@ class SpectralCrop:
     learned to do without.
 
     Args:
-        model: an HSST model with positions of type "wavelength", blockwise embeddings and a head of type "mean", whose
+        model: an HSST model with positions of type "wavelength" or "relative", blockwise embeddings and a head of type "mean", whose
             weights do not depend on which blocks there are.
         share: of the steps that see a part only.
         seed: of the steps and ranges.
@@ -86,7 +86,7 @@ class SpectralCrop:
         if not isinstance(config, HSSTConfig) or type(getattr(model, "hsst", None)) is not HSSTModel:
             raise ValueError(f"spectral_crop: expected a model with the encoder of HSST, got {type(model).__name__}")
         for name, wanted in (
-            ("position_embedding_type", "wavelength"),
+            ("encodes_wavelengths", True),
             ("blockwise_patch_embedding", True),
             ("head_type", "mean"),
         ):

@@ -85,7 +85,7 @@ def test_ranges_and_their_share():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"position_embedding_type": "learned"}, "position_embedding_type wavelength, got learned"),
+        ({"position_embedding_type": "learned"}, "encodes_wavelengths True, got False"),
         ({"blockwise_patch_embedding": False}, "blockwise_patch_embedding True, got False"),
         ({"head_type": "concat"}, "head_type mean, got concat"),
     ],

@@ -72,8 +72,8 @@ class SpectralCrop:
     learned to do without.
 
     Args:
-        model: an HSST model with positions of type "wavelength" or "relative", blockwise embeddings and a head of type "mean", whose
-            weights do not depend on which blocks there are.
+        model: an HSST model with positions of type "wavelength" or "relative", blockwise embeddings and a head of type
+            "mean", whose weights do not depend on which blocks there are.
         share: of the steps that see a part only.
         seed: of the steps and ranges.
 
@@ -148,3 +148,68 @@ class SpectralCrop:
         }
         inputs["pixel_values"] = pixel_values[:, first * size : end * size]
         return functional_call(self.crop(first, end), parameters, (), inputs)
+
+
+class SurfaceViews:
+    """
+    Draws two views of each spectrum that differ by what the same surface can look like: a model that is taught to know
+    them as one learns what a surface is, and not how it is lit. In reflectance, before standardizing.
+
+    Args:
+        wavelengths: band centers in nm (bands,).
+        light: standard deviation of the logarithm of a factor on all bands: illumination, slope, partial shadow.
+        calibration: standard deviation of a factor that changes along the spectrum, smoothly over `CURVE_STEP`.
+        path_radiance: standard deviation of the added reflectance at `REFERENCE_WAVELENGTH`, less at longer ones.
+        mixing: largest share of another spectrum of the batch that is mixed in, as neighbors are at the edge of a
+            pixel.
+        noise: standard deviation of reflectance in each band.
+    """
+
+    def __init__(
+        self,
+        wavelengths: Sequence[float],
+        *,
+        light: float = 0.5,
+        calibration: float = 0.025,
+        path_radiance: float = 0.01,
+        mixing: float = 0.25,
+        noise: float = 0.003,
+    ) -> None:
+        self.errors = CorrectionErrors(wavelengths, path_radiance, calibration)
+        self.light = light
+        self.mixing = mixing
+        self.noise = noise
+
+    def draw(self, reflectance: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """A view of each of some spectra (spectra, bands)."""
+        count = len(reflectance)
+        share = self.mixing * torch.rand((count, 1), generator=generator)
+        others = reflectance[torch.randperm(count, generator=generator)]
+        mixed = (1 - share) * reflectance + share * others
+        factor, added = self.errors.draw(count, generator)
+        light = torch.exp(self.light * torch.randn((count, 1), generator=generator))
+        return mixed * light * factor + added + self.noise * torch.randn(mixed.shape, generator=generator)
+
+
+def hidden_range(num_blocks: int, count: int, share: float, generator: torch.Generator) -> torch.Tensor:
+    """
+    A range of blocks for each of `count` views, bool (count, blocks), True where a view does not see them: between a
+    seventh of all blocks and rather more than half, in a `share` of the views; none in the others.
+    """
+    smallest, largest = max(1, round(num_blocks / 7)), max(1, round(0.55 * num_blocks))
+    length = torch.randint(smallest, largest + 1, (count, 1), generator=generator)
+    first = (torch.rand((count, 1), generator=generator) * (num_blocks - length + 1)).long()
+    block = torch.arange(num_blocks)
+    chosen = torch.rand((count, 1), generator=generator) < share
+    return chosen & (block >= first) & (block < first + length)
+
+
+def agreement_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+    """
+    InfoNCE (https://huggingface.co/papers/1807.03748) of features (spectra, features) of two views: each view has to
+    find its other one among those of all spectra, by the cosine of the angle between them.
+    """
+    first, second = (F.normalize(features.float(), dim=1) for features in (first, second))
+    scores = first @ second.T / temperature
+    own = torch.arange(len(first), device=first.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2

@@ -241,8 +241,11 @@ class _BoundedBuilder(ElementTree.TreeBuilder):
 
 def parse_xml(content: bytes, where: object) -> ElementTree.Element:
     """The root of an XML document; raises ProductError where it is none, or declares a document type."""
+    parser = ElementTree.XMLParser(target=_BoundedBuilder())
     try:
-        return ElementTree.fromstring(content, parser=ElementTree.XMLParser(target=_BoundedBuilder()))
+        for start in range(0, len(content), 2**16):  # after an error, the parser goes on to the end of what it was fed
+            parser.feed(content[start : start + 2**16])
+        return parser.close()
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         fail(where, "well-formed XML", f"{error or 'none'}")
 

@@ -6,7 +6,6 @@ writes tiles that pre-training reads. Reflectance stays reflectance: no noise is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import rasterio
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
+from datasets_loading.files import written_whole
 from datasets_loading.raster_file import ProductError, raster_errors, walk_files
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS, Sensor
@@ -155,8 +155,6 @@ def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene, wind
 
     It lies where the window of the scene lies, and appears whole or not at all.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     profile = {
         "driver": "GTiff",
         "count": len(image),
@@ -169,12 +167,8 @@ def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene, wind
     }
     if scene.transform is not None:
         profile |= {"crs": scene.crs, "transform": window_transform(window, scene.transform)}
-    try:
-        with raster_errors(str(path)), rasterio.open(partial, "w", **profile) as dataset:
-            dataset.write(image)
-            dataset.update_tags(source=scene.name, resampled_to=sensor.name)
-            for band, (centre, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
-                dataset.update_tags(band, wavelength=centre, fwhm=width, wavelength_units="nm")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial, raster_errors(str(path)), rasterio.open(partial, "w", **profile) as dataset:
+        dataset.write(image)
+        dataset.update_tags(source=scene.name, resampled_to=sensor.name)
+        for band, (centre, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
+            dataset.update_tags(band, wavelength=centre, fwhm=width, wavelength_units="nm")

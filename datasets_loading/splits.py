@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from datasets_loading.files import write_text, written_whole
+from datasets_loading.raster_file import ProductError, read_text_file
+
 SPLITS = ("train", "validation", "test")
 """Names of the splits; the position of a name is its code."""
 
@@ -317,7 +320,6 @@ def write_split(split: Split, path: str | Path, labels: Labels) -> Path:
         The JSON file.
     """
     path = Path(path).with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     codes_path = path.with_suffix(".npz")
     entries = [
         {
@@ -339,9 +341,9 @@ def write_split(split: Split, path: str | Path, labels: Labels) -> Path:
         "scenes": entries,
     }
     arrays: dict[str, Any] = {f"scene_{number}": codes for number, codes in enumerate(split.codes.values())}
-    np.savez_compressed(codes_path, **arrays)
-    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    return path
+    with written_whole(codes_path) as partial:
+        np.savez_compressed(partial, **arrays)
+    return write_text(path, json.dumps(description, indent=1) + "\n")
 
 
 def read_split(path: str | Path, labels: Labels | None = None) -> Split:
@@ -356,15 +358,21 @@ def read_split(path: str | Path, labels: Labels | None = None) -> Split:
     """
     path = Path(path)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SplitError(f"{path}: expected a split file, got none ({error.strerror})") from None
-    except ValueError as error:
+        description = json.loads(read_text_file(path, "a split file"))
+    except ProductError as error:
+        raise SplitError(str(error)) from None
+    except (ValueError, RecursionError) as error:
         raise SplitError(f"{path}: expected JSON, got something else ({error})") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise SplitError(f"{path}: expected a split file with the format {FORMAT}, got something else")
-    codes_path = path.with_name(description["codes"])
-    entries = description["scenes"]
+    try:
+        codes_path, entries = path.with_name(description["codes"]), description["scenes"]
+        buffer, settings = int(description["buffer"]), description["settings"]
+        texts = [entry[key] for entry in entries for key in ("name", "codes_sha256", "labels_sha256")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("names and checksums that are no texts")
+    except (KeyError, TypeError, ValueError) as error:  # the last one of a name with slashes, too
+        raise SplitError(f"{path}: expected a split file of the format {FORMAT}, got one without {error}") from None
     try:
         with np.load(codes_path) as file:
             codes = {entry["name"]: file[f"scene_{number}"] for number, entry in enumerate(entries)}
@@ -378,7 +386,7 @@ def read_split(path: str | Path, labels: Labels | None = None) -> Split:
             raise SplitError(f"{codes_path}: expected the codes that {path.name} describes, got others")
         if labels is not None and _checksum(labels[entry["name"]]) != entry["labels_sha256"]:
             raise SplitError(f"{path}: expected the labels of {entry['name']} that the split was made for, got others")
-    return Split(codes, int(description["buffer"]), description["settings"])
+    return Split(codes, buffer, settings)
 
 
 def box_counts(mask: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform as transform_coordinates
 
-from datasets_loading.raster_file import ProductError, fail
+from datasets_loading.raster_file import ProductError, fail, read_text_file
 
 VECTOR_ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".csv")
 """Endings of the files that are read, in lower case."""
@@ -323,7 +323,7 @@ def _read_csv(path: Path, class_column: str | None, where: str) -> _Read:
 
 def _csv_lines(path: Path, where: str) -> tuple[list[str], list[tuple[int, list[str]]], str]:
     """Header of a CSV file, its other lines with their numbers, and the character that separates columns."""
-    content = path.read_bytes()
+    content = read_text_file(path, "a CSV file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

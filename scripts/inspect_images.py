@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
+from datasets_loading.raster_file import read_text_file
 from datasets_loading.scenes import Scene, find_scenes, open_scene
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 from hsst.support.figures import save_figure, true_colour
@@ -52,10 +53,11 @@ def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[st
         entries = [(Path(path).name, path, reading) for path in find_scenes(arguments.images)]
     if arguments.list is None:
         return entries
+    content = read_text_file(arguments.list, "a list of images")
     try:
-        rows = list(csv.DictReader(arguments.list.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        raise ValueError(f"{arguments.list}: expected a list of images, got none ({error.strerror})") from None
+        rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{arguments.list}: expected a list of images, got something else ({error})") from None
     folder = arguments.data_dir or arguments.list.parent
     for number, row in enumerate(rows, start=2):
         if not row.get("path"):

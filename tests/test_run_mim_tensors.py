@@ -120,6 +120,8 @@ def test_error_falls_and_both_runs_are_recorded(tmp_path, run_script, start):
     ("about", "source", "words"),
     [
         (ABOUT, "tiles.safetensors=none", "expected FILE or FILE=WEIGHT"),
+        ({**ABOUT, "scale": "0"}, "tiles.safetensors", "a scale 0 and a weight 1"),
+        ({**ABOUT, "wavelengths": "[[1]]"}, "tiles.safetensors", "expected FILE or FILE=WEIGHT"),
         (ABOUT, "missing.safetensors", "expected FILE or FILE=WEIGHT"),
         ({}, "tiles.safetensors", "wavelengths"),
         (ABOUT | {"wavelengths": "[500.0]"}, "tiles.safetensors", "expected int16 tiles of 1 bands"),

@@ -10,6 +10,7 @@ import pytest
 from small_benchmarks import assert_one_clear_line, patchy_labels
 
 from datasets_loading.splits import (
+    FORMAT,
     NO_SPLIT,
     SPLITS,
     UNLABELLED,
@@ -290,3 +291,20 @@ def test_changed_files_and_labels_are_refused(tmp_path: Path):
     assert_one_clear_line(lambda: read_split(path), "hsst-split-1")
     path.write_text("not JSON")
     assert_one_clear_line(lambda: read_split(path), "JSON")
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        ({}, "without 'codes'"),
+        ({"codes": "../a.npz", "scenes": [], "buffer": 1, "settings": {}}, "without Invalid"),
+        ({"codes": "a.npz", "scenes": [5], "buffer": 1, "settings": {}}, "without 'int'"),
+        ({"codes": "a.npz", "scenes": [], "buffer": "a", "settings": {}}, "without invalid"),
+    ],
+)
+def test_split_files_of_others_are_refused_in_one_line(tmp_path, stated, reason):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"format": FORMAT, **stated}))
+    assert_one_clear_line(lambda: read_split(path), path, reason)
+    path.write_text("[" * 100_000)
+    assert_one_clear_line(lambda: read_split(path), path, "JSON")

@@ -71,7 +71,8 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.max_tiles is not None and len(squares) > arguments.max_tiles:
         kept = np.random.default_rng(arguments.seed).choice(len(squares), arguments.max_tiles, replace=False)
         squares = [squares[number] for number in sorted(kept)]
-    stack = torch.empty((len(squares), len(bands), side, side), dtype=torch.int16)
+    # NumPy's memory errors are said in a line; those of torch are errors of any kind
+    stack = torch.from_numpy(np.empty((len(squares), len(bands), side, side), dtype=np.int16))
     for place, (number, row, column) in enumerate(tqdm(squares, desc="tiles", unit="tile")):
         stack[place] = torch.from_numpy(np.asarray(tiles[number])[bands, row : row + side, column : column + side])
     about = {

@@ -11,6 +11,7 @@ scripts/run_mim.py is the way with checkpoints, several processes and figures; b
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,14 @@ class TileTensors:
         try:
             with safe_open(path, framework="pt") as file:
                 about, tiles = file.metadata() or {}, file.get_tensor("tiles")
-            centers = json.loads(about["wavelengths"])
+            centers = [float(center) for center in json.loads(about["wavelengths"])]
             scale, nodata = float(about["scale"]), int(about["nodata"])
             share = float(weight) if separator else 1.0
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            if not (0 < scale < math.inf and 0 < share < math.inf):
+                raise ValueError(f"a scale {scale:g} and a weight {share:g}")
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{text}: expected FILE or FILE=WEIGHT with tiles of export_tiles.py: {error}") from None
-        if not share > 0 or tiles.dtype != torch.int16 or tiles.ndim != 4 or tiles.shape[1] != len(centers):
+        if tiles.dtype != torch.int16 or tiles.ndim != 4 or tiles.shape[1] != len(centers):
             got = f"{tiles.dtype} {tuple(tiles.shape)}"
             raise ValueError(f"{text}: expected int16 tiles of {len(centers)} bands, got {got}")
         try:

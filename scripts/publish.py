@@ -77,7 +77,7 @@ _WITH_PACKAGE = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import modeling_hsst
-options = {}
+options = {"trust_remote_code": False}
 """
 # AutoBackbone is left out: transformers asks the Hub for it even where it is given a folder
 _LOAD = """

@@ -54,6 +54,7 @@ class HSSTAutoModelForSceneClassification:
         ValueError for a checkpoint without a classification head, or without some of its weights: new ones would give
         a map of noise.
         """
+        kwargs.setdefault("trust_remote_code", False)  # or transformers would ask
         config = kwargs.get("config")
         if config is None:
             hub_arguments = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder")

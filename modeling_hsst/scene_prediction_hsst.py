@@ -436,7 +436,8 @@ class ScenePredictor:
         num_windows = sum(len(row_starts) * len(column_starts) for _, _, row_starts, column_starts in parts)
         # As long as products' names are, they would leave no room for the time left
         name = scene.name if len(scene.name) <= 32 else scene.name[:31] + "…"
-        with logging.tqdm(total=num_windows, desc=name, unit="window", disable=not progress) as bar:
+        label = "".join(sign for sign in name if sign.isprintable())  # names of files may move a terminal's cursor
+        with logging.tqdm(total=num_windows, desc=label, unit="window", disable=not progress) as bar:
             for chunk in chunks:
                 yield self.predict_chunk(chunk, scene, processor, bar)
 

@@ -21,12 +21,12 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from datasets_loading.files import write_json, write_text
+from datasets_loading.files import only_writer, write_json, write_text, written_into
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
 from hsst.experiments.reconstruction import MODEL, reconstruction_table
 from hsst.experiments.sensors import sensor_table
-from hsst.publish import check_sources, training_sources
+from hsst.publish import CARD_NAME, check_sources, training_sources
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import load_model, read_config, read_processor
 from hsst.support.reports import markdown_table, without_folders
@@ -107,19 +107,19 @@ def main() -> None:
             evaluations,
             processor.scale,
         )
-        model.save_pretrained(arguments.output)
-        processor.save_pretrained(arguments.output)
-        for name, path in figures.items():
-            if path.resolve() != (arguments.output / name).resolve():
-                shutil.copyfile(path, arguments.output / name)
+        with only_writer(arguments.output), written_into(arguments.output, last=CARD_NAME) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            for name, path in figures.items():
+                shutil.copyfile(path, folder / name)
+            for name, content in {**evaluations, "all_results": results}.items():
+                write_json(folder / f"{name}.json", content)
+            write_text(folder / CARD_NAME, card)
         # Results of an earlier card that this one does not show
         for name, (_, _, picture) in EVALUATIONS.items():
             if name not in evaluations:
                 for file_name in (f"{name}.json", picture or f"{name}.json"):
                     (arguments.output / file_name).unlink(missing_ok=True)
-        for name, content in {**evaluations, "all_results": results}.items():
-            write_json(arguments.output / f"{name}.json", content)
-        write_text(arguments.output / "README.md", card)
     print(f"Folder to publish: {arguments.output}")
 
 

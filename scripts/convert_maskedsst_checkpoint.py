@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import serialization
+from transformers.utils import CONFIG_NAME
 
+from datasets_loading.files import only_writer, written_into
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import read_processor
 from modeling_hsst import (
@@ -303,9 +305,10 @@ def main() -> None:
         except ValueError as error:
             raise ValueError(f"{arguments.checkpoint}: {error}") from error
         processor = read_processor(str(arguments.processor), model.config) if arguments.processor else None
-        model.save_pretrained(arguments.output)
-        if processor is not None:
-            processor.save_pretrained(arguments.output)
+        with only_writer(arguments.output), written_into(arguments.output, last=CONFIG_NAME) as folder:
+            model.save_pretrained(folder)
+            if processor is not None:
+                processor.save_pretrained(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{type(model).__name__} with {parameters:,} parameters: {arguments.output}")
 

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
-from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of
+from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import load_masked_model, read_processor
 from modeling_hsst import draw_mask
@@ -66,7 +66,7 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
     processor = read_processor(arguments.model, model.config)
     config = model.config
     selection = select_bands(scene, processor, config.num_channels, arguments.resample)
-    print(f"{scene.name}: {selection.description}")
+    print(shown(f"{scene.name}: {selection.description}"))
     rows, columns = cut(arguments, scene, config.window_size)
     windows = tile_to_windows(selection.read(scene, rows, columns), config.window_size)
     pixel_values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)

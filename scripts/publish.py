@@ -32,7 +32,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from safetensors import SafetensorError, safe_open
 
 import modeling_hsst
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import one_line_errors, shown
 from modeling_hsst.hub_hsst import add_code, code_files
 
 SOURCES = Path(__file__).parent / "support" / "training_sources.yaml"
@@ -77,7 +77,7 @@ _WITH_PACKAGE = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import modeling_hsst
-options = {}
+options = {"trust_remote_code": False}
 """
 # AutoBackbone is left out: transformers asks the Hub for it even where it is given a folder
 _LOAD = """
@@ -159,7 +159,7 @@ def upload(folder: Path, arguments: argparse.Namespace) -> None:
     here = set(file_names(folder))
     for kind, names in (("add", here - there), ("replace", here & there), ("delete", there - here)):
         for name in sorted(names):
-            print(f"{kind:<7}  {name}")
+            print(f"{kind:<7}  {shown(name)}")
     print(f"{repository}{state}: {len(here)} files, {len(there - here)} to delete")
     if arguments.dry_run:
         print("Nothing was changed (--dry_run).")

@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,22 @@ def test_other_files_give_one_clear_line(tmp_path, content, convert):
     result = convert(path, tmp_path / "model")
     assert_one_clear_line(result, path, "expected")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("kind", ["packed", "expanded", "sparse"])
+def test_a_small_file_takes_little_memory(tmp_path, kind, convert):
+    weights, settings = read_published_checkpoint(PARITY / "pretrain_checkpoint_as_published.pth")
+    huge = torch.zeros(1).expand(2**30) if kind == "expanded" else torch.zeros(2, 2).to_sparse()
+    path = tmp_path / "small.pth"
+    torch.save({"model_state_dict": weights if kind == "packed" else {**weights, "a": huge}, "config": settings}, path)
+    if kind == "packed":
+        with zipfile.ZipFile(path) as plain:
+            parts = {name: plain.read(name) for name in plain.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, content in {**parts, "archive/data/0": bytes(2**22)}.items():
+                packed.writestr(name, content)
+    words = ["bytes are packed into"] if kind == "packed" else ["`a` is no plain tensor"]
+    assert_one_clear_line(convert(path, tmp_path / "model"), path, *words)
 
 
 def test_missing_file(tmp_path, convert):

@@ -1,5 +1,6 @@
 """Whole scenes through a model: bands, windows and their blending, edges, chunks, and the pipeline's round trip."""
 
+import json
 import math
 import subprocess
 import sys
@@ -591,3 +592,14 @@ def test_a_model_from_a_repository_with_code_is_loaded_without_a_question(dense,
     add_code(tmp_path)
     classify = pipeline(TASK, model=str(tmp_path))
     assert type(classify.image_processor) is HSSTImageProcessor
+
+
+def test_code_of_another_kind_of_model_is_not_offered_to_run(dense, tmp_path, monkeypatch):
+    dense.save_pretrained(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *arguments: "y")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        HSSTAutoModelForSceneClassification.from_pretrained(str(tmp_path))

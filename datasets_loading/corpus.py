@@ -427,7 +427,7 @@ def prepare_corpus(
             _check_settings(output_dir, settings, content)
         else:
             bands = _first_bands(sources, settings)
-            write_text(output_dir / SETTINGS_NAME, one_line_per_entry({**asdict(settings), **asdict(bands)}))
+            write_text(output_dir / SETTINGS_NAME, one_line_per_entry({**_stated(settings), **asdict(bands)}))
         todo = []
         for source in sources:
             summary = finished.get(source.name)
@@ -549,10 +549,16 @@ def _plan_sources(
     return list(sources.values()), outcomes
 
 
+def _stated(settings: CutSettings) -> dict[str, Any]:
+    """Settings as a corpus states them: it may be published, and paths tell of the machine it was made on."""
+    file = settings.wavelength_file
+    return {**asdict(settings), "wavelength_file": None if file is None else Path(file).name}
+
+
 def _check_settings(folder: Path, settings: CutSettings, content: Mapping[str, Any]) -> None:
     """Raises ValueError where the settings of a corpus are others than those in its settings.json."""
     # As text, for the nodata value NaN is not equal to itself.
-    own = {name: json.dumps(value) for name, value in asdict(settings).items()}
+    own = {name: json.dumps(value) for name, value in _stated(settings).items()}
     usual = asdict(CutSettings())
     cut = {name: json.dumps(content.get(name, usual[name])) for name in own}
     if cut != own:
@@ -569,7 +575,7 @@ def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
             # What is wrong is said when its turn comes.
             with suppress(ProductError, MemoryError), settings.open(path, source.is_product) as opened:
                 wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
-                return Bands(opened.num_bands, wavelengths, str(path))
+                return Bands(opened.num_bands, wavelengths, path.name)
     return Bands(0, None, "")
 
 

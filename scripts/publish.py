@@ -257,9 +257,8 @@ def check_dataset_folder(folder: str | Path) -> None:
     folder = Path(folder)
     names = file_names(folder)
     problems = [] if CARD_NAME in names else [f"{CARD_NAME} is missing (is the corpus finished?)"]
-    # A corpus is continued by the paths of its products, in its settings
     problems += unwanted_files(names, SUFFIXES["dataset"])
-    problems += private_problems(folder, [name for name in names if name != "settings.json"])
+    problems += private_problems(folder, names)
     products: set[str | None] = set()
     num_tiles = 0
     for name in (name for name in names if name.endswith(".parquet")):

@@ -35,7 +35,7 @@ from huggingface_hub import HfApi
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForMaskedImageModeling, SchedulerType, get_scheduler
+from transformers import SchedulerType, get_scheduler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.corpus import CorpusTiles
@@ -52,6 +52,7 @@ from datasets_loading.windows import (
 from hsst.support.checkpoints import HISTORY, Checkpoint, latest_checkpoint, step_folders
 from hsst.support.command_line import StopRequest, add_reading_arguments, one_line_errors
 from hsst.support.figures import plot_reconstruction
+from hsst.support.model_sources import OTHER_PARTS, load_model
 from hsst.support.pretraining import (
     FiniteWatch,
     in_other_light,
@@ -737,12 +738,7 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
         )
     check_same_bands(arguments, training_tiles, validation_tiles, bands)
     if arguments.model_name_or_path:
-        try:
-            model = AutoModelForMaskedImageModeling.from_pretrained(arguments.model_name_or_path, config=config)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{arguments.model_name_or_path}: the weights do not fit the settings: {error}"
-            ) from error
+        model = load_to_continue(arguments.model_name_or_path, config)
     else:
         model = HSSTForMaskedImageModeling(config)
     use_fast_layers(model)
@@ -836,6 +832,13 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
+
+
+def load_to_continue(source: str, config: HSSTConfig) -> HSSTForMaskedImageModeling:
+    """A model with the encoder of another one; a decoder, and a bias of distances that it did not have, are new."""
+    layers = range(config.num_spatial_layers)
+    biases = tuple(f"hsst.spatial_layers.{layer}.attention.position_bias" for layer in layers)
+    return load_model(HSSTForMaskedImageModeling, source, config, new=(*OTHER_PARTS, *biases), unused=OTHER_PARTS)
 
 
 def windows_of_step(arguments: argparse.Namespace, accelerator: Accelerator) -> int:

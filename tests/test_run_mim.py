@@ -489,7 +489,7 @@ def test_statistics_of_a_checkpoint_are_kept(tiles, tmp_path, run_script):
     # weights that cannot be those of the settings
     arguments += ["--config_overrides", "hidden_size=48"]
     result = run_script("run_mim.py", "--output_dir", tmp_path / "other", *arguments)
-    assert_one_clear_line(result, first, "do not fit the settings")
+    assert_one_clear_line(result, first, "weights of the configuration, got a file of")
 
 
 def test_statistics_are_found_by_wavelength():

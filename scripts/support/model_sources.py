@@ -209,13 +209,15 @@ def check_sizes(model_class: Any, source: str, config: HSSTConfig, new: tuple[st
     stored = stored_tensors(source)
     described = config.num_hidden_layers + 2 * config.decoder_depth
     if described > len(stored):
-        raise ValueError(f"{source}: {CONFIG_NAME} describes {described} layers, the file has {len(stored)} tensors")
+        raise ValueError(
+            f"{source}: expected the {described} layers of the configuration, got a file of {len(stored)} tensors"
+        )
     with reading(source), torch.device("meta"):
         state = model_class(config).state_dict()
     numbers = sum(tensor.numel() for name, tensor in state.items() if not name.startswith(new))
     there = sum(math.prod(shape) for _, shape in stored.values())
     if numbers > there:
-        raise ValueError(f"{source}: {CONFIG_NAME} describes {numbers:,} weights, the file has {there:,}")
+        raise ValueError(f"{source}: expected the {numbers:,} weights of the configuration, got a file of {there:,}")
 
 
 def load_model(

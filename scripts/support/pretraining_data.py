@@ -9,7 +9,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.support.command_line import reading_of
-from hsst.support.model_sources import parse_overrides, read_config
+from hsst.support.model_sources import parse_overrides, read_config, read_processor
 from modeling_hsst import HSSTConfig, HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
@@ -159,7 +159,7 @@ def processor_of_checkpoint(name: str) -> HSSTImageProcessor | None:
     """The processor beside a checkpoint's weights; None where it has none, or one without statistics."""
     if cached_file(name, IMAGE_PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False) is None:
         return None
-    processor = HSSTImageProcessor.from_pretrained(name)
+    processor = read_processor(name)
     return None if processor.image_mean is None or processor.image_std is None else processor
 
 

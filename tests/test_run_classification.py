@@ -125,7 +125,7 @@ def test_a_stopped_run_leaves_the_earlier_one(scene, tmp_path) -> None:
 
 
 def test_local_files_need_no_network(run_script, scene, tmp_path, monkeypatch) -> None:
-    """Fine-tuning from a folder and a map with what comes out: nothing is asked of the Hub."""
+    """Pre-training from a folder, fine-tuning, and a map with what comes out: nothing is asked of the Hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     asked = []
 
@@ -136,13 +136,20 @@ def test_local_files_need_no_network(run_script, scene, tmp_path, monkeypatch) -
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
+    images = scene / "images"
+    result = run_script(
+        "run_mim.py", "--train_dir", images, "--validation_dir", images, "--model_name_or_path", checkpoint,
+        "--max_train_steps", 2, "--mask_types", "unit", "--output_dir", tmp_path / "pretrained",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     result = run_script(
         SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 2,
         "--model_name_or_path", checkpoint, "--output_dir", output,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    image = scene / "images" / "scene.tif"
-    result = run_script("predict_scene.py", image, "--model", output, "--output", tmp_path / "map.tif", "--html")
+    result = run_script(
+        "predict_scene.py", images / "scene.tif", "--model", output, "--output", tmp_path / "map.tif", "--html"
+    )
     assert result.returncode == 0, result.stderr
     assert asked == []
 

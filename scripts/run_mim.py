@@ -742,7 +742,7 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
     else:
         model = HSSTForMaskedImageModeling(config)
     use_fast_layers(model)
-    for kind in arguments.mask_types or [config.mask_type]:
+    for kind in (*(arguments.mask_types or ()), config.mask_type):  # validation takes the last
         masks_for(config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
     processor_before = None
     if arguments.model_name_or_path and not arguments.recompute_statistics:

@@ -139,7 +139,8 @@ def test_local_files_need_no_network(run_script, scene, tmp_path, monkeypatch) -
     images = scene / "images"
     result = run_script(
         "run_mim.py", "--train_dir", images, "--validation_dir", images, "--model_name_or_path", checkpoint,
-        "--max_train_steps", 2, "--per_device_train_batch_size", 4, "--mask_types", "unit", "--output_dir", tmp_path / "pretrained",
+        "--max_train_steps", 2, "--per_device_train_batch_size", 4, "--config_overrides", "mask_type=unit",
+        "--output_dir", tmp_path / "pretrained",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     result = run_script(

@@ -34,7 +34,8 @@ _MODULES = {
     "datasets_loading.houston2018": ("Houston2018",),
     "datasets_loading.land_cover_metric": ("land_cover_scores",),
     "datasets_loading.simulation.scene": ("simulate_scene",),
-    "hsst.support.features": ("HSSTFeatures", "extract_features"),
+    "hsst.support.features": ("extract_features",),
+    "hsst.support.feature_transformer": ("HSSTFeatures",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,7 +1,8 @@
-"""Map the land cover of whole scenes with a fine-tuned model.
+"""Map the land cover of whole scenes with a fine-tuned model, or write the features that any model gives.
 
     python scripts/predict_scene.py SCENE --model outputs/finetuned --output map.tif
     accelerate launch scripts/predict_scene.py 'scenes/*.ZIP' --model outputs/finetuned --output maps
+    python scripts/predict_scene.py SCENE --model model_cards/hsst-enmap --features --output features.tif
 
 A scene is an EnMAP L2A product (folder, ZIP, or files as the archive serves them), a STAC item of one (file or
 address), a product of PRISMA, EMIT or DESIS, or an image (GeoTIFF, ENVI, JPEG 2000, MATLAB, NumPy, NetCDF). Beside
@@ -16,6 +17,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,9 +26,18 @@ from transformers.utils import logging as transformers_logging
 from datasets_loading.files import fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.features import load_encoder, scene_features, write_scene_features
 from hsst.support.model_sources import load_classifier, read_processor
 from hsst.support.reports import without_folders
-from hsst.support.scene_maps import MapOptions, is_finished, scene_identity, write_scene_maps
+from hsst.support.scene_maps import (
+    MapOptions,
+    is_finished,
+    scene_identity,
+    settings_text,
+    stated_settings,
+    write_scene_maps,
+)
+from modeling_hsst import HSSTImageProcessor, HSSTModel
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -39,6 +50,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, help="GeoTIFF to write (.tif); a folder for several scenes"
     )
+    parser.add_argument(
+        "--features",
+        nargs="?",
+        const="mean",
+        choices=("mean", "blocks"),
+        help="write features in place of a map: the mean over spectral blocks (mean), or those of all blocks",
+    )
+    parser.add_argument("--window", type=int, help="side of the windows for features in pixels (the model's)")
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
     parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
@@ -135,6 +154,50 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
     )
 
 
+def check_feature_arguments(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where arguments are given that are about maps only."""
+    about_maps = ("probabilities", "confidence", "html", "scene_statistics")
+    given = [f"--{name}" for name in about_maps if getattr(arguments, name)]
+    if given:
+        raise ValueError(f"--features: expected no flag of maps, got {', '.join(given)}")
+
+
+def write_features(
+    arguments: argparse.Namespace,
+    scene_path: Path | str,
+    path: Path,
+    encoder: HSSTModel,
+    processor: HSSTImageProcessor,
+) -> str:
+    """Writes the features of one scene, and says in a line how that went."""
+    started = time.perf_counter()
+    with open_scene(scene_path, **reading_of(arguments)) as scene:
+        features = scene_features(
+            encoder,
+            processor,
+            scene,
+            pooling=arguments.features,
+            window=arguments.window,
+            stride=arguments.stride,
+            exclude=arguments.exclude,
+            resample=arguments.resample,
+        )
+        settings = {
+            "scene_files": scene_identity(Path(scene_path)),
+            **features.settings,
+            "features": arguments.features,
+            "window": list(features.window),
+        }
+        if not arguments.overwrite and path.exists():
+            if stated_settings(path) != settings_text(settings):
+                raise FileExistsError(f"{path}: expected no file yet or one from the same settings (--overwrite)")
+            if path.with_suffix(".png").is_file():
+                return f"{path}: finished before"
+        print(shown(f"{scene.name}: {features.select_bands(scene).description}"), flush=True)
+        count = write_scene_features(features, scene, path, settings)
+    return f"{path}: {features.num_outputs} features of {count:,} pixels in {time.perf_counter() - started:.1f} s"
+
+
 def main() -> None:
     arguments = parse_arguments()
     transformers_logging.set_verbosity_error()
@@ -143,24 +206,34 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        model = load_classifier(arguments.model)
-        processor = read_processor(arguments.model, model.config)
-        model.to(device=device, dtype=getattr(torch, arguments.precision))
-        predictor = ScenePredictor(
-            model,
-            processor,
-            stride=arguments.stride,
-            batch_size=arguments.batch_size,
-            exclude=arguments.exclude,
-            resample=arguments.resample,
-            scene_statistics=arguments.scene_statistics,
-        )
+        work: Callable[[Path | str, Path], str]
+        if arguments.features:
+            check_feature_arguments(arguments)
+            encoder, processor = load_encoder(arguments.model)
+            torch.nn.Module.to(encoder, device=device, dtype=getattr(torch, arguments.precision))
+            work = lambda scene, path: write_features(arguments, scene, path, encoder, processor)
+        else:
+            if arguments.window is not None:
+                raise ValueError("--window: expected with --features only; a map is made with the model's windows")
+            model = load_classifier(arguments.model)
+            processor = read_processor(arguments.model, model.config)
+            model.to(device=device, dtype=getattr(torch, arguments.precision))
+            predictor = ScenePredictor(
+                model,
+                processor,
+                stride=arguments.stride,
+                batch_size=arguments.batch_size,
+                exclude=arguments.exclude,
+                resample=arguments.resample,
+                scene_statistics=arguments.scene_statistics,
+            )
+            work = lambda scene, path: predict(arguments, scene, path, predictor)
         own = list(maps.items())[rank::num_processes]
         failures = []
         for scene_path, map_path in own:
             try:
                 with only_writer(map_path.parent, f".{map_path.stem}.lock"):
-                    print(shown(predict(arguments, scene_path, map_path, predictor)), flush=True)
+                    print(shown(work(scene_path, map_path)), flush=True)
             except (ValueError, OSError) as error:
                 if len(maps) == 1:
                     raise

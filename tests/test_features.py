@@ -4,13 +4,17 @@ import pickle
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from conftest import assert_one_clear_line
+from rasterio.transform import from_origin
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hsst import HSSTFeatures, extract_features
+from hsst.support.features import features_as_colors
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
 
 WAVELENGTHS = [450.0 + 30 * band for band in range(20)]
@@ -123,3 +127,39 @@ def test_bad_scenes(folder):
     features = HSSTFeatures(folder, WAVELENGTHS).fit(np.ones((1, 20)))
     with pytest.raises(ValueError, match="finite numbers"):
         features.transform(np.full((2, 20), np.nan))
+
+
+def test_the_program_writes_a_raster_and_a_picture(folder, run_script, tmp_path):
+    """What `extract_features` gives, with the place of the scene, and nothing twice."""
+    pixels = image(20, 33)
+    pixels[:, :4, :9] = -32768
+    scene, output = tmp_path / "scene.tif", tmp_path / "features.tif"
+    profile = {"driver": "GTiff", "count": 20, "height": 20, "width": 33, "dtype": "int16", "nodata": -32768}
+    with rasterio.open(scene, "w", crs="EPSG:32633", transform=from_origin(5, 9, 30, 30), **profile) as dataset:
+        dataset.write(pixels)
+        for band, wavelength in enumerate(WAVELENGTHS, start=1):
+            dataset.update_tags(band, wavelength=str(wavelength))
+    arguments = ("predict_scene.py", scene, "--model", folder, "--features", "--scale", 10000, "--output", output)
+    result = run_script(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "24 features of 624 pixels" in result.stdout
+    with rasterio.open(output) as dataset:
+        assert dataset.crs.to_epsg() == 32633 and dataset.transform == from_origin(5, 9, 30, 30)
+        found = dataset.read()
+    np.testing.assert_allclose(found, extract_features(folder, pixels, wavelengths=WAVELENGTHS), atol=1e-5)
+    assert np.isnan(found[:, :4, :9]).all()
+    assert output.with_suffix(".png").stat().st_size > 3000
+    assert "finished before" in run_script(*arguments).stdout
+    assert_one_clear_line(run_script(*arguments, "--window", 2), output, "--overwrite")
+    assert_one_clear_line(run_script(*arguments, "--html"), "--features: expected no flag of maps, got --html")
+    assert run_script(*arguments, "--window", 2, "--overwrite").returncode == 0
+
+
+def test_colors_are_those_of_the_directions():
+    """Two kinds of pixels get two colors, whatever the features; pixels without any are transparent."""
+    features = np.zeros((5, 4, 6))
+    features[2, :, 3:] = 7
+    features[:, 0, 0] = np.nan
+    colors = features_as_colors(features)
+    assert (colors[0, 0] == 0).all() and (colors[1:, :, 3] == 1).all()
+    assert len({tuple(color) for color in colors[1:].reshape(-1, 4)}) == 2

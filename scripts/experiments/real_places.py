@@ -42,7 +42,8 @@ from tqdm.auto import tqdm
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text
 from datasets_loading.scenes import open_scene
 from hsst.support.command_line import check_least, one_line_errors
-from hsst.support.features import HSSTFeatures, load_encoder
+from hsst.support.feature_transformer import HSSTFeatures
+from hsst.support.features import load_encoder
 from hsst.support.figures import save_figure
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTModel

@@ -1,25 +1,28 @@
-"""Features of a frozen HSST for any sensor: of whole scenes, and of spectra and windows for scikit-learn."""
+"""Features that a frozen HSST of any kind gives for the pixels of scenes of any sensor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.exceptions import NotFittedError
+from matplotlib.figure import Figure
 from transformers.utils import logging
 
-from datasets_loading.scenes import open_scene
+from datasets_loading.scenes import Scene, open_scene
+from hsst.support.figures import save_figure
+from hsst.support.map_writer import raster_writer
 from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, read_processor
+from hsst.support.scene_maps import SETTINGS_TAG, settings_text
 from modeling_hsst import ArrayScene, HSSTImageProcessor, HSSTModel, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader
 
 logger = logging.get_logger(__name__)
 
 PIXELS_AT_ONCE = 4096
+PICTURE_SIDE = 1024  # pixels, at most
 
 
 def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
@@ -133,86 +136,63 @@ def _of_scene(
     return output
 
 
-class HSSTFeatures(TransformerMixin, BaseEstimator):
+def write_scene_features(features: SceneFeatures, scene: Scene, path: Path, settings: Mapping[str, object]) -> int:
     """
-    Features of a frozen HSST as a step of a scikit-learn pipeline:
-
-    ```python
-    make_pipeline(HSSTFeatures("hsg-aiml/hsst-enmap", wavelengths), StandardScaler(), LogisticRegression())
-    ```
-
-    It learns nothing from the data. Spectra (pixels, bands) are seen as single pixels, windows (pixels, bands, height,
-    width) as windows, of which the pixel in the middle counts.
+    Writes the features of a scene as a georeferenced raster, float32, NaN without data, and beside it a picture of the
+    three directions in which they differ most, as red, green and blue.
 
     Args:
-        model: folder of a model or its name on the Hub.
-        wavelengths: band centers of the data in nm (bands,), any sensor's; by default the model's.
-        fwhm: their full widths at half maximum in nm (bands,).
-        pooling: `"blocks"` for the features of all spectral blocks side by side, or their `"mean"`.
-        scale: number in the data that means a reflectance of 1; by default the processor's, 10,000.
-        batch_size: pixels that the model sees at once.
+        features: of `scene_features`.
+        scene: the scene.
+        path: GeoTIFF to write; the picture has its name with .png.
+        settings: what the file says of how it was made.
 
-    Raises:
-        ValueError: at `fit`: there is no such model, or it shares no band with the wavelengths; at `transform`: the
-            data have another number of bands, or numbers that are not finite.
+    Returns:
+        Number of pixels with features.
     """
-
-    def __init__(
-        self,
-        model: str = "hsg-aiml/hsst-enmap",
-        wavelengths: Sequence[float] | np.ndarray | None = None,
-        fwhm: Sequence[float] | np.ndarray | None = None,
-        *,
-        pooling: str = "blocks",
-        scale: float | None = None,
-        batch_size: int = PIXELS_AT_ONCE,
-    ):
-        self.model = model
-        self.wavelengths = wavelengths
-        self.fwhm = fwhm
-        self.pooling = pooling
-        self.scale = scale
-        self.batch_size = batch_size
-
-    def fit(self, X: np.ndarray, y: Any = None) -> HSSTFeatures:
-        """Loads the model, and carries it over to the wavelengths."""
-        encoder, processor = load_encoder(self.model)
-        num_bands = np.shape(X)[1]
-        wavelengths = processor.wavelengths if self.wavelengths is None else self.wavelengths
-        if wavelengths is None or len(wavelengths) != num_bands:
-            known = "none are known" if wavelengths is None else f"there are {len(wavelengths)}"
-            raise ValueError(f"wavelengths: expected one for each of the {num_bands} bands of the data, but {known}")
-        fwhm = None if self.fwhm is None else [*map(float, self.fwhm)]
-        # Bands of one wavelength, or in another order, are for whole scenes: a spectrum has few that tell the order
-        scene = ArrayScene(np.zeros((num_bands, 1, 1), dtype=np.float32), wavelengths, fwhm, name="the data")
-        features = scene_features(encoder, processor, scene, pooling=self.pooling, window=1, exclude=())
-        self.features_ = features
-        self.bands_ = features.select_bands(scene).bands
-        self.n_features_in_ = num_bands
-        return self
-
-    def transform(self, X: np.ndarray) -> np.ndarray:
-        """Features, float32 (pixels, features)."""
-        if not hasattr(self, "features_"):
-            raise NotFittedError("HSSTFeatures: expected fit before transform")
-        data = np.asarray(X)
-        if data.ndim not in (2, 4) or data.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X: expected spectra (pixels, {self.n_features_in_}) or windows (pixels, {self.n_features_in_}, "
-                f"height, width), got the shape {data.shape}"
+    step = max(1, -(-max(scene.shape) // PICTURE_SIDE))
+    sample = np.full((features.num_outputs, *(-(-side // step) for side in scene.shape)), np.nan, dtype=np.float32)
+    names = [f"feature {number}" for number in range(1, features.num_outputs + 1)]
+    given: dict[str, Any] = {
+        "dtype": "float32",
+        "nodata": float("nan"),
+        "crs": scene.crs,
+        "transform": scene.transform,
+    }
+    tags, count = {SETTINGS_TAG: settings_text(settings), "scene": scene.name}, 0
+    with raster_writer(path, scene.shape, names, tags=tags, **given) as write:
+        for part in features.predict(scene, progress=True):
+            write(part.rows, part.columns, part.probabilities)
+            count += int(np.isfinite(part.probabilities[0]).sum())
+            rows, columns = (
+                np.arange(part.rows.start, part.rows.stop),
+                np.arange(part.columns.start, part.columns.stop),
             )
-        if data.dtype.kind not in "iuf" or not np.isfinite(data).all():
-            raise ValueError(f"X: expected finite numbers, got {data.dtype} with others")
-        data = data.reshape(*data.shape[:2], *(data.shape[2:] or (1, 1)))[:, self.bands_]
-        row, column = (side // 2 for side in data.shape[2:])
-        features, step = self.features_, max(1, self.batch_size // (data.shape[2] * data.shape[3]))
-        found = np.empty((len(data), features.num_outputs), dtype=np.float32)
-        for start in range(0, len(data), step):
-            pixels = torch.as_tensor(np.ascontiguousarray(data[start : start + step], dtype=np.float32))
-            with torch.inference_mode():
-                values, mask = features.processor.standardize(pixels, scale=self.scale)
-                found[start : start + step] = features._run(values, mask)[:, :, row, column].numpy()
-        return found
+            rows, columns = rows[rows % step == 0], columns[columns % step == 0]
+            values = part.probabilities[:, rows - part.rows.start][:, :, columns - part.columns.start]
+            sample[:, rows[0] // step : rows[-1] // step + 1, columns[0] // step : columns[-1] // step + 1] = values
+        figure = Figure(figsize=(6, 6 * scene.shape[0] / scene.shape[1] + 0.5), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(features_as_colors(sample), interpolation="nearest")
+        axis.set_title(f"features of {scene.name}", wrap=True, fontsize=9)
+        axis.axis("off")
+        save_figure(path.with_suffix(".png"), figure)
+    return count
 
 
-__all__ = ["HSSTFeatures", "extract_features", "load_encoder", "scene_features"]
+def features_as_colors(features: np.ndarray) -> np.ndarray:
+    """
+    Features (features, height, width) as an image (height, width, 4): their three principal components as red, green
+    and blue between their 2nd and 98th percentiles, transparent where there are none.
+    """
+    known = np.isfinite(features).all(axis=0)
+    colors = np.zeros((*known.shape, 4))
+    flat = features[:, known].T.astype(np.float64)
+    if len(flat) > 1:
+        flat -= flat.mean(axis=0)
+        _, directions = np.linalg.eigh(flat.T @ flat)
+        components = flat @ directions[:, ::-1][:, :3]
+        low, high = np.percentile(components, [2, 98], axis=0)
+        colors[known, :3] = ((components - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    colors[known, 3] = 1.0
+    return colors

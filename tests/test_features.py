@@ -14,8 +14,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hsst import HSSTFeatures, extract_features
-from hsst.support.features import features_as_colors
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor
+from hsst.support.features import features_as_colors, load_encoder
+from modeling_hsst import (
+    HSSTConfig,
+    HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+)
 
 WAVELENGTHS = [450.0 + 30 * band for band in range(20)]
 RANDOM = np.random.default_rng(0)
@@ -44,6 +49,20 @@ def folder(tmp_path_factory):
     statistics = {"image_mean": [0.2] * 20, "image_std": [0.1] * 20}
     HSSTImageProcessor(wavelengths=WAVELENGTHS, **statistics).save_pretrained(path)
     return str(path)
+
+
+def test_pretrained_models_forget_the_place_in_the_window(folder, tmp_path):
+    """Pixels that are alike have features that are alike; fine-tuned models stay as they are."""
+    config = HSSTConfig.from_pretrained(folder, position_embedding_type="wavelength")
+    for kind, forgets in ((HSSTForMaskedImageModeling, True), (HSSTForSemanticSegmentation, False)):
+        torch.manual_seed(0)
+        kind(config).save_pretrained(tmp_path / kind.__name__)
+        HSSTImageProcessor.from_pretrained(folder).save_pretrained(tmp_path / kind.__name__)
+        encoder, processor = load_encoder(str(tmp_path / kind.__name__))
+        values = torch.randn(1, 20, 1, 1).expand(-1, -1, 8, 8)
+        features = encoder(values).last_hidden_state.unflatten(1, (4, 64))
+        assert torch.allclose(features, features[:, :, :1].expand_as(features), atol=1e-4) == forgets
+        assert not any(layer.attention.position_bias.bias.any() for layer in encoder.spatial_layers if forgets)
 
 
 def image(height=21, width=30, bands=20):

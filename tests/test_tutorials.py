@@ -56,20 +56,13 @@ def small(request, tmp_path_factory, monkeypatch):
 def test_embed_a_scene(small, capsys):
     names = run("embed_a_scene.md", small)
     size = 32 if small else 128
-    assert names["vectors"].shape == (names["config"].hidden_size, size, size)
-    assert names["vectors"].isfinite().all()
-    # Vectors lie where their pixels lie: the window of a pixel, embedded alone, gives the same
-    rows, columns = names["config"].window_size
-    second = slice(rows, 2 * rows), slice(2 * columns, 3 * columns)
-    window = names["image"][:, *second]
-    alone = names["processor"](window, wavelengths=names["product"].wavelengths)
-    tokens = names["model"](**alone).last_hidden_state
-    expected = tokens.unflatten(1, (names["config"].num_blocks, rows, columns)).mean(1)[0].permute(2, 0, 1)
-    np.testing.assert_allclose(names["vectors"][:, *second], expected.detach(), atol=1e-4)
+    assert names["vectors"].shape == (96, size, size) and np.isfinite(names["vectors"]).all()
+    assert len(np.unique(names["groups"])) == 8
     assert Path("outputs/tutorials/embedding.png").stat().st_size > 10_000
     found = names["found"]
     assert len(set(found.tolist())) == 100 and names["query"] not in found
-    assert capsys.readouterr().out.count("%") == 2
+    assert names["accuracy"] > 0.4
+    assert capsys.readouterr().out.count("%") == 3
 
 
 def test_fine_tune_and_map_a_scene(small, capfd, run_script):

@@ -27,7 +27,11 @@ PICTURE_SIDE = 1024  # pixels, at most
 
 def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
     """
-    The encoder of a model of any kind and its image processor.
+    The encoder of a model of any kind and its image processor, for features.
+
+    Pre-trained models that add a place in the window to each token (positions of type "wavelength") are loaded
+    without: that place, and not the land, is most of what their features would differ by. Fine-tuned ones have learned
+    to do without it, and are loaded as they are.
 
     Args:
         source: folder of the model, or its name on the Hub.
@@ -36,10 +40,15 @@ def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
         ValueError: there is no such model, or its weights are damaged.
     """
     config = read_config(source, "model")
+    new: tuple[str, ...] = ()
+    if config.position_embedding_type == "wavelength" and "HSSTForMaskedImageModeling" in (config.architectures or ()):
+        config.position_embedding_type = "relative"
+        new = tuple(f"spatial_layers.{layer}.attention.position_bias" for layer in range(config.num_spatial_layers))
+        logger.info("%s: features are taken without the place in the window that tokens were told in training", source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a decoder or a head is left out here, of which transformers warns
     try:
-        encoder = load_model(HSSTModel, source, config, unused=OTHER_PARTS)
+        encoder = load_model(HSSTModel, source, config, new=new, unused=OTHER_PARTS)
         return encoder.eval(), read_processor(source, config)
     finally:
         logging.set_verbosity(verbosity)

@@ -63,6 +63,8 @@ def test_pretrained_models_forget_the_place_in_the_window(folder, tmp_path):
         features = encoder(values).last_hidden_state.unflatten(1, (4, 64))
         assert torch.allclose(features, features[:, :, :1].expand_as(features), atol=1e-4) == forgets
         assert not any(layer.attention.position_bias.bias.any() for layer in encoder.spatial_layers if forgets)
+        encoder, processor = load_encoder(str(tmp_path / kind.__name__), in_windows=False)
+        assert encoder.config.position_embedding_type == "wavelength"
 
 
 def image(height=21, width=30, bands=20):

@@ -57,7 +57,7 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: Any = None) -> HSSTFeatures:
         """Loads the model, and carries it over to the wavelengths."""
-        encoder, processor = load_encoder(self.model)
+        encoder, processor = load_encoder(self.model, in_windows=np.ndim(X) == 4)
         num_bands = np.shape(X)[1]
         wavelengths = processor.wavelengths if self.wavelengths is None else self.wavelengths
         if wavelengths is None or len(wavelengths) != num_bands:

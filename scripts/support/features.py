@@ -25,23 +25,25 @@ PIXELS_AT_ONCE = 4096
 PICTURE_SIDE = 1024  # pixels, at most
 
 
-def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
+def load_encoder(source: str, in_windows: bool = True) -> tuple[HSSTModel, HSSTImageProcessor]:
     """
     The encoder of a model of any kind and its image processor, for features.
 
-    Pre-trained models that add a place in the window to each token (positions of type "wavelength") are loaded
-    without: that place, and not the land, is most of what their features would differ by. Fine-tuned ones have learned
-    to do without it, and are loaded as they are.
+    For windows, pre-trained models that add a place in the window to each token (positions of type "wavelength") are
+    loaded without: that place, and not the land, is most of what their features would differ by. Fine-tuned ones have
+    learned to do without it, and are loaded as they are; so are all for single pixels, whose place is always the same.
 
     Args:
         source: folder of the model, or its name on the Hub.
+        in_windows: whether it will see windows, or single pixels.
 
     Raises:
         ValueError: there is no such model, or its weights are damaged.
     """
     config = read_config(source, "model")
     new: tuple[str, ...] = ()
-    if config.position_embedding_type == "wavelength" and "HSSTForMaskedImageModeling" in (config.architectures or ()):
+    is_pretrained = "HSSTForMaskedImageModeling" in (config.architectures or ())
+    if in_windows and is_pretrained and config.position_embedding_type == "wavelength":
         config.position_embedding_type = "relative"
         new = tuple(f"spatial_layers.{layer}.attention.position_bias" for layer in range(config.num_spatial_layers))
         logger.info("%s: features are taken without the place in the window that tokens were told in training", source)
@@ -88,7 +90,7 @@ def extract_features(
     Raises:
         ValueError: the scene shares no band with the model, has no wavelengths, or an argument is out of range.
     """
-    encoder, processor = load_encoder(model) if isinstance(model, str) else model
+    encoder, processor = load_encoder(model, window != 1) if isinstance(model, str) else model
     if isinstance(scene, (str, Path)):
         with open_scene(scene) as opened:
             return _of_scene(encoder, processor, opened, pooling, window, exclude, progress)

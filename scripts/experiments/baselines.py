@@ -478,7 +478,7 @@ def run_model(
             encoder = HSSTForSemanticSegmentation(
                 HSSTConfig(**own_settings(base, {"image_size": window_size, "head_type": options.head_type or "mean"}))
             )
-            load_encoder(encoder, start.encoder or options.checkpoint)
+            take_encoder(encoder, start.encoder or options.checkpoint)
             encoder = use_fast_layers(encoder.hsst.eval())
             if torch.cuda.is_available() and not settings.use_cpu:
                 encoder = encoder.to("cuda")
@@ -831,7 +831,7 @@ def build_network(
             network.hsst = JointAttentionModel(config)
         if model_entry(name).needs_checkpoint:
             assert options.checkpoint is not None
-            load_encoder(network, encoder or options.checkpoint)
+            take_encoder(network, encoder or options.checkpoint)
         return network
     baseline = _with_labels(
         BaselineConfig(
@@ -899,7 +899,7 @@ def pretrained_encoder(checkpoint: str) -> HSSTModel:
     return load_model(HSSTModel, checkpoint, load_config(checkpoint), unused=OTHER_PARTS)
 
 
-def load_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
+def take_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
     """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
 
     Args:

@@ -21,10 +21,10 @@ from hsst.experiments.baselines import (
     choose_bands,
     count_parameters,
     load_config,
-    load_encoder,
     load_processor,
     run_model,
     settings_for,
+    take_encoder,
     training_processor,
     warn_of_untrained_classes,
 )
@@ -423,4 +423,4 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path, data) -> None
     )
     network = build_network("hsst-scratch", data, BANDS, FAST, ModelOptions(None, TINY), None, 5)
     with pytest.raises(ValueError, match="expected all weights of the model, found none for .*fc1.weight"):
-        load_encoder(network, str(folder))
+        take_encoder(network, str(folder))

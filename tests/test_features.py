@@ -1,6 +1,8 @@
 """Features of scenes, spectra and windows: the same however they are asked for, of any sensor, without seams."""
 
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,19 @@ def test_a_step_of_a_pipeline(folder):
     assert np.array_equal(again.predict_proba(spectra), pipeline.predict_proba(spectra))
     assert not hasattr(clone(pipeline)[0], "features_")
     assert clone(pipeline).fit(spectra[:40], classes[:40]).score(spectra[40:], classes[40:]) > 0.9
+
+
+def test_the_example_of_the_readme(monkeypatch):
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    text = (root / "README.md").read_text(encoding="utf-8")
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "HSSTFeatures" in code)
+    wavelengths = np.linspace(450, 2400, 60)
+    labels = np.arange(30) % 2
+    spectra = RANDOM.normal(2000, 50, (30, 60)) + 500 * labels[:, None] * np.linspace(0, 1, 60)
+    names = {"wavelengths": wavelengths, "spectra": spectra, "labels": labels}
+    exec(example, names)
+    assert names["classifier"].score(spectra, labels) == 1
 
 
 @pytest.mark.parametrize(

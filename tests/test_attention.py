@@ -58,7 +58,7 @@ def test_many_sequences_are_split(nodata, implementation, sizes, monkeypatch):
 
 
 def test_attention_takes_sequences_of_any_strides():
-    attention = HSSTAttention(HSSTConfig(hidden_size=12, num_attention_heads=3, head_dim=16))
+    attention = HSSTAttention(HSSTConfig(hidden_size=12, num_attention_heads=3, head_dim=16), "spatial")
     attention.config._attn_implementation = "sdpa"
     sequences = torch.randn(2, 5, 7, 12).transpose(1, 2)
     torch.testing.assert_close(attention(sequences)[0], attention(sequences.contiguous())[0])

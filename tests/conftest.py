@@ -60,3 +60,11 @@ def assert_one_clear_line(result, *words):
     assert len(lines) == 1, result.stderr
     for word in words:
         assert str(word) in lines[0], lines[0]
+
+
+LONGEST = ("test_run_mim.py", "test_simulation.py", "test_soak.py", "test_faults.py", "test_tutorials.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no core is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -1,0 +1,96 @@
+"""Features beside spectra in real places: splits apart in space, rows computed once, differences as they are."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_one_clear_line
+from small_land_cover import write_small_checkpoint
+
+from hsst.experiments import real_places
+from hsst.experiments.real_places import Place, blocks, gain, places_table, split, summarize, tuned
+
+WAVELENGTHS = np.linspace(450, 2300, 40)
+RANDOM = np.random.default_rng(0)
+
+
+def place(name, num_parts=12):
+    """Three classes of spectra in many parts, each part with a light of its own."""
+    random = np.random.default_rng(1)
+    classes = np.tile(np.arange(3), 8 * num_parts)
+    parts = np.repeat(np.arange(num_parts), 24)
+    shapes = np.array([np.sin(WAVELENGTHS / (200 + 60 * number)) for number in range(3)])
+    light = np.exp(random.normal(0, 0.5, num_parts))[parts]
+    spectra = (0.3 + 0.1 * shapes[classes] + random.normal(0, 0.03, (len(classes), 40))) * light[:, None]
+    return Place(name, spectra.astype(np.float32), WAVELENGTHS, classes.astype(np.int64), parts)
+
+
+def test_blocks():
+    rows, columns = np.array([0, 3, 4, 11]), np.array([0, 3, 3, 9])
+    assert blocks(rows, columns, 4).tolist() == [0, 0, 1, 2]
+
+
+def test_training_and_test_never_share_a_part():
+    ours = place("a place")
+    chosen = set()
+    for seed in range(5):
+        training, test = split(ours, 4, seed)
+        assert not set(ours.parts[training]) & set(ours.parts[test])
+        assert np.bincount(ours.classes[training]).tolist() == [4, 4, 4]
+        chosen.add(tuple(sorted(set(ours.parts[test]))))
+    assert len(chosen) > 1
+    mask = ours.parts < 3
+    training, test = split(Place(*list(vars(ours).values())[:-1], mask), 4, 0)
+    assert mask[training].all() and not mask[test].any()
+    with pytest.raises(ValueError, match="a place: expected parts that can be kept apart, got one"):
+        split(place("a place", 1), 4, 0)
+
+
+@pytest.mark.parametrize("head", real_places.HEADS)
+def test_heads_choose_the_inputs_that_tell_more(head):
+    ours = place("a place")
+    training, test = split(ours, 8, 0)
+    noise = RANDOM.normal(size=(len(ours.classes), 50))
+    variants = [noise[training], ours.spectra[training]]
+    best, classifier, _ = tuned(head, variants, ours.classes[training], ours.parts[training], 0)
+    assert best == 1
+    assert (classifier.predict(ours.spectra[test]) == ours.classes[test]).mean() > 0.6
+
+
+def row(place, inputs, head, seed, score):
+    return {"place": place, "inputs": inputs, "head": head, "labels": 5, "seed": seed, "data": "", "macro_f1": score}
+
+
+def test_gains_are_over_the_best_head_on_spectra():
+    rows = [row(name, "spectra", "ridge", seed, 0.5) for name in "ab" for seed in range(3)]
+    rows += [row("a", "spectra", "SVM", seed, 0.6) for seed in range(3)]
+    rows += [row(name, "untrained", "ridge", seed, 0.4) for name in "ab" for seed in range(3)]
+    rows += [row(name, "hsst", "ridge", seed, 0.54 + 0.01 * seed) for name in "ab" for seed in range(3)]
+    result = summarize(rows)
+    (entry,) = (entry for entry in result["gains"] if entry["inputs"] == "hsst" and entry["to"] == "spectra")
+    assert entry["mean"] == pytest.approx((0.55 - 0.6 + 0.55 - 0.5) / 2) and entry["better"] == 1
+    assert entry["low"] < entry["mean"] < entry["high"]
+    assert "| a | 5 | **0.600** (SVM) | 0.400 (ridge) | 0.550 (ridge) |" in places_table(result)
+    assert gain([np.array([0.1, 0.1]), np.array([0.1, 0.1])])["low"] == pytest.approx(0.1)
+
+
+def test_command(run_script, tmp_path, monkeypatch):
+    """Computes each row once, whenever it is stopped."""
+    checkpoint = write_small_checkpoint(tmp_path / "model")
+    monkeypatch.setattr(
+        real_places, "PLACES", {"first": lambda _: place("first"), "second": lambda _: place("second")}
+    )
+    arguments = ["experiments/real_places.py", "--data_dir", tmp_path, "--model", checkpoint, "--seeds", 2]
+    arguments += ["--heads", "ridge", "SVM", "--labels", 3, "--output_dir", tmp_path / "out"]
+    result = run_script(*arguments, "--places", "first")
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    # Spectra have both heads; features, trained and not, the linear one
+    assert len(rows) == 2 * (2 + 1 + 1)
+    path = tmp_path / "out" / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]) + '{"place": "fir')
+    assert run_script(*arguments, "--places", "first").returncode == 0
+    again = [json.loads(line) for line in path.read_text().splitlines()]
+    assert again == rows
+    assert (tmp_path / "out" / "real_places.png").stat().st_size > 5000
+    assert_one_clear_line(run_script(*arguments[:-1], tmp_path / "none", "--model", tmp_path / "no"), tmp_path / "no")

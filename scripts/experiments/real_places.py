@@ -492,7 +492,9 @@ def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
     places = list(dict.fromkeys(entry["place"] for entry in entries))
     found = {(entry["place"], entry["inputs"], entry["labels"]): entry for entry in entries}
     figure = Figure(figsize=(4.6 * len(budgets), 0.5 * len(places) + 1.6), layout="constrained")
-    for axis, labels in zip(figure.subplots(1, len(budgets), sharey=True, squeeze=False)[0], budgets, strict=True):
+    for axis, labels in zip(
+        figure.subplots(1, len(budgets), sharex=True, sharey=True, squeeze=False)[0], budgets, strict=True
+    ):
         for number, (name, marker) in enumerate(zip(inputs, "osD^v*Px" * 4, strict=False)):
             gained = [
                 100 * (ours["macro_f1"][ours["best"]] - spectra["macro_f1"][spectra["best"]])

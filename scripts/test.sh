@@ -9,6 +9,6 @@ bash scripts/setup_environment.sh
 # Files are dealt to the cores, each with one thread; with a selection, the usual single process starts sooner
 if [[ $# -eq 0 ]]; then
     export OMP_NUM_THREADS=1
-    set -- --numprocesses auto --dist loadfile
+    set -- --numprocesses auto --dist loadfile --no-loadscope-reorder
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -103,6 +103,7 @@ def test_error_falls_and_both_runs_are_recorded(tmp_path, run_script, start):
         2,
     ]
     usual += ["--validation_mask_types", "tube", "--gain", 0.2 if start == "light" else 0, "--steps", 30]
+    (tmp_path / "second" / ".0.partial").mkdir(parents=True)  # of a run that was killed while it saved
     result = run_script(SCRIPT, *usual, "--model_name_or_path", first, "--output_dir", tmp_path / "second")
     assert result.returncode == 0, result.stderr
     second = json.loads((tmp_path / "second" / "all_results.json").read_text())

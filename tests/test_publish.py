@@ -132,7 +132,7 @@ def test_tokens_and_local_paths_stay_here(publish, hub, model_folder, name, text
 
 def test_notes_of_weights_are_read_too(publish, model_folder):
     path = model_folder / "model.safetensors"
-    save_file(load_file(path), path, metadata={"format": "pt", "from": "/work/somebody/run"})
+    save_file(load_file(path), path, metadata={"format": "pt", "from": "/home/somebody/run"})
     assert_one_clear_line(publish(model_folder), "model.safetensors holds a path of this machine")
 
 

@@ -182,14 +182,14 @@ class ShortAttention(HSSTAttention):
         dropout = self.attention_dropout if self.training else 0.0
         output_attentions = kwargs.get("output_attentions")
         axis = short_attention_axis(self.config, hidden_states, attention_mask, dropout, output_attentions)
+        # The kernel takes one bias for all sequences
+        if axis is None or (places is not None and places.shape[:2] != (1, 1)):
+            return super().forward(hidden_states, attention_mask, places, **kwargs)
         bias = None
         if places is not None and self.position_bias is not None:
-            bias = self.position_bias(places)
-        if axis is None or (bias is not None and bias.shape[:2] != (1, 1)):
-            return super().forward(hidden_states, attention_mask, places, **kwargs)
+            bias = self.position_bias(places)[0, 0]
         # On the tokens that the sequences are a view of
         tokens = hidden_states if axis == 2 else hidden_states.transpose(1, 2)  # (B, N, P, D)
-        bias = None if bias is None else bias[0, 0]
         context = short_attention(self.qkv_proj(tokens), self.num_attention_heads, self.scaling, axis, bias)
         attn_output = self.o_proj(context)
         return attn_output if axis == 2 else attn_output.transpose(1, 2), None

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from soak import pretraining, run, write_tiles
 
-from faults.harness import Fault
+from faults.harness import Fault, losses
 from hsst import run_mim
 
 STEPS = 4
@@ -67,13 +67,7 @@ def copy_run(folder: Path, name: str = "given") -> Path:
 
 def damages() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """What happens to a file: on a disk, in a copy, by hand."""
-    yield "missing", Path.unlink
-    yield "empty", lambda path: path.write_bytes(b"")
-    for share in (0.1, 0.5, 0.99):
-        yield (
-            f"cut at {share:.0%}",
-            lambda path, share=share: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]),
-        )
+    yield from losses()
     for seed in range(4):
         yield f"a bit flipped, {seed}", lambda path, seed=seed: flip(path, seed)
     yield "a folder", lambda path: (path.unlink(), path.mkdir())

@@ -86,6 +86,17 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def losses() -> Iterator[tuple[str, Callable[[Path], object]]]:
+    """What a file may lose: names, and what does it to a file."""
+    yield "missing", Path.unlink
+    yield "empty", lambda path: path.write_bytes(b"")
+    for share in (0.1, 0.5, 0.99):
+        yield (
+            f"cut at {share:.0%}",
+            lambda path, share=share: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]),
+        )
+
+
 def try_fault(fault: Fault) -> Outcome:
     """Tries one. What the input may try to run should make a file `executed` in the folder's parent."""
     with tempfile.TemporaryDirectory(prefix="fault-") as temporary:

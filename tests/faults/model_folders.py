@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from small_benchmarks import write_raster
 from small_land_cover import CLASS_NAMES, WAVELENGTHS, small_cube, small_data, write_small_checkpoint
 
-from faults.harness import Fault, digest
+from faults.harness import Fault, digest, losses
 from hsst import convert_maskedsst_checkpoint, predict_scene
 from hsst.convert_maskedsst_checkpoint import read_published_checkpoint
 from hsst.experiments.baselines import ModelOptions, build_network, load_config, starting_point
@@ -94,13 +94,7 @@ def right(way: str) -> str:
 
 def damages() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """What happens to any file."""
-    yield "missing", Path.unlink
-    yield "empty", lambda path: path.write_bytes(b"")
-    for share in (0.1, 0.5, 0.99):
-        yield (
-            f"cut at {share:.0%}",
-            lambda path, share=share: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)]),
-        )
+    yield from losses()
     yield "a folder", lambda path: (path.unlink(), path.mkdir())
     yield "a pipe", lambda path: (path.unlink(), os.mkfifo(path))
     yield "a link in a circle", lambda path: (path.unlink(), path.symlink_to(path.name))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -163,3 +163,12 @@ def fingerprint(*parts: bytes | str | np.ndarray) -> str:
             part = np.ascontiguousarray(part).tobytes()
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
+
+
+def checksums(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files by their names."""
+    sums = {}
+    for path in files:
+        with path.open("rb") as file:
+            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from datasets_loading.enmap_dfc import EnMAPDFC
-from datasets_loading.files import fingerprint, only_writer, write_json, written_into
+from datasets_loading.files import checksums, fingerprint, only_writer, write_json, written_into
 from datasets_loading.houston2018 import Houston2018
 from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_scene import LabelledScene
@@ -47,7 +47,7 @@ from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.matched_classes import parse_merges
 from hsst.support.model_sources import parse_overrides, weight_files
 from hsst.support.pretraining import earlier_run
-from hsst.support.reports import checksums, plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
+from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from datasets_loading.files import written_folder
+from datasets_loading.files import checksums, written_folder
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -63,8 +63,8 @@ class Checkpoint:
                 save_file({key: value.contiguous() for key, value in tensors[name].items()}, partial / _file(name))
             (partial / STATE).write_text(json.dumps(state, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             (partial / HISTORY).write_text(self.history, encoding="utf-8")
-            checksums = {file.name: _checksum(file) for file in sorted(partial.iterdir())}
-            (partial / MANIFEST).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
+            manifest = checksums(sorted(partial.iterdir()))
+            (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -156,27 +156,22 @@ def _verified_files(folder: Path) -> dict[str, bytes]:
     """The files of a checkpoint by their names, each held against the manifest."""
     expected = f"{folder}: expected a checkpoint with its {MANIFEST}"
     try:
-        checksums = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{expected}, found none") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{expected}, got {error}") from None
     names = {STATE, HISTORY, *map(_file, TENSORS)}
-    if not isinstance(checksums, dict) or set(checksums) != names:
+    if not isinstance(manifest, dict) or set(manifest) != names:
         raise ValueError(f"{expected} of {', '.join(sorted(names))}, got another one")
     contents = {}
     for name in sorted(names):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: expected a file of the checkpoint, found none")
         contents[name] = (folder / name).read_bytes()
-        if hashlib.sha256(contents[name]).hexdigest() != checksums[name]:
+        if hashlib.sha256(contents[name]).hexdigest() != manifest[name]:
             raise ValueError(f"{folder / name}: expected the file that was saved, got a damaged one (SHA-256 differs)")
     return contents
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_finite(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from textwrap import wrap
@@ -34,15 +33,6 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name
     return value
-
-
-def checksums(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of files by their names."""
-    sums = {}
-    for path in files:
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -15,10 +15,9 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from datasets_loading.files import fingerprint
+from datasets_loading.files import checksums, fingerprint
 from datasets_loading.scenes import Scene
 from hsst.support.map_writer import class_map_writer, probability_steps, probability_writer
-from hsst.support.reports import checksums
 from hsst.support.scene_report import SceneSummary, plot_quick_look, write_areas, write_areas_json, write_page
 from modeling_hsst.scene_prediction_hsst import ScenePart
 

@@ -265,12 +265,17 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         if pixels.is_floating_point():
             invalid |= ~pixels.isfinite()
         invalid = invalid.any(dim=1)
-        reflectance = (pixels.float() / scale).clamp(*self.clip_range)
+        values = self.from_reflectance(pixels.float() / scale)
+        return values.masked_fill(invalid.unsqueeze(1), 0.0), ~invalid
+
+    def from_reflectance(self, reflectance: torch.Tensor) -> torch.Tensor:
+        """Reflectance (..., bands, height, width), float32, to standardized values."""
+        values = reflectance.clamp(*self.clip_range)
         if self.image_mean is not None:
-            reflectance = reflectance - self.band_tensor(self.image_mean, pixels.device)
+            values = values - self.band_tensor(self.image_mean, values.device)
         if self.image_std is not None:
-            reflectance = reflectance / self.band_tensor(self.image_std, pixels.device)
-        return reflectance.masked_fill(invalid.unsqueeze(1), 0.0), ~invalid
+            values = values / self.band_tensor(self.image_std, values.device)
+        return values
 
     def to_reflectance(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Standardised values (..., bands, height, width) back to reflectance."""

@@ -594,6 +594,8 @@ class SceneFeatures(ScenePredictor):
         pooling: `"mean"` over the spectral blocks, `hidden_size` features; or all `"blocks"` side by side, as many
             times that.
         window: side of the windows in pixels, 1 for single pixels; by default that of the model.
+        brightness: `"kept"`, spectra as they are; `"equal"`, each pixel's spectrum scaled to the root mean square of
+            the processor's mean spectrum, which leaves its shape; or the features of `"both"` side by side.
         settings: the others of `ScenePredictor`.
 
     Raises:
@@ -607,11 +609,16 @@ class SceneFeatures(ScenePredictor):
         *,
         pooling: str = "mean",
         window: int | None = None,
+        brightness: str = "kept",
         **settings: Any,
     ):
-        if pooling not in ("mean", "blocks"):
-            raise ValueError(f"`pooling` must be 'mean' or 'blocks', got {pooling!r}.")
-        self.pooling, self.wanted_window = pooling, window
+        for name, value, known in (
+            ("pooling", pooling, ("mean", "blocks")),
+            ("brightness", brightness, ("kept", "equal", "both")),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, got {value!r}.")
+        self.pooling, self.wanted_window, self.brightness = pooling, window, brightness
         self.check_model(model)
         patch_size = model.config.patch_size
         if window is not None and (window < patch_size or window % patch_size):
@@ -634,10 +641,26 @@ class SceneFeatures(ScenePredictor):
         """Features of a pixel."""
         config = self.model.config
         # CODEPATH: no choice between checkpoints but of what a caller wants of their features
-        return config.hidden_size * (config.num_blocks if self.pooling == "blocks" else 1)
+        num_pooled = config.num_blocks if self.pooling == "blocks" else 1
+        return config.hidden_size * num_pooled * (2 if self.brightness == "both" else 1)
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
         """Features of windows, float32 (batch, features, height, width)."""
+        views = [values] if self.brightness != "equal" else []
+        if self.brightness != "kept":
+            views.append(self._equally_bright(values, pixel_mask))
+        return torch.cat([self._features(view, pixel_mask) for view in views], dim=1)
+
+    def _equally_bright(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+        """Standardized values (batch, bands, height, width) of the same spectra, all of the same brightness."""
+        reflectance = self.processor.to_reflectance(values)
+        typical = 1.0 if self.processor.image_mean is None else np.square(self.processor.image_mean).mean() ** 0.5
+        # Below this, a spectrum is dark to the last bit, and has no shape
+        brightness = reflectance.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-4)
+        equal = self.processor.from_reflectance(reflectance * (typical / brightness))
+        return equal.masked_fill(~pixel_mask.unsqueeze(1), 0.0)
+
+    def _features(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
         inputs = {"pixel_values": values.to(self.model.dtype)}
         if not pixel_mask.all():
             inputs["pixel_mask"] = pixel_mask

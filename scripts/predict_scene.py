@@ -209,7 +209,7 @@ def main() -> None:
         work: Callable[[Path | str, Path], str]
         if arguments.features:
             check_feature_arguments(arguments)
-            encoder, processor = load_encoder(arguments.model, arguments.window != 1)
+            encoder, processor = load_encoder(arguments.model)
             torch.nn.Module.to(encoder, device=device, dtype=getattr(torch, arguments.precision))
             work = lambda scene, path: write_features(arguments, scene, path, encoder, processor)
         else:

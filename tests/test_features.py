@@ -22,6 +22,7 @@ from modeling_hsst import (
     HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
     HSSTImageProcessor,
+    HSSTModel,
 )
 
 WAVELENGTHS = [450.0 + 30 * band for band in range(20)]
@@ -65,25 +66,51 @@ def test_pretrained_models_forget_the_place_in_the_window(folder, tmp_path):
         features = encoder(values).last_hidden_state.unflatten(1, (4, 64))
         assert torch.allclose(features, features[:, :, :1].expand_as(features), atol=1e-4) == forgets
         assert not any(layer.attention.position_bias.bias.any() for layer in encoder.spatial_layers if forgets)
-        encoder, processor = load_encoder(str(tmp_path / kind.__name__), in_windows=False)
-        assert encoder.config.position_embedding_type == "wavelength"
+        # A single pixel lies in the middle of its window: its features are those that were trained
+        original = HSSTModel.from_pretrained(tmp_path / kind.__name__).eval()
+        features, expected = (
+            model(values[..., :1, :1], interpolate_pos_encoding=True).last_hidden_state for model in (encoder, original)
+        )
+        assert torch.allclose(features, expected, atol=1e-5)
 
 
 def image(height=21, width=30, bands=20):
     return RANDOM.integers(500, 4000, (bands, height, width)).astype(np.int16)
 
 
-@pytest.mark.parametrize(("pooling", "size"), [("mean", 24), ("blocks", 96)])
-def test_single_pixels_are_the_same_in_scenes_and_for_scikit_learn(folder, pooling, size):
+@pytest.mark.parametrize(
+    ("pooling", "brightness", "size"),
+    [("mean", "kept", 24), ("blocks", "kept", 96), ("mean", "equal", 24), ("blocks", "both", 192)],
+)
+def test_single_pixels_are_the_same_in_scenes_and_for_scikit_learn(folder, pooling, brightness, size):
     pixels = image()
     pixels[:, 3, 4] = -32768
-    features = extract_features(folder, pixels, wavelengths=WAVELENGTHS, pooling=pooling, window=1)
+    settings = {"pooling": pooling, "brightness": brightness}
+    features = extract_features(folder, pixels, wavelengths=WAVELENGTHS, window=1, **settings)
     assert features.shape == (size, 21, 30) and features.dtype == np.float32
     assert np.isnan(features[:, 3, 4]).all() and np.isfinite(features).sum() == size * (21 * 30 - 1)
     spectra = pixels.reshape(20, -1).T
     kept = (spectra != -32768).all(axis=1)
-    found = HSSTFeatures(folder, WAVELENGTHS, pooling=pooling).fit_transform(spectra[kept])
+    found = HSSTFeatures(folder, WAVELENGTHS, **settings).fit_transform(spectra[kept])
     np.testing.assert_allclose(found, features.reshape(size, -1).T[kept], atol=1e-4)
+
+
+def test_equal_brightness_leaves_the_shape_of_a_spectrum(folder):
+    """Light makes no difference any more, down to the dark; both kinds stand side by side."""
+    spectra = RANDOM.uniform(0.05, 0.4, (30, 20))
+    kept, equal, both = (
+        HSSTFeatures(folder, WAVELENGTHS, scale=1, brightness=brightness).fit(spectra)
+        for brightness in ("kept", "equal", "both")
+    )
+    np.testing.assert_allclose(equal.transform(0.3 * spectra), equal.transform(spectra), atol=1e-4)
+    assert np.abs(kept.transform(0.3 * spectra) - kept.transform(spectra)).max() > 0.01
+    assert np.isfinite(equal.transform(np.zeros((1, 20)))).all()
+    np.testing.assert_allclose(both.transform(spectra), np.hstack([kept.transform(spectra), equal.transform(spectra)]))
+    # The mean spectrum of the processor has the brightness that all get
+    mean = np.full((1, 20), 0.2)
+    np.testing.assert_allclose(equal.transform(mean), kept.transform(mean), atol=1e-5)
+    with pytest.raises(ValueError, match=re.escape("`brightness` must be one of 'kept', 'equal', 'both', got 'none'")):
+        HSSTFeatures(folder, WAVELENGTHS, brightness="none").fit(spectra)
 
 
 def test_windows_leave_neither_seams_nor_a_grid(folder):
@@ -96,7 +123,7 @@ def test_windows_leave_neither_seams_nor_a_grid(folder):
 def test_windows_for_scikit_learn(folder):
     """The pixel in the middle of each window; a scene of that size has the same one."""
     windows = np.stack([image(5, 5) for _ in range(3)])
-    found = HSSTFeatures(folder, WAVELENGTHS, pooling="mean", batch_size=50).fit_transform(windows)
+    found = HSSTFeatures(folder, WAVELENGTHS, pooling="mean", brightness="kept", batch_size=50).fit_transform(windows)
     for window, values in zip(windows, found, strict=True):
         scene = extract_features(folder, window, wavelengths=WAVELENGTHS, window=5)
         np.testing.assert_allclose(values, scene[:, 2, 2], atol=1e-4)
@@ -144,7 +171,7 @@ def test_the_example_of_the_readme(monkeypatch):
     [
         ({"wavelengths": [9000.0 + band for band in range(20)]}, (4, 20), "must lie near bands"),
         ({"wavelengths": WAVELENGTHS[:-1]}, (4, 20), "one for each of the 20 bands of the data, but there are 19"),
-        ({"wavelengths": WAVELENGTHS, "pooling": "most"}, (4, 20), "'mean' or 'blocks', got 'most'"),
+        ({"wavelengths": WAVELENGTHS, "pooling": "most"}, (4, 20), "'mean', 'blocks', got 'most'"),
         ({"wavelengths": WAVELENGTHS}, (4, 20, 3), r"spectra \(pixels, 20\) or windows"),
     ],
 )

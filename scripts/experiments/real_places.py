@@ -321,7 +321,7 @@ def split(place: Place, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def untrained(source: str, folder: Path) -> str:
     """A folder with the same model, its weights random."""
-    encoder, processor = load_encoder(source, in_windows=False)
+    encoder, processor = load_encoder(source)
     torch.manual_seed(0)
     HSSTModel(encoder.config).save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -30,6 +30,8 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
         wavelengths: band centers of the data in nm (bands,), any sensor's; by default the model's.
         fwhm: their full widths at half maximum in nm (bands,).
         pooling: `"blocks"` for the features of all spectral blocks side by side, or their `"mean"`.
+        brightness: features of spectra as they are (`"kept"`), of spectra scaled to the same brightness (`"equal"`),
+            or of `"both"` side by side.
         scale: number in the data that means a reflectance of 1; by default the processor's, 10,000.
         batch_size: pixels that the model sees at once.
 
@@ -45,6 +47,7 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
         fwhm: Sequence[float] | np.ndarray | None = None,
         *,
         pooling: str = "blocks",
+        brightness: str = "both",
         scale: float | None = None,
         batch_size: int = PIXELS_AT_ONCE,
     ):
@@ -52,12 +55,13 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
         self.wavelengths = wavelengths
         self.fwhm = fwhm
         self.pooling = pooling
+        self.brightness = brightness
         self.scale = scale
         self.batch_size = batch_size
 
     def fit(self, X: np.ndarray, y: Any = None) -> HSSTFeatures:
         """Loads the model, and carries it over to the wavelengths."""
-        encoder, processor = load_encoder(self.model, in_windows=np.ndim(X) == 4)
+        encoder, processor = load_encoder(self.model)
         num_bands = np.shape(X)[1]
         wavelengths = processor.wavelengths if self.wavelengths is None else self.wavelengths
         if wavelengths is None or len(wavelengths) != num_bands:
@@ -66,7 +70,9 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
         fwhm = None if self.fwhm is None else [*map(float, self.fwhm)]
         # Bands of one wavelength, or in another order, are for whole scenes: a spectrum has few that tell the order
         scene = ArrayScene(np.zeros((num_bands, 1, 1), dtype=np.float32), wavelengths, fwhm, name="the data")
-        features = scene_features(encoder, processor, scene, pooling=self.pooling, window=1, exclude=())
+        features = scene_features(
+            encoder, processor, scene, pooling=self.pooling, window=1, brightness=self.brightness, exclude=()
+        )
         self.features_ = features
         self.bands_ = features.select_bands(scene).bands
         self.n_features_in_ = num_bands

@@ -17,6 +17,7 @@ from hsst.support.map_writer import raster_writer
 from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, read_processor
 from hsst.support.scene_maps import SETTINGS_TAG, settings_text
 from modeling_hsst import ArrayScene, HSSTImageProcessor, HSSTModel, adapt_processor, adapt_to_wavelengths
+from modeling_hsst.modeling_hsst import HSSTPositionEmbeddings
 from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader
 
 logger = logging.get_logger(__name__)
@@ -25,35 +26,42 @@ PIXELS_AT_ONCE = 4096
 PICTURE_SIDE = 1024  # pixels, at most
 
 
-def load_encoder(source: str, in_windows: bool = True) -> tuple[HSSTModel, HSSTImageProcessor]:
+def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
     """
     The encoder of a model of any kind and its image processor, for features.
 
-    For windows, pre-trained models that add a place in the window to each token (positions of type "wavelength") are
-    loaded without: that place, and not the land, is most of what their features would differ by. Fine-tuned ones have
-    learned to do without it, and are loaded as they are; so are all for single pixels, whose place is always the same.
+    Pre-trained models that add a place in the window to each token (positions of type "wavelength") get that of the
+    middle at all places: else the place, and not the land, is most of what the features of windows differ by. A single
+    pixel lies in the middle, so its features stay as they are. Fine-tuned models have learned to do without the place,
+    and are loaded as they are.
 
     Args:
         source: folder of the model, or its name on the Hub.
-        in_windows: whether it will see windows, or single pixels.
 
     Raises:
         ValueError: there is no such model, or its weights are damaged.
     """
     config = read_config(source, "model")
     new: tuple[str, ...] = ()
+    middle = None
     is_pretrained = "HSSTForMaskedImageModeling" in (config.architectures or ())
-    if in_windows and is_pretrained and config.position_embedding_type == "wavelength":
+    if is_pretrained and config.position_embedding_type == "wavelength":
+        with_place = HSSTPositionEmbeddings(config)((1, 1))
         config.position_embedding_type = "relative"
+        middle = (with_place - HSSTPositionEmbeddings(config)((1, 1)))[0, 0, 0]
         new = tuple(f"spatial_layers.{layer}.attention.position_bias" for layer in range(config.num_spatial_layers))
         logger.info("%s: features are taken without the place in the window that tokens were told in training", source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a decoder or a head is left out here, of which transformers warns
     try:
         encoder = load_model(HSSTModel, source, config, new=new, unused=OTHER_PARTS)
-        return encoder.eval(), read_processor(source, config)
     finally:
         logging.set_verbosity(verbosity)
+    if middle is not None:
+        embeddings = encoder.embeddings.patch_embeddings
+        last = embeddings.layernorm_after if config.normalize_token_values else embeddings
+        last.bias.data += middle.to(last.bias)
+    return encoder.eval(), read_processor(source, config)
 
 
 def extract_features(
@@ -64,6 +72,7 @@ def extract_features(
     fwhm: Sequence[float] | np.ndarray | None = None,
     pooling: str = "mean",
     window: int | None = None,
+    brightness: str = "kept",
     scale: float | None = None,
     exclude: Sequence[str] = ("outside", "cloud", "shadow"),
     progress: bool = False,
@@ -80,6 +89,8 @@ def extract_features(
         wavelengths, fwhm: band centers and widths of an array in nm (bands,).
         pooling: `"mean"` over the spectral blocks, or all `"blocks"` side by side: as many times the features.
         window: side of the windows that the model sees, in pixels; 1 for single pixels; by default the model's.
+        brightness: features of spectra as they are (`"kept"`), of spectra scaled to the same brightness (`"equal"`),
+            or of `"both"` side by side, which is best for single pixels.
         scale: stored number of an array that means a reflectance of 1; by default the processor's, 10,000.
         exclude: kinds of pixels of an EnMAP product that get no features.
         progress: whether to show a bar.
@@ -90,15 +101,16 @@ def extract_features(
     Raises:
         ValueError: the scene shares no band with the model, has no wavelengths, or an argument is out of range.
     """
-    encoder, processor = load_encoder(model, window != 1) if isinstance(model, str) else model
+    encoder, processor = load_encoder(model) if isinstance(model, str) else model
+    settings = {"pooling": pooling, "window": window, "brightness": brightness, "exclude": exclude}
     if isinstance(scene, (str, Path)):
         with open_scene(scene) as opened:
-            return _of_scene(encoder, processor, opened, pooling, window, exclude, progress)
+            return _of_scene(encoder, processor, opened, progress, **settings)
     if isinstance(scene, (np.ndarray, torch.Tensor)):
         scene = ArrayScene(
             scene, wavelengths, fwhm, processor.scale if scale is None else scale, processor.nodata, "the array"
         )
-    return _of_scene(encoder, processor, scene, pooling, window, exclude, progress)
+    return _of_scene(encoder, processor, scene, progress, **settings)
 
 
 def scene_features(
@@ -108,11 +120,13 @@ def scene_features(
     *,
     pooling: str = "mean",
     window: int | None = None,
+    brightness: str = "kept",
     **settings: Any,
 ) -> SceneFeatures:
     """Gives the features of a scene part by part; the model is carried over to the scene's bands where it must be."""
     batch_size = max(1, PIXELS_AT_ONCE // (window or min(encoder.config.window_size)) ** 2)
     settings = {"batch_size": batch_size, "chunk_size": 256, "pooling": pooling, "window": window, **settings}
+    settings["brightness"] = brightness
     features = SceneFeatures(encoder, processor, **settings)
     try:
         features.select_bands(scene)
@@ -132,15 +146,9 @@ def scene_features(
 
 
 def _of_scene(
-    encoder: Any,
-    processor: HSSTImageProcessor,
-    scene: SceneReader,
-    pooling: str,
-    window: int | None,
-    exclude: Sequence[str],
-    progress: bool,
+    encoder: Any, processor: HSSTImageProcessor, scene: SceneReader, progress: bool, **settings: Any
 ) -> np.ndarray:
-    features = scene_features(encoder, processor, scene, pooling=pooling, window=window, exclude=exclude)
+    features = scene_features(encoder, processor, scene, **settings)
     output = np.empty((features.num_outputs, *scene.shape), dtype=np.float32)
     for part in features.predict(scene, progress):
         output[:, part.rows, part.columns] = part.probabilities

@@ -2,12 +2,14 @@
 HSST in one import: spatial-spectral transformers for hyperspectral images, the data, and the programs of scripts/.
 
     from hsst import ScenePredictor, open_scene
-    python -m hsst predict_scene SCENE --model FINE_TUNED --output map.tif
+    hsst predict SCENE --model FINE_TUNED --output map.tif
 
 Names are imported when they are first used, so that `import hsst` takes no time.
 """
 
 import importlib
+import importlib.metadata
+import re
 from typing import Any
 
 __version__ = "0.1.0"
@@ -45,7 +47,36 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hsst' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    try:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    except ModuleNotFoundError as error:
+        message = missing_package(error)
+        if message is None:
+            raise
+        raise ModuleNotFoundError(f"hsst.{name} {message}", name=error.name) from error
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """
+    Which package an import lacked, and how to install it: with the extra of this one that lists it, where one does.
+    None where a module of this package itself is not there.
+    """
+    module = (error.name or "").split(".")[0]
+    if not module or module in ("hsst", "modeling_hsst", "datasets_loading"):
+        return None
+    package = {"sklearn": "scikit-learn", "pystac_client": "pystac-client"}.get(module, module)
+    try:
+        listed = importlib.metadata.requires("hsst") or []
+    except importlib.metadata.PackageNotFoundError:  # a clone that was not installed
+        listed = []
+    extras = (
+        found[1]
+        for line in listed
+        if re.match(rf"{re.escape(package)}\b(?!-)", line) and (found := re.search(r"extra == ['\"](\w+)['\"]", line))
+    )
+    extra = next((name for name in extras if name != "dev"), None)
+    wanted = package if extra is None else f"hsst[{extra}]"
+    return f'needs {package}, which is not installed: pip install "{wanted}"'
 
 
 def __dir__() -> list[str]:

@@ -19,26 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any
 
 from datasets_loading.files import fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
-from hsst.support.features import load_encoder, scene_features, write_scene_features
-from hsst.support.model_sources import load_classifier, read_processor
-from hsst.support.reports import without_folders
-from hsst.support.scene_maps import (
-    MapOptions,
-    is_finished,
-    scene_identity,
-    settings_text,
-    stated_settings,
-    write_scene_maps,
-)
-from modeling_hsst import HSSTImageProcessor, HSSTModel
-from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+# What needs torch is imported where it is used: help and refusals need not wait for it
+if TYPE_CHECKING:
+    from modeling_hsst import HSSTImageProcessor, HSSTModel
+    from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
@@ -103,6 +93,9 @@ def warn(message: str) -> None:
 
 def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Path, predictor: ScenePredictor) -> str:
     """Maps one scene, and says in a line how that went."""
+    from hsst.support.reports import without_folders
+    from hsst.support.scene_maps import MapOptions, is_finished, scene_identity, write_scene_maps
+
     options = MapOptions(arguments.probabilities, arguments.confidence, arguments.html)
     reading = reading_of(arguments)
     settings = {
@@ -170,6 +163,9 @@ def write_features(
     processor: HSSTImageProcessor,
 ) -> str:
     """Writes the features of one scene, and says in a line how that went."""
+    from hsst.support.features import scene_features, write_scene_features
+    from hsst.support.scene_maps import scene_identity, settings_text, stated_settings
+
     started = time.perf_counter()
     with open_scene(scene_path, **reading_of(arguments)) as scene:
         features = scene_features(
@@ -198,36 +194,48 @@ def write_features(
     return f"{path}: {features.num_outputs} features of {count:,} pixels in {time.perf_counter() - started:.1f} s"
 
 
+def work_of(arguments: argparse.Namespace, local_rank: int) -> Callable[[Path | str, Path], str]:
+    """Loads the model, and gives what is to be done with each scene and the path to write to."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from hsst.support.features import load_encoder
+    from hsst.support.model_sources import load_classifier, read_processor
+    from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+    transformers_logging.set_verbosity_error()
+    place: dict[str, Any] = {
+        "device": f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu",
+        "dtype": getattr(torch, arguments.precision),
+    }
+    if arguments.features:
+        encoder, processor = load_encoder(arguments.model)
+        torch.nn.Module.to(encoder, **place)
+        return lambda scene, path: write_features(arguments, scene, path, encoder, processor)
+    model = load_classifier(arguments.model)
+    predictor = ScenePredictor(
+        torch.nn.Module.to(model, **place),
+        read_processor(arguments.model, model.config),
+        stride=arguments.stride,
+        batch_size=arguments.batch_size,
+        exclude=arguments.exclude,
+        resample=arguments.resample,
+        scene_statistics=arguments.scene_statistics,
+    )
+    return lambda scene, path: predict(arguments, scene, path, predictor)
+
+
 def main() -> None:
     arguments = parse_arguments()
-    transformers_logging.set_verbosity_error()
     with one_line_errors("predict_scene.py"):
-        # What launchers tell a process; scenes are dealt out without a word between processes
-        rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-        maps = map_paths(find_scenes(arguments.scenes), arguments.output)
-        work: Callable[[Path | str, Path], str]
         if arguments.features:
             check_feature_arguments(arguments)
-            encoder, processor = load_encoder(arguments.model)
-            torch.nn.Module.to(encoder, device=device, dtype=getattr(torch, arguments.precision))
-            work = lambda scene, path: write_features(arguments, scene, path, encoder, processor)
-        else:
-            if arguments.window is not None:
-                raise ValueError("--window: expected with --features only; a map is made with the model's windows")
-            model = load_classifier(arguments.model)
-            processor = read_processor(arguments.model, model.config)
-            model.to(device=device, dtype=getattr(torch, arguments.precision))
-            predictor = ScenePredictor(
-                model,
-                processor,
-                stride=arguments.stride,
-                batch_size=arguments.batch_size,
-                exclude=arguments.exclude,
-                resample=arguments.resample,
-                scene_statistics=arguments.scene_statistics,
-            )
-            work = lambda scene, path: predict(arguments, scene, path, predictor)
+        elif arguments.window is not None:
+            raise ValueError("--window: expected with --features only; a map is made with the model's windows")
+        # What launchers tell a process; scenes are dealt out without a word between processes
+        rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
+        maps = map_paths(find_scenes(arguments.scenes), arguments.output)
+        work = work_of(arguments, local_rank)
         own = list(maps.items())[rank::num_processes]
         failures = []
         for scene_path, map_path in own:

@@ -69,7 +69,8 @@ def test_pretrained_models_forget_the_place_in_the_window(folder, tmp_path):
         # A single pixel lies in the middle of its window: its features are those that were trained
         original = HSSTModel.from_pretrained(tmp_path / kind.__name__).eval()
         features, expected = (
-            model(values[..., :1, :1], interpolate_pos_encoding=True).last_hidden_state for model in (encoder, original)
+            model(values[..., :1, :1], interpolate_pos_encoding=True).last_hidden_state
+            for model in (encoder, original)
         )
         assert torch.allclose(features, expected, atol=1e-5)
 

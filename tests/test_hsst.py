@@ -1,12 +1,13 @@
 """The package `hsst`: one import for all public names, one command for all programs."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 import hsst
-from hsst.__main__ import PROGRAMS
+from hsst.__main__ import COMMANDS, PROGRAMS
 
 
 @pytest.mark.parametrize("name", hsst.__all__)
@@ -29,7 +30,8 @@ def test_import_and_overview_load_nothing_heavy():
     code = "import sys, hsst; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     listed = run("--help").stdout
-    assert all(program in listed for program in PROGRAMS) and {"run_mim", "predict_scene", "publish"} <= set(PROGRAMS)
+    programs = {program for program, _ in COMMANDS.values()}
+    assert all(name in listed for name in {*COMMANDS, *PROGRAMS} - programs)
 
 
 def test_a_program_runs_by_its_name():
@@ -38,6 +40,40 @@ def test_a_program_runs_by_its_name():
 
 
 def test_an_unknown_program_is_one_line():
-    process = run("predict")
+    process = run("paint")
     assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert "expected a program among" in process.stderr and process.stderr.rstrip().endswith("got predict")
+    assert "expected a command among" in process.stderr and process.stderr.rstrip().endswith("got paint")
+
+
+def test_commands_run_the_scripts(tmp_path):
+    assert run("--version").stdout == f"hsst {hsst.__version__}\n"
+    assert {program for program, _ in COMMANDS.values()} <= set(PROGRAMS)
+    shown = run("predict", "--help")
+    assert shown.returncode == 0 and shown.stdout.startswith("usage: hsst predict")
+    refused = run("features", tmp_path / "scene.tif", "--model", "none", "--output", tmp_path / "x.tif", "--html")
+    assert refused.returncode == 2
+    assert refused.stderr == "hsst features: error: --features: expected no flag of maps, got --html\n"
+    assert "invalid choice" in run("features", "x", "--model", "m", "--output", "y", "--features", "all").stderr
+
+
+def test_help_and_refusals_of_maps_do_not_wait_for_torch(tmp_path):
+    code = "import sys; from hsst.__main__ import main; sys.argv[1:] = {}\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules)"
+    for arguments in (
+        ["predict", "--help"],
+        ["predict", str(tmp_path / "none.tif"), "--model", "m", "--output", "o.tif"],
+    ):
+        process = subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True, text=True)
+        assert process.stdout.rstrip().endswith("False"), process.stderr
+
+
+def test_a_missing_package_is_named_with_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "prosail", None)
+    with pytest.raises(ModuleNotFoundError) as lacking:
+        importlib.import_module("prosail")
+    assert hsst.missing_package(lacking.value) == 'needs prosail, which is not installed: pip install "hsst[simulate]"'
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "hsst.support.feature_transformer", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="hsst.HSSTFeatures needs scikit-learn, .*pip install"):
+        hsst.HSSTFeatures  # noqa: B018
+    assert hsst.missing_package(ModuleNotFoundError("No module named 'hsst.paint'", name="hsst.paint")) is None

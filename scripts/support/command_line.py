@@ -62,6 +62,8 @@ def one_line_errors(program: str, grace: float = GRACE_SECONDS) -> Iterator[None
     is removed on the way, as after any error. A process whose launcher (`torchrun`, `accelerate launch`) died ends
     within `grace` seconds.
     """
+    if sys.argv[0].startswith("hsst "):  # as the user called it
+        program = sys.argv[0]
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     if in_main_thread and _LAUNCHER is not None:

@@ -22,7 +22,6 @@ from hsst.experiments.ablation import (
 from hsst.experiments.baselines import (
     ModelOptions,
     build_network,
-    count_parameters,
     hsst_config,
     own_settings,
     settings_for,
@@ -126,7 +125,7 @@ def test_each_rung_changes_one_thing(tmp_path) -> None:
         network = build_network("hsst-scratch", data, BANDS, settings, options, base, 8)
         configs.append({key: value for key, value in own_settings(config, {}).items() if "mask" not in key})
         joint.append(isinstance(network.hsst, JointAttentionModel))
-        counts.append(count_parameters(network))
+        counts.append(network.num_parameters())
         assert (options.statistics, options.window_size) == ("training", 8)
     changes = [
         {key for key in first if first[key] != second[key]}
@@ -145,8 +144,8 @@ def test_published_size_stays_comparable_over_the_rungs() -> None:
     config = HSSTConfig(position_embedding_type="sincos")
     one_block = HSSTConfig(band_patch_size=200, num_spatial_layers=8, num_spectral_layers=0)
     with torch.device("meta"):
-        counts = [count_parameters(HSSTModel(each)) for each in (one_block, HSSTConfig(), config)]
-        assert count_parameters(JointAttentionModel(HSSTConfig())) == counts[1]
+        counts = [HSSTModel(each).num_parameters() for each in (one_block, HSSTConfig(), config)]
+        assert JointAttentionModel(HSSTConfig()).num_parameters() == counts[1]
     assert max(counts) < 1.1 * min(counts)
 
 

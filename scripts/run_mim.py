@@ -57,6 +57,7 @@ from hsst.support.pretraining import (
     FiniteWatch,
     in_other_light,
     kind_of_step,
+    masked_loss,
     masks_for,
     parameter_groups,
     step_seed,
@@ -532,16 +533,14 @@ class Run:
         drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
         torch.manual_seed(drawn)
         with accelerator.accumulate(self.model):
-            pixels, masks = batch["pixels"], {}
+            pixels = batch["pixels"]
             if arguments.gain:
                 pixels = in_other_light(pixels, self.processor.nodata, arguments.gain)
-            pixel_values, pixel_mask = self.processor.standardize(pixels)
+            kind = None
             if arguments.mask_types:
                 # The same kind on every process, or those with less to encode would wait
                 kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
-                drawn_masks = masks_for(self.config, len(pixels), drawn, mask_type=kind).to(pixels.device)
-                masks = {"bool_masked_pos": drawn_masks, "mask_type": kind}
-            loss = self.model(pixel_values, pixel_mask=pixel_mask, **masks).loss
+            loss = masked_loss(self.model, self.config, *self.processor.standardize(pixels), drawn, kind)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)

@@ -514,9 +514,8 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
             if number == 0:
                 style = {"color": MAIN_COLOUR, "lw": 2.6, "ms": 6, "zorder": 5}
             # The bands of many models would hide each other
-            interval = "band" if number == 0 or len(models) <= 4 else "none"
             style |= {"linestyle": "-" if number <= 5 else "--", "label": entries[0]["title"]}
-            draw_scores(axis, labels, scores, interval, **style)
+            draw_scores(axis, labels, scores, has_band=number == 0 or len(models) <= 4, **style)
         label_axis(axis, {entry["budget"]: entry for entry in results}.values())
         # Intervals of few seeds reach far beyond what accuracies can be
         means = [entry[score]["mean"] for entry in results]
@@ -524,17 +523,17 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
         axis.set_title(score.replace("_", " "), fontsize=11)
         style_axis(axis)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
-    over = over_seeds(results, "bands")
+    over = over_seeds(results)
     figure.suptitle(f"Land cover from few labels, test area never trained on ({over})", fontsize=12)
     return save_figure(path, figure)
 
 
-def over_seeds(entries: Sequence[Mapping[str, Any]], shown_as: str) -> str:
-    """What a figure's title says of the seeds of `entries`, and of intervals that are `shown_as` bands or bars."""
+def over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What a figure's title says of the seeds of `entries`, and of their intervals."""
     numbers = sorted({len(entry["seeds"]) for entry in entries})
     seeds = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     noun = "seed" if numbers[-1] == 1 else "seeds"
-    return f"mean of {seeds} {noun}{f'; {shown_as}: 95 % interval' if numbers[-1] > 2 else ''}"
+    return f"mean of {seeds} {noun}{'; bands: 95 % interval' if numbers[-1] > 2 else ''}"
 
 
 def percent(described: Mapping[str, Any] | None, is_bold: bool = False) -> str:

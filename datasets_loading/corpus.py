@@ -67,6 +67,7 @@ from datasets_loading.raster_file import ProductError, read_text_file
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
+    Bands,
     Notes,
     RunningStatistics,
     Sources,
@@ -75,7 +76,7 @@ from datasets_loading.tiles import (
     find_sources,
     open_image,
 )
-from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE, check_same_bands
+from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
 
@@ -183,20 +184,6 @@ class CutSettings:
         for name in ("max_nodata", "max_cloud"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The bands that all tiles of a corpus have: number, centers in nm where known, and the file they come from."""
-
-    num_bands: int
-    wavelengths: tuple[float, ...] | None
-    first_source: str
-
-    def check(self, opened: EnMAPProduct | Raster, path: Path) -> None:
-        """Raises ProductError where the source at `path` has other bands."""
-        expected = None if self.wavelengths is None else np.array(self.wavelengths)
-        check_same_bands(path, opened.num_bands, opened.wavelengths, self.num_bands, expected, self.first_source)
 
 
 @dataclass(frozen=True)
@@ -574,8 +561,7 @@ def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
         for path in source.paths:
             # What is wrong is said when its turn comes.
             with suppress(ProductError, MemoryError), settings.open(path, source.is_product) as opened:
-                wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
-                return Bands(opened.num_bands, wavelengths, path.name)
+                return Bands.of(opened, path.name)
     return Bands(0, None, "")
 
 

@@ -1,7 +1,7 @@
 """Tiles for training: windows of products and GeoTIFF tiles, all with the same bands, in memory as int16.
 
-`read_tile_set` gathers them from a folder, `TileSet.select_bands` keeps the bands that hold data, and
-`band_statistics` gives the mean and standard deviation that a processor standardises with.
+`read_tile_set` gathers them from a folder, and `band_statistics` gives the mean and standard deviation that a
+processor standardises with.
 """
 
 from __future__ import annotations
@@ -31,23 +31,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
-
-
-@dataclass(eq=False)
-class Tile:
-    """One image with its bands in ascending wavelength, where wavelengths are known.
-
-    Attributes:
-        name: name of the tile.
-        image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
-        wavelengths: band centres in nm, float64 (bands,), or None.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
-    """
-
-    name: str
-    image: np.ndarray
-    wavelengths: np.ndarray | None
-    fwhm: np.ndarray | None
 
 
 class Tiles(Protocol):
@@ -146,51 +129,16 @@ class TileSet:
     def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
         return band_statistics(self, minimum, maximum)
 
-    def select_bands(self, indices: Sequence[int] | np.ndarray) -> TileSet:
-        """The same tiles with the bands of these indices, in this order; the numbers are copied."""
-        indices = np.asarray(indices, dtype=np.int64)
-        return replace(
-            self,
-            tiles=[tile[indices] for tile in self.tiles],
-            wavelengths=None if self.wavelengths is None else self.wavelengths[indices],
-            fwhm=None if self.fwhm is None else self.fwhm[indices],
-            valid_bands=self.valid_bands[indices],
-        )
-
-
-def read_tile(path: str | Path, **reading: Any) -> Tile:
-    """Reads an image whole, as reflectance x 10000.
-
-    Args:
-        path: the image; any that `open_image` opens.
-        reading: how to read it where it does not say so itself, as for `datasets_loading.rasters.open_raster`.
-
-    Raises:
-        ProductError: the file is damaged, its numbers can be read in two ways, or no pixel holds data.
-    """
-    path = Path(path)
-    with open_image(path, **reading) as raster:
-        raster.tell()
-        return _tile_of(raster, path)
-
 
 def open_image(path: Path, **reading: Any) -> Raster:
     """Opens an image, or the spectral image of a product that lacks its metadata."""
     return (open_lone_image if product_part(path.name) == "SPECTRAL_IMAGE" else open_raster)(path, **reading)
 
 
-def _tile_of(raster: Raster, path: Path) -> Tile:
-    image = raster.read_stored()
-    if (image == ENMAP.nodata).all():
-        raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
-    return Tile(path.stem, image, raster.wavelengths, raster.fwhm)
-
-
 def read_tile_set(
     folder: str | Path,
     tile_size: int = 64,
     *,
-    bands: Sequence[int] | None = None,
     max_outside: float = 0.5,
     max_cloud: float = 0.1,
     progress: bool = True,
@@ -204,7 +152,6 @@ def read_tile_set(
     Args:
         folder: a folder of products and tiles at any depth, or one product.
         tile_size: side of a window of a product in pixels.
-        bands: indices in ascending wavelength (in file order, where tiles state no wavelengths); all by default.
         max_outside: largest share of a window's pixels without data.
         max_cloud: largest share of a window's pixels classified as cloud.
         progress: show a progress bar.
@@ -218,20 +165,33 @@ def read_tile_set(
     sources = find_sources(folder)
     for path in sources.archives:
         logger.warning("%s: an archive, left out: unpack it first", path)
-    collection, notes = _Collection(bands), Notes()
+    collection, notes = _Collection(), Notes()
     num_files = len(sources.products) + len(sources.images)
     with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
         for path in sources.products:
             with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
                 notes.add(path, product.notes)
-                collection.add_product(product, tile_size, max_outside, max_cloud)
+                collection.start(product, path)
+                has_data = np.zeros(product.num_bands, dtype=bool)
+                for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud):
+                    collection.num_skipped += num_skipped
+                    for tile in tiles:
+                        has_data |= collection.add(tile.image, tile.name)
+                # A product that gave no window says nothing of the bands of the set.
+                if has_data.any():
+                    collection.valid_bands &= has_data & product.valid_bands
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
         for path in sources.images:
             name = path.relative_to(folder).with_suffix("").as_posix()
             with open_image(path, **reading) as raster:
                 notes.add(path, raster.notes)
-                collection.add_tile(replace(_tile_of(raster, path), name=name), path)
+                collection.start(raster, path)
+                image = raster.read_stored()
+                if (image == ENMAP.nodata).all():
+                    pixels = image[0].size
+                    raise ProductError(f"{path}: expected pixels with data, got nodata in all {pixels} pixels")
+                collection.valid_bands &= collection.add(image, name)
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
     notes.tell(folder)
@@ -364,11 +324,7 @@ class ProductTile:
 
 
 def cut_product(
-    product: EnMAPProduct,
-    tile_size: int,
-    max_outside: float,
-    max_cloud: float,
-    bands: Sequence[int] | np.ndarray | None = None,
+    product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float
 ) -> Iterator[tuple[list[ProductTile], int]]:
     """Windows of a product side by side from its upper left corner, a row of them at a time.
 
@@ -377,7 +333,6 @@ def cut_product(
         tile_size: side of a window in pixels.
         max_outside: largest share of a window's pixels off the swath or without data.
         max_cloud: largest share of a window's pixels classified as cloud.
-        bands: indices in ascending wavelength; all by default.
 
     Yields:
         The windows of a row that pass, and how many of it do not.
@@ -385,7 +340,6 @@ def cut_product(
     Raises:
         ProductError: a raster is damaged.
     """
-    chosen = np.arange(product.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)
     first_valid_band = int(np.argmax(product.valid_bands))
     columns = range(0, product.shape[1] - tile_size + 1, tile_size)
     # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
@@ -404,7 +358,7 @@ def cut_product(
         tiles = []
         if passing:
             left, right = passing[0][0], passing[-1][0] + tile_size
-            strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
+            strip = product.read(Window(left, row.row_off, right - left, tile_size))
             for column, outside_share, cloud_share in passing:
                 name = f"{product.name}_x{column:05d}_y{row.row_off:05d}"
                 image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
@@ -431,79 +385,60 @@ class Notes:
             logger.warning("%s: %s%s", path, note, f", and {count - 1} other files" if count > 1 else "")
 
 
+@dataclass(frozen=True)
+class Bands:
+    """The bands that all sources have: number, centers in nm where known, and the file they come from."""
+
+    num_bands: int
+    wavelengths: tuple[float, ...] | None
+    first_source: str
+
+    @classmethod
+    def of(cls, opened: EnMAPProduct | Raster, source: object) -> Bands:
+        """Those of an opened product or image."""
+        wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
+        return cls(opened.num_bands, wavelengths, str(source))
+
+    def check(self, opened: EnMAPProduct | Raster, path: Path) -> None:
+        """Raises ProductError where the source at `path` has other bands."""
+        expected = None if self.wavelengths is None else np.array(self.wavelengths)
+        check_same_bands(path, opened.num_bands, opened.wavelengths, self.num_bands, expected, self.first_source)
+
+
 class _Collection:
     """Tiles gathered so far, and what the first source says of the bands."""
 
-    def __init__(self, bands: Sequence[int] | None) -> None:
-        self.bands = bands
+    def __init__(self) -> None:
         self.tiles: list[np.ndarray] = []
         self.names: list[str] = []
         self.num_skipped = 0
-        self.first: Tile | None = None
-        self.first_path: Path | None = None
-        self.lowest = np.zeros(0, dtype=np.int16)
-        self.highest = np.zeros(0, dtype=np.int16)
-        self.valid_bands = np.zeros(0, dtype=bool)
+        self.bands: Bands | None = None
 
-    def add_product(self, product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float) -> None:
-        empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
-        chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), Path(product.path))
-        has_data = np.zeros(len(chosen), dtype=bool)
-        for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud, chosen):
-            self.num_skipped += num_skipped
-            for tile in tiles:
-                self._keep(tile.image, tile.name)
-                has_data |= (tile.image != ENMAP.nodata).any(axis=(1, 2))
-        # A product that gave no window says nothing of the bands of the set.
-        if has_data.any():
-            self.valid_bands &= has_data & product.valid_bands[chosen]
+    def start(self, opened: EnMAPProduct | Raster, path: Path) -> None:
+        """Takes the bands of the first source; ProductError where a later one has others."""
+        if self.bands is None:
+            self.bands = Bands.of(opened, path)
+            self.wavelengths, self.fwhm = opened.wavelengths, opened.fwhm
+            self.lowest = np.full(opened.num_bands, np.iinfo(np.int16).max, dtype=np.int16)
+            self.highest = np.full(opened.num_bands, ENMAP.nodata, dtype=np.int16)
+            self.valid_bands = np.ones(opened.num_bands, dtype=bool)
+        self.bands.check(opened, path)
 
-    def add_tile(self, tile: Tile, path: Path) -> None:
-        chosen = self._choose(tile, path)
-        image = tile.image if self.bands is None else tile.image[chosen]
-        self._keep(image, tile.name)
-        self.valid_bands &= (image != ENMAP.nodata).any(axis=(1, 2))
-
-    def _choose(self, source: Tile, path: Path) -> np.ndarray:
-        """Indices of the bands to keep, once the source is known to have the bands of the first one."""
-        if self.first is None or self.first_path is None:
-            self.first, self.first_path = source, path
-            chosen = self._chosen(source, path)
-            self.lowest = np.full(len(chosen), np.iinfo(np.int16).max, dtype=np.int16)
-            self.highest = np.full(len(chosen), ENMAP.nodata, dtype=np.int16)
-            self.valid_bands = np.ones(len(chosen), dtype=bool)
-        num_bands, wavelengths = len(self.first.image), self.first.wavelengths
-        check_same_bands(path, len(source.image), source.wavelengths, num_bands, wavelengths, self.first_path)
-        return self._chosen(source, path)
-
-    def _chosen(self, source: Tile, path: Path) -> np.ndarray:
-        num_bands = len(source.image)
-        chosen = np.arange(num_bands) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
-        if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= num_bands:
-            raise ProductError(f"{path}: expected bands from 0 to {num_bands - 1}, got {chosen.tolist()}")
-        return chosen
-
-    def _keep(self, image: np.ndarray, name: str) -> None:
+    def add(self, image: np.ndarray, name: str) -> np.ndarray:
+        """Takes in a tile; gives the bands in which it holds data, bool (bands,)."""
         has_data = image != ENMAP.nodata
         lowest = image.min(axis=(1, 2), where=has_data, initial=np.iinfo(np.int16).max)
         self.lowest = np.minimum(self.lowest, lowest)
         self.highest = np.maximum(self.highest, image.max(axis=(1, 2)))
         self.tiles.append(image)
         self.names.append(name)
+        return has_data.any(axis=(1, 2))
 
     def tile_set(self) -> TileSet:
-        assert self.first is not None
-        wavelengths, fwhm = self.first.wavelengths, self.first.fwhm
-        chosen = slice(None) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
-        return TileSet(
-            tiles=self.tiles,
-            wavelengths=None if wavelengths is None else wavelengths[chosen],
-            fwhm=None if fwhm is None else fwhm[chosen],
-            names=self.names,
-            # A band with one number in all pixels of all tiles holds a filling, not data.
-            valid_bands=self.valid_bands & (self.lowest < self.highest),
-            num_skipped=self.num_skipped,
-        )
+        # A band with one number in all pixels of all tiles holds a filling, not data.
+        valid_bands = self.valid_bands & (self.lowest < self.highest)
+        given = {"num_skipped": self.num_skipped}
+        return TileSet(self.tiles, self.wavelengths, self.fwhm, self.names, valid_bands, **given)
 
 
 def _without_twins(images: list[Path]) -> list[Path]:

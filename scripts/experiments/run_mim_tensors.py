@@ -26,7 +26,7 @@ from transformers import get_wsd_schedule
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.files import only_writer, write_json, written_into
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import check_least, one_line_errors
 from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
 from hsst.support.pretraining import (
     NotFinite,
@@ -119,14 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation_steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, required=True)
-    arguments = parser.parse_args()
-    for name in ("steps", "batch_size", "validation_steps"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-    for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed", "decay_share"):
-        if not getattr(arguments, name) >= 0:
-            parser.error(f"--{name}: expected at least 0, got {getattr(arguments, name)}")
-    return arguments
+    return parser.parse_args()
 
 
 def make_processor(sources: list[TileTensors], wavelengths: list[float]) -> HSSTImageProcessor:
@@ -286,6 +279,8 @@ def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("run_mim_tensors.py"), only_writer(arguments.output_dir):
+        check_least(arguments, 1, "steps", "batch_size", "validation_steps")
+        check_least(arguments, 0, "learning_rate", "warmup_steps", "weight_decay", "gain", "seed", "decay_share")
         train(arguments)
 
 

@@ -1175,7 +1175,7 @@ def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> 
     return image
 
 
-def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "train") -> CorpusTiles:
+def read_corpus(name: str | Path, *, streaming: bool = False) -> CorpusTiles:
     """Tiles of a corpus by number, on disk.
 
     Args:
@@ -1183,7 +1183,6 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
             `wavelengths`, a dataset of the Hub or a folder written by `Dataset.save_to_disk`.
         streaming: read the Parquet files of such a folder themselves, instead of an Arrow copy in the cache of
             `datasets`.
-        split: split of a dataset of the Hub, or of a folder of `Dataset.save_to_disk`.
 
     Raises:
         ValueError: the corpus cannot be found, was not finished, is damaged, lacks a column, or its tiles differ in
@@ -1204,10 +1203,10 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
     if streaming:
         raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got something else")
     try:
-        dataset = load_dataset(str(name), split=split)
+        dataset = load_dataset(str(name), split="train")
     except ValueError:  # load_dataset's way of saying that this is a folder of save_to_disk
         saved = load_from_disk(str(name))
-        dataset = saved[split] if isinstance(saved, DatasetDict) else saved
+        dataset = saved["train"] if isinstance(saved, DatasetDict) else saved
     missing = {"image", "wavelengths"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"{name}: expected columns `image` and `wavelengths`, got {', '.join(dataset.column_names)}")

@@ -15,20 +15,13 @@ FEW_PIXELS = 30
 """Below so many reference pixels, the accuracy of a class is little more than chance."""
 
 
-def confusion_matrix(
-    predictions: np.ndarray,
-    references: np.ndarray,
-    *,
-    num_classes: int | None = None,
-    ignore_index: int = UNLABELLED,
-) -> np.ndarray:
+def confusion_matrix(predictions: np.ndarray, references: np.ndarray, *, num_classes: int | None = None) -> np.ndarray:
     """Counts of labelled pixels by reference (row) and prediction (column).
 
     Args:
         predictions: classes from 0, integers of any shape.
-        references: the same shape; pixels of `ignore_index` are left out, whatever was predicted there.
+        references: the same shape; pixels of `UNLABELLED` are left out, whatever was predicted there.
         num_classes: number of classes; by default up to the largest that occurs.
-        ignore_index: reference of an unlabelled pixel.
 
     Returns:
         int64 (classes, classes).
@@ -39,10 +32,10 @@ def confusion_matrix(
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"expected a prediction for each reference {references.shape}, got {predictions.shape}")
-    labelled = references != ignore_index
+    labelled = references != UNLABELLED
     predicted, wanted = predictions[labelled].astype(np.int64), references[labelled].astype(np.int64)
     if not len(wanted):
-        raise ValueError(f"expected labelled pixels among the references, got {ignore_index} in all {labelled.size}")
+        raise ValueError(f"expected labelled pixels among the references, got {UNLABELLED} in all {labelled.size}")
     largest = int(max(predicted.max(), wanted.max()))
     num_classes = largest + 1 if num_classes is None else num_classes
     for name, values in (("predictions", predicted), ("references", wanted)):

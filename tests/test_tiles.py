@@ -398,7 +398,8 @@ def test_real_tiles():
     mean, std = band_statistics(tile_set)
     assert 0 < np.nanmin(mean) < np.nanmax(mean) < 0.5 and np.nanmin(std) > 0
     # Vegetation: the near infrared is much brighter than the red.
-    assert mean[ENMAP.nearest_bands([850.0])[0]] > 3 * mean[ENMAP.nearest_bands([670.0])[0]]
+    near_infrared, red = (np.abs(np.array(ENMAP.wavelengths) - center).argmin() for center in (850.0, 670.0))
+    assert mean[near_infrared] > 3 * mean[red]
 
 
 def test_labels_beside_an_image_are_no_tile(tmp_path: Path):

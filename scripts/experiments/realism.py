@@ -88,10 +88,10 @@ def pixels_of(cubes: Sequence[FloatArray], bands: NDArray[np.integer]) -> FloatA
     return pixels[np.isfinite(pixels).all(axis=1)]
 
 
-def explained_variance(pixels: FloatArray, components: int = 20) -> NDArray[np.float64]:
-    """Share of the variance that the first 1, 2, ... principal components explain, (components,)."""
+def explained_variance(pixels: FloatArray) -> NDArray[np.float64]:
+    """Share of the variance that the first 1, 2, ... 20 principal components explain, (components,)."""
     variances = np.linalg.eigvalsh(np.cov(pixels.astype(np.float64), rowvar=False))[::-1].clip(0)
-    return (np.cumsum(variances) / variances.sum())[:components]
+    return (np.cumsum(variances) / variances.sum())[:20]
 
 
 def nearest_spectral_angles(spectra: FloatArray, reference: FloatArray, chunk: int = 1024) -> NDArray[np.float32]:

@@ -47,8 +47,9 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     good = scene.valid_bands
     values = stored[good][has_data[good]] / scene.scale
     low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
-    picture, _ = true_colour(np.where(has_data, stored / scene.scale, np.nan)[good], _centres(scene, good))
     wavelengths = scene.wavelengths
+    reflectance = np.where(has_data, stored / scene.scale, np.nan)[good]
+    picture, _ = true_colour(reflectance, None if wavelengths is None else wavelengths[good])
     return {
         "title": title,
         "format": "EnMAP"
@@ -64,10 +65,6 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
         "valid_share": float(has_data[good].mean()) if good.any() else 0.0,
         "notes": list(scene.raster.notes),
     }, picture
-
-
-def _centres(scene: Scene, good: np.ndarray) -> np.ndarray | None:
-    return None if scene.wavelengths is None else scene.wavelengths[good]
 
 
 def images_table(rows: list[dict[str, Any]]) -> str:

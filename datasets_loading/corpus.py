@@ -14,7 +14,7 @@ that file. Statistics and card are written after all sources. Every file appears
 memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how often the
 work was interrupted.
 
-`read_corpus` gives the tiles as int16 arrays by number (`CorpusTiles`), none of them in memory before it is used: from
+`read_corpus` gives the tiles as int16 arrays by number (`Tiles`), none of them in memory before it is used: from
 the Arrow cache of `datasets`, or, with `streaming=True`, from the Parquet files, which takes no room on the disk.
 `EnMAPCorpus` is the same as a builder of `datasets`.
 
@@ -31,11 +31,10 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from operator import attrgetter
@@ -68,10 +67,11 @@ from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
     Bands,
+    Moments,
     Notes,
     RunningStatistics,
     Sources,
-    band_statistics,
+    Tiles,
     cut_product,
     find_sources,
     open_image,
@@ -879,6 +879,17 @@ class CorpusStatistics:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
 
+    def shapes_of(self, sizes: np.ndarray) -> np.ndarray:
+        """(bands, height, width) of tiles of these heights and widths, int64 (tiles, 3)."""
+        return np.insert(sizes, 0, len(self.valid_bands), axis=1)
+
+    def tiles(self, images: Any, names: list[str], shapes: np.ndarray, groups: np.ndarray, at_once: int) -> Tiles:
+        """The tiles of a corpus with these statistics, in the order of their rows."""
+        bands = self.wavelengths, self.fwhm, self.valid_bands
+        moments = Moments(self.clip_range, self.mean, self.std)
+        rows = np.arange(len(names))
+        return Tiles(images, names, shapes, *bands, groups, at_once, rows, moments, self.nodata, self.scale)
+
     def _check(self, stated_validity: list[Any]) -> None:
         """Raises ValueError where a number cannot be."""
         num_bands, valid = len(self.valid_bands), self.valid_bands
@@ -1025,122 +1036,85 @@ class EnMAPCorpus(Parquet):
                     yield Key(number, group), _checked(file.read_row_group(group, use_threads=False))
 
 
-@dataclass(eq=False)
-class CorpusTiles:
-    """Tiles of a corpus by number, read from the disk when they are asked for (see `datasets_loading.tiles.Tiles`).
-
-    An array may be a read-only view of the disk's pages: copy it to change it.
-
-    Attributes:
-        read: gives the image of a row of the corpus, which has the shape (bands, height, width) given besides.
-        statistics: of all tiles of the corpus.
-        names: name of each tile.
-        shapes: height and width of each tile, int64 (tiles, 2).
-        groups: group of each tile, int64 (tiles,).
-        groups_at_once: how many groups of tiles a reader keeps at hand.
-        rows: row of each tile in the corpus, int64 (tiles,).
-    """
-
-    read: Callable[[int, tuple[int, int, int]], np.ndarray]
-    statistics: CorpusStatistics
-    names: list[str]
-    shapes: np.ndarray
-    groups: np.ndarray
-    groups_at_once: int
-    rows: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.wavelengths, self.fwhm = self.statistics.wavelengths, self.statistics.fwhm
-        self.valid_bands, self.num_bands = self.statistics.valid_bands, len(self.statistics.valid_bands)
-        self.nodata, self.scale = self.statistics.nodata, self.statistics.scale
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.read(int(self.rows[index]), (self.num_bands, *self.shapes[index].tolist()))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[number] for number in range(len(self)))
-
-    def select(self, numbers: Sequence[int]) -> CorpusTiles:
-        """Some of the tiles, with the statistics of the whole corpus."""
-        chosen = np.asarray(numbers, dtype=np.int64)
-        parts = {name: getattr(self, name)[chosen] for name in ("shapes", "groups", "rows")}
-        return replace(self, names=[self.names[number] for number in numbers], **parts)
-
-    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each band's reflectance set to `minimum` to `maximum`, float64 (bands,) each.
-
-        Those of the whole corpus where they were taken for that range; otherwise all tiles are read once.
-        """
-        if (minimum, maximum) == self.statistics.clip_range:
-            return self.statistics.mean, self.statistics.std
-        return band_statistics(self, minimum, maximum)
-
-
-def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> CorpusTiles:
+def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
     """Tiles of a `Dataset`: the pages of its Arrow files are the arrays."""
-    read, sides = partial(_read_arrow, dataset), ["height", "width"]
+    sides = ["height", "width"]
     if "height" in dataset.column_names:
         sizes = dataset.with_format("numpy", columns=sides)[:]
         shapes = np.stack([sizes[side] for side in sides], axis=1).astype(np.int64)
+        images: Any = _ArrowImages(dataset, statistics.shapes_of(shapes))
     else:
-        read = partial(_read_arrays, dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
+        images = _Arrays(dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
         shapes = np.tile(np.array(dataset.features["image"].shape[1:]), (len(dataset), 1))
     has_names = "name" in dataset.column_names
     names = dataset.with_format(None)["name"][:] if has_names else [str(row) for row in range(len(dataset))]
-    rows = np.arange(len(dataset))
-    return CorpusTiles(read, statistics, names, shapes, rows, TILES_AT_ONCE, rows)
+    return statistics.tiles(images, names, shapes, np.arange(len(dataset)), TILES_AT_ONCE)
 
 
-def _read_arrow(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
-    with _damage(Path(dataset.cache_files[0]["filename"] if dataset.cache_files else "corpus")):
-        return _view(dataset.data.column("image"), row, shape)
+@dataclass
+class _Arrays:
+    """Images of a dataset whose rows hold arrays."""
+
+    dataset: Dataset
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.dataset[row]["image"]
 
 
-def _read_arrays(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
-    return dataset[row]["image"]
+@dataclass
+class _ArrowImages:
+    """Images of a dataset whose rows hold bytes, of shapes (bands, height, width) that are given."""
+
+    dataset: Dataset
+    shapes: np.ndarray
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        with _damage(Path(self.dataset.cache_files[0]["filename"] if self.dataset.cache_files else "corpus")):
+            return _view(self.dataset.data.column("image"), row, self.shapes[row])
 
 
-def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> CorpusTiles:
+def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> Tiles:
     """Tiles of Parquet files, of which a reader keeps some row groups in memory."""
     columns: dict[str, list[Any]] = {"name": [], "height": [], "width": []}
-    reader, sizes = _RowGroups(ROW_GROUPS_AT_ONCE), []
+    places: list[tuple[Path, int, int]] = []
+    sizes = []
     for path in files:
         with _damage(path), pq.ParquetFile(path) as file:
             for name, values in _checked(file.read(columns=list(columns), use_threads=False)).to_pydict().items():
                 columns[name] += values
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
-                reader.places += [(path, group, offset) for offset in range(size)]
+                places += [(path, group, offset) for offset in range(size)]
                 sizes.append(size)
     shapes = np.array([columns["height"], columns["width"]], dtype=np.int64).T
-    groups, rows = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(reader.places))
-    return CorpusTiles(reader, statistics, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE, rows)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    images = _RowGroups(places, statistics.shapes_of(shapes))
+    return statistics.tiles(images, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE)
 
 
 class _RowGroups:
-    """Images of row groups; the ones used last are kept. `places` gives the file, row group and place of each tile."""
+    """
+    Images of row groups, `ROW_GROUPS_AT_ONCE` of which are kept, those used last; `places` gives the file, row group
+    and place of each tile, `shapes` its (bands, height, width).
+    """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.places: list[tuple[Path, int, int]] = []
+    def __init__(self, places: list[tuple[Path, int, int]], shapes: np.ndarray) -> None:
+        self.places, self.shapes = places, shapes
         self._cache: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
 
-    def __call__(self, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+    def __getitem__(self, row: int) -> np.ndarray:
         path, group, offset = self.places[row]
         if (path, group) not in self._cache:
             # Room first: the memory of one row group is what a reader can be sure to have.
-            while len(self._cache) >= self.most:
+            while len(self._cache) >= ROW_GROUPS_AT_ONCE:
                 self._cache.popitem(last=False)
             self._cache[path, group] = read_row_group(path, group)
         self._cache.move_to_end((path, group))
         with _damage(path):
-            return _view(self._cache[path, group], offset, shape)
+            return _view(self._cache[path, group], offset, self.shapes[row])
 
 
 def _checked(rows: pa.Table) -> pa.Table:
@@ -1157,7 +1131,7 @@ def read_row_group(path: Path, row_group: int) -> pa.ChunkedArray:
         return file.read_row_group(row_group, columns=["image"], use_threads=False).column("image")
 
 
-def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+def _view(images: pa.ChunkedArray, number: int, shape: np.ndarray) -> np.ndarray:
     """An image of a column, int16 (bands, height, width), without the copy that Arrow's own access to a value makes.
 
     Raises:
@@ -1166,16 +1140,16 @@ def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> 
     one = images.slice(number, 1).chunk(0)
     _, offsets, values = one.buffers()
     start, end = np.frombuffer(offsets, np.int32, 2, 4 * one.offset).tolist()
-    count = math.prod(shape)
+    count = math.prod(shape.tolist())
     if min(shape) < 1 or end - start != 2 * count:
-        raise ValueError(f"an image of {end - start} bytes and the size {shape}")
+        raise ValueError(f"an image of {end - start} bytes and the size {shape.tolist()}")
     image = np.frombuffer(values, "<i2", count, start).reshape(shape)
     # Pages of a file that is open for reading: writing to them would end the process.
     image.flags.writeable = False
     return image
 
 
-def read_corpus(name: str | Path, *, streaming: bool = False) -> CorpusTiles:
+def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
     """Tiles of a corpus by number, on disk.
 
     Args:
@@ -1213,7 +1187,7 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> CorpusTiles:
     return _measured(str(name), dataset)
 
 
-def _measured(name: str, dataset: Dataset) -> CorpusTiles:
+def _measured(name: str, dataset: Dataset) -> Tiles:
     """Tiles of a dataset that carries no statistics: all are read once."""
     wavelengths: np.ndarray | None = None
     for number, row in enumerate(dataset.with_format(None).select_columns("wavelengths")):

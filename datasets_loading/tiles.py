@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
@@ -33,100 +33,90 @@ IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
 
 
-class Tiles(Protocol):
-    """Tiles with the same bands: in memory (`TileSet`), or on disk (`datasets_loading.corpus.CorpusTiles`).
+class Moments(NamedTuple):
+    """Mean and standard deviation of each band's reflectance, float64 (bands,) each, set to a range before."""
 
-    Attributes:
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
-        valid_bands: which bands hold data in every source, bool (bands,).
-        nodata: stored number of a pixel without data.
-        scale: stored number of a reflectance of 1.
-    """
-
-    wavelengths: np.ndarray | None
-    valid_bands: np.ndarray
-    nodata: int
-    scale: float
-
-    @property
-    def num_bands(self) -> int: ...
-
-    @property
-    def names(self) -> list[str]:
-        """One name per tile."""
-
-    @property
-    def shapes(self) -> np.ndarray:
-        """Height and width of each tile, int64 (tiles, 2)."""
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Group of each tile, int64 (tiles,): tiles of one group are best read soon after one another."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Stored numbers of a tile, int16 (bands, height, width)."""
-
-    def __iter__(self) -> Iterator[np.ndarray]: ...
-
-    def select(self, numbers: Sequence[int]) -> Tiles:
-        """Some of the tiles."""
-
-    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each band, as the function `band_statistics` gives them."""
+    clip_range: tuple[float, float]
+    mean: np.ndarray
+    std: np.ndarray
 
 
 @dataclass(eq=False)
-class TileSet:
-    """Tiles with the same bands; their sizes may differ.
+class Tiles:
+    """Tiles with the same bands, by number; their sizes may differ.
+
+    An array may be a read-only view of a disk's pages: copy it to change it.
 
     Attributes:
-        tiles: stored numbers, int16 (bands, height, width) each.
+        images: stored numbers by row, int16 (bands, height, width) each: a list, or what reads them when asked to.
+        names: one name per tile.
+        shapes: height and width of each tile, int64 (tiles, 2).
         wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
         fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
-        names: one name per tile.
+        valid_bands: which bands hold data in every source, bool (bands,).
+        groups: group of each tile, int64 (tiles,): tiles of one group are best read soon after one another.
+        groups_at_once: how many groups of tiles a reader keeps at hand; None for tiles in memory.
+        rows: row of each tile among the images, int64 (tiles,).
+        moments: of all tiles of a corpus, some of which these may be; None where they are not known.
         nodata: stored number of a pixel without data.
         scale: stored number of a reflectance of 1.
-        valid_bands: which bands hold data in every source, bool (bands,).
         num_skipped: windows of products that were left out, being outside the swath or cloudy.
     """
 
-    tiles: list[np.ndarray]
+    images: Any
+    names: list[str]
+    shapes: np.ndarray
     wavelengths: np.ndarray | None
     fwhm: np.ndarray | None
-    names: list[str]
     valid_bands: np.ndarray
+    groups: np.ndarray
+    groups_at_once: int | None
+    rows: np.ndarray
+    moments: Moments | None = None
     nodata: int = ENMAP.nodata
     scale: float = ENMAP.scale
     num_skipped: int = 0
+
+    @classmethod
+    def in_memory(
+        cls,
+        images: list[np.ndarray],
+        names: list[str],
+        wavelengths: np.ndarray | None,
+        fwhm: np.ndarray | None,
+        valid_bands: np.ndarray,
+    ) -> Tiles:
+        """Tiles of images, int16 (bands, height, width) each."""
+        shapes = np.array([image.shape[1:] for image in images], dtype=np.int64).reshape(-1, 2)
+        rows = np.arange(len(images))
+        return cls(images, names, shapes, wavelengths, fwhm, valid_bands, rows, None, rows)
 
     @property
     def num_bands(self) -> int:
         return len(self.valid_bands)
 
     def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.tiles)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.tiles[index]
+        return self.images[int(self.rows[index])]
 
-    @property
-    def shapes(self) -> np.ndarray:
-        return np.array([tile.shape[1:] for tile in self.tiles], dtype=np.int64).reshape(-1, 2)
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[number] for number in range(len(self)))
 
-    @property
-    def groups(self) -> np.ndarray:
-        return np.arange(len(self.tiles))
-
-    def select(self, numbers: Sequence[int]) -> TileSet:
+    def select(self, numbers: Sequence[int]) -> Tiles:
         """Some of the tiles; nothing is copied."""
-        return replace(self, tiles=[self.tiles[n] for n in numbers], names=[self.names[n] for n in numbers])
+        chosen = np.asarray(numbers, dtype=np.int64)
+        parts = {name: getattr(self, name)[chosen] for name in ("shapes", "groups", "rows")}
+        return replace(self, names=[self.names[number] for number in numbers], **parts)
 
     def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each band's reflectance set to `minimum` to `maximum`, float64 (bands,) each.
+
+        Those of the whole corpus where they were taken for that range; otherwise all tiles are read once.
+        """
+        if self.moments is not None and (minimum, maximum) == self.moments.clip_range:
+            return self.moments.mean, self.moments.std
         return band_statistics(self, minimum, maximum)
 
 
@@ -143,7 +133,7 @@ def read_tile_set(
     max_cloud: float = 0.1,
     progress: bool = True,
     **reading: Any,
-) -> TileSet:
+) -> Tiles:
     """Reads everything that can be trained on under a folder, in an order that depends on names alone.
 
     EnMAP products, as folders or ZIPs, are cut from their upper left corner into windows of `tile_size` pixels, what
@@ -434,11 +424,11 @@ class _Collection:
         self.names.append(name)
         return has_data.any(axis=(1, 2))
 
-    def tile_set(self) -> TileSet:
+    def tile_set(self) -> Tiles:
         # A band with one number in all pixels of all tiles holds a filling, not data.
         valid_bands = self.valid_bands & (self.lowest < self.highest)
-        given = {"num_skipped": self.num_skipped}
-        return TileSet(self.tiles, self.wavelengths, self.fwhm, self.names, valid_bands, **given)
+        tiles = Tiles.in_memory(self.tiles, self.names, self.wavelengths, self.fwhm, valid_bands)
+        return replace(tiles, num_skipped=self.num_skipped)
 
 
 def _without_twins(images: list[Path]) -> list[Path]:

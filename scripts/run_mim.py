@@ -38,7 +38,6 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from datasets_loading.corpus import CorpusTiles
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into
 from datasets_loading.tiles import Tiles
 from datasets_loading.windows import (
@@ -770,7 +769,7 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
     candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
     shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
     sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
-    if isinstance(training_tiles, CorpusTiles):
+    if training_tiles.groups_at_once is not None:
         readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
         sampler = GroupedSampler(
             training_tiles.groups,

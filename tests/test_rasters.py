@@ -120,7 +120,7 @@ def read_scene(path: Path, **reading: Any) -> np.ndarray:
 def read_only_tile(path: Path, **reading: Any) -> np.ndarray:
     if path.suffix in (".npy", ".npz", ".h5"):
         pytest.skip("such files are not looked for in folders")
-    (tile,) = read_tile_set(path.parent, progress=False, **reading).tiles
+    (tile,) = read_tile_set(path.parent, progress=False, **reading)
     return tile
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import assert_one_clear_line
 from safetensors.torch import save_file
 
-from datasets_loading.tiles import TileSet
+from datasets_loading.tiles import Tiles
 from hsst.experiments.reconstruction import (
     GAUSSIAN,
     INTERPOLATION,
@@ -45,7 +45,7 @@ def tile_set(num_tiles=4, side=16, nodata_at=None):
         for tile in tiles:
             tile[:, *nodata_at] = -32768
     names = [f"tile_{number}" for number in range(num_tiles)]
-    return TileSet(tiles, WAVELENGTHS, None, names, np.ones(NUM_BANDS, dtype=bool))
+    return Tiles.in_memory(tiles, names, WAVELENGTHS, None, np.ones(NUM_BANDS, dtype=bool))
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +188,14 @@ def test_table_marks_the_best_and_tells_the_ratio(model, processor):
 
 def test_tiles_without_a_band_of_the_model_are_refused(model, processor):
     shorter = [tile[:-1] for tile in tile_set()]
-    tiles = TileSet(shorter, WAVELENGTHS[:-1], None, list("abcd"), np.ones(NUM_BANDS - 1, dtype=bool))
+    tiles = Tiles.in_memory(shorter, list("abcd"), WAVELENGTHS[:-1], None, np.ones(NUM_BANDS - 1, dtype=bool))
     with pytest.raises(ValueError, match="here: .*2300"):
         evaluate_reconstruction(model, processor, tiles, {}, source="here")
 
 
 def write_tiles(folder, tiles):
     folder.mkdir()
-    for name, tile in zip(tiles.names, tiles.tiles, strict=True):
+    for name, tile in zip(tiles.names, tiles, strict=True):
         profile = {"count": NUM_BANDS, "height": 16, "width": 16, "dtype": "int16", "nodata": -32768}
         with rasterio.open(folder / f"{name}.tif", "w", driver="GTiff", **profile) as dataset:
             dataset.write(tile)
@@ -241,7 +241,7 @@ def test_command(tmp_path, arguments, run_script):
 
 def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, arguments, run_script):
     for name, count in (("many", 4), ("few", 2)):  # 1024 and 512 pixels
-        tiles = torch.from_numpy(np.stack(tile_set(count).tiles))
+        tiles = torch.from_numpy(np.stack(list(tile_set(count))))
         about = {"wavelengths": json.dumps(WAVELENGTHS.tolist()), "scale": "10000.0", "nodata": "-32768"}
         save_file({"tiles": tiles.contiguous()}, tmp_path / f"{name}.safetensors", about)
     result = run_script(

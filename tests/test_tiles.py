@@ -29,7 +29,7 @@ from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
     RunningStatistics,
-    TileSet,
+    Tiles,
     band_statistics,
     open_image,
     read_tile_set,
@@ -71,7 +71,7 @@ def write_tile(path: Path, image: np.ndarray | None = None, tags: bool = True, *
     return path
 
 
-def read_quietly(folder: Path, **options: Any) -> TileSet:
+def read_quietly(folder: Path, **options: Any) -> Tiles:
     return read_tile_set(folder, progress=False, **options)
 
 

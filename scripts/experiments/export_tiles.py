@@ -53,7 +53,7 @@ def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
 
 def export(arguments: argparse.Namespace) -> None:
     if is_corpus(arguments.data_dir):
-        tiles: Tiles = read_corpus(arguments.data_dir, streaming=False)
+        tiles = read_corpus(arguments.data_dir, streaming=False)
     else:
         tiles = read_tile_set(arguments.data_dir, arguments.tile_size, **reading_of(arguments))
     if tiles.wavelengths is None:

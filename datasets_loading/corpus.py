@@ -9,10 +9,10 @@
 A source is finished when its file is there. What it gave besides tiles (`SourceSummary`) is JSON in the metadata of
 that file. Statistics and card are written after all sources. Every file appears whole, by a rename.
 
-`prepare_corpus` finds the sources under a folder, hands those that are not finished yet to workers (`local_executor`,
-`cluster_executor`), and writes statistics and card at the end. A worker holds a row of windows of one product in
-memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how often the
-work was interrupted.
+`prepare_corpus` finds the sources under a folder, hands those that are not finished yet to workers (`local_executor`
+of `workers.py`, `cluster_executor`), and writes statistics and card at the end. A worker holds a row of windows of one
+product in memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how
+often the work was interrupted.
 
 `read_corpus` gives the tiles as int16 arrays by number (`Tiles`), none of them in memory before it is used: from
 the Arrow cache of `datasets`, or, with `streaming=True`, from the Parquet files, which takes no room on the disk.
@@ -27,16 +27,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from operator import attrgetter
 from pathlib import Path
 from string import Template
@@ -768,41 +764,6 @@ def _block_cache(product: EnMAPProduct, tile_size: int) -> int:
         blocks += 1
     needed = blocks * block_height * (product.shape[1] + product.block_shape[1]) * product.num_bands * 2
     return min(needed + 16_000_000, _LARGEST_BLOCK_CACHE)
-
-
-@contextmanager
-def local_executor(num_workers: int) -> Iterator[Executor | None]:
-    """Processes of this machine, or None for one worker, which is the calling process itself.
-
-    Raises:
-        OSError: a worker was killed, as for lack of memory.
-    """
-    if num_workers <= 1:
-        yield None
-        return
-    # Started afresh: threads of the raster and Parquet libraries do not survive a fork.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_end_with_parent) as executor:
-        try:
-            yield executor
-        except BrokenExecutor:
-            raise OSError(
-                "expected workers to stay alive, but one was killed, perhaps for lack of memory: run again with a "
-                "lower --num_workers"
-            ) from None
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone, so that a later run has the folder for itself."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -51,7 +51,6 @@ from datasets_loading.corpus import (
     SourceSummary,
     _write_tiles,
     is_corpus,
-    local_executor,
     prepare_corpus,
     read_corpus,
     tile_image,
@@ -62,6 +61,7 @@ from datasets_loading.raster_file import ProductError
 from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.tiles import band_statistics, read_tile_set
 from datasets_loading.windows import GridWindows, GroupedSampler, RandomWindows
+from datasets_loading.workers import local_executor
 
 SETTINGS = CutSettings(tile_size=32)
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}

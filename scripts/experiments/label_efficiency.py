@@ -25,14 +25,13 @@ import csv
 import itertools
 import json
 import logging
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from datasets_loading.files import fingerprint, only_writer, write_json, written
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import draw_labels
+from datasets_loading.workers import local_executor
 from hsst.experiments.baselines import (
     MODELS,
     ModelOptions,
@@ -272,33 +272,23 @@ def _execute(
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     devices = (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
-    processes = processes or max(count, 1)
-    if processes == 1 or len(runs) < 2:
-        for run in runs:
-            yield run, execute_run(experiment, run)
-        return
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
+    processes = min(processes or max(count, 1), len(runs))
+    queue = get_context("spawn").SimpleQueue()
     for number in range(processes):
         queue.put(devices[number % count] if count else None)
-    with ProcessPoolExecutor(processes, context, _begin, (experiment, queue)) as executor:
-        futures = {executor.submit(_work, run): run for run in runs}
-        try:
+    with local_executor(processes, "--processes", partial(_begin, experiment, queue)) as executor:
+        if executor is None:
+            for run in runs:
+                yield run, execute_run(experiment, run)
+        else:
+            futures = {executor.submit(_work, run): run for run in runs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            message = f"--processes {processes}: a process ended in the middle of its run, out of memory?"
-            raise ValueError(message) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
 def _begin(experiment: Experiment, devices: Any) -> None:
     """In a worker: takes a device of its own, before CUDA is used."""
     global _experiment
-    # A parent that is killed cannot end its workers: they wait for its end
-    parent: Any = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     if (device := devices.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     _experiment = experiment

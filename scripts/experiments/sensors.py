@@ -27,6 +27,7 @@ from datasets_loading.files import write_json, write_text
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
+from datasets_loading.resampling import resampled
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.splits import split_by_blocks
@@ -150,22 +151,11 @@ def seen_by(cube: np.ndarray, sensor: Sensor) -> np.ndarray:
     inner = weights[:, beyond:-beyond].copy()
     inner[:, 0] += weights[:, :beyond].sum(axis=1)
     inner[:, -1] += weights[:, -beyond:].sum(axis=1)
-    seen, centres = resampled_cube(cube, inner), np.asarray(sensor.wavelengths)
+    used = np.flatnonzero(inner.any(axis=0))
+    seen, centres = resampled(cube[used], inner[:, used]), np.asarray(sensor.wavelengths)
     for low, high in WATER_VAPOUR_RANGES:
         seen[(low < centres) & (centres < high)] = ENMAP.nodata
     return seen
-
-
-def resampled_cube(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Stored numbers int16 (target bands, height, width) by weights (target bands, bands) of a cube's bands.
-
-    A pixel without data in a band that takes part holds nodata in all.
-    """
-    used = np.flatnonzero(weights.any(axis=0))
-    missing = (cube[used] == ENMAP.nodata).any(axis=0)
-    values = np.rint(np.tensordot(weights[:, used], cube[used].astype(np.float64), axes=1))
-    values = np.clip(values, ENMAP.nodata + 1, np.iinfo(np.int16).max)
-    return np.where(missing, ENMAP.nodata, values).astype(np.int16)
 
 
 def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
@@ -188,9 +178,10 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
     weights[np.ix_(covered, bands)] = spectral_weights(given, widths, wanted[covered], wanted_widths[covered])
     mean = np.zeros(len(wanted)) if processor.image_mean is None else np.asarray(processor.image_mean)
     filling = np.rint(mean * processor.scale).astype(np.int16)
+    used = np.flatnonzero(weights.any(axis=0))
     scenes = []
     for scene in data.scenes:
-        cube = resampled_cube(scene.cube, weights)
+        cube = resampled(scene.cube[used], weights[:, used])
         cube[missing] = np.where(scene.valid, filling[missing, None, None], ENMAP.nodata)
         scenes.append(Scene(scene.name, cube, scene.labels, scene.crs, scene.transform))
     return replace(data, scenes=scenes, wavelengths=wanted), len(missing)

@@ -9,12 +9,12 @@
 A source is finished when its file is there. What it gave besides tiles (`SourceSummary`) is JSON in the metadata of
 that file. Statistics and card are written after all sources. Every file appears whole, by a rename.
 
-`prepare_corpus` finds the sources under a folder, hands those that are not finished yet to workers (`local_executor`,
-`cluster_executor`), and writes statistics and card at the end. A worker holds a row of windows of one product in
-memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how often the
-work was interrupted.
+`prepare_corpus` finds the sources under a folder, hands those that are not finished yet to workers (`local_executor`
+of `workers.py`, `cluster_executor`), and writes statistics and card at the end. A worker holds a row of windows of one
+product in memory, never a scene. What stands on disk at the end does not depend on the number of workers, nor on how
+often the work was interrupted.
 
-`read_corpus` gives the tiles as int16 arrays by number (`CorpusTiles`), none of them in memory before it is used: from
+`read_corpus` gives the tiles as int16 arrays by number (`Tiles`), none of them in memory before it is used: from
 the Arrow cache of `datasets`, or, with `streaming=True`, from the Parquet files, which takes no room on the disk.
 `EnMAPCorpus` is the same as a builder of `datasets`.
 
@@ -27,17 +27,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from string import Template
@@ -67,15 +62,17 @@ from datasets_loading.raster_file import ProductError, read_text_file
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
+    Bands,
+    Moments,
     Notes,
     RunningStatistics,
     Sources,
-    band_statistics,
+    Tiles,
     cut_product,
     find_sources,
     open_image,
 )
-from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE, check_same_bands
+from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
 
@@ -183,20 +180,6 @@ class CutSettings:
         for name in ("max_nodata", "max_cloud"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The bands that all tiles of a corpus have: number, centers in nm where known, and the file they come from."""
-
-    num_bands: int
-    wavelengths: tuple[float, ...] | None
-    first_source: str
-
-    def check(self, opened: EnMAPProduct | Raster, path: Path) -> None:
-        """Raises ProductError where the source at `path` has other bands."""
-        expected = None if self.wavelengths is None else np.array(self.wavelengths)
-        check_same_bands(path, opened.num_bands, opened.wavelengths, self.num_bands, expected, self.first_source)
 
 
 @dataclass(frozen=True)
@@ -574,8 +557,7 @@ def _first_bands(sources: Sequence[Source], settings: CutSettings) -> Bands:
         for path in source.paths:
             # What is wrong is said when its turn comes.
             with suppress(ProductError, MemoryError), settings.open(path, source.is_product) as opened:
-                wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
-                return Bands(opened.num_bands, wavelengths, path.name)
+                return Bands.of(opened, path.name)
     return Bands(0, None, "")
 
 
@@ -785,41 +767,6 @@ def _block_cache(product: EnMAPProduct, tile_size: int) -> int:
 
 
 @contextmanager
-def local_executor(num_workers: int) -> Iterator[Executor | None]:
-    """Processes of this machine, or None for one worker, which is the calling process itself.
-
-    Raises:
-        OSError: a worker was killed, as for lack of memory.
-    """
-    if num_workers <= 1:
-        yield None
-        return
-    # Started afresh: threads of the raster and Parquet libraries do not survive a fork.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_end_with_parent) as executor:
-        try:
-            yield executor
-        except BrokenExecutor:
-            raise OSError(
-                "expected workers to stay alive, but one was killed, perhaps for lack of memory: run again with a "
-                "lower --num_workers"
-            ) from None
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone, so that a later run has the folder for itself."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
 def cluster_executor(scheduler: str) -> Iterator[Executor]:
     """Workers of a Dask cluster, which must see the same folders under the same paths and have this package.
 
@@ -892,6 +839,17 @@ class CorpusStatistics:
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
+
+    def shapes_of(self, sizes: np.ndarray) -> np.ndarray:
+        """(bands, height, width) of tiles of these heights and widths, int64 (tiles, 3)."""
+        return np.insert(sizes, 0, len(self.valid_bands), axis=1)
+
+    def tiles(self, images: Any, names: list[str], shapes: np.ndarray, groups: np.ndarray, at_once: int) -> Tiles:
+        """The tiles of a corpus with these statistics, in the order of their rows."""
+        bands = self.wavelengths, self.fwhm, self.valid_bands
+        moments = Moments(self.clip_range, self.mean, self.std)
+        rows = np.arange(len(names))
+        return Tiles(images, names, shapes, *bands, groups, at_once, rows, moments, self.nodata, self.scale)
 
     def _check(self, stated_validity: list[Any]) -> None:
         """Raises ValueError where a number cannot be."""
@@ -1039,122 +997,85 @@ class EnMAPCorpus(Parquet):
                     yield Key(number, group), _checked(file.read_row_group(group, use_threads=False))
 
 
-@dataclass(eq=False)
-class CorpusTiles:
-    """Tiles of a corpus by number, read from the disk when they are asked for (see `datasets_loading.tiles.Tiles`).
-
-    An array may be a read-only view of the disk's pages: copy it to change it.
-
-    Attributes:
-        read: gives the image of a row of the corpus, which has the shape (bands, height, width) given besides.
-        statistics: of all tiles of the corpus.
-        names: name of each tile.
-        shapes: height and width of each tile, int64 (tiles, 2).
-        groups: group of each tile, int64 (tiles,).
-        groups_at_once: how many groups of tiles a reader keeps at hand.
-        rows: row of each tile in the corpus, int64 (tiles,).
-    """
-
-    read: Callable[[int, tuple[int, int, int]], np.ndarray]
-    statistics: CorpusStatistics
-    names: list[str]
-    shapes: np.ndarray
-    groups: np.ndarray
-    groups_at_once: int
-    rows: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.wavelengths, self.fwhm = self.statistics.wavelengths, self.statistics.fwhm
-        self.valid_bands, self.num_bands = self.statistics.valid_bands, len(self.statistics.valid_bands)
-        self.nodata, self.scale = self.statistics.nodata, self.statistics.scale
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.read(int(self.rows[index]), (self.num_bands, *self.shapes[index].tolist()))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[number] for number in range(len(self)))
-
-    def select(self, numbers: Sequence[int]) -> CorpusTiles:
-        """Some of the tiles, with the statistics of the whole corpus."""
-        chosen = np.asarray(numbers, dtype=np.int64)
-        parts = {name: getattr(self, name)[chosen] for name in ("shapes", "groups", "rows")}
-        return replace(self, names=[self.names[number] for number in numbers], **parts)
-
-    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each band's reflectance set to `minimum` to `maximum`, float64 (bands,) each.
-
-        Those of the whole corpus where they were taken for that range; otherwise all tiles are read once.
-        """
-        if (minimum, maximum) == self.statistics.clip_range:
-            return self.statistics.mean, self.statistics.std
-        return band_statistics(self, minimum, maximum)
-
-
-def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> CorpusTiles:
+def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
     """Tiles of a `Dataset`: the pages of its Arrow files are the arrays."""
-    read, sides = partial(_read_arrow, dataset), ["height", "width"]
+    sides = ["height", "width"]
     if "height" in dataset.column_names:
         sizes = dataset.with_format("numpy", columns=sides)[:]
         shapes = np.stack([sizes[side] for side in sides], axis=1).astype(np.int64)
+        images: Any = _ArrowImages(dataset, statistics.shapes_of(shapes))
     else:
-        read = partial(_read_arrays, dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
+        images = _Arrays(dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
         shapes = np.tile(np.array(dataset.features["image"].shape[1:]), (len(dataset), 1))
     has_names = "name" in dataset.column_names
     names = dataset.with_format(None)["name"][:] if has_names else [str(row) for row in range(len(dataset))]
-    rows = np.arange(len(dataset))
-    return CorpusTiles(read, statistics, names, shapes, rows, TILES_AT_ONCE, rows)
+    return statistics.tiles(images, names, shapes, np.arange(len(dataset)), TILES_AT_ONCE)
 
 
-def _read_arrow(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
-    with _damage(Path(dataset.cache_files[0]["filename"] if dataset.cache_files else "corpus")):
-        return _view(dataset.data.column("image"), row, shape)
+@dataclass
+class _Arrays:
+    """Images of a dataset whose rows hold arrays."""
+
+    dataset: Dataset
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.dataset[row]["image"]
 
 
-def _read_arrays(dataset: Dataset, row: int, shape: tuple[int, int, int]) -> np.ndarray:
-    return dataset[row]["image"]
+@dataclass
+class _ArrowImages:
+    """Images of a dataset whose rows hold bytes, of shapes (bands, height, width) that are given."""
+
+    dataset: Dataset
+    shapes: np.ndarray
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        with _damage(Path(self.dataset.cache_files[0]["filename"] if self.dataset.cache_files else "corpus")):
+            return _view(self.dataset.data.column("image"), row, self.shapes[row])
 
 
-def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> CorpusTiles:
+def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> Tiles:
     """Tiles of Parquet files, of which a reader keeps some row groups in memory."""
     columns: dict[str, list[Any]] = {"name": [], "height": [], "width": []}
-    reader, sizes = _RowGroups(ROW_GROUPS_AT_ONCE), []
+    places: list[tuple[Path, int, int]] = []
+    sizes = []
     for path in files:
         with _damage(path), pq.ParquetFile(path) as file:
             for name, values in _checked(file.read(columns=list(columns), use_threads=False)).to_pydict().items():
                 columns[name] += values
             for group in range(file.num_row_groups):
                 size = file.metadata.row_group(group).num_rows
-                reader.places += [(path, group, offset) for offset in range(size)]
+                places += [(path, group, offset) for offset in range(size)]
                 sizes.append(size)
     shapes = np.array([columns["height"], columns["width"]], dtype=np.int64).T
-    groups, rows = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(reader.places))
-    return CorpusTiles(reader, statistics, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE, rows)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    images = _RowGroups(places, statistics.shapes_of(shapes))
+    return statistics.tiles(images, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE)
 
 
 class _RowGroups:
-    """Images of row groups; the ones used last are kept. `places` gives the file, row group and place of each tile."""
+    """
+    Images of row groups, `ROW_GROUPS_AT_ONCE` of which are kept, those used last; `places` gives the file, row group
+    and place of each tile, `shapes` its (bands, height, width).
+    """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.places: list[tuple[Path, int, int]] = []
+    def __init__(self, places: list[tuple[Path, int, int]], shapes: np.ndarray) -> None:
+        self.places, self.shapes = places, shapes
         self._cache: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
 
-    def __call__(self, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+    def __getitem__(self, row: int) -> np.ndarray:
         path, group, offset = self.places[row]
         if (path, group) not in self._cache:
             # Room first: the memory of one row group is what a reader can be sure to have.
-            while len(self._cache) >= self.most:
+            while len(self._cache) >= ROW_GROUPS_AT_ONCE:
                 self._cache.popitem(last=False)
             self._cache[path, group] = read_row_group(path, group)
         self._cache.move_to_end((path, group))
         with _damage(path):
-            return _view(self._cache[path, group], offset, shape)
+            return _view(self._cache[path, group], offset, self.shapes[row])
 
 
 def _checked(rows: pa.Table) -> pa.Table:
@@ -1171,7 +1092,7 @@ def read_row_group(path: Path, row_group: int) -> pa.ChunkedArray:
         return file.read_row_group(row_group, columns=["image"], use_threads=False).column("image")
 
 
-def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+def _view(images: pa.ChunkedArray, number: int, shape: np.ndarray) -> np.ndarray:
     """An image of a column, int16 (bands, height, width), without the copy that Arrow's own access to a value makes.
 
     Raises:
@@ -1180,16 +1101,16 @@ def _view(images: pa.ChunkedArray, number: int, shape: tuple[int, int, int]) -> 
     one = images.slice(number, 1).chunk(0)
     _, offsets, values = one.buffers()
     start, end = np.frombuffer(offsets, np.int32, 2, 4 * one.offset).tolist()
-    count = math.prod(shape)
+    count = math.prod(shape.tolist())
     if min(shape) < 1 or end - start != 2 * count:
-        raise ValueError(f"an image of {end - start} bytes and the size {shape}")
+        raise ValueError(f"an image of {end - start} bytes and the size {shape.tolist()}")
     image = np.frombuffer(values, "<i2", count, start).reshape(shape)
     # Pages of a file that is open for reading: writing to them would end the process.
     image.flags.writeable = False
     return image
 
 
-def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "train") -> CorpusTiles:
+def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
     """Tiles of a corpus by number, on disk.
 
     Args:
@@ -1197,7 +1118,6 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
             `wavelengths`, a dataset of the Hub or a folder written by `Dataset.save_to_disk`.
         streaming: read the Parquet files of such a folder themselves, instead of an Arrow copy in the cache of
             `datasets`.
-        split: split of a dataset of the Hub, or of a folder of `Dataset.save_to_disk`.
 
     Raises:
         ValueError: the corpus cannot be found, was not finished, is damaged, lacks a column, or its tiles differ in
@@ -1218,17 +1138,17 @@ def read_corpus(name: str | Path, *, streaming: bool = False, split: str = "trai
     if streaming:
         raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got something else")
     try:
-        dataset = load_dataset(str(name), split=split)
+        dataset = load_dataset(str(name), split="train")
     except ValueError:  # load_dataset's way of saying that this is a folder of save_to_disk
         saved = load_from_disk(str(name))
-        dataset = saved[split] if isinstance(saved, DatasetDict) else saved
+        dataset = saved["train"] if isinstance(saved, DatasetDict) else saved
     missing = {"image", "wavelengths"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"{name}: expected columns `image` and `wavelengths`, got {', '.join(dataset.column_names)}")
     return _measured(str(name), dataset)
 
 
-def _measured(name: str, dataset: Dataset) -> CorpusTiles:
+def _measured(name: str, dataset: Dataset) -> Tiles:
     """Tiles of a dataset that carries no statistics: all are read once."""
     wavelengths: np.ndarray | None = None
     for number, row in enumerate(dataset.with_format(None).select_columns("wavelengths")):

@@ -313,9 +313,10 @@ def majority(
     return counts.argmax(axis=0).astype(np.uint8), counts[0] == 0
 
 
-def _paper_tiles(cube: Cube, complete: np.ndarray, classes: np.ndarray, tile_size: int = 64) -> list[Scene]:
+def _paper_tiles(cube: Cube, complete: np.ndarray, classes: np.ndarray) -> list[Scene]:
     """The paper's tiles: those covered by labels wholly, with a band without gaps; numbered row by row."""
     tiles: list[Scene] = []
+    tile_size = 64
     for row in range(0, complete.shape[0] - tile_size + 1, tile_size):
         for column in range(0, complete.shape[1] - tile_size + 1, tile_size):
             part = np.s_[row : row + tile_size, column : column + tile_size]

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 import numpy as np
 from affine import Affine
@@ -29,6 +28,7 @@ from rasterio.windows import Window
 
 from datasets_loading.raster_file import (
     LARGEST_TEXT,
+    Closing,
     ProductError,
     check_fits,
     check_name,
@@ -79,6 +79,7 @@ _METADATA_EXTENSIONS = ("xml", "xml.xml")
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".gz", ".7z", ".rar")
 """Archives that are not read, but named: products must be unpacked from them."""
 
+_LEVEL_PLACES = ("metadata/schema/processingLevel", "base/level", "specific/code")
 _ASSETS = {
     "image": "SPECTRAL_IMAGE",
     "quality_classes": "QL_QUALITY_CLASSES",
@@ -140,7 +141,7 @@ def _is_metadata(name: str) -> bool:
 
 
 @dataclass(eq=False)
-class EnMAPProduct:
+class EnMAPProduct(Closing):
     """An EnMAP level 2A product, made by `EnMAPProduct.open`.
 
     Bands are 0-based and in ascending wavelength everywhere. Rasters are opened at the first reading and stay open:
@@ -209,7 +210,13 @@ class EnMAPProduct:
         where = f"{path}/{metadata_file}" if not _is_metadata(path.name) else str(path)
         root = parse_xml(content, where)
         name = check_name(_read_name(root, metadata_file), where)
-        quantity = check_level(_read_level(root, name), radiance, where)
+        stated_levels = (root.findtext(place, "").strip().upper() for place in _LEVEL_PLACES)
+        quantity = check_level(next(filter(None, stated_levels), level_in_name(name)), radiance, where)
+        height, width = (
+            to_count(root.findtext(f"specific/{side}OfOrthoScene"), f"specific/{side}OfOrthoScene in pixels", where)
+            for side in ("height", "width")
+        )
+        time, sun = "base/temporalCoverage/startTime", "specific/sunElevationAngle/center"
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
         order = np.argsort(wavelengths)
         missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
@@ -222,9 +229,9 @@ class EnMAPProduct:
             offset=offset[order],
             detectors=_read_detectors(root, numbers[order], where),
             file_bands=numbers[order],
-            shape=_read_shape(root, where),
-            acquisition_time=_read_time(root, where),
-            sun_elevation=_read_sun_elevation(root, where),
+            shape=(height, width),
+            acquisition_time=to_time(root.findtext(time, "").strip(), f"a time in {time}", where),
+            sun_elevation=to_elevation(root.findtext(sun), f"degrees in {sun}", where),
             missing_layers=missing_layers,
             notes=_read_notes(root),
             _stated_valid_bands=_read_valid_bands(root, numbers[order], where),
@@ -387,14 +394,6 @@ class EnMAPProduct:
         for file in self._files.values():
             file.close()
 
-    def __enter__(self) -> EnMAPProduct:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _open(self, part: str) -> GdalFile:
         if part not in self._files:
             if part not in self._locations:
@@ -510,14 +509,6 @@ def _rasters_beside(path: Path, metadata_file: str, names: list[str]) -> dict[st
     return rasters
 
 
-def _read_level(root: ElementTree.Element, name: str) -> str:
-    for path in ("metadata/schema/processingLevel", "base/level", "specific/code"):
-        text = root.findtext(path, "").strip().upper()
-        if text:
-            return text
-    return level_in_name(name)
-
-
 def level_in_name(name: str) -> str:
     """The level that the name of a product or of one of its files holds, such as "L2A", or ""."""
     match = re.search(r"(?<![A-Z0-9])L(1B|1C|2A)(?![A-Z0-9])", name.upper())
@@ -608,22 +599,6 @@ def _read_valid_bands(root: ElementTree.Element, file_bands: np.ndarray, where: 
     if any(str(band) not in means for band in file_bands):
         return None
     return np.array([means[str(band)] > EMPTY_BAND_MEAN for band in file_bands])
-
-
-def _read_shape(root: ElementTree.Element, where: str) -> tuple[int, int]:
-    height = to_count(root.findtext("specific/heightOfOrthoScene"), "specific/heightOfOrthoScene in pixels", where)
-    width = to_count(root.findtext("specific/widthOfOrthoScene"), "specific/widthOfOrthoScene in pixels", where)
-    return height, width
-
-
-def _read_time(root: ElementTree.Element, where: str) -> datetime:
-    text = root.findtext("base/temporalCoverage/startTime", "").strip()
-    return to_time(text, "a time in base/temporalCoverage/startTime", where)
-
-
-def _read_sun_elevation(root: ElementTree.Element, where: str) -> float:
-    text = root.findtext("specific/sunElevationAngle/center")
-    return to_elevation(text, "degrees in specific/sunElevationAngle/center", where)
 
 
 def _shortened(numbers: np.ndarray) -> str:

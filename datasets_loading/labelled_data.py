@@ -8,7 +8,6 @@ A builder of this package reads its files into a `LabelledData`: scenes on their
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from abc import abstractmethod
@@ -51,15 +50,6 @@ logger = logging.getLogger(__name__)
 
 JOIN_GAP = 64
 """Tiles up to this many pixels apart share one scene; tiles farther apart cannot meet in a window."""
-
-COLUMNS = """\
-* `image`: int16 (bands, tile_size, tile_size), stored numbers (reflectance x 10000 where the data are reflectance),
-  nodata -32768; pixels of other splits, and outside the scene, are nodata
-* `label`: uint8 (tile_size, tile_size), classes from 0; 255 = unlabelled, in another split, or in the buffer
-* `classes`: the classes that occur in the tile, with their names
-* `wavelengths`: band centres in nm, ascending; empty where they are unknown
-* `name`, `scene`, `row`, `column`: the tile, its scene, and the offset of its upper left pixel in it"""
-"""Columns of the Hugging Face data sets, in Markdown."""
 
 _GRID_TOLERANCE = 0.05
 _TILE_NAME = re.compile(r"tile_(\d+)_(\d+)")
@@ -445,8 +435,15 @@ class LabelledConfig(BuilderConfig):
 class LabelledBuilder(GeneratorBasedBuilder):
     """Builder of a Hugging Face data set from the user's own copies of labelled hyperspectral files.
 
-    `download_and_prepare` and `as_dataset`, or `as_streaming_dataset`, give tiles with the columns of `COLUMNS`; every
-    one has at least one labelled pixel of its split. For training code, `data` holds the scenes themselves.
+    `download_and_prepare` and `as_dataset`, or `as_streaming_dataset`, give tiles, each with at least one labelled
+    pixel of its split. For training code, `data` holds the scenes themselves. Columns of a tile:
+
+    * `image`: int16 (bands, tile_size, tile_size), stored numbers (reflectance x 10000 where the data are
+      reflectance), nodata -32768; pixels of other splits, and outside the scene, are nodata
+    * `label`: uint8 (tile_size, tile_size), classes from 0; 255 = unlabelled, in another split, or in the buffer
+    * `classes`: the classes that occur in the tile, with their names
+    * `wavelengths`: band centres in nm, ascending; empty where they are unknown
+    * `name`, `scene`, `row`, `column`: the tile, its scene, and the offset of its upper left pixel in it
     """
 
     BUILDER_CONFIG_CLASS = LabelledConfig
@@ -490,10 +487,6 @@ class LabelledBuilder(GeneratorBasedBuilder):
             check_split(data.split, self.config.window_size)
             self._data = data
         return self._data
-
-    def card(self) -> str:
-        """A data set card (README.md) with features, classes, counts, split, licence and citation."""
-        return dataset_card(type(self).__name__, self.info, self.data, self.SOURCE)
 
     @abstractmethod
     def _read(self) -> LabelledData:
@@ -573,59 +566,6 @@ def cut_tile(data: LabelledData, split: str, number: int, row: int, column: int,
         "row": row,
         "column": column,
     }
-
-
-def dataset_card(name: str, info: DatasetInfo, data: LabelledData, source: str) -> str:
-    """README.md of a data set: what it holds, how it was split, and whom to cite."""
-    counts = {part: data.class_counts(part) for part in SPLITS}
-    table = "\n".join(
-        f"| {number} | {class_name} | " + " | ".join(f"{counts[part][number]:,}" for part in SPLITS) + " |"
-        for number, class_name in enumerate(data.class_names)
-    )
-    if data.wavelengths is None:
-        bands = f"{data.num_bands} bands, wavelengths unknown"
-    else:
-        bands = f"{data.num_bands} bands, {data.wavelengths[0]:g} to {data.wavelengths[-1]:g} nm"
-    sizes = ", ".join(f"{scene.shape[0]} x {scene.shape[1]}" for scene in data.scenes[:4])
-    more = f" and {len(data.scenes) - 4} more" if len(data.scenes) > 4 else ""
-    citation = f"\n## Citation\n```bibtex\n{info.citation.strip()}\n```\n" if info.citation else ""
-    settings = json.dumps(data.split.settings)
-    return f"""---
-pretty_name: {name}
-task_categories:
-- image-segmentation
-tags:
-- hyperspectral
-- remote-sensing
-- land-cover
----
-
-# {name}
-
-{info.description.strip()}
-
-{bands}; {len(data.scenes)} scene(s) of {sizes}{more} pixels.
-
-## Columns
-{COLUMNS}
-
-## Classes and labelled pixels
-| class | name | train | validation | test |
-|---|---|---|---|---|
-{table}
-
-Labels count from 0; 255 is unlabelled.
-
-## Split
-Training, validation and test lie apart in space, with a buffer of {data.split.buffer} pixels between them:
-`{settings if len(settings) < 500 else settings[:500] + " ..."}`
-
-## Source
-{source}
-
-## Licence
-{info.license}
-{citation}"""
 
 
 def _group_by_grid(

@@ -262,15 +262,11 @@ def _find_images(path: Path, source: str) -> list[Path]:
     found = [
         entry
         for entry in entries
-        if entry.is_dir() or (entry.suffix.lower() in IMAGE_ENDINGS and not _is_labels(entry))
+        if entry.is_dir() or (entry.suffix.lower() in IMAGE_ENDINGS and not entry.stem.endswith("_labels"))
     ]
     if not found:
         raise ProductError(f"{path}: expected images ({', '.join(IMAGE_ENDINGS)}), got none. {source}")
     return found
-
-
-def _is_labels(path: Path) -> bool:
-    return path.stem.endswith("_labels")
 
 
 def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:

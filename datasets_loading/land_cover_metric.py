@@ -1,87 +1,27 @@
-"""Scores of land-cover maps as an `evaluate` metric, from one confusion matrix over all labelled pixels of an area.
+"""Scores of land-cover maps, from one confusion matrix over all labelled pixels of an area.
 
-    metric = evaluate.load("datasets_loading/land_cover_metric.py")
-    for predictions, references in tiles:  # classes from 0, 255 = unlabelled
-        metric.add_batch(predictions=predictions.ravel(), references=references.ravel())
-    metric.compute(num_classes=8)
+    parts = [confusion_matrix(predictions, references, num_classes=8) for predictions, references in tiles]
+    land_cover_scores(sum(parts))  # classes from 0, 255 = unlabelled
 
 Averages over classes take the classes that occur in the references: of the others, nothing can be known.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 
 UNLABELLED = 255
 FEW_PIXELS = 30
 """Below so many reference pixels, the accuracy of a class is little more than chance."""
 
-_DESCRIPTION = """\
-Overall accuracy, average accuracy (mean recall of the classes that occur), macro F1, mean IoU, Cohen's kappa,
-accuracy, F1, IoU and number of reference pixels of each class, and the confusion matrix, over all labelled pixels.
-"""
 
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: classes from 0 (int).
-    references: classes from 0 (int), `ignore_index` where there is none.
-    num_classes (int): number of classes; by default up to the largest that occurs.
-    ignore_index (int): reference of an unlabelled pixel, 255 by default.
-    min_support (int): `average_accuracy_frequent` takes the classes with at least so many reference pixels, 30 by
-        default.
-
-Returns:
-    overall_accuracy, average_accuracy, average_accuracy_frequent, macro_f1, mean_iou, kappa (float);
-    accuracy_per_class, f1_per_class, iou_per_class (list of float, None for classes without reference pixels);
-    support_per_class (list of int); confusion_matrix (list of lists of int, reference by row).
-"""
-
-
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class LandCover(evaluate.Metric):
-    """`evaluate` metric of land-cover maps; its description says what it returns."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation="",
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(
-        self,
-        predictions: Sequence[int],
-        references: Sequence[int],
-        num_classes: int | None = None,
-        ignore_index: int = UNLABELLED,
-        min_support: int = FEW_PIXELS,
-    ) -> dict[str, Any]:
-        matrix = confusion_matrix(
-            np.asarray(predictions), np.asarray(references), num_classes=num_classes, ignore_index=ignore_index
-        )
-        return land_cover_scores(matrix, min_support=min_support)
-
-
-def confusion_matrix(
-    predictions: np.ndarray,
-    references: np.ndarray,
-    *,
-    num_classes: int | None = None,
-    ignore_index: int = UNLABELLED,
-) -> np.ndarray:
+def confusion_matrix(predictions: np.ndarray, references: np.ndarray, *, num_classes: int | None = None) -> np.ndarray:
     """Counts of labelled pixels by reference (row) and prediction (column).
 
     Args:
         predictions: classes from 0, integers of any shape.
-        references: the same shape; pixels of `ignore_index` are left out, whatever was predicted there.
+        references: the same shape; pixels of `UNLABELLED` are left out, whatever was predicted there.
         num_classes: number of classes; by default up to the largest that occurs.
-        ignore_index: reference of an unlabelled pixel.
 
     Returns:
         int64 (classes, classes).
@@ -92,10 +32,10 @@ def confusion_matrix(
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"expected a prediction for each reference {references.shape}, got {predictions.shape}")
-    labelled = references != ignore_index
+    labelled = references != UNLABELLED
     predicted, wanted = predictions[labelled].astype(np.int64), references[labelled].astype(np.int64)
     if not len(wanted):
-        raise ValueError(f"expected labelled pixels among the references, got {ignore_index} in all {labelled.size}")
+        raise ValueError(f"expected labelled pixels among the references, got {UNLABELLED} in all {labelled.size}")
     largest = int(max(predicted.max(), wanted.max()))
     num_classes = largest + 1 if num_classes is None else num_classes
     for name, values in (("predictions", predicted), ("references", wanted)):
@@ -117,7 +57,10 @@ def land_cover_scores(matrix: np.ndarray, *, min_support: int = FEW_PIXELS) -> d
         min_support: `average_accuracy_frequent` takes the classes with at least so many reference pixels.
 
     Returns:
-        What the metric returns; None where a score is not defined, such as kappa where one class is all there is.
+        overall_accuracy, average_accuracy (mean recall of the classes that occur), average_accuracy_frequent,
+        macro_f1, mean_iou and Cohen's kappa; accuracy_per_class, f1_per_class and iou_per_class; support_per_class,
+        reference pixels of each class; and the confusion_matrix. None where a score is not defined, such as kappa
+        where one class is all there is.
 
     Raises:
         ValueError: the matrix is not square, or empty.

@@ -11,12 +11,13 @@ import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 from affine import Affine
@@ -97,6 +98,20 @@ class RasterFile(Protocol):
 
     def close(self) -> None:
         """Closes the file; a later reading opens it again."""
+
+
+class Closing(ABC):
+    """What is closed at the end of `with`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def fail(where: object, expected: str, got: str) -> NoReturn:

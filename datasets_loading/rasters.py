@@ -18,13 +18,12 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
 
-from datasets_loading.raster_file import RasterFile, Stated, available_memory, fail
+from datasets_loading.raster_file import Closing, RasterFile, Stated, available_memory, fail
 from datasets_loading.raster_formats import ARRAY_ENDINGS, ArrayFile, GdalFile, envi_data
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import open_spectrometer
@@ -44,7 +43,7 @@ _SAMPLE_WINDOWS, _SAMPLE_SIDE = 5, 16
 _SAMPLED_PIXELS = 256
 
 
-class Raster:
+class Raster(Closing):
     """An image with one face, made by `open_raster`. Use it as a context manager, or call `close`.
 
     It may be pickled and used after a fork; one object must not be used by two threads at a time.
@@ -217,14 +216,6 @@ class Raster:
         """Closes the file; a later reading opens it again."""
         self._file.close()
         self._held = None
-
-    def __enter__(self) -> Raster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _chosen(self, bands: Sequence[int] | np.ndarray | None) -> np.ndarray:
         return np.arange(self.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)

@@ -67,14 +67,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return images
 
 
-def resample_image(
-    path: Path,
-    output_dir: Path,
-    *,
-    name: str | None = None,
-    tile_size: int = 64,
-    **reading: Any,
-) -> ResampledImage:
+def resample_image(path: Path, output_dir: Path, *, tile_size: int = 64, **reading: Any) -> ResampledImage:
     """Writes one image as tiles with EnMAP's 224 bands, of which the 22 of water vapour hold nodata as in products.
 
     A pixel that lacks a band which takes part is nodata in all bands; a tile without any data is not written.
@@ -82,7 +75,6 @@ def resample_image(
     Args:
         path: an image that `open_scene` reads, of reflectance.
         output_dir: where the tiles go; made if missing. A file appears there whole or not at all.
-        name: how the names of the tiles begin; the image's name by default.
         tile_size: largest side of a tile in pixels; larger images are cut into parts of about equal size.
         reading: how to read the image where it does not say so itself, as for `open_scene`.
 
@@ -94,10 +86,11 @@ def resample_image(
         tiles, num_pixels = [], 0
         for window in tile_windows(scene.shape, tile_size):
             image = np.full((ENMAP.num_bands, window.height, window.width), ENMAP.nodata, dtype=np.int16)
-            image[list(ENMAP_BANDS_WITH_DATA)] = _resample_window(scene, window, bands, weights)
+            rows, columns = window.toslices()
+            image[list(ENMAP_BANDS_WITH_DATA)] = resampled(scene.read(rows, columns, bands), weights)
             has_data = image[ENMAP_BANDS_WITH_DATA[0]] != ENMAP.nodata
             if has_data.any():
-                file = output_dir / f"{name or scene.name}_x{window.col_off:05d}_y{window.row_off:05d}.tif"
+                file = output_dir / f"{scene.name}_x{window.col_off:05d}_y{window.row_off:05d}.tif"
                 write_tile(file, image, ENMAP, scene, window)
                 tiles.append(file)
                 num_pixels += int(has_data.sum())
@@ -127,15 +120,15 @@ def enmap_weights(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return with_data[used], weights[:, used]
 
 
-def _resample_window(scene: Scene, window: Window, bands: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Stored numbers of the target's bands, int16 (target bands, height, width)."""
-    rows = slice(window.row_off, window.row_off + window.height)
-    columns = slice(window.col_off, window.col_off + window.width)
-    stored = scene.read(rows, columns, [int(band) for band in bands])
-    missing = (stored == scene.nodata).any(axis=0)
-    resampled = np.rint(np.tensordot(weights, stored.astype(np.float64), axes=1))
-    resampled = np.clip(resampled, ENMAP.nodata + 1, np.iinfo(np.int16).max)
-    return np.where(missing, ENMAP.nodata, resampled).astype(np.int16)
+def resampled(stored: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Stored numbers int16 (target bands, height, width) by weights (target bands, bands) of an image's bands.
+
+    A pixel without data in a band holds nodata in all.
+    """
+    missing = (stored == ENMAP.nodata).any(axis=0)
+    values = np.rint(np.tensordot(weights, stored.astype(np.float64), axes=1))
+    values = np.clip(values, ENMAP.nodata + 1, np.iinfo(np.int16).max)
+    return np.where(missing, ENMAP.nodata, values).astype(np.int16)
 
 
 def tile_windows(shape: tuple[int, int], tile_size: int) -> Iterator[Window]:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from datasets_loading.enmap_product import (
     only_image,
     product_part,
 )
-from datasets_loading.raster_file import ProductError, Stated, fail, is_hidden
+from datasets_loading.raster_file import Closing, ProductError, Stated, fail, is_hidden
 from datasets_loading.rasters import Raster, open_raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import is_desis
@@ -42,7 +41,7 @@ EXCLUDABLE = ("outside", "cloud", "shadow", "haze", "cirrus", "snow", "water")
 """Kinds of pixels that an EnMAP product marks. Other files mark none: there, only nodata is left out."""
 
 
-class Scene:
+class Scene(Closing):
     """A whole scene, made by `open_scene`. Use it as a context manager, or call `close`.
 
     Attributes:
@@ -148,14 +147,6 @@ class Scene:
     def close(self) -> None:
         """Closes the files."""
         self._source.close()
-
-    def __enter__(self) -> Scene:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> Scene:

@@ -8,11 +8,8 @@ with centres that move by tenths of a nanometre between calibrations: read a pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-import numpy as np
 
 TRUE_COLOUR_WAVELENGTHS = (640.0, 550.0, 460.0)
 """Wavelengths in nm shown as red, green and blue."""
@@ -48,31 +45,6 @@ class Sensor:
     @property
     def num_bands(self) -> int:
         return len(self.wavelengths)
-
-    @property
-    def true_colour_bands(self) -> tuple[int, ...]:
-        """Indices of the bands nearest to red, green and blue (`TRUE_COLOUR_WAVELENGTHS`)."""
-        return self.nearest_bands(TRUE_COLOUR_WAVELENGTHS)
-
-    def nearest_bands(self, wavelengths: Sequence[float], tolerance: float = float("inf")) -> tuple[int, ...]:
-        """Index of the band nearest to each wavelength.
-
-        Args:
-            wavelengths: wavelengths in nm.
-            tolerance: largest accepted distance in nm between a wavelength and its band's centre.
-
-        Raises:
-            ValueError: a wavelength has no band within the tolerance.
-        """
-        distances = np.abs(np.asarray(wavelengths, dtype=np.float64)[:, None] - np.asarray(self.wavelengths))
-        if distances.size and distances.min(axis=1).max() > tolerance:
-            farthest = int(distances.min(axis=1).argmax())
-            nearest = self.wavelengths[int(distances[farthest].argmin())]
-            raise ValueError(
-                f"sensor {self.name}: expected a band within {tolerance:g} nm of {wavelengths[farthest]:g} nm, "
-                f"the nearest is at {nearest:g} nm"
-            )
-        return tuple(int(band) for band in distances.argmin(axis=1))
 
 
 # fmt: off

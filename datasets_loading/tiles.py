@@ -1,7 +1,7 @@
 """Tiles for training: windows of products and GeoTIFF tiles, all with the same bands, in memory as int16.
 
-`read_tile_set` gathers them from a folder, `TileSet.select_bands` keeps the bands that hold data, and
-`band_statistics` gives the mean and standard deviation that a processor standardises with.
+`read_tile_set` gathers them from a folder, and `band_statistics` gives the mean and standard deviation that a
+processor standardises with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from rasterio.windows import Window
@@ -33,145 +33,91 @@ IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
 
 
-@dataclass(eq=False)
-class Tile:
-    """One image with its bands in ascending wavelength, where wavelengths are known.
+class Moments(NamedTuple):
+    """Mean and standard deviation of each band's reflectance, float64 (bands,) each, set to a range before."""
 
-    Attributes:
-        name: name of the tile.
-        image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
-        wavelengths: band centres in nm, float64 (bands,), or None.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
-    """
-
-    name: str
-    image: np.ndarray
-    wavelengths: np.ndarray | None
-    fwhm: np.ndarray | None
-
-
-class Tiles(Protocol):
-    """Tiles with the same bands: in memory (`TileSet`), or on disk (`datasets_loading.corpus.CorpusTiles`).
-
-    Attributes:
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
-        valid_bands: which bands hold data in every source, bool (bands,).
-        nodata: stored number of a pixel without data.
-        scale: stored number of a reflectance of 1.
-    """
-
-    wavelengths: np.ndarray | None
-    valid_bands: np.ndarray
-    nodata: int
-    scale: float
-
-    @property
-    def num_bands(self) -> int: ...
-
-    @property
-    def names(self) -> list[str]:
-        """One name per tile."""
-
-    @property
-    def shapes(self) -> np.ndarray:
-        """Height and width of each tile, int64 (tiles, 2)."""
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Group of each tile, int64 (tiles,): tiles of one group are best read soon after one another."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Stored numbers of a tile, int16 (bands, height, width)."""
-
-    def __iter__(self) -> Iterator[np.ndarray]: ...
-
-    def select(self, numbers: Sequence[int]) -> Tiles:
-        """Some of the tiles."""
-
-    def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each band, as the function `band_statistics` gives them."""
+    clip_range: tuple[float, float]
+    mean: np.ndarray
+    std: np.ndarray
 
 
 @dataclass(eq=False)
-class TileSet:
-    """Tiles with the same bands; their sizes may differ.
+class Tiles:
+    """Tiles with the same bands, by number; their sizes may differ.
+
+    An array may be a read-only view of a disk's pages: copy it to change it.
 
     Attributes:
-        tiles: stored numbers, int16 (bands, height, width) each.
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        images: stored numbers by row, int16 (bands, height, width) each: a list, or what reads them when asked to.
         names: one name per tile.
+        shapes: height and width of each tile, int64 (tiles, 2).
+        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
+        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        valid_bands: which bands hold data in every source, bool (bands,).
+        groups: group of each tile, int64 (tiles,): tiles of one group are best read soon after one another.
+        groups_at_once: how many groups of tiles a reader keeps at hand; None for tiles in memory.
+        rows: row of each tile among the images, int64 (tiles,).
+        moments: of all tiles of a corpus, some of which these may be; None where they are not known.
         nodata: stored number of a pixel without data.
         scale: stored number of a reflectance of 1.
-        valid_bands: which bands hold data in every source, bool (bands,).
         num_skipped: windows of products that were left out, being outside the swath or cloudy.
     """
 
-    tiles: list[np.ndarray]
+    images: Any
+    names: list[str]
+    shapes: np.ndarray
     wavelengths: np.ndarray | None
     fwhm: np.ndarray | None
-    names: list[str]
     valid_bands: np.ndarray
+    groups: np.ndarray
+    groups_at_once: int | None
+    rows: np.ndarray
+    moments: Moments | None = None
     nodata: int = ENMAP.nodata
     scale: float = ENMAP.scale
     num_skipped: int = 0
+
+    @classmethod
+    def in_memory(
+        cls,
+        images: list[np.ndarray],
+        names: list[str],
+        wavelengths: np.ndarray | None,
+        fwhm: np.ndarray | None,
+        valid_bands: np.ndarray,
+    ) -> Tiles:
+        """Tiles of images, int16 (bands, height, width) each."""
+        shapes = np.array([image.shape[1:] for image in images], dtype=np.int64).reshape(-1, 2)
+        rows = np.arange(len(images))
+        return cls(images, names, shapes, wavelengths, fwhm, valid_bands, rows, None, rows)
 
     @property
     def num_bands(self) -> int:
         return len(self.valid_bands)
 
     def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.tiles)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.tiles[index]
+        return self.images[int(self.rows[index])]
 
-    @property
-    def shapes(self) -> np.ndarray:
-        return np.array([tile.shape[1:] for tile in self.tiles], dtype=np.int64).reshape(-1, 2)
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[number] for number in range(len(self)))
 
-    @property
-    def groups(self) -> np.ndarray:
-        return np.arange(len(self.tiles))
-
-    def select(self, numbers: Sequence[int]) -> TileSet:
+    def select(self, numbers: Sequence[int]) -> Tiles:
         """Some of the tiles; nothing is copied."""
-        return replace(self, tiles=[self.tiles[n] for n in numbers], names=[self.names[n] for n in numbers])
+        chosen = np.asarray(numbers, dtype=np.int64)
+        parts = {name: getattr(self, name)[chosen] for name in ("shapes", "groups", "rows")}
+        return replace(self, names=[self.names[number] for number in numbers], **parts)
 
     def band_statistics(self, minimum: float, maximum: float) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each band's reflectance set to `minimum` to `maximum`, float64 (bands,) each.
+
+        Those of the whole corpus where they were taken for that range; otherwise all tiles are read once.
+        """
+        if self.moments is not None and (minimum, maximum) == self.moments.clip_range:
+            return self.moments.mean, self.moments.std
         return band_statistics(self, minimum, maximum)
-
-    def select_bands(self, indices: Sequence[int] | np.ndarray) -> TileSet:
-        """The same tiles with the bands of these indices, in this order; the numbers are copied."""
-        indices = np.asarray(indices, dtype=np.int64)
-        return replace(
-            self,
-            tiles=[tile[indices] for tile in self.tiles],
-            wavelengths=None if self.wavelengths is None else self.wavelengths[indices],
-            fwhm=None if self.fwhm is None else self.fwhm[indices],
-            valid_bands=self.valid_bands[indices],
-        )
-
-
-def read_tile(path: str | Path, **reading: Any) -> Tile:
-    """Reads an image whole, as reflectance x 10000.
-
-    Args:
-        path: the image; any that `open_image` opens.
-        reading: how to read it where it does not say so itself, as for `datasets_loading.rasters.open_raster`.
-
-    Raises:
-        ProductError: the file is damaged, its numbers can be read in two ways, or no pixel holds data.
-    """
-    path = Path(path)
-    with open_image(path, **reading) as raster:
-        raster.tell()
-        return _tile_of(raster, path)
 
 
 def open_image(path: Path, **reading: Any) -> Raster:
@@ -179,23 +125,15 @@ def open_image(path: Path, **reading: Any) -> Raster:
     return (open_lone_image if product_part(path.name) == "SPECTRAL_IMAGE" else open_raster)(path, **reading)
 
 
-def _tile_of(raster: Raster, path: Path) -> Tile:
-    image = raster.read_stored()
-    if (image == ENMAP.nodata).all():
-        raise ProductError(f"{path}: expected pixels with data, got nodata in all {image[0].size} pixels")
-    return Tile(path.stem, image, raster.wavelengths, raster.fwhm)
-
-
 def read_tile_set(
     folder: str | Path,
     tile_size: int = 64,
     *,
-    bands: Sequence[int] | None = None,
     max_outside: float = 0.5,
     max_cloud: float = 0.1,
     progress: bool = True,
     **reading: Any,
-) -> TileSet:
+) -> Tiles:
     """Reads everything that can be trained on under a folder, in an order that depends on names alone.
 
     EnMAP products, as folders or ZIPs, are cut from their upper left corner into windows of `tile_size` pixels, what
@@ -204,7 +142,6 @@ def read_tile_set(
     Args:
         folder: a folder of products and tiles at any depth, or one product.
         tile_size: side of a window of a product in pixels.
-        bands: indices in ascending wavelength (in file order, where tiles state no wavelengths); all by default.
         max_outside: largest share of a window's pixels without data.
         max_cloud: largest share of a window's pixels classified as cloud.
         progress: show a progress bar.
@@ -218,20 +155,33 @@ def read_tile_set(
     sources = find_sources(folder)
     for path in sources.archives:
         logger.warning("%s: an archive, left out: unpack it first", path)
-    collection, notes = _Collection(bands), Notes()
+    collection, notes = _Collection(), Notes()
     num_files = len(sources.products) + len(sources.images)
     with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
         for path in sources.products:
             with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
                 notes.add(path, product.notes)
-                collection.add_product(product, tile_size, max_outside, max_cloud)
+                collection.start(product, path)
+                has_data = np.zeros(product.num_bands, dtype=bool)
+                for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud):
+                    collection.num_skipped += num_skipped
+                    for tile in tiles:
+                        has_data |= collection.add(tile.image, tile.name)
+                # A product that gave no window says nothing of the bands of the set.
+                if has_data.any():
+                    collection.valid_bands &= has_data & product.valid_bands
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
         for path in sources.images:
             name = path.relative_to(folder).with_suffix("").as_posix()
             with open_image(path, **reading) as raster:
                 notes.add(path, raster.notes)
-                collection.add_tile(replace(_tile_of(raster, path), name=name), path)
+                collection.start(raster, path)
+                image = raster.read_stored()
+                if (image == ENMAP.nodata).all():
+                    pixels = image[0].size
+                    raise ProductError(f"{path}: expected pixels with data, got nodata in all {pixels} pixels")
+                collection.valid_bands &= collection.add(image, name)
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
     notes.tell(folder)
@@ -364,11 +314,7 @@ class ProductTile:
 
 
 def cut_product(
-    product: EnMAPProduct,
-    tile_size: int,
-    max_outside: float,
-    max_cloud: float,
-    bands: Sequence[int] | np.ndarray | None = None,
+    product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float
 ) -> Iterator[tuple[list[ProductTile], int]]:
     """Windows of a product side by side from its upper left corner, a row of them at a time.
 
@@ -377,7 +323,6 @@ def cut_product(
         tile_size: side of a window in pixels.
         max_outside: largest share of a window's pixels off the swath or without data.
         max_cloud: largest share of a window's pixels classified as cloud.
-        bands: indices in ascending wavelength; all by default.
 
     Yields:
         The windows of a row that pass, and how many of it do not.
@@ -385,7 +330,6 @@ def cut_product(
     Raises:
         ProductError: a raster is damaged.
     """
-    chosen = np.arange(product.num_bands) if bands is None else np.asarray(bands, dtype=np.int64)
     first_valid_band = int(np.argmax(product.valid_bands))
     columns = range(0, product.shape[1] - tile_size + 1, tile_size)
     # A row of windows at a time: blocks of a raster are often as wide as the scene, and would be decoded anew for
@@ -404,7 +348,7 @@ def cut_product(
         tiles = []
         if passing:
             left, right = passing[0][0], passing[-1][0] + tile_size
-            strip = product.read(Window(left, row.row_off, right - left, tile_size), chosen)
+            strip = product.read(Window(left, row.row_off, right - left, tile_size))
             for column, outside_share, cloud_share in passing:
                 name = f"{product.name}_x{column:05d}_y{row.row_off:05d}"
                 image = np.ascontiguousarray(strip[:, :, column - left : column - left + tile_size])
@@ -431,79 +375,60 @@ class Notes:
             logger.warning("%s: %s%s", path, note, f", and {count - 1} other files" if count > 1 else "")
 
 
+@dataclass(frozen=True)
+class Bands:
+    """The bands that all sources have: number, centers in nm where known, and the file they come from."""
+
+    num_bands: int
+    wavelengths: tuple[float, ...] | None
+    first_source: str
+
+    @classmethod
+    def of(cls, opened: EnMAPProduct | Raster, source: object) -> Bands:
+        """Those of an opened product or image."""
+        wavelengths = None if opened.wavelengths is None else tuple(opened.wavelengths.tolist())
+        return cls(opened.num_bands, wavelengths, str(source))
+
+    def check(self, opened: EnMAPProduct | Raster, path: Path) -> None:
+        """Raises ProductError where the source at `path` has other bands."""
+        expected = None if self.wavelengths is None else np.array(self.wavelengths)
+        check_same_bands(path, opened.num_bands, opened.wavelengths, self.num_bands, expected, self.first_source)
+
+
 class _Collection:
     """Tiles gathered so far, and what the first source says of the bands."""
 
-    def __init__(self, bands: Sequence[int] | None) -> None:
-        self.bands = bands
+    def __init__(self) -> None:
         self.tiles: list[np.ndarray] = []
         self.names: list[str] = []
         self.num_skipped = 0
-        self.first: Tile | None = None
-        self.first_path: Path | None = None
-        self.lowest = np.zeros(0, dtype=np.int16)
-        self.highest = np.zeros(0, dtype=np.int16)
-        self.valid_bands = np.zeros(0, dtype=bool)
+        self.bands: Bands | None = None
 
-    def add_product(self, product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float) -> None:
-        empty = np.empty((product.num_bands, 0, 0), dtype=np.int16)
-        chosen = self._choose(Tile(product.name, empty, product.wavelengths, product.fwhm), Path(product.path))
-        has_data = np.zeros(len(chosen), dtype=bool)
-        for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud, chosen):
-            self.num_skipped += num_skipped
-            for tile in tiles:
-                self._keep(tile.image, tile.name)
-                has_data |= (tile.image != ENMAP.nodata).any(axis=(1, 2))
-        # A product that gave no window says nothing of the bands of the set.
-        if has_data.any():
-            self.valid_bands &= has_data & product.valid_bands[chosen]
+    def start(self, opened: EnMAPProduct | Raster, path: Path) -> None:
+        """Takes the bands of the first source; ProductError where a later one has others."""
+        if self.bands is None:
+            self.bands = Bands.of(opened, path)
+            self.wavelengths, self.fwhm = opened.wavelengths, opened.fwhm
+            self.lowest = np.full(opened.num_bands, np.iinfo(np.int16).max, dtype=np.int16)
+            self.highest = np.full(opened.num_bands, ENMAP.nodata, dtype=np.int16)
+            self.valid_bands = np.ones(opened.num_bands, dtype=bool)
+        self.bands.check(opened, path)
 
-    def add_tile(self, tile: Tile, path: Path) -> None:
-        chosen = self._choose(tile, path)
-        image = tile.image if self.bands is None else tile.image[chosen]
-        self._keep(image, tile.name)
-        self.valid_bands &= (image != ENMAP.nodata).any(axis=(1, 2))
-
-    def _choose(self, source: Tile, path: Path) -> np.ndarray:
-        """Indices of the bands to keep, once the source is known to have the bands of the first one."""
-        if self.first is None or self.first_path is None:
-            self.first, self.first_path = source, path
-            chosen = self._chosen(source, path)
-            self.lowest = np.full(len(chosen), np.iinfo(np.int16).max, dtype=np.int16)
-            self.highest = np.full(len(chosen), ENMAP.nodata, dtype=np.int16)
-            self.valid_bands = np.ones(len(chosen), dtype=bool)
-        num_bands, wavelengths = len(self.first.image), self.first.wavelengths
-        check_same_bands(path, len(source.image), source.wavelengths, num_bands, wavelengths, self.first_path)
-        return self._chosen(source, path)
-
-    def _chosen(self, source: Tile, path: Path) -> np.ndarray:
-        num_bands = len(source.image)
-        chosen = np.arange(num_bands) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
-        if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= num_bands:
-            raise ProductError(f"{path}: expected bands from 0 to {num_bands - 1}, got {chosen.tolist()}")
-        return chosen
-
-    def _keep(self, image: np.ndarray, name: str) -> None:
+    def add(self, image: np.ndarray, name: str) -> np.ndarray:
+        """Takes in a tile; gives the bands in which it holds data, bool (bands,)."""
         has_data = image != ENMAP.nodata
         lowest = image.min(axis=(1, 2), where=has_data, initial=np.iinfo(np.int16).max)
         self.lowest = np.minimum(self.lowest, lowest)
         self.highest = np.maximum(self.highest, image.max(axis=(1, 2)))
         self.tiles.append(image)
         self.names.append(name)
+        return has_data.any(axis=(1, 2))
 
-    def tile_set(self) -> TileSet:
-        assert self.first is not None
-        wavelengths, fwhm = self.first.wavelengths, self.first.fwhm
-        chosen = slice(None) if self.bands is None else np.asarray(self.bands, dtype=np.int64)
-        return TileSet(
-            tiles=self.tiles,
-            wavelengths=None if wavelengths is None else wavelengths[chosen],
-            fwhm=None if fwhm is None else fwhm[chosen],
-            names=self.names,
-            # A band with one number in all pixels of all tiles holds a filling, not data.
-            valid_bands=self.valid_bands & (self.lowest < self.highest),
-            num_skipped=self.num_skipped,
-        )
+    def tile_set(self) -> Tiles:
+        # A band with one number in all pixels of all tiles holds a filling, not data.
+        valid_bands = self.valid_bands & (self.lowest < self.highest)
+        tiles = Tiles.in_memory(self.tiles, self.names, self.wavelengths, self.fwhm, valid_bands)
+        return replace(tiles, num_skipped=self.num_skipped)
 
 
 def _without_twins(images: list[Path]) -> list[Path]:

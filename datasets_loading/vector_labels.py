@@ -1,9 +1,9 @@
 """Labels as vector files - points and polygons with a class - for the pixels of an image.
 
-`read_features` reads a file and numbers its classes, `rasterize_features` puts them on the pixels of one image, and
-`rasterize_labels` does both. A polygon labels the pixels whose centers lie in it, as in GDAL
-(gdal.org/programs/gdal_rasterize), and a point labels the pixel it lies in. A polygon that holds no center, which GDAL
-drops, labels the pixel of a point inside it. A pixel that two classes claim has no label.
+`read_features` reads a file and numbers its classes, `rasterize_features` puts them on the pixels of one image. A
+polygon labels the pixels whose centers lie in it, as in GDAL (gdal.org/programs/gdal_rasterize), and a point labels
+the pixel it lies in. A polygon that holds no center, which GDAL drops, labels the pixel of a point inside it. A pixel
+that two classes claim has no label.
 
 Shapely and pyogrio are optional: `pip install "hsst[vector]"`.
 """
@@ -90,24 +90,6 @@ class VectorLabels:
     num_outside: int
     num_ambiguous: int
     description: str
-
-
-def rasterize_labels(
-    path: str | Path,
-    class_column: str | None = None,
-    *,
-    crs: CRS | None,
-    transform: Affine | None,
-    shape: tuple[int, int],
-    class_names: Sequence[str] | None = None,
-    where: str | None = None,
-) -> VectorLabels:
-    """Labels of an image from a vector file: `read_features`, then `rasterize_features`, whose arguments these are.
-
-    Raises:
-        ProductError: the file cannot be used, the image is not georeferenced, or all features lie outside it.
-    """
-    return rasterize_features(read_features(path, class_column, where=where), crs, transform, shape, class_names)
 
 
 def read_features(path: str | Path, class_column: str | None = None, *, where: str | None = None) -> VectorFeatures:

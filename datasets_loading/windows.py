@@ -24,8 +24,7 @@ class RandomWindows(Dataset):
         window_size: height and width of a window in pixels.
         bands: indices of the bands to keep; all by default.
         windows_per_tile: windows an epoch takes from each tile; by default as many as tile the largest one.
-        seed: of all offsets, flips and turns.
-        augment: whether windows are flipped and turned (quarter turns only where windows are square).
+        seed: of all offsets, flips and turns; quarter turns only where windows are square.
 
     An item holds `pixels`, int16 (bands, height, width) as stored, and `window_index`, int64, its number in the epoch.
 
@@ -41,7 +40,6 @@ class RandomWindows(Dataset):
         bands: Sequence[int] | None = None,
         windows_per_tile: int | None = None,
         seed: int = 0,
-        augment: bool = True,
     ):
         shapes = check_tiles(tiles, window_size)
         self.tiles = tiles
@@ -50,7 +48,6 @@ class RandomWindows(Dataset):
         area = window_size[0] * window_size[1]
         self.windows_per_tile = windows_per_tile or max(1, int(shapes.prod(axis=1).max()) // area)
         self.seed = seed
-        self.augment = augment
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -67,11 +64,10 @@ class RandomWindows(Dataset):
         row = generator.integers(tile.shape[1] - height + 1)
         column = generator.integers(tile.shape[2] - width + 1)
         window = tile[:, row : row + height, column : column + width]
-        if self.augment:
-            if generator.integers(2):
-                window = window[:, :, ::-1]
-            turns = int(generator.integers(4) if height == width else 2 * generator.integers(2))
-            window = np.rot90(window, turns, axes=(1, 2))
+        if generator.integers(2):
+            window = window[:, :, ::-1]
+        turns = int(generator.integers(4) if height == width else 2 * generator.integers(2))
+        window = np.rot90(window, turns, axes=(1, 2))
         return {"pixels": to_pixels(window, self.bands), "window_index": torch.tensor(index)}
 
 

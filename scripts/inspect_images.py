@@ -1,17 +1,14 @@
 """Show what is read of images: their bands, their numbers as reflectance, how much of them is data, and a picture.
 
     python scripts/inspect_images.py scene.hdr products/* --output_dir outputs/images
-    python scripts/inspect_images.py --list docs/results/images.csv --data_dir data --output_dir outputs/images
 
 prints a row for each image, or why it is refused, and draws all of them in true colour (`images.png`); `images.json`
-holds the same. A list has the columns title and path, and perhaps wavelengths, scale, nodata, variable and radiance
-(empty or 1); paths are relative to --data_dir, or to the list. Exit code 2: an image cannot be read.
+holds the same. Exit code 2: an image cannot be read.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import textwrap
 from pathlib import Path
@@ -22,7 +19,6 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
-from datasets_loading.raster_file import read_text_file
 from datasets_loading.scenes import Scene, find_scenes, open_scene
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 from hsst.support.figures import save_figure, true_colour
@@ -34,44 +30,10 @@ LARGEST_PICTURE = 512
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", help="images and products, or patterns of them in quotes")
-    parser.add_argument("--list", type=Path, help="CSV of images with how each is read")
-    parser.add_argument("--data_dir", type=Path, help="folder of the paths in the list (that of the list)")
+    parser.add_argument("images", nargs="+", help="images and products, or patterns of them in quotes")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of images.json and images.png")
     add_reading_arguments(parser)
-    arguments = parser.parse_args()
-    if not arguments.images and arguments.list is None:
-        parser.error("expected images, or a --list of them")
-    return arguments
-
-
-def listed(arguments: argparse.Namespace) -> list[tuple[str, str | Path, dict[str, Any]]]:
-    """Title, path and way of reading of each image."""
-    reading = reading_of(arguments)
-    entries: list[tuple[str, str | Path, dict[str, Any]]] = []
-    if arguments.images:
-        entries = [(Path(path).name, path, reading) for path in find_scenes(arguments.images)]
-    if arguments.list is None:
-        return entries
-    content = read_text_file(arguments.list, "a list of images")
-    try:
-        rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{arguments.list}: expected a list of images, got something else ({error})") from None
-    folder = arguments.data_dir or arguments.list.parent
-    for number, row in enumerate(rows, start=2):
-        if not row.get("path"):
-            raise ValueError(f"{arguments.list}, line {number}: expected a column path, got none")
-        own: dict[str, Any] = {"radiance": bool(row.get("radiance"))}
-        own |= {name: row[name] for name in ("variable",) if row.get(name)}
-        try:
-            own |= {name: float(row[name]) for name in ("scale", "nodata") if row.get(name)}
-        except ValueError as error:
-            raise ValueError(f"{arguments.list}, line {number}: expected a number, {error}") from None
-        if row.get("wavelengths"):
-            own["wavelengths"] = folder / row["wavelengths"]
-        entries.append((row.get("title") or row["path"], folder / row["path"], own))
-    return entries
+    return parser.parse_args()
 
 
 def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
@@ -85,8 +47,9 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     good = scene.valid_bands
     values = stored[good][has_data[good]] / scene.scale
     low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
-    picture, _ = true_colour(np.where(has_data, stored / scene.scale, np.nan)[good], _centres(scene, good))
     wavelengths = scene.wavelengths
+    reflectance = np.where(has_data, stored / scene.scale, np.nan)[good]
+    picture, _ = true_colour(reflectance, None if wavelengths is None else wavelengths[good])
     return {
         "title": title,
         "format": "EnMAP"
@@ -102,10 +65,6 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
         "valid_share": float(has_data[good].mean()) if good.any() else 0.0,
         "notes": list(scene.raster.notes),
     }, picture
-
-
-def _centres(scene: Scene, good: np.ndarray) -> np.ndarray | None:
-    return None if scene.wavelengths is None else scene.wavelengths[good]
 
 
 def images_table(rows: list[dict[str, Any]]) -> str:
@@ -145,13 +104,14 @@ def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> 
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("inspect_images.py"):
-        entries = listed(arguments)
+        paths = find_scenes(arguments.images)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
         pictures = []
-        for title, path, reading in tqdm(entries, desc="reading", unit="image"):
+        for path in tqdm(paths, desc="reading", unit="image"):
+            title = Path(path).name
             try:
-                with open_scene(path, **reading) as scene:
+                with open_scene(path, **reading_of(arguments)) as scene:
                     row, picture = describe(title, scene)
                 pictures.append(picture)
             except ValueError as error:

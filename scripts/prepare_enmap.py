@@ -14,7 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from datasets_loading.corpus import CutSettings, cluster_executor, local_executor, prepare_corpus
+from datasets_loading.corpus import CutSettings, cluster_executor, prepare_corpus
+from datasets_loading.workers import local_executor
 from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
 
 

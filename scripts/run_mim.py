@@ -38,7 +38,6 @@ from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from datasets_loading.corpus import CorpusTiles
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into
 from datasets_loading.tiles import Tiles
 from datasets_loading.windows import (
@@ -57,6 +56,7 @@ from hsst.support.pretraining import (
     FiniteWatch,
     in_other_light,
     kind_of_step,
+    masked_loss,
     masks_for,
     parameter_groups,
     step_seed,
@@ -532,16 +532,14 @@ class Run:
         drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
         torch.manual_seed(drawn)
         with accelerator.accumulate(self.model):
-            pixels, masks = batch["pixels"], {}
+            pixels = batch["pixels"]
             if arguments.gain:
                 pixels = in_other_light(pixels, self.processor.nodata, arguments.gain)
-            pixel_values, pixel_mask = self.processor.standardize(pixels)
+            kind = None
             if arguments.mask_types:
                 # The same kind on every process, or those with less to encode would wait
                 kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
-                drawn_masks = masks_for(self.config, len(pixels), drawn, mask_type=kind).to(pixels.device)
-                masks = {"bool_masked_pos": drawn_masks, "mask_type": kind}
-            loss = self.model(pixel_values, pixel_mask=pixel_mask, **masks).loss
+            loss = masked_loss(self.model, self.config, *self.processor.standardize(pixels), drawn, kind)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
@@ -771,7 +769,7 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
     candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
     shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
     sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
-    if isinstance(training_tiles, CorpusTiles):
+    if training_tiles.groups_at_once is not None:
         readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
         sampler = GroupedSampler(
             training_tiles.groups,

@@ -48,7 +48,7 @@ from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import open_scene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import OPENING_SETTINGS, REMOTE_SETTINGS
-from datasets_loading.tiles import TileSet, read_tile_set
+from datasets_loading.tiles import Tiles, read_tile_set
 
 DOWNLOADS = "https://download.geoservice.dlr.de/ENMAP/files/L2A/2022/12/03/DT0000006195/03"
 ASSETS = {
@@ -344,7 +344,7 @@ def read_clouds(path: Path | str) -> np.ndarray:
         return scene.read_excluded(kinds=["cloud"])
 
 
-def read_tiles(path: Path | str, **opening: Any) -> TileSet:
+def read_tiles(path: Path | str, **opening: Any) -> Tiles:
     return read_tile_set(path, progress=False, **opening)
 
 

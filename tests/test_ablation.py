@@ -15,14 +15,12 @@ from hsst.experiments.ablation import (
     Ablation,
     Mask,
     PretrainingSettings,
-    plot_ablation,
     pretrain_on_area,
     training_corners,
 )
 from hsst.experiments.baselines import (
     ModelOptions,
     build_network,
-    count_parameters,
     hsst_config,
     own_settings,
     settings_for,
@@ -126,7 +124,7 @@ def test_each_rung_changes_one_thing(tmp_path) -> None:
         network = build_network("hsst-scratch", data, BANDS, settings, options, base, 8)
         configs.append({key: value for key, value in own_settings(config, {}).items() if "mask" not in key})
         joint.append(isinstance(network.hsst, JointAttentionModel))
-        counts.append(count_parameters(network))
+        counts.append(network.num_parameters())
         assert (options.statistics, options.window_size) == ("training", 8)
     changes = [
         {key for key in first if first[key] != second[key]}
@@ -145,8 +143,8 @@ def test_published_size_stays_comparable_over_the_rungs() -> None:
     config = HSSTConfig(position_embedding_type="sincos")
     one_block = HSSTConfig(band_patch_size=200, num_spatial_layers=8, num_spectral_layers=0)
     with torch.device("meta"):
-        counts = [count_parameters(HSSTModel(each)) for each in (one_block, HSSTConfig(), config)]
-        assert count_parameters(JointAttentionModel(HSSTConfig())) == counts[1]
+        counts = [HSSTModel(each).num_parameters() for each in (one_block, HSSTConfig(), config)]
+        assert JointAttentionModel(HSSTConfig()).num_parameters() == counts[1]
     assert max(counts) < 1.1 * min(counts)
 
 
@@ -248,7 +246,6 @@ def test_rungs_are_compared_with_the_one_before(tmp_path) -> None:
     # of four squares, two; of 48 tokens, 43
     assert [entry["realised_mask_ratio"] for entry in summary["masks"][::2]] == pytest.approx([0.5, 43 / 48])
     assert json.loads(json.dumps(summary))["ladder"][0]["title"] == "standard ViT"
-    assert plot_ablation(tmp_path / "ablation.png", summary).stat().st_size > 10_000
 
 
 def script_arguments(folder):
@@ -279,7 +276,6 @@ def test_command_fills_the_table_and_goes_on(run_script, tmp_path) -> None:
     assert all(loss > 0 for loss in summary["masks"][0]["pretraining_loss"].values())
     for words in ("standard ViT", "+ masked pre-training", "linear probe"):
         assert words in result.stdout
-    assert (tmp_path / "output" / "ablation.png").stat().st_size > 10_000
 
 
 def test_last_rung_starts_from_a_given_checkpoint(run_script, tmp_path) -> None:

@@ -8,18 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint
+from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, draw_labels
 from hsst.experiments.baselines import (
     MODELS,
     BaselineConfig,
-    BaselineForImageClassification,
-    BaselineForSemanticSegmentation,
+    BaselineModel,
     ModelOptions,
     build_network,
     choose_bands,
-    count_parameters,
     load_config,
     load_processor,
     run_model,
@@ -136,7 +135,7 @@ def test_vit_has_as_many_parameters_as_hsst(task, layers) -> None:
     data = small_data()
     settings, overrides = FineTuningSettings(task=task), {"num_spatial_layers": layers, "num_spectral_layers": layers}
     counts = [
-        count_parameters(build_network(name, data, BANDS, settings, ModelOptions(None, overrides), None, 7))
+        build_network(name, data, BANDS, settings, ModelOptions(None, overrides), None, 7).num_parameters()
         for name in ("hsst-scratch", "vit")
     ]
     assert abs(counts[1] - counts[0]) <= 0.2 * counts[0]
@@ -144,16 +143,13 @@ def test_vit_has_as_many_parameters_as_hsst(task, layers) -> None:
 
 @pytest.mark.parametrize("architecture", ["vit", "cnn-1d", "cnn-3d"])
 def test_baselines_can_be_saved(architecture, tmp_path) -> None:
-    for model_class, per_pixel in (
-        (BaselineForSemanticSegmentation, True),
-        (BaselineForImageClassification, False),
-    ):
+    for auto_class, per_pixel in ((AutoModelForSemanticSegmentation, True), (AutoModelForImageClassification, False)):
         config = BaselineConfig(
             architecture=architecture, num_channels=12, image_size=5, hidden_size=8, per_pixel=per_pixel, num_labels=3
         )
-        model = model_class(config).eval()
+        model = BaselineModel(config).eval()
         model.save_pretrained(tmp_path)
-        same = model_class.from_pretrained(tmp_path).eval()
+        same = auto_class.from_pretrained(tmp_path).eval()
         values = torch.randn(2, 12, 5, 5)
         with torch.no_grad():
             torch.testing.assert_close(model(values).logits, same(values).logits)

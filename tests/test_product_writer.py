@@ -120,12 +120,10 @@ def test_layers_that_are_not_given_are_clear(tmp_path: Path):
         assert not dataset.read().any()
 
 
-def test_pixel_mask_marks_defects_and_nodata(tmp_path: Path):
-    defective = np.zeros(small_cube().shape, dtype=bool)
-    defective[3, 10, 100] = True
-    with rasterio.open(part(write(tmp_path, pixel_mask=defective), "QL_PIXELMASK")) as dataset:
+def test_pixel_mask_marks_nodata(tmp_path: Path):
+    with rasterio.open(part(write(tmp_path), "QL_PIXELMASK")) as dataset:
         mask = dataset.read()
-    assert (mask[3, 10, 100], mask[2, 10, 100], mask[3, 10, 0], mask[EMPTY_BAND, 10, 100]) == (1, 0, 255, 255)
+    assert (mask[2, 10, 100], mask[3, 10, 0], mask[EMPTY_BAND, 10, 100]) == (0, 255, 255)
 
 
 def test_quick_looks_show_each_detector(tmp_path: Path):
@@ -165,7 +163,6 @@ def test_an_existing_product_stays(tmp_path: Path):
         ({"detectors": ["VNIR"] * 11 + ["TIR"]}, "expected detectors"),
         ({"quality": {"clouds": np.zeros((HEIGHT, WIDTH))}}, "got 'clouds'"),
         ({"quality": {"cloud": np.zeros((HEIGHT, HEIGHT))}}, r"expected a layer cloud of \(150, 170\)"),
-        ({"pixel_mask": np.zeros((HEIGHT, WIDTH))}, "expected a pixel mask"),
     ],
 )
 def test_contradictory_arguments_are_refused(tmp_path: Path, change: dict, message: str):

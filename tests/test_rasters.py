@@ -29,7 +29,7 @@ from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.raster_file import ProductError
 from datasets_loading.rasters import open_raster
 from datasets_loading.scenes import open_scene
-from datasets_loading.tiles import read_tile, read_tile_set
+from datasets_loading.tiles import read_tile_set
 from datasets_loading.wavelengths import SIDECAR_NAME
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation, HSSTImageProcessor
 
@@ -120,7 +120,7 @@ def read_scene(path: Path, **reading: Any) -> np.ndarray:
 def read_only_tile(path: Path, **reading: Any) -> np.ndarray:
     if path.suffix in (".npy", ".npz", ".h5"):
         pytest.skip("such files are not looked for in folders")
-    (tile,) = read_tile_set(path.parent, progress=False, **reading).tiles
+    (tile,) = read_tile_set(path.parent, progress=False, **reading)
     return tile
 
 
@@ -128,7 +128,6 @@ Reader = Callable[..., np.ndarray]
 Log = pytest.LogCaptureFixture
 SPEAKING: dict[str, Reader] = {
     "open_scene": read_scene,
-    "read_tile": lambda path, **reading: read_tile(path, **reading).image,
     "read_cube": lambda path, **reading: read_cube(path, **reading).image,
     "read_tile_set": read_only_tile,
 }

@@ -9,7 +9,7 @@ import torch
 from conftest import assert_one_clear_line
 from safetensors.torch import save_file
 
-from datasets_loading.tiles import TileSet
+from datasets_loading.tiles import Tiles
 from hsst.experiments.reconstruction import (
     GAUSSIAN,
     INTERPOLATION,
@@ -45,7 +45,7 @@ def tile_set(num_tiles=4, side=16, nodata_at=None):
         for tile in tiles:
             tile[:, *nodata_at] = -32768
     names = [f"tile_{number}" for number in range(num_tiles)]
-    return TileSet(tiles, WAVELENGTHS, None, names, np.ones(NUM_BANDS, dtype=bool))
+    return Tiles.in_memory(tiles, names, WAVELENGTHS, None, np.ones(NUM_BANDS, dtype=bool))
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +139,13 @@ class Perfect(HSSTForMaskedImageModeling):
 def test_errors_are_in_standard_deviations_and_of_hidden_valid_values_only(model, processor):
     perfect = Perfect(model.config).eval()
     tiles = tile_set(nodata_at=(slice(0, 3), slice(0, 16)))
-    result, shown = evaluate_reconstruction(perfect, processor, tiles, {}, source="here", mask_ratio=0.5)
+    result = evaluate_reconstruction(perfect, processor, tiles, {}, source="here", mask_ratio=0.5)
     errors = result["predictors"][MODEL]
     assert errors["overall"] == pytest.approx(0.25, abs=1e-6)
     assert list(errors["regions"].values()) == pytest.approx([0.25] * 4, abs=1e-6)
-    assert errors["by_band"] == pytest.approx([0.25] * NUM_BANDS, abs=1e-6)
     assert result["hidden"] == pytest.approx(0.5)
     # half of the values of each window, but where the nodata rows got more or less than their share
     assert result["values"] == pytest.approx(0.5 * 4 * 13 * 16 * NUM_BANDS, rel=0.1)
-    assert shown["truth"].shape == (4, NUM_BANDS) == shown["hidden"].shape
-    np.testing.assert_allclose(shown[MODEL] - shown["truth"], 0.25 * 0.05, atol=1e-6)
-    assert np.isfinite(shown["truth"]).all() and shown["truth"].max() < 0.6
 
 
 def test_gaussian_is_far_better_than_interpolation_where_spectra_are_gaussian(model, processor):
@@ -158,7 +154,7 @@ def test_gaussian_is_far_better_than_interpolation_where_spectra_are_gaussian(mo
     # The spectra in another order of bands: wrong for all tiles but the last
     wrong = GaussianSpectrum.estimate([spectra(5000, seed=50).flip(1)], NUM_BANDS)
     gaussians = {"right": [right] * 4, "mixed": [wrong, wrong, wrong, right]}
-    result, _ = evaluate_reconstruction(model, processor, tiles, gaussians, source="here", mask_ratio=0.5)
+    result = evaluate_reconstruction(model, processor, tiles, gaussians, source="here", mask_ratio=0.5)
     errors = {name: values["overall"] for name, values in result["predictors"].items()}
     scale = 500 / 10000 / 0.05  # standard deviations of the processor in those of the spectra
     assert errors[GAUSSIAN + "right"] < 0.4 * errors[INTERPOLATION] * scale
@@ -170,7 +166,7 @@ def test_gaussian_is_far_better_than_interpolation_where_spectra_are_gaussian(mo
 
 def test_tube_masks_hide_whole_pixels(model, processor):
     gaussian = GaussianSpectrum.estimate([spectra(5000, seed=50)], NUM_BANDS)
-    result, _ = evaluate_reconstruction(
+    result = evaluate_reconstruction(
         model, processor, tile_set(), {"same": [gaussian] * 4}, source="here", mask_type="tube", mask_ratio=0.75
     )
     errors = {name: values["overall"] for name, values in result["predictors"].items()}
@@ -181,7 +177,7 @@ def test_tube_masks_hide_whole_pixels(model, processor):
 
 
 def test_table_marks_the_best_and_tells_the_ratio(model, processor):
-    masks, _ = evaluate_reconstruction(model, processor, tile_set(), {}, source="here")
+    masks = evaluate_reconstruction(model, processor, tile_set(), {}, source="here")
     masks["predictors"][VISIBLE_MEAN]["overall"] = 0.001
     lines = reconstruction_table({"masks": {"unit": masks}}).splitlines()
     assert lines[0].startswith("| unit masks, 70% hidden | all bands | VNIR | red edge | SWIR1 | SWIR2 |")
@@ -191,14 +187,15 @@ def test_table_marks_the_best_and_tells_the_ratio(model, processor):
 
 
 def test_tiles_without_a_band_of_the_model_are_refused(model, processor):
-    tiles = tile_set().select_bands(range(NUM_BANDS - 1))
+    shorter = [tile[:-1] for tile in tile_set()]
+    tiles = Tiles.in_memory(shorter, list("abcd"), WAVELENGTHS[:-1], None, np.ones(NUM_BANDS - 1, dtype=bool))
     with pytest.raises(ValueError, match="here: .*2300"):
         evaluate_reconstruction(model, processor, tiles, {}, source="here")
 
 
 def write_tiles(folder, tiles):
     folder.mkdir()
-    for name, tile in zip(tiles.names, tiles.tiles, strict=True):
+    for name, tile in zip(tiles.names, tiles, strict=True):
         profile = {"count": NUM_BANDS, "height": 16, "width": 16, "dtype": "int16", "nodata": -32768}
         with rasterio.open(folder / f"{name}.tif", "w", driver="GTiff", **profile) as dataset:
             dataset.write(tile)
@@ -239,13 +236,12 @@ def test_command(tmp_path, arguments, run_script):
     assert figures["gaussian_pixels"]["other tiles of the same scene"] == [512]
     table = (tmp_path / "out" / "reconstruction.md").read_text()
     assert table.strip() in result.stdout and f"{predictors[MODEL]['overall']:.3f}" in table
-    assert (tmp_path / "out" / "reconstruction_spectra.png").stat().st_size > 20_000
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_training_tiles_of_tensor_files_count_by_their_weights(tmp_path, arguments, run_script):
     for name, count in (("many", 4), ("few", 2)):  # 1024 and 512 pixels
-        tiles = torch.from_numpy(np.stack(tile_set(count).tiles))
+        tiles = torch.from_numpy(np.stack(list(tile_set(count))))
         about = {"wavelengths": json.dumps(WAVELENGTHS.tolist()), "scale": "10000.0", "nodata": "-32768"}
         save_file({"tiles": tiles.contiguous()}, tmp_path / f"{name}.safetensors", about)
     result = run_script(

@@ -11,7 +11,6 @@ from datasets_loading.sensors import (
     ENMAP_DETECTORS,
     ENMAP_WATER_VAPOUR_BANDS,
     PUBLISHED_ENMAP_BANDS,
-    TRUE_COLOUR_WAVELENGTHS,
     Sensor,
 )
 
@@ -43,18 +42,6 @@ def test_published_bands_leave_out_water_vapour_and_two_more():
     assert [ENMAP.wavelengths[band] for band in left_out] == [2266.04, 2274.18]
     vapour = [ENMAP.wavelengths[band] for band in ENMAP_WATER_VAPOUR_BANDS]
     assert (vapour[0], vapour[14], vapour[15], vapour[-1]) == (1295.28, 1519.22, 1738.93, 1967.95)
-
-
-def test_true_colour_bands_are_red_green_and_blue():
-    centres = [ENMAP.wavelengths[band] for band in ENMAP.true_colour_bands]
-    assert centres == pytest.approx(TRUE_COLOUR_WAVELENGTHS, abs=4)
-    assert centres[0] > centres[1] > centres[2]
-
-
-def test_nearest_bands_within_tolerance():
-    assert ENMAP.nearest_bands([418.0, 2445.53], tolerance=0.3) == (0, 223)
-    with pytest.raises(ValueError, match="within 5 nm of 1850 nm, the nearest is at 1939.44 nm"):
-        ENMAP.nearest_bands([640.0, 1850.0], tolerance=5)
 
 
 def test_sensor_rejects_unsorted_wavelengths_and_missing_widths():

@@ -58,7 +58,7 @@ def clear_scene() -> SimulatedScene:
 
 
 def band(wavelength: float) -> int:
-    return ENMAP.nearest_bands([wavelength])[0]
+    return int(np.abs(np.array(ENMAP.wavelengths) - wavelength).argmin())
 
 
 def spectra(library: SpectralLibrary, *materials: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.raster_file import ProductError
-from datasets_loading.vector_labels import rasterize_features, rasterize_labels, read_features
+from datasets_loading.vector_labels import rasterize_features, read_features
 
 pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
@@ -65,6 +65,10 @@ def mask(rows, columns, shape=SHAPE):
     values = np.full(shape, -1)
     values[rows, columns] = 1
     return values
+
+
+def rasterize_labels(path, class_column=None, class_names=None, **image):
+    return rasterize_features(read_features(path, class_column), **image, class_names=class_names)
 
 
 def refusal(path, *words, read=rasterize_labels, **arguments):

@@ -18,14 +18,15 @@ def all_windows(windows):
 
 
 def test_windows_are_cut_from_their_tile(tiles):
-    windows = RandomWindows(tiles, (8, 8), windows_per_tile=20, augment=False)
+    windows = RandomWindows(tiles, (8, 8), windows_per_tile=20)
     assert len(windows) == 60
     for index in range(len(windows)):
         pixels = windows[index]["pixels"].numpy()
         assert pixels.dtype == np.int16 and windows[index]["window_index"] == index
         tile = tiles[index // 20]
-        places = np.argwhere(tile[0] == pixels[0, 0, 0])
-        assert any(np.array_equal(tile[:, row : row + 8, column : column + 8], pixels) for row, column in places)
+        turns = [np.rot90(side, turn, (1, 2)) for side in (pixels, pixels[:, :, ::-1]) for turn in range(4)]
+        corners = [(turn, *place) for turn in turns for place in np.argwhere(tile[0] == turn[0, 0, 0])]
+        assert any(np.array_equal(tile[:, row : row + 8, column : column + 8], turn) for turn, row, column in corners)
 
 
 def test_offsets_flips_and_turns_all_occur():

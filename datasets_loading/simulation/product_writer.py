@@ -52,11 +52,9 @@ def write_enmap_product(
     acquisition_time: datetime,
     sun_elevation: float,
     quality: Mapping[str, np.ndarray],
-    pixel_mask: np.ndarray | None = None,
     gain: float = 0.0001,
     offset: float = 0.0,
     as_zip: bool = False,
-    comment: str = "Simulated product in the EnMAP L2A file format",
 ) -> Path:
     """Writes the folder `parent/name`, or the archive `parent/name.ZIP`, which appears only when it is whole.
 
@@ -73,11 +71,9 @@ def write_enmap_product(
         sun_elevation: sun elevation at the centre of the scene in degrees.
         quality: layers by their names in `QUALITY_LAYERS` less "pixel_mask", integer or bool (height, width). A layer
             that is not given is written as clear; "classes" as land where any band holds data, else as outside.
-        pixel_mask: 1 for a defective pixel of a band, else 0, integer or bool (bands, height, width); none by default.
         gain: factor from stored number to reflectance.
         offset: reflectance of the stored number 0.
         as_zip: write a ZIP instead of a folder.
-        comment: what METADATA.XML says of the product.
 
     Returns:
         The folder or archive.
@@ -87,7 +83,7 @@ def write_enmap_product(
             the same one is written once more.
         OSError: it cannot be written; nothing half-written is left.
     """
-    _check(cube, wavelengths, fwhm, detectors, quality, pixel_mask)
+    _check(cube, wavelengths, fwhm, detectors, quality)
     parent = Path(parent)
     layers = _complete_layers(cube, quality)
 
@@ -96,7 +92,7 @@ def write_enmap_product(
         _write_raster(folder / f"{name}-SPECTRAL_IMAGE.TIF", cube, nodata=ENMAP.nodata, **grid)
         for layer, values in layers.items():
             _write_raster(folder / f"{name}-{QUALITY_LAYERS[layer]}.TIF", values[None].astype(np.uint8), **grid)
-        mask = _complete_pixel_mask(cube, pixel_mask)
+        mask = np.where(cube == ENMAP.nodata, _PIXEL_MASK_NODATA, 0).astype(np.uint8)  # no pixel is defective
         _write_raster(folder / f"{name}-{QUALITY_LAYERS['pixel_mask']}.TIF", mask, nodata=_PIXEL_MASK_NODATA, **grid)
         for detector in QUICK_LOOK_WAVELENGTHS:
             bands = _quick_look_bands(detector, wavelengths, detectors)
@@ -104,7 +100,7 @@ def write_enmap_product(
                 quick_look = np.stack([_stretched(cube[band]) for band in bands])
                 _write_raster(folder / f"{name}-QL_{detector}.TIF", quick_look, nodata=0, **grid)
         metadata = _Metadata("level_X")
-        metadata.describe(name, comment, acquisition_time, cube.shape, **grid)
+        metadata.describe(name, acquisition_time, cube.shape, **grid)
         metadata.state_quality(layers, sun_elevation)
         metadata.list_bands(cube, wavelengths, fwhm, detectors, gain, offset)
         metadata.list_files(name, folder)
@@ -146,7 +142,6 @@ def _check(
     fwhm: Sequence[float] | np.ndarray,
     detectors: Sequence[str],
     quality: Mapping[str, np.ndarray],
-    pixel_mask: np.ndarray | None,
 ) -> None:
     if cube.dtype != np.int16 or cube.ndim != 3:
         raise ValueError(f"expected an int16 cube (bands, height, width), got {cube.dtype} {cube.shape}")
@@ -161,8 +156,6 @@ def _check(
             raise ValueError(f"expected quality layers among {sorted(known_layers)}, got {layer!r}")
         if values.shape != cube.shape[1:]:
             raise ValueError(f"expected a layer {layer} of {cube.shape[1:]} pixels, got {values.shape}")
-    if pixel_mask is not None and pixel_mask.shape != cube.shape:
-        raise ValueError(f"expected a pixel mask {cube.shape}, got {pixel_mask.shape}")
 
 
 def _complete_layers(cube: np.ndarray, quality: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -178,12 +171,6 @@ def _complete_layers(cube: np.ndarray, quality: Mapping[str, np.ndarray]) -> dic
         elif layer != "pixel_mask":
             layers[layer] = np.zeros(cube.shape[1:], dtype=np.uint8)
     return layers
-
-
-def _complete_pixel_mask(cube: np.ndarray, pixel_mask: np.ndarray | None) -> np.ndarray:
-    mask = np.zeros(cube.shape, dtype=np.uint8) if pixel_mask is None else pixel_mask.astype(np.uint8)
-    mask[cube == ENMAP.nodata] = _PIXEL_MASK_NODATA
-    return mask
 
 
 def _write_raster(path: Path, values: np.ndarray, crs: CRS, transform: Affine, nodata: int | None = None) -> None:
@@ -275,7 +262,6 @@ class _Metadata:
     def describe(
         self,
         name: str,
-        comment: str,
         acquisition_time: datetime,
         cube_shape: tuple[int, ...],
         crs: CRS,
@@ -286,7 +272,7 @@ class _Metadata:
         stop = start + timedelta(seconds=SECONDS_PER_LINE * height)
         self.set("metadata/schema/processingLevel", "L2A")
         self.set("metadata/name", f"{name}-METADATA.XML")
-        self.set("metadata/comment", comment)
+        self.set("metadata/comment", "Simulated product in the EnMAP L2A file format")
         self.set("processing/terrainCorrection", "Yes")
         self.set("processing/productFormat", "GeoTIFF+Metadata")
         self.set("processing/mapProjection", "UTM_Zone_of_Scene_Center")

@@ -509,14 +509,15 @@ def labels_path(parent: str | Path, name: str) -> Path:
     return Path(parent) / f"{name}_labels.tif"
 
 
-def write_scene(scene: SimulatedScene, parent: str | Path, name: str | None = None, as_zip: bool = False) -> Path:
+def write_scene(scene: SimulatedScene, parent: str | Path, as_zip: bool = False) -> Path:
     """Write a scene as an official L2A product, and its labels beside it (`labels_path`).
 
     The labels are a GeoTIFF, uint8, `UNLABELLED` as nodata, with the names of the classes as tags `class_0`, ...
 
     Args:
-        name: name of the product; by default the scene's own.
-        as_zip: write `parent/name.ZIP` instead of the folder `parent/name`.
+        scene: the scene, whose name is that of the product.
+        parent: folder to write into.
+        as_zip: write a ZIP instead of a folder.
 
     Returns:
         the folder or archive.
@@ -524,8 +525,7 @@ def write_scene(scene: SimulatedScene, parent: str | Path, name: str | None = No
     Raises:
         ValueError: there is another product or other labels of this name; the same are written once more.
     """
-    name = scene.name if name is None else name
-    parent = Path(parent)
+    name, parent = scene.name, Path(parent)
     with written_whole(labels_path(parent, name)) as unfinished:
         _write_labels(scene, unfinished)
         check_no_other(labels_path(parent, name), unfinished)

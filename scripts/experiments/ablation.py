@@ -10,13 +10,14 @@ statistics, labels and training. The table of masks pre-trains a model for each 
 fine-tuning and by a linear probe. Models are pre-trained here, on the training area of each direction alone and
 without its labels; with --model_name_or_path, the ladder's last rung starts from that checkpoint, and all rungs have
 its configuration. Every run is a row of `runs.csv` as soon as it is done: the same command resumes where it was
-interrupted. At the end, the tables are printed, and `ablation.json` and `.png` hold the results.
+interrupted. At the end, the tables are printed, and `ablation.json` holds the results.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from datasets_loading.files import write_json
@@ -46,16 +45,13 @@ from hsst.experiments.baselines import (
     training_processor,
 )
 from hsst.experiments.label_efficiency import (
-    COLOURS,
     COMPARED_SCORES,
-    MAIN_COLOUR,
     Budget,
     Experiment,
     Run,
     Variant,
     add_area_arguments,
     add_run_arguments,
-    over_seeds,
     paired_difference,
     parse_budgets,
     percent,
@@ -67,9 +63,8 @@ from hsst.experiments.label_efficiency import (
     summarise,
 )
 from hsst.support.command_line import check_least, one_line_errors
-from hsst.support.figures import draw_scores, save_figure, style_axis
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
-from hsst.support.pretraining import parameter_groups
+from hsst.support.pretraining import NotFinite, parameter_groups, train_steps
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 
@@ -77,7 +72,7 @@ PARTS = ("ladder", "masks")
 MASK_TYPES = ("unit", "block", "tube", "grid")
 PRETRAINING_NAME = "pretraining.json"
 PRETRAINING_ARGUMENTS = ("steps", "batch_size", "learning_rate")
-WEIGHT_DECAY, WARMUP_SHARE, MAX_GRAD_NORM = 0.05, 0.05, 1.0
+WEIGHT_DECAY, WARMUP_SHARE = 0.05, 0.05
 LOSS_STEPS = 50
 """The loss that is reported is the mean of this number of last steps."""
 
@@ -163,21 +158,23 @@ def pretrain_on_area(
     model.to(device).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=settings.learning_rate)
     schedule = get_cosine_schedule_with_warmup(optimizer, round(WARMUP_SHARE * settings.steps), settings.steps)
-    losses = []
-    for _ in trange(settings.steps, desc="pre-training", leave=False, disable=not progress):
+
+    def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, None]:
         windows = area.windows(generator.choice(corners, settings.batch_size), "dense")
         turns = generator.integers(8, size=settings.batch_size).tolist()
         values, valid = (
             torch.stack([turn_window(*each) for each in zip(windows[name], turns, strict=True)]).to(device)
             for name in ("pixel_values", "pixel_mask")
         )
-        loss = model(pixel_values=values, pixel_mask=valid).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+        return values, valid, None
+
+    losses = []
+    steps = train_steps(model, optimizer, schedule, draw, settings.steps, seed=settings.seed)
+    try:
+        for loss in tqdm(steps, desc="pre-training", total=settings.steps, leave=False, disable=not progress):
+            losses.append(loss.item())
+    except NotFinite:
+        losses.append(math.nan)
     last = float(np.mean(losses[-LOSS_STEPS:]))
     if has_diverged(model, last):
         raise ValueError(
@@ -396,45 +393,6 @@ def mask_table(summary: Mapping[str, Any]) -> str:
     return markdown_table(header, rows.values())
 
 
-def plot_ablation(path: str | Path, summary: Mapping[str, Any]) -> Path:
-    """Draws overall accuracy as PNG: over the rungs of the ladder, a line for each budget, and over the hidden share
-    of tokens, a line for each mask type and way; bars are 95 % intervals."""
-    parts = [part for part in PARTS if summary[part]]
-    figure = Figure(figsize=(7.2 * len(parts), 5.4), layout="constrained")
-    for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        entries = summary[part]
-        lines: dict[str, list[Mapping[str, Any]]] = {}
-        for entry in entries:
-            way = "" if part == "ladder" else f"{entry['mask_type']}, {entry['way'].replace('-', ' ')}"
-            lines.setdefault(way or entry["budget_title"], []).append(entry)
-        names = list(dict.fromkeys(entry["title" if part == "ladder" else "mask_type"] for entry in entries))
-        # A little to the right of each other, so that intervals of several lines can be told apart
-        for number, (label, line) in enumerate(lines.items()):
-            if part == "ladder":
-                places = [names.index(entry["title"]) + 0.06 * number for entry in line]
-                style = {"color": COLOURS[number % 10]}
-            else:
-                line.sort(key=lambda entry: entry["realised_mask_ratio"])
-                places = [entry["realised_mask_ratio"] + 0.003 * number for entry in line]
-                colour = [MAIN_COLOUR, *COLOURS][names.index(line[0]["mask_type"]) % 10]
-                style = {"color": colour, "linestyle": "-" if line[0]["way"] == "fine-tuned" else "--"}
-            draw_scores(axis, places, [entry["overall_accuracy"] for entry in line], "bars", label=label, **style)
-        if part == "ladder":
-            axis.set_xticks(range(len(names)), names, rotation=25, ha="right", fontsize=9)
-            axis.set_title("One thing added at a time", fontsize=11)
-        else:
-            axis.set_xlabel("share of the tokens that is hidden in pre-training")
-            axis.xaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-            axis.set_title(f"Masks (training labels: {entries[0]['budget_title']})", fontsize=11)
-        axis.legend(title="training labels" if part == "ladder" else None, fontsize=9, frameon=False)
-        axis.set_ylabel("overall accuracy")
-        axis.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-        style_axis(axis)
-    over = over_seeds([entry for part in parts for entry in summary[part]], "bars")
-    figure.suptitle(f"Ablation, test area never trained on ({over})", fontsize=12)
-    return save_figure(path, figure)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(ladder masks)")
@@ -487,9 +445,8 @@ def main() -> None:
         for part, table in (("ladder", ladder_table), ("masks", mask_table)):
             if summary[part]:
                 print(f"\n{table(summary)}")
-        print()
-        print(write_json(arguments.output_dir / "ablation.json", summary))
-        print(plot_ablation(arguments.output_dir / "ablation.png", summary))
+        path = write_json(arguments.output_dir / "ablation.json", summary)
+    print(f"\nResults: {path}")
 
 
 if __name__ == "__main__":

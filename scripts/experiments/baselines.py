@@ -101,7 +101,10 @@ class ViTEncoder(nn.Module):
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__()
-        self.vit = ViTModel(vit_config(config), add_pooling_layer=False)
+        shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "num_channels")
+        sizes = {name: getattr(config, name) for name in shared}
+        vit_config = ViTConfig(**sizes, intermediate_size=4 * config.hidden_size, patch_size=1)
+        self.vit = ViTModel(vit_config, add_pooling_layer=False)
         self.num_features = config.hidden_size * (1 if config.per_pixel else config.image_size**2)
         self.per_pixel = config.per_pixel
 
@@ -161,7 +164,7 @@ class CNN3D(nn.Module):
 
 
 class BaselineModel(PreTrainedModel):
-    """A network and a linear classifier; `forward` is that of HSST's heads."""
+    """A network and a linear classifier of every pixel of a window, or of its center pixel, as HSST's heads are."""
 
     config_class = BaselineConfig
     config: BaselineConfig
@@ -184,75 +187,30 @@ class BaselineModel(PreTrainedModel):
         # those of torch stay for convolutions and linear layers; the ViT initialises itself
         pass
 
-    def logits(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        pixel_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput | ImageClassifierOutput:
+        """
+        Args:
+            pixel_values: (windows, bands, rows, columns).
+            labels: classes from 0, int64 (windows, rows, columns), or (windows,) of center pixels, 255 = unlabelled.
+            pixel_mask: (windows, rows, columns), 0 at pixels without data.
+        """
         if pixel_mask is not None:
             pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
-        return self.head(self.encoder(pixel_values))
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
-        return None if labels is None else labelled_cross_entropy(logits, labels, UNLABELLED)
-
-
-class BaselineForSemanticSegmentation(BaselineModel):
-    """A class for every pixel of a window."""
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> SemanticSegmenterOutput:
-        """
-        Args:
-            pixel_values: (windows, bands, rows, columns).
-            labels: classes from 0, int64 (windows, rows, columns), 255 = unlabelled.
-            pixel_mask: (windows, rows, columns), 0 at pixels without data.
-        """
-        logits = self.logits(pixel_values, pixel_mask)
-        return SemanticSegmenterOutput(loss=self.loss(logits, labels), logits=logits)
-
-
-class BaselineForImageClassification(BaselineModel):
-    """A class for the centre pixel of a window."""
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        pixel_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> ImageClassifierOutput:
-        """
-        Args:
-            pixel_values: (windows, bands, rows, columns).
-            labels: classes from 0, int64 (windows,), 255 = unlabelled.
-            pixel_mask: (windows, rows, columns), 0 at pixels without data.
-        """
-        logits = self.logits(pixel_values, pixel_mask)
-        return ImageClassifierOutput(loss=self.loss(logits, labels), logits=logits)
+        logits = self.head(self.encoder(pixel_values))
+        loss = None if labels is None else labelled_cross_entropy(logits, labels, UNLABELLED)
+        output_class = SemanticSegmenterOutput if self.config.per_pixel else ImageClassifierOutput
+        return output_class(loss=loss, logits=logits)
 
 
 AutoConfig.register("hsst-baseline", BaselineConfig)
-AutoModelForSemanticSegmentation.register(BaselineConfig, BaselineForSemanticSegmentation)
-AutoModelForImageClassification.register(BaselineConfig, BaselineForImageClassification)
-
-
-def vit_config(config: BaselineConfig) -> ViTConfig:
-    """The configuration of transformers' ViT on windows."""
-    return ViTConfig(
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        intermediate_size=4 * config.hidden_size,
-        image_size=config.image_size,
-        patch_size=1,
-        num_channels=config.num_channels,
-    )
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+AutoModelForSemanticSegmentation.register(BaselineConfig, BaselineModel)
+AutoModelForImageClassification.register(BaselineConfig, BaselineModel)
 
 
 def vit_width(target: int, config: BaselineConfig) -> tuple[int, int]:
@@ -374,10 +332,10 @@ class Outcome:
         model: the trained network, or classifier of scikit-learn.
         processor: what standardises its input.
         bands: band indices in the scenes that it saw.
+        train_seconds, predict_seconds: wall-clock seconds.
         parameters: number of parameters of a network.
         training: what fine-tuning did, for networks.
         chosen: settings that a classifier chose by cross-validation.
-        train_seconds, predict_seconds: wall-clock seconds.
         adaptation: what became of a checkpoint that was adapted to the bands of the data.
     """
 
@@ -386,11 +344,11 @@ class Outcome:
     model: Any
     processor: HSSTImageProcessor
     bands: list[int]
-    parameters: int | None
-    training: FineTuned | None
-    chosen: dict[str, Any]
     train_seconds: float
     predict_seconds: float
+    parameters: int | None = None
+    training: FineTuned | None = None
+    chosen: dict[str, Any] = field(default_factory=dict)
     adaptation: AdaptationReport | None = None
 
 
@@ -438,13 +396,14 @@ def run_model(
         settings = replace(settings, stride=None)  # one given for windows of other sizes
     check_classes(data)
     start = starting_point(data, options)
-    base, pretrained_processor, bands = start.config, start.processor, start.bands
+    base, bands = start.config, start.bands
     window_size = choose_window_size(settings, options, base)
     statistics = options.statistics or ("checkpoint" if entry.needs_checkpoint else "training")
     if statistics not in STATISTICS:
         raise ValueError(f"statistics: expected one of {', '.join(STATISTICS)}, got {statistics}")
-    own_processor = training_processor(data, bands, pretrained_processor)
-    processor = pretrained_processor if statistics == "checkpoint" and pretrained_processor else own_processor
+    processor = start.processor
+    if processor is None or statistics != "checkpoint":
+        processor = training_processor(data, bands, processor)
     make_area: Callable[[str], AreaTensors] = lambda split: AreaTensors.of(
         data, split, processor, bands, window_size, own_statistics=statistics == "area"
     )
@@ -456,22 +415,14 @@ def run_model(
         if settings.head_start == "checkpoint":
             assert options.checkpoint is not None  # check_model looks
             start_from_head(network, options.checkpoint, settings, options.merged)
-        has_validation = data.class_counts("validation").any() and settings.early_stopping_patience is not None
-        tuned = fine_tune(
-            network,
-            training,
-            settings,
-            validation=make_area("validation") if has_validation else None,
-            progress=progress,
-        )
+        stops_early = data.class_counts("validation").any() and settings.early_stopping_patience is not None
+        validation = make_area("validation") if stops_early else None
+        tuned = fine_tune(network, training, settings, validation=validation, progress=progress)
         trained = time.perf_counter()
         test = make_area("test")
         maps = predict(network, test, settings, labelled_only=labelled_only, progress=progress)
-        model: Any = network
-        chosen: dict[str, Any] = {}
-        parameters: int | None = count_parameters(network)
+        results: dict[str, Any] = {"model": network, "parameters": network.num_parameters(), "training": tuned}
     else:
-        classifier_name = CLASSIFIERS_OF_FEATURES.get(name, name)
         features: Callable[[AreaTensors, np.ndarray], np.ndarray] = lambda area, pixels: area.spectra(pixels)
         if entry.kind == "features":
             assert options.checkpoint is not None and base is not None
@@ -485,7 +436,7 @@ def run_model(
             features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)
         pixels = training.labelled_pixels()
         fitted = fit_pixel_classifier(
-            classifier_name,
+            CLASSIFIERS_OF_FEATURES.get(name, name),
             features(training, pixels),
             training.classes(pixels),
             fold_groups(pixels),
@@ -496,19 +447,16 @@ def run_model(
         test = make_area("test")
         wanted = test.labelled_pixels() if labelled_only else test.own_pixels()
         maps = map_of(test, wanted, fitted.estimator.predict(features(test, wanted)))
-        model, chosen, tuned, parameters = fitted.estimator, dict(fitted.settings), None, None
+        results = {"model": fitted.estimator, "chosen": dict(fitted.settings)}
     return Outcome(
-        maps,
-        confusion_of(maps, test),
-        model,
-        processor,
-        bands,
-        parameters,
-        tuned,
-        chosen,
-        trained - started,
-        time.perf_counter() - trained,
-        start.adaptation,
+        maps=maps,
+        confusion=confusion_of(maps, test),
+        processor=processor,
+        bands=bands,
+        train_seconds=trained - started,
+        predict_seconds=time.perf_counter() - trained,
+        adaptation=start.adaptation,
+        **results,
     )
 
 
@@ -845,7 +793,7 @@ def build_network(
     )
     if name == "vit":
         with torch.device("meta"):
-            target = count_parameters(model_class(config))
+            target = model_class(config).num_parameters()
         # heads are few where the model is so small that multiples of four are too far apart
         for heads in (4, 2, 1):
             baseline.num_attention_heads = heads
@@ -856,8 +804,7 @@ def build_network(
             raise ValueError(
                 f"vit: expected a width with {target:,} parameters, give or take {PARAMETER_TOLERANCE:.0%}, got none"
             )
-    baseline_class = BaselineForSemanticSegmentation if settings.task == "dense" else BaselineForImageClassification
-    return baseline_class(baseline)
+    return BaselineModel(baseline)
 
 
 def hsst_config(

@@ -2,8 +2,7 @@
 Tiles as plain tensors, for `run_mim_tensors.py`: products, GeoTIFF tiles or a corpus as one safetensors file.
 
     python scripts/experiments/export_tiles.py --data_dir products --output tiles.safetensors
-    python scripts/experiments/export_tiles.py --data_dir crops --tile_size 20 --max_tiles 500 \\
-        --output crops.safetensors
+    python scripts/experiments/export_tiles.py --data_dir crops --tile_size 20 --output crops.safetensors
 
 Bands that hold data in every source are kept. Images of another size than --tile_size are cut into squares of it, the
 last ones flush with the edge, so that nothing is left out.
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import written_whole
 from datasets_loading.tiles import Tiles, read_tile_set
-from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,13 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="safetensors file")
     add_reading_arguments(parser)
     parser.add_argument("--tile_size", type=int, default=64, help="side of the tiles in pixels (64)")
-    parser.add_argument("--max_tiles", type=int, help="keep so many, drawn at random (all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing")
-    arguments = parser.parse_args()
-    for name in ("tile_size", "max_tiles"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-    return arguments
+    return parser.parse_args()
 
 
 def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
@@ -60,7 +53,7 @@ def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
 
 def export(arguments: argparse.Namespace) -> None:
     if is_corpus(arguments.data_dir):
-        tiles: Tiles = read_corpus(arguments.data_dir, streaming=False)
+        tiles = read_corpus(arguments.data_dir, streaming=False)
     else:
         tiles = read_tile_set(arguments.data_dir, arguments.tile_size, **reading_of(arguments))
     if tiles.wavelengths is None:
@@ -68,9 +61,6 @@ def export(arguments: argparse.Namespace) -> None:
     bands = np.flatnonzero(tiles.valid_bands)
     side = arguments.tile_size
     squares = squares_of(tiles, side)
-    if arguments.max_tiles is not None and len(squares) > arguments.max_tiles:
-        kept = np.random.default_rng(arguments.seed).choice(len(squares), arguments.max_tiles, replace=False)
-        squares = [squares[number] for number in sorted(kept)]
     # NumPy's memory errors are said in a line; those of torch are errors of any kind
     stack = torch.from_numpy(np.empty((len(squares), len(bands), side, side), dtype=np.int16))
     for place, (number, row, column) in enumerate(tqdm(squares, desc="tiles", unit="tile")):
@@ -88,6 +78,7 @@ def export(arguments: argparse.Namespace) -> None:
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("export_tiles.py"):
+        check_least(arguments, 1, "tile_size")
         export(arguments)
 
 

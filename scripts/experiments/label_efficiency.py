@@ -25,14 +25,13 @@ import csv
 import itertools
 import json
 import logging
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from datasets_loading.files import fingerprint, only_writer, write_json, written
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import draw_labels
+from datasets_loading.workers import local_executor
 from hsst.experiments.baselines import (
     MODELS,
     ModelOptions,
@@ -272,33 +272,23 @@ def _execute(
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     devices = (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
-    processes = processes or max(count, 1)
-    if processes == 1 or len(runs) < 2:
-        for run in runs:
-            yield run, execute_run(experiment, run)
-        return
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
+    processes = min(processes or max(count, 1), len(runs))
+    queue = get_context("spawn").SimpleQueue()
     for number in range(processes):
         queue.put(devices[number % count] if count else None)
-    with ProcessPoolExecutor(processes, context, _begin, (experiment, queue)) as executor:
-        futures = {executor.submit(_work, run): run for run in runs}
-        try:
+    with local_executor(processes, "--processes", partial(_begin, experiment, queue)) as executor:
+        if executor is None:
+            for run in runs:
+                yield run, execute_run(experiment, run)
+        else:
+            futures = {executor.submit(_work, run): run for run in runs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            message = f"--processes {processes}: a process ended in the middle of its run, out of memory?"
-            raise ValueError(message) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
 
 
 def _begin(experiment: Experiment, devices: Any) -> None:
     """In a worker: takes a device of its own, before CUDA is used."""
     global _experiment
-    # A parent that is killed cannot end its workers: they wait for its end
-    parent: Any = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     if (device := devices.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     _experiment = experiment
@@ -514,9 +504,8 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
             if number == 0:
                 style = {"color": MAIN_COLOUR, "lw": 2.6, "ms": 6, "zorder": 5}
             # The bands of many models would hide each other
-            interval = "band" if number == 0 or len(models) <= 4 else "none"
             style |= {"linestyle": "-" if number <= 5 else "--", "label": entries[0]["title"]}
-            draw_scores(axis, labels, scores, interval, **style)
+            draw_scores(axis, labels, scores, has_band=number == 0 or len(models) <= 4, **style)
         label_axis(axis, {entry["budget"]: entry for entry in results}.values())
         # Intervals of few seeds reach far beyond what accuracies can be
         means = [entry[score]["mean"] for entry in results]
@@ -524,17 +513,17 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
         axis.set_title(score.replace("_", " "), fontsize=11)
         style_axis(axis)
     axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
-    over = over_seeds(results, "bands")
+    over = over_seeds(results)
     figure.suptitle(f"Land cover from few labels, test area never trained on ({over})", fontsize=12)
     return save_figure(path, figure)
 
 
-def over_seeds(entries: Sequence[Mapping[str, Any]], shown_as: str) -> str:
-    """What a figure's title says of the seeds of `entries`, and of intervals that are `shown_as` bands or bars."""
+def over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What a figure's title says of the seeds of `entries`, and of their intervals."""
     numbers = sorted({len(entry["seeds"]) for entry in entries})
     seeds = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     noun = "seed" if numbers[-1] == 1 else "seeds"
-    return f"mean of {seeds} {noun}{f'; {shown_as}: 95 % interval' if numbers[-1] > 2 else ''}"
+    return f"mean of {seeds} {noun}{'; bands: 95 % interval' if numbers[-1] > 2 else ''}"
 
 
 def percent(described: Mapping[str, Any] | None, is_bold: bool = False) -> str:

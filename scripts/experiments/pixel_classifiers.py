@@ -7,13 +7,12 @@ lie apart.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -33,40 +32,6 @@ FOLD_BLOCK = 8
 FOLDS = 3
 
 
-@dataclass(frozen=True)
-class PixelClassifier:
-    """A classifier and the settings it may choose from.
-
-    Attributes:
-        build: makes it, from settings and a seed.
-        candidates: settings to try; the first is taken where there are too few pixels to try them.
-        weighs_classes: whether it can weigh classes (scikit-learn's `class_weight`).
-    """
-
-    build: Callable[[dict[str, Any], int], BaseEstimator]
-    candidates: tuple[dict[str, Any], ...]
-    weighs_classes: bool = True
-
-
-def _forest(settings: dict[str, Any], seed: int) -> BaseEstimator:
-    # as many processors as torch may use
-    return RandomForestClassifier(
-        **{"n_estimators": 500, "n_jobs": torch.get_num_threads(), "random_state": seed, **settings}
-    )
-
-
-def _svm(settings: dict[str, Any], seed: int) -> BaseEstimator:
-    return make_pipeline(StandardScaler(), SVC(kernel="rbf", random_state=seed, **settings))
-
-
-def _neighbours(settings: dict[str, Any], seed: int) -> BaseEstimator:
-    return make_pipeline(StandardScaler(), _Neighbours(**settings))
-
-
-def _linear(settings: dict[str, Any], seed: int) -> BaseEstimator:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, random_state=seed, **settings))
-
-
 class _Neighbours(KNeighborsClassifier):
     """Takes all pixels for neighbours where there are fewer than asked for."""
 
@@ -75,30 +40,38 @@ class _Neighbours(KNeighborsClassifier):
         return super().fit(features, classes)
 
 
-LINEAR_CANDIDATES: tuple[dict[str, Any], ...] = tuple({"C": penalty} for penalty in (0.1, 1e-3, 1e-2, 1.0, 10.0, 1e2))
+Candidates = list[dict[str, Any]]
+REGULARISATIONS: Candidates = [{"C": strength} for strength in (0.1, 1e-3, 1e-2, 1.0, 10.0, 1e2)]
+linear: Callable[..., Any] = partial(LogisticRegression, max_iter=1000)
 
-PIXEL_CLASSIFIERS = {
-    "random-forest": PixelClassifier(
-        _forest,
-        tuple({"max_features": share, "min_samples_leaf": leaf} for leaf in (1, 2, 5) for share in ("sqrt", "log2")),
+PIXEL_CLASSIFIERS: dict[str, tuple[Callable[..., Any], Candidates]] = {
+    "random-forest": (
+        partial(RandomForestClassifier, n_estimators=500),
+        [{"max_features": share, "min_samples_leaf": leaf} for leaf in (1, 2, 5) for share in ("sqrt", "log2")],
     ),
-    "svm": PixelClassifier(
-        _svm, tuple({"C": penalty, "gamma": gamma} for gamma in ("scale", 1e-3) for penalty in (10.0, 1.0, 100.0))
-    ),
-    "knn": PixelClassifier(_neighbours, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)), False),
-    "logistic-regression": PixelClassifier(_linear, LINEAR_CANDIDATES),
-    "linear-probe": PixelClassifier(_linear, LINEAR_CANDIDATES),
+    "svm": (SVC, [{"C": penalty, "gamma": gamma} for gamma in ("scale", 1e-3) for penalty in (10.0, 1.0, 100.0)]),
+    "knn": (_Neighbours, [{"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)]),
+    "logistic-regression": (linear, REGULARISATIONS),
+    "linear-probe": (linear, REGULARISATIONS),
 }
-"""Classifiers by name, each with six candidates."""
+"""Classifiers by name, each with six candidates of settings; the first is taken where pixels are too few to choose."""
 
 
-@dataclass
-class FittedClassifier:
-    """A trained classifier, with the settings that were chosen and their cross-validated average accuracy."""
+def make_classifier(name: str, settings: Mapping[str, Any], seed: int, balanced: bool) -> Any:
+    """A classifier with its settings; all but the forest see features of mean 0 and deviation 1."""
+    classifier = PIXEL_CLASSIFIERS[name][0](**settings)
+    given = {"random_state": seed, "class_weight": "balanced" if balanced else None}
+    classifier.set_params(**{key: value for key, value in given.items() if key in classifier.get_params()})
+    if name == "random-forest":
+        return classifier.set_params(n_jobs=torch.get_num_threads())  # as many processors as torch may use
+    return make_pipeline(StandardScaler(), classifier)
+
+
+class FittedClassifier(NamedTuple):
+    """A trained classifier, with the settings that were chosen."""
 
     estimator: Any
     settings: dict[str, Any]
-    validation: float | None
 
 
 def fit_pixel_classifier(
@@ -119,20 +92,25 @@ def fit_pixel_classifier(
     """
     if len(np.unique(classes)) < 2:
         raise ValueError(f"expected training labels of at least 2 classes, got {len(np.unique(classes))}")
-    classifier = PIXEL_CLASSIFIERS[name]
-    weighting = {"class_weight": "balanced"} if balanced and classifier.weighs_classes else {}
-    folds = _folds(features, classes, groups, seed)
-    scores = []
-    for candidate in classifier.candidates if folds else ():
-        # a smaller forest ranks the settings as well
-        trial = {"n_estimators": 100, **candidate} if name == "random-forest" else candidate
-        estimator = classifier.build({**trial, **weighting}, seed)
-        scores.append(np.mean([_score(clone(estimator), features, classes, *fold) for fold in folds]))
-    best = int(np.argmax(scores)) if scores else 0
-    settings = classifier.candidates[best]
-    estimator = classifier.build({**settings, **weighting}, seed)
-    _fit(estimator, features, classes)
-    return FittedClassifier(estimator, settings, float(scores[best]) if scores else None)
+    candidates = PIXEL_CLASSIFIERS[name][1]
+    # a smaller forest ranks the settings as well
+    smaller = {"n_estimators": 100} if name == "random-forest" else {}
+    with warnings.catch_warnings():
+        # classes that are missing in some fold, which is as it is
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        folds = _folds(features, classes, groups, seed)
+        scores = []
+        for candidate in candidates if folds else ():
+            of_folds = []
+            for training, test in folds:
+                estimator = make_classifier(name, smaller | candidate, seed, balanced)
+                estimator.fit(features[training], classes[training])
+                of_folds.append(balanced_accuracy_score(classes[test], estimator.predict(features[test])))
+            scores.append(float(np.mean(of_folds)))
+        best = int(np.argmax(scores)) if scores else 0
+        estimator = make_classifier(name, candidates[best], seed, balanced).fit(features, classes)
+    return FittedClassifier(estimator, candidates[best])
 
 
 def _folds(
@@ -143,24 +121,8 @@ def _folds(
     if count < 2:
         return []
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # rare classes are missing in some fold, which is as it is
-        warnings.simplefilter("ignore", UserWarning)
-        folds = list(splitter.split(features, classes, groups))
+    folds = splitter.split(features, classes, groups)
     return [fold for fold in folds if len(np.unique(classes[fold[0]])) > 1 and len(fold[1])]
-
-
-def _score(estimator: Any, features: np.ndarray, classes: np.ndarray, training: np.ndarray, test: np.ndarray) -> float:
-    _fit(estimator, features[training], classes[training])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # classes that a fold has not seen
-        return float(balanced_accuracy_score(classes[test], estimator.predict(features[test])))
-
-
-def _fit(estimator: Any, features: np.ndarray, classes: np.ndarray) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(features, classes)
 
 
 def fold_groups(pixels: np.ndarray) -> np.ndarray:

@@ -3,9 +3,8 @@ Compare simulated scenes with real EnMAP tiles: band statistics, principal compo
 
     python scripts/experiments/realism.py --real_dir enmap_tiles/images --output_dir realism --date 2022-07-24
 
-Real tiles are GeoTIFFs of reflectance whose wavelengths are known. The output folder holds `realism.json`,
-`realism_statistics.png` and `realism_scenes.png`. Pixels are rows: (pixels, bands) float, reflectance, without missing
-values.
+Real tiles are GeoTIFFs of reflectance whose wavelengths are known. The output folder holds `realism.json`. Pixels are
+rows: (pixels, bands) float, reflectance, without missing values.
 """
 
 from __future__ import annotations
@@ -20,9 +19,6 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
@@ -31,19 +27,14 @@ from datasets_loading.files import write_json
 from datasets_loading.rasters import open_raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.simulation.atmosphere import gas_optical_depth
-from datasets_loading.simulation.materials import CLASS_NAMES
-from datasets_loading.simulation.scene import SimulatedScene, simulate_scene
+from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.simulation.spectra import SPECTRUM_WAVELENGTHS
 from hsst.support.command_line import check_least, one_line_errors
-from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
-from hsst.support.map_writer import class_colours
 
 FloatArray = NDArray[np.floating]
 
-CLASS_COLOURS = class_colours(CLASS_NAMES)
 SCENE_SIZE = 160
 """Side of simulated scenes in pixels."""
-REAL, SIMULATED, YARDSTICK = "#222222", "#d1495b", "#3a7ca5"
 
 
 @dataclass(frozen=True)
@@ -97,10 +88,10 @@ def pixels_of(cubes: Sequence[FloatArray], bands: NDArray[np.integer]) -> FloatA
     return pixels[np.isfinite(pixels).all(axis=1)]
 
 
-def explained_variance(pixels: FloatArray, components: int = 20) -> NDArray[np.float64]:
-    """Share of the variance that the first 1, 2, ... principal components explain, (components,)."""
+def explained_variance(pixels: FloatArray) -> NDArray[np.float64]:
+    """Share of the variance that the first 1, 2, ... 20 principal components explain, (components,)."""
     variances = np.linalg.eigvalsh(np.cov(pixels.astype(np.float64), rowvar=False))[::-1].clip(0)
-    return (np.cumsum(variances) / variances.sum())[:components]
+    return (np.cumsum(variances) / variances.sum())[:20]
 
 
 def nearest_spectral_angles(spectra: FloatArray, reference: FloatArray, chunk: int = 1024) -> NDArray[np.float32]:
@@ -177,112 +168,6 @@ def compare(
     }
 
 
-def plot_statistics(
-    path: Path,
-    figures: Mapping[str, Any],
-    real: np.ndarray,
-    simulated: np.ndarray,
-    angles: Mapping[str, Mapping[str, FloatArray]],
-) -> None:
-    wavelengths = np.array(figures["bands"]["wavelengths"])
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for pixels, colour, name in ((real, REAL, "real"), (simulated, SIMULATED, "simulated")):
-        low, high = np.percentile(pixels, (5, 95), axis=0)
-        grid, lower = with_gaps(wavelengths, low)
-        axes[0, 0].fill_between(grid, lower, with_gaps(wavelengths, high)[1], color=colour, alpha=0.13, linewidth=0)
-        axes[0, 0].plot(*with_gaps(wavelengths, pixels.mean(axis=0)), color=colour, label=f"{name}, 5-95 % shaded")
-        axes[0, 1].plot(*with_gaps(wavelengths, pixels.std(axis=0)), color=colour, label=name)
-        rest = 1.0 - np.array(figures["explained_variance"][name])
-        axes[1, 0].semilogy(np.arange(1, len(rest) + 1), rest, marker="o", markersize=4, color=colour, label=name)
-    axes[0, 0].set(title="Mean reflectance per band", xlabel="wavelength (nm)", ylabel="reflectance", ylim=(0, None))
-    axes[0, 1].set(title="Standard deviation per band", xlabel="wavelength (nm)", ylabel="reflectance", ylim=(0, None))
-    axes[1, 0].set(
-        title="Variance left after the first principal components", xlabel="components", ylabel="share of variance"
-    )
-    axes[1, 0].set_xticks(range(1, 21, 2))
-    for (where, kinds), style in zip(angles.items(), ("-", "--"), strict=True):
-        for name, values in kinds.items():
-            colour = SIMULATED if name == "real_to_simulated" else YARDSTICK
-            label = f"{name}, {where}: median {np.median(values):.2f}°".replace("_", " ")
-            axes[1, 1].plot(np.sort(values), np.linspace(0, 1, len(values)), style, color=colour, label=label)
-    axes[1, 1].set(
-        title="Spectral angle to the nearest spectrum", xlabel="degrees", ylabel="share of pixels below", xlim=(0, 12)
-    )
-    for axis in axes.ravel():
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
-    save_figure(path, figure, dpi=130)
-
-
-def plot_scenes(
-    path: Path, scene: SimulatedScene, tiles: list[Tile], real: np.ndarray, real_wavelengths: np.ndarray
-) -> None:
-    figure = Figure(figsize=(17, 10.5), layout="constrained")
-    axes = figure.subplots(2, 3)
-    cube = np.where(scene.cube == ENMAP.nodata, np.nan, scene.cube / np.float32(ENMAP.scale)).astype(np.float32)
-    _, limits = true_colour(np.where(scene.clear, cube, np.nan), ENMAP.wavelengths)  # clouds would decide them
-    axes[0, 0].imshow(true_colour(cube, ENMAP.wavelengths, limits)[0])
-    axes[0, 0].set_title(f"Simulated, {scene.acquisition_time:%d %B}, true colour")
-    shown = np.where(scene.labels < len(CLASS_NAMES), scene.labels, len(CLASS_NAMES))
-    colours = ListedColormap([*CLASS_COLOURS, "#ffffff"])
-    norm = BoundaryNorm(np.arange(colours.N + 1) - 0.5, colours.N)
-    axes[0, 1].imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
-    axes[0, 1].set_title("Its land cover")
-    block = max(adjoining_blocks(tiles), key=len)
-    axes[0, 2].imshow(mosaic([tiles[index] for index in block]))
-    axes[0, 2].set_title("Real, true colour")
-    for axis in axes[0]:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    present = []
-    generator = np.random.default_rng(0)
-    wavelengths = np.array(ENMAP.wavelengths)
-    has_data = ~np.isin(np.arange(ENMAP.num_bands), scene.empty_bands)
-    for number, name in enumerate(CLASS_NAMES):
-        pure = (scene.class_fractions[number] > 0.8) & (scene.labels == number) & scene.clear
-        mixed = (scene.labels == number) & scene.clear
-        if mixed.sum() < 5:
-            continue
-        present.append(Patch(color=CLASS_COLOURS[number], label=name))
-        colour = CLASS_COLOURS[number] if name != "snow" else "#9db7c9"
-        chosen = pure if pure.sum() >= 5 else mixed
-        spectra = cube[:, chosen][has_data].T
-        axes[1, 0].plot(*with_gaps(wavelengths[has_data], np.median(spectra, axis=0)), color=colour, linewidth=1.6)
-        for spectrum in spectra[generator.choice(len(spectra), min(3, len(spectra)), replace=False)]:
-            axes[1, 1].plot(*with_gaps(wavelengths[has_data], spectrum), color=colour, linewidth=0.8)
-    present.append(Patch(facecolor="#ffffff", edgecolor="#999999", label="cloud, no label"))
-    axes[0, 1].legend(handles=present, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-    axes[1, 0].set_title("Simulated: median of each class")
-    axes[1, 1].set_title("Simulated: single pixels")
-    for spectrum in real[generator.choice(len(real), 36, replace=False)]:
-        axes[1, 2].plot(*with_gaps(real_wavelengths, spectrum), linewidth=0.8)
-    axes[1, 2].set_title("Real: single pixels")
-    for axis in axes[1]:
-        axis.set(xlabel="wavelength (nm)", ylabel="reflectance", ylim=(0, 0.6))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    save_figure(path, figure, dpi=120)
-
-
-def mosaic(tiles: list[Tile]) -> np.ndarray:
-    """True colour (height, width, 3) of tiles laid side by side, white between them."""
-    left, top = min(tile.bounds[0] for tile in tiles), max(tile.bounds[3] for tile in tiles)
-    size = (tiles[0].bounds[2] - tiles[0].bounds[0]) / tiles[0].reflectance.shape[2]
-    places = [(round((top - tile.bounds[3]) / size), round((tile.bounds[0] - left) / size)) for tile in tiles]
-    height = max(row + tile.reflectance.shape[1] for (row, _), tile in zip(places, tiles, strict=True))
-    width = max(column + tile.reflectance.shape[2] for (_, column), tile in zip(places, tiles, strict=True))
-    bands = true_colour_bands(tiles[0].wavelengths, len(tiles[0].wavelengths))
-    cube = np.full((3, height, width), np.nan, dtype=np.float32)
-    for (row, column), tile in zip(places, tiles, strict=True):
-        _, rows, columns = tile.reflectance.shape
-        cube[:, row : row + rows, column : column + columns] = tile.reflectance[bands]
-    image = true_colour(cube, tiles[0].wavelengths[bands])[0]
-    image[np.isnan(cube).any(axis=0)] = 1.0
-    return image
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where tiles do not state it")
@@ -324,11 +209,7 @@ def main() -> None:
             for name, bands in (("all_bands", slice(None)), ("window_bands", window))
         }
         figures = compare(real, simulated, wavelengths, angles)
-        output = arguments.output_dir
-        write_json(output / "realism.json", figures)
-        plot_statistics(output / "realism_statistics.png", figures, real, all_simulated, angles)
-        shown = max(scenes, key=lambda scene: scene.clear.mean() + 0.1 * len(np.unique(scene.labels)))
-        plot_scenes(output / "realism_scenes.png", shown, tiles, real, wavelengths)
+        write_json(arguments.output_dir / "realism.json", figures)
     print(json.dumps({name: value for name, value in figures.items() if name != "bands"}, indent=1))
 
 

@@ -11,8 +11,8 @@ The strongest predictor without a network is the mean of a Gaussian: mean and co
 from pixels, and what is hidden in a pixel follows from what is visible in it (conditional mean). It has everything
 that is linear within a spectrum and nothing of the neighbors, which a model sees as well. --training_tiles gives one
 Gaussian, of the spectra that the model was trained on. Blocks give another, of the same scene: the tiles of each block
-are scored with the mean and covariance of the other blocks' pixels. The output folder holds `reconstruction.json`, the
-table `reconstruction.md`, and `reconstruction_spectra.png`.
+are scored with the mean and covariance of the other blocks' pixels. The output folder holds `reconstruction.json` and
+the table `reconstruction.md`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -38,7 +37,6 @@ from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import GridWindows
 from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors, parse_named
-from hsst.support.figures import INPUT_COLOUR, RECONSTRUCTION_COLOUR, plot_spectrum, save_figure, with_gaps
 from hsst.support.model_sources import load_masked_model, read_processor
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
@@ -74,9 +72,6 @@ Predictor = tuple[str, float | None]
 
 SEED = 0
 NUM_RESAMPLES = 2000
-NUM_SPECTRA = 4
-GAUSSIAN_COLOURS = ("#1b6ca8", "#2f8f3e", "#9b5de5")
-INTERPOLATION_COLOUR = "#f4a100"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,14 +190,11 @@ def evaluate_reconstruction(
     mask_type: str = "unit",
     mask_ratio: float = 0.7,
     progress: bool = False,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> dict[str, Any]:
     """
     Mean absolute errors of hidden values, in standard deviations of each band (those of the processor), over windows
-    that cover the tiles. For each name there is one Gaussian for each tile. Errors of tiles name their `source`.
-
-    Returns:
-        Errors as JSON can hold them, and spectra of some pixels: reflectance (pixels, bands) by predictor, with
-        "truth", and bool "hidden".
+    that cover the tiles, as JSON can hold them. For each name there is one Gaussian for each tile. Errors of tiles
+    name their `source`.
     """
     config, bands = model.config, bands_of_model(tiles, processor, source)
     windows = GridWindows(tiles, config.window_size, bands=bands)
@@ -211,7 +203,6 @@ def evaluate_reconstruction(
     counts = torch.zeros(len(tiles), len(bands), dtype=torch.float64)
     sums: dict[Predictor, torch.Tensor] = {}
     hidden_tokens = num_tokens = 0
-    examples: list[dict[Any, torch.Tensor]] = []
     for batch in tqdm(DataLoader(windows, batch_size=32), desc=f"{mask_type} masks", disable=not progress):
         values, valid = processor.standardize(batch["pixels"], scale=tiles.scale, nodata=tiles.nodata)
         mask = draw_mask(
@@ -249,11 +240,6 @@ def evaluate_reconstruction(
             errors = (prediction.double() - truth).abs() * flat_hidden
             sums.setdefault(predictor, torch.zeros_like(counts)).index_add_(0, tile_numbers, errors)
         counts.index_add_(0, tile_numbers, flat_hidden.double())
-        if len(truth):
-            rows = example_rows(flat_hidden)
-            spectra = {name: in_reflectance(part[rows], processor) for name, part in predictions.items()}
-            truth_of_rows = in_reflectance(truth[rows], processor)
-            examples.append({**spectra, "truth": truth_of_rows, "hidden": flat_hidden[rows]})
     if not counts.sum():
         raise ValueError(f"{source}: expected hidden values of valid pixels to score, got none")
     # Of each Gaussian the ridge with the smallest error, whatever that favours
@@ -267,17 +253,13 @@ def evaluate_reconstruction(
             predictors[name]["ridge"] = best_ridge
     scored = counts.sum(dim=1) > 0
     by_tile = {name: sums[predictor].sum(dim=1)[scored].numpy() for name, predictor in chosen.items()}
-    result = {
+    return {
         "predictors": predictors,
         "model_to": {name: _ratio(by_tile[MODEL], errors) for name, errors in by_tile.items() if name != MODEL},
         "tiles": [name for name, is_scored in zip(tiles.names, scored.tolist(), strict=True) if is_scored],
         "values": int(counts.sum()),
         **{"hidden": hidden_tokens / num_tokens, "windows": len(windows), "seed": SEED},
     }
-    shown: dict[str, Any] = {"truth": "truth", "hidden": "hidden", **chosen}
-    spectra_of = {name: torch.cat([part[key] for part in examples]).numpy() for name, key in shown.items()}
-    rows_shown = different_rows(spectra_of["truth"])
-    return result, {name: values[rows_shown] for name, values in spectra_of.items()}
 
 
 def interpolations(
@@ -301,14 +283,13 @@ def in_reflectance(values: torch.Tensor, processor: HSSTImageProcessor) -> torch
 
 
 def _errors(sums: torch.Tensor, counts: torch.Tensor, regions: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Mean errors of a predictor overall, by region and by band, from sums and counts (tiles, bands)."""
+    """Mean errors of a predictor overall and by region, from sums and counts (tiles, bands)."""
     of_bands, num = sums.sum(dim=0), counts.sum(dim=0)
     return {
         "overall": (of_bands.sum() / num.sum()).item(),
         "regions": {
             name: (of_bands[bands].sum() / num[bands].sum().clamp(min=1)).item() for name, bands in regions.items()
         },
-        "by_band": (of_bands / num.clamp(min=1)).tolist(),
     }
 
 
@@ -319,24 +300,6 @@ def _ratio(of_model: np.ndarray, of_other: np.ndarray) -> dict[str, float | None
         drawn = np.random.default_rng(0).integers(len(of_model), size=(NUM_RESAMPLES, len(of_model)))
         low, high = np.percentile(of_model[drawn].sum(axis=1) / of_other[drawn].sum(axis=1), [2.5, 97.5]).tolist()
     return {"ratio": float(of_model.sum() / of_other.sum()), "low": low, "high": high}
-
-
-def example_rows(hidden: torch.Tensor, count: int = 32) -> torch.Tensor:
-    """Numbers of pixels spread over a batch, those with a typical share of hidden bands preferred."""
-    share = hidden.double().mean(dim=1)
-    partly = ((share > 0.4) & (share < 0.85)).nonzero().flatten()
-    rows = partly if len(partly) else torch.arange(len(hidden))
-    return rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).long()]
-
-
-def different_rows(truth: np.ndarray, count: int = NUM_SPECTRA) -> list[int]:
-    """Numbers of pixels unlike each other: the most ordinary one, then each time the one farthest from all before."""
-    rows = [int(np.abs(truth - np.median(truth, axis=0)).mean(axis=1).argmin())]
-    nearest = np.full(len(truth), np.inf)
-    while len(rows) < min(count, len(truth)):
-        nearest = np.minimum(nearest, np.abs(truth - truth[rows[-1]]).mean(axis=1))
-        rows.append(int(nearest.argmax()))
-    return rows
 
 
 def title_of(predictor: str) -> str:
@@ -366,44 +329,6 @@ def reconstruction_table(result: Mapping[str, Any]) -> str:
         header = [f"{mask_type} masks, {masks['hidden']:.0%} hidden", *best, "model's error to it"]
         parts.append(markdown_table(header, rows))
     return "\n\n".join(parts)
-
-
-def plot_reconstructed_spectra(
-    path: str | Path,
-    spectra: Mapping[str, np.ndarray],
-    by_band: Mapping[str, Sequence[float]],
-    wavelengths: Sequence[float],
-    title: str,
-) -> Path:
-    """Draws `spectra` (of `evaluate_reconstruction`) as they are and as each predictor completes them, and the errors
-    of every band by predictor."""
-    centres = np.asarray(wavelengths)
-    gaussians = [name for name in spectra if name.startswith(GAUSSIAN)]
-    styles: dict[str, dict[str, Any]] = {
-        MODEL: {"color": RECONSTRUCTION_COLOUR, "lw": 1.7},
-        INTERPOLATION: {"color": INTERPOLATION_COLOUR, "lw": 1.0, "zorder": 3},
-    }
-    for name, colour in zip(gaussians, GAUSSIAN_COLOURS, strict=False):
-        styles[name] = {"color": colour, "lw": 1.1, "zorder": 3}
-    figure = Figure(figsize=(13.5, 11), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    grid = figure.add_gridspec(3, 2)
-    for row, (truth, hidden) in enumerate(zip(spectra["truth"], spectra["hidden"], strict=True)):
-        axis = figure.add_subplot(grid[row // 2, row % 2])
-        plot_spectrum(axis, centres, truth, {name: (spectra[name][row], styles[name]) for name in styles}, hidden)
-        axis.set_ylabel("reflectance")
-        axis.set_title(f"pixel {row + 1}: {hidden.mean():.0%} of the bands hidden (grey)", fontsize=10)
-        axis.set_ylim(bottom=min(0.0, float(truth.min())))
-    bottom = figure.add_subplot(grid[2, :])
-    for name, style in {**styles, VISIBLE_MEAN: {"color": "#888888", "lw": 1.0}}.items():
-        bottom.plot(*with_gaps(centres, np.asarray(by_band[name])), label=title_of(name), **style)
-    bottom.plot([], [], color=INPUT_COLOUR, lw=1.6, label="true spectrum (above)")
-    bottom.set_yscale("log")
-    bottom.set_xlabel("wavelength (nm)")
-    bottom.set_ylabel("mean absolute error\n(standard deviations)")
-    bottom.legend(fontsize=8, ncols=2)
-    bottom.spines[["top", "right"]].set_visible(False)
-    return save_figure(path, figure)
 
 
 def read_folder(folder: Path, tile_size: int) -> Tiles:
@@ -492,7 +417,6 @@ def parse_arguments() -> argparse.Namespace:
         help="tiles of one area, by patterns of their names; give at least two",
     )
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--name", help="of the tiles in the figure's title (their folder's)")
     parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"])
     parser.add_argument("--mask_ratio", type=float, default=0.7, help="share of the tokens to hide (0.7)")
     parser.add_argument("--tile_size", type=int, default=64, help="side of tiles cut from products, in pixels (64)")
@@ -508,15 +432,12 @@ def main() -> None:
         processor = read_processor(arguments.model, model.config)
         tiles, source = read_folder(arguments.tiles, arguments.tile_size), str(arguments.tiles)
         gaussians = make_gaussians(arguments, tiles, processor)
-        masks, spectra, by_band = {}, {}, {}
-        for kind in dict.fromkeys(arguments.mask_types):
-            given = {"mask_type": kind, "mask_ratio": arguments.mask_ratio, "progress": True}
-            masks[kind], spectra[kind] = evaluate_reconstruction(
-                model, processor, tiles, gaussians, source=source, **given
-            )
-            by_band[kind] = {name: errors.pop("by_band") for name, errors in masks[kind]["predictors"].items()}
+        given = {"source": source, "mask_ratio": arguments.mask_ratio, "progress": True}
         result = {
-            "masks": masks,
+            "masks": {
+                kind: evaluate_reconstruction(model, processor, tiles, gaussians, mask_type=kind, **given)
+                for kind in dict.fromkeys(arguments.mask_types)
+            },
             "gaussian_pixels": {
                 name: sorted({gaussian.num_pixels for gaussian in by_tile}) for name, by_tile in gaussians.items()
             },
@@ -526,10 +447,6 @@ def main() -> None:
             "mask_ratio": arguments.mask_ratio,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        first, name = next(iter(masks)), arguments.name or arguments.tiles.name
-        title = f"{name}: {first} masks, {masks[first]['hidden']:.0%} of the tokens hidden"
-        figure = arguments.output_dir / "reconstruction_spectra.png"
-        plot_reconstructed_spectra(figure, spectra[first], by_band[first], processor.wavelengths or [], title)
         table = reconstruction_table(result)
         write_text(arguments.output_dir / "reconstruction.md", table + "\n")
         path = write_json(arguments.output_dir / "reconstruction.json", result)

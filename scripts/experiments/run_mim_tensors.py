@@ -26,16 +26,16 @@ from transformers import get_wsd_schedule
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.files import only_writer, write_json, written_into
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import check_least, one_line_errors
 from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
 from hsst.support.pretraining import (
-    FiniteWatch,
+    NotFinite,
     earlier_run,
     in_other_light,
-    kind_of_step,
     masks_for,
     parameter_groups,
     step_seed,
+    train_steps,
     without_places,
     write_batch,
 )
@@ -119,14 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation_steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, required=True)
-    arguments = parser.parse_args()
-    for name in ("steps", "batch_size", "validation_steps"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name}: expected at least 1, got {getattr(arguments, name)}")
-    for name in ("learning_rate", "warmup_steps", "weight_decay", "gain", "seed", "decay_share"):
-        if not getattr(arguments, name) >= 0:
-            parser.error(f"--{name}: expected at least 0, got {getattr(arguments, name)}")
-    return arguments
+    return parser.parse_args()
 
 
 def make_processor(sources: list[TileTensors], wavelengths: list[float]) -> HSSTImageProcessor:
@@ -178,18 +171,6 @@ def validate(
     return results
 
 
-def require_finite(arguments: argparse.Namespace, watch: FiniteWatch, wait: bool) -> None:
-    """Raises ValueError after a step whose loss or gradient was not finite, and writes what it was taken on."""
-    bad = watch.first_bad(wait)
-    if bad is not None:
-        step, found, of = bad
-        path = arguments.output_dir / f"not_finite_step_{step}.safetensors"
-        write_batch(path, of.pop("pixels"), {"step": step, "found": found, **of})
-        raise ValueError(
-            f"expected a finite loss and gradient, got {found} at step {step}; what it was taken on: {path}"
-        )
-
-
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     device, kinds, size = torch.device(arguments.device), arguments.mask_types, arguments.batch_size
@@ -236,7 +217,6 @@ def train(arguments: argparse.Namespace) -> None:
     losses: list[torch.Tensor] = []
     seen, started = [0] * len(sources), time.perf_counter()
     weights = np.array([source.weight for source in sources])
-    watch = FiniteWatch(device)
 
     def look(step: int) -> None:
         errors = validate(model, processor, validation, arguments.validation_mask_types, size)
@@ -246,42 +226,39 @@ def train(arguments: argparse.Namespace) -> None:
             losses.clear()
         tqdm.write(f"step {step}: " + ", ".join(f"{name} {entry['error']:.3f}" for name, entry in errors.items()))
 
-    look(0)
-    for step in (bar := tqdm(range(steps), desc="training", unit="step")):
-        seed = step_seed(arguments.seed, step)
-        torch.manual_seed(seed)
-        generator, kind = torch.Generator().manual_seed(seed), kind_of_step(kinds, seed)
-        counts = np.random.default_rng(seed).multinomial(size, weights / weights.sum())
-        seen = [total + int(count) for total, count in zip(seen, counts, strict=True)]
-        side = config.window_size[0]
-        drawn = zip(sources, counts.tolist(), strict=True)
-        pixels = torch.cat([source.windows(count, side, generator) for source, count in drawn])
+    def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        generator, side = torch.Generator().manual_seed(seed), config.window_size[0]
+        counts = np.random.default_rng(seed).multinomial(size, weights / weights.sum()).tolist()
+        for number, count in enumerate(counts):
+            seen[number] += count
+        parts = [source.windows(count, side, generator) for source, count in zip(sources, counts, strict=True)]
+        pixels = torch.cat(parts)
         if arguments.gain:
             pixels = in_other_light(pixels, processor.nodata, arguments.gain)
-        values, valid = processor.standardize(pixels)
-        mask = masks_for(config, size, seed, mask_type=kind).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
-            loss = model(values, bool_masked_pos=mask, pixel_mask=valid, mask_type=kind).loss
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        watch.add(step + 1, loss, norm, {"pixels": pixels, "seed": seed, "windows_by_source": counts.tolist()})
-        require_finite(arguments, watch, wait=step + 1 == steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        losses.append(loss.detach().float())
-        if (step + 1) % 20 == 0 or step + 1 == steps:
-            bar.set_postfix(loss=f"{losses[-1].item():.4f}")
-        if (step + 1) % arguments.validation_steps == 0 or step + 1 == steps:
-            look(step + 1)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+        return *processor.standardize(pixels), {"pixels": pixels, "seed": seed, "windows_by_source": counts}
+
+    look(0)
+    settings = {"seed": arguments.seed, "mask_types": kinds, "precision": arguments.precision}
+    trained = train_steps(model, optimizer, schedule, draw, steps, **settings)
+    try:
+        for step, loss in enumerate(bar := tqdm(trained, desc="training", unit="step", total=steps), start=1):
+            losses.append(loss)
+            if step % 20 == 0 or step == steps:
+                bar.set_postfix(loss=f"{loss.item():.4f}")
+            if step % arguments.validation_steps == 0 or step == steps:
+                look(step)
+    except NotFinite as error:
+        path = arguments.output_dir / f"not_finite_step_{error.step}.safetensors"
+        write_batch(path, error.of.pop("pixels"), {"step": error.step, "found": error.found, **error.of})
+        raise ValueError(f"{error}; what it was taken on: {path}") from None
+    run = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     ratios = [masks_for(config, 16, 0, mask_type=kind).float().mean().item() for kind in kinds]
     results = {
         "steps": steps,
         "training_tiles": sum(len(source.tiles) for source in sources),
         "validation_tiles": sum(len(source.tiles) for source in validation),
         "realised_mask_ratio": float(np.mean(ratios)),
-        "run": without_places(settings),
+        "run": without_places(run),
         "windows_seen": steps * size,
         "windows_by_source": dict(zip([source.name for source in sources], seen, strict=True)),
         "seconds": round(time.perf_counter() - started, 1),
@@ -302,6 +279,8 @@ def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("run_mim_tensors.py"), only_writer(arguments.output_dir):
+        check_least(arguments, 1, "steps", "batch_size", "validation_steps")
+        check_least(arguments, 0, "learning_rate", "warmup_steps", "weight_decay", "gain", "seed", "decay_share")
         train(arguments)
 
 

@@ -7,8 +7,8 @@ A pre-trained model and labels of other sensors: from scratch, image resampled t
 Simulated sensors see one labelled scene of fine spectral resolution, which pre-training must not have seen
 (--scene_seed), and with --scenes more for maps without labels. --real adds labelled scenes as LabelledScene reads them
 (images/ and labels/, wavelengths). All three ways have the same architecture, labels, seeds and steps. Every run is a
-row as soon as it is done; the same command resumes after an interruption. The output folder holds `sensors.json`,
-`sensors.md`, `sensors.png`.
+row as soon as it is done; the same command resumes after an interruption. The output folder holds `sensors.json` and
+`sensors.md`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json, write_text
 from datasets_loading.labelled_data import LabelledData, Scene
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
+from datasets_loading.resampling import resampled
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.splits import split_by_blocks
@@ -60,14 +60,12 @@ from hsst.experiments.label_efficiency import (
 )
 from hsst.run_classification import given_settings, options_of
 from hsst.support.command_line import check_least, one_line_errors, parse_named
-from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
 from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.reports import markdown_table
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
 
 SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"
 WAYS = {SCRATCH: "from scratch", RESAMPLED: "resampled to EnMAP", ADAPTED: "adapted"}
-WAY_COLOURS = {SCRATCH: "#888888", RESAMPLED: "#1b6ca8", ADAPTED: "#d1495b"}
 DIRECTION = "blocks"
 SHARES = (0.5, 0.0, 0.5)
 """Of the blocks that are for training, validation and test."""
@@ -153,22 +151,11 @@ def seen_by(cube: np.ndarray, sensor: Sensor) -> np.ndarray:
     inner = weights[:, beyond:-beyond].copy()
     inner[:, 0] += weights[:, :beyond].sum(axis=1)
     inner[:, -1] += weights[:, -beyond:].sum(axis=1)
-    seen, centres = resampled_cube(cube, inner), np.asarray(sensor.wavelengths)
+    used = np.flatnonzero(inner.any(axis=0))
+    seen, centres = resampled(cube[used], inner[:, used]), np.asarray(sensor.wavelengths)
     for low, high in WATER_VAPOUR_RANGES:
         seen[(low < centres) & (centres < high)] = ENMAP.nodata
     return seen
-
-
-def resampled_cube(cube: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Stored numbers int16 (target bands, height, width) by weights (target bands, bands) of a cube's bands.
-
-    A pixel without data in a band that takes part holds nodata in all.
-    """
-    used = np.flatnonzero(weights.any(axis=0))
-    missing = (cube[used] == ENMAP.nodata).any(axis=0)
-    values = np.rint(np.tensordot(weights[:, used], cube[used].astype(np.float64), axes=1))
-    values = np.clip(values, ENMAP.nodata + 1, np.iinfo(np.int16).max)
-    return np.where(missing, ENMAP.nodata, values).astype(np.int16)
 
 
 def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[LabelledData, int]:
@@ -191,9 +178,10 @@ def resampled_to_checkpoint(sensor_data: SensorData, checkpoint: str) -> tuple[L
     weights[np.ix_(covered, bands)] = spectral_weights(given, widths, wanted[covered], wanted_widths[covered])
     mean = np.zeros(len(wanted)) if processor.image_mean is None else np.asarray(processor.image_mean)
     filling = np.rint(mean * processor.scale).astype(np.int16)
+    used = np.flatnonzero(weights.any(axis=0))
     scenes = []
     for scene in data.scenes:
-        cube = resampled_cube(scene.cube, weights)
+        cube = resampled(scene.cube[used], weights[:, used])
         cube[missing] = np.where(scene.valid, filling[missing, None, None], ENMAP.nodata)
         scenes.append(Scene(scene.name, cube, scene.labels, scene.crs, scene.transform))
     return replace(data, scenes=scenes, wavelengths=wanted), len(missing)
@@ -344,29 +332,6 @@ def sensor_table(result: Mapping[str, Any], score: str = "overall_accuracy") -> 
     return markdown_table(header, rows) + (note if any(each["filled_bands"] for each in result["sensors"]) else "")
 
 
-def plot_sensors(path: str | Path, result: Mapping[str, Any]) -> Path:
-    """Draws overall accuracy over the number of labels as PNG, a panel for each sensor and a line for each way."""
-    sensors = result["sensors"]
-    figure = Figure(figsize=(4.2 * len(sensors) + 0.6, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(sensors), squeeze=False)[0]
-    for axis, sensor in zip(axes, sensors, strict=True):
-        for way, title in WAYS.items():
-            entries, colour = sorted(sensor["ways"][way], key=lambda entry: entry["labels"]), WAY_COLOURS[way]
-            scores = [entry["overall_accuracy"] for entry in entries]
-            draw_scores(axis, [entry["labels"] for entry in entries], scores, color=colour, label=title)
-            if way in sensor.get("unlabelled", {}).get("ways", {}):
-                score = sensor["unlabelled"]["ways"][way]["overall_accuracy"]["mean"]
-                axis.axhline(score, color=colour, linestyle=":", lw=1.5, label=f"{title}, no labels")
-        label_axis(axis, sensor["ways"][ADAPTED])
-        filled = f"(resampled: {sensor['filled_bands']} bands hold their mean)" if sensor["filled_bands"] else ""
-        axis.set_title(f"{sensor['title']}\n{filled}", fontsize=10)
-        style_axis(axis)
-    axes[0].set_ylabel("overall accuracy")
-    handles, titles = axes[0].get_legend_handles_labels()
-    figure.legend(handles, titles, loc="outside lower center", ncols=len(titles), frameon=False)
-    return save_figure(path, figure)
-
-
 def real_sensors(arguments: argparse.Namespace, window_size: int) -> Iterator[SensorData]:
     """The labelled scenes of --real."""
     folders = parse_named("real", "NAME=FOLDER", arguments.real)
@@ -461,7 +426,6 @@ def main() -> None:
             **rates,
         }
         table = sensor_table(result)
-        plot_sensors(arguments.output_dir / "sensors.png", result)
         write_text(arguments.output_dir / "sensors.md", table + "\n")
         path = write_json(arguments.output_dir / "sensors.json", result)
     print(f"{table}\n\nResults: {path}")

@@ -143,18 +143,13 @@ def plot_spectrum(
 
 
 def draw_scores(
-    axis: Any, places: Sequence[float], scores: Sequence[Mapping[str, Any]], interval: str = "band", **style: Any
+    axis: Any, places: Sequence[float], scores: Sequence[Mapping[str, Any]], has_band: bool = True, **style: Any
 ) -> None:
-    """A line of means, and their 95 % intervals where all have one, as a "band" or "bars" ("none": not at all)."""
+    """A line of means, and a band of their 95 % intervals where all have one."""
     means, low, high = (np.array([score[name] for score in scores], dtype=float) for name in ("mean", "low", "high"))
     lines = axis.plot(places, means, **{"marker": "o", **style})
-    if interval == "none" or np.isnan(low).any():
-        return
-    colour = lines[0].get_color()
-    if interval == "band":
-        axis.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
-    else:
-        axis.errorbar(places, means, yerr=(means - low, high - means), fmt="none", capsize=3, color=colour, lw=1.5)
+    if has_band and not np.isnan(low).any():
+        axis.fill_between(places, low, high, color=lines[0].get_color(), alpha=0.15, lw=0)
 
 
 def label_axis(axis: Any, entries: Iterable[Mapping[str, Any]]) -> None:

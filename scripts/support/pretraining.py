@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,92 @@ class FiniteWatch:
                 found = f"a gradient of norm {norm}" if math.isfinite(loss) else f"the loss {loss}"
                 return step, found, of
         return None
+
+
+def masked_loss(
+    model: Any,
+    config: HSSTConfig,
+    values: torch.Tensor,
+    valid: torch.Tensor,
+    seed: int,
+    mask_type: str | None = None,
+) -> torch.Tensor:
+    """
+    Loss of a masked model on windows.
+
+    Args:
+        model: the model, or what wraps it.
+        config: its configuration.
+        values: standardized windows (windows, bands, rows, columns).
+        valid: where they hold data, bool (windows, rows, columns).
+        seed: that masks of `mask_type` follow from.
+        mask_type: kind of masks; None draws the configuration's, as the model does.
+    """
+    masks: dict[str, Any] = {}
+    if mask_type is not None:
+        drawn = masks_for(config, len(values), seed, mask_type=mask_type).to(values.device)
+        masks = {"bool_masked_pos": drawn, "mask_type": mask_type}
+    return model(values, pixel_mask=valid, **masks).loss
+
+
+class NotFinite(ValueError):
+    """A loss or gradient that is none.
+
+    Attributes:
+        step: counted from 1.
+        found: what it had in place.
+        of: what it was a step of.
+    """
+
+    def __init__(self, step: int, found: str, of: Any):
+        super().__init__(f"expected a finite loss and gradient, got {found} at step {step}")
+        self.step, self.found, self.of = step, found, of
+
+
+def train_steps(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    draw: Callable[[int], tuple[torch.Tensor, torch.Tensor, Any]],
+    steps: int,
+    *,
+    seed: int,
+    mask_types: list[str] | None = None,
+    precision: str = "float32",
+) -> Iterator[torch.Tensor]:
+    """
+    Trains a masked model on one device, and gives the loss of each step.
+
+    Args:
+        model: on its device.
+        optimizer, schedule: of its parameters and of the learning rate.
+        draw: gives standardized windows and where they hold data from a seed, and what to remember of them.
+        steps: how many.
+        seed: of all that is random.
+        mask_types: kinds of masks, of which each step takes one; None takes the configuration's.
+        precision: "float32" or "bfloat16".
+
+    Raises:
+        NotFinite: the loss or the gradient of a step is none.
+    """
+    device = next(model.parameters()).device
+    watch = FiniteWatch(device)
+    for step in range(steps):
+        drawn = step_seed(seed, step)
+        torch.manual_seed(drawn)
+        values, valid, of = draw(drawn)
+        kind = kind_of_step(mask_types, drawn) if mask_types else None
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = masked_loss(model, model.config, values, valid, drawn, kind)
+        loss.backward()
+        watch.add(step + 1, loss, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), of)
+        bad = watch.first_bad(wait=step + 1 == steps)
+        if bad is not None:
+            raise NotFinite(*bad)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        yield loss.detach().float()
 
 
 def write_batch(path: Path, pixels: torch.Tensor, about: Mapping[str, Any]) -> Path:

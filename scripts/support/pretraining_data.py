@@ -23,7 +23,7 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Ti
         return read_tile_set(folder, arguments.tile_size, progress=progress, **reading_of(arguments))
 
     if arguments.dataset_name is not None:
-        tiles: Tiles = read_corpus(arguments.dataset_name, streaming=arguments.streaming)
+        tiles = read_corpus(arguments.dataset_name, streaming=arguments.streaming)
     else:
         tiles = read_folder(arguments.train_dir)
     if arguments.validation_dir is not None:

@@ -34,9 +34,10 @@ import datasets_loading.splits as splitting
 import modeling_hsst as modeling
 from datasets_loading.corpus import CutSettings, prepare_corpus, read_corpus
 from datasets_loading.enmap_product import EnMAPProduct
+from datasets_loading.labelled_data import read_cube
 from datasets_loading.scenes import open_scene
 from datasets_loading.simulation.scene import SimulatedScene, labels_path, simulate_scene, write_scene
-from datasets_loading.tiles import read_tile, read_tile_set
+from datasets_loading.tiles import read_tile_set
 from hsst.experiments.baselines import MODELS, ModelOptions, run_model
 from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.scene_maps import MapOptions, write_scene_maps
@@ -154,7 +155,7 @@ def tiles() -> Found:
         prepare_corpus(folder / "products", folder / "corpus", CutSettings(tile_size=32), progress=False)
         corpus = read_corpus(folder / "corpus", streaming=True)
         directly = read_tile_set(folder / "products", 32, progress=False)
-        tile = read_tile(small_benchmarks.write_raster(folder / "tile.tif", part, band_tags=tags, nodata=-32768))
+        tile = read_cube(small_benchmarks.write_raster(folder / "tile.tif", part, band_tags=tags, nodata=-32768))
         means, deviations = (moments[corpus.valid_bands] for moments in corpus.band_statistics(-0.02, 1.0))
         return {
             "number": len(corpus),

@@ -1,5 +1,8 @@
 """The metric of land-cover maps against scikit-learn, and what it does with missing labels and classes."""
 
+from pathlib import Path
+
+import evaluate
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -42,6 +45,16 @@ def test_parts_add_up_to_one_matrix() -> None:
     parts = [np.s_[start : start + 90] for start in starts]
     matrices = [confusion_matrix(predictions[part], references[part], num_classes=6) for part in parts]
     np.testing.assert_array_equal(sum(matrices), confusion_matrix(predictions, references, num_classes=6))
+
+
+def test_evaluate_collects_batches(tmp_path) -> None:
+    path = Path(__file__).parents[1] / "datasets_loading" / "evaluate_land_cover.py"
+    metric = evaluate.load(str(path), cache_dir=str(tmp_path))
+    predictions, references = drawn(7)
+    for start in range(0, 500, 90):
+        part = np.s_[start : start + 90]
+        metric.add_batch(predictions=predictions[part], references=references[part])
+    assert metric.compute(num_classes=6) == land_cover_scores(confusion_matrix(predictions, references, num_classes=6))
 
 
 def test_unlabelled_pixels_are_left_out_whatever_was_predicted_there() -> None:

@@ -13,7 +13,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from datasets_loading.land_cover_metric import FEW_PIXELS, UNLABELLED, confusion_matrix, land_cover_scores
+from datasets_loading.land_cover_metric import FEW_PIXELS, confusion_matrix, land_cover_scores
 
 
 class LandCover(evaluate.Metric):
@@ -30,10 +30,7 @@ class LandCover(evaluate.Metric):
         predictions: Sequence[int],
         references: Sequence[int],
         num_classes: int | None = None,
-        ignore_index: int = UNLABELLED,
         min_support: int = FEW_PIXELS,
     ) -> dict[str, Any]:
-        matrix = confusion_matrix(
-            np.asarray(predictions), np.asarray(references), num_classes=num_classes, ignore_index=ignore_index
-        )
+        matrix = confusion_matrix(np.asarray(predictions), np.asarray(references), num_classes=num_classes)
         return land_cover_scores(matrix, min_support=min_support)

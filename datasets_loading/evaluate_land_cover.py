@@ -1,9 +1,9 @@
 """The scores of `land_cover_metric` as a metric of Hugging Face's `evaluate`.
 
-    metric = evaluate.load("datasets_loading/evaluate_land_cover.py")
-    for predictions, references in tiles:  # classes from 0, 255 = unlabelled
-        metric.add_batch(predictions=predictions.ravel(), references=references.ravel())
-    metric.compute(num_classes=8)
+metric = evaluate.load("datasets_loading/evaluate_land_cover.py")
+for predictions, references in tiles:  # classes from 0, 255 = unlabelled
+    metric.add_batch(predictions=predictions.ravel(), references=references.ravel())
+metric.compute(num_classes=8)
 """
 
 from collections.abc import Sequence

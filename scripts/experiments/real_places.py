@@ -19,7 +19,6 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,8 @@ import torch
 import transformers
 from rasterio.features import rasterize
 from scipy.io import loadmat
-from sklearn.base import clone
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from tqdm.auto import tqdm
 
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text
@@ -44,11 +37,11 @@ from datasets_loading.scenes import open_scene
 from hsst.support.command_line import check_least, one_line_errors
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
+from hsst.support.few_labels import HEADS, PREPARATIONS, SLOW_WITH_MANY_FEATURES, tuned
 from hsst.support.figures import save_figure
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTModel
 
-FOLDS = 3
 TEST_PIXELS = 4000  # at most, drawn by class from a test area
 
 
@@ -220,78 +213,6 @@ PLACES: dict[str, Callable[[Path], Place]] = {
 }
 
 
-def as_they_are(spectra: np.ndarray) -> np.ndarray:
-    return spectra
-
-
-def unit_norm(spectra: np.ndarray) -> np.ndarray:
-    """Brightness away."""
-    return spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
-
-
-def both(spectra: np.ndarray) -> np.ndarray:
-    return np.hstack([spectra, unit_norm(spectra)])
-
-
-def with_derivatives(spectra: np.ndarray) -> np.ndarray:
-    return np.hstack([both(spectra), np.diff(unit_norm(spectra), axis=1)])
-
-
-PREPARATIONS = (as_they_are, unit_norm, both, with_derivatives)
-Head = tuple[Callable[..., Any], tuple[dict[str, Any], ...]]
-
-
-def _grid(name: str, *values: Any) -> tuple[dict[str, Any], ...]:
-    return tuple({name: value} for value in values)
-
-
-# Each with the settings among which it chooses
-HEADS: dict[str, Head] = {
-    "ridge": (partial(RidgeClassifier, class_weight="balanced"), _grid("alpha", 1e4, 1e3, 1e2, 10.0, 1.0, 0.1)),
-    "logistic regression": (
-        partial(LogisticRegression, max_iter=300, class_weight="balanced"),
-        _grid("C", 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
-    ),
-    "SVM": (partial(SVC, class_weight="balanced"), _grid("C", 0.1, 1.0, 10.0, 100.0, 1000.0)),
-    "random forest": (
-        partial(RandomForestClassifier, n_estimators=200, random_state=0, class_weight="balanced_subsample"),
-        _grid("min_samples_leaf", 1, 3),
-    ),
-}
-SLOW_WITH_MANY_FEATURES = ("random forest", "SVM")
-
-
-def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts: np.ndarray, seed: int) -> Any:
-    """
-    The best of some variants of the same pixels (pixels, values) and settings of a head, by macro F1 in folds of
-    parts: which variant, the classifier trained on all of it, and its settings.
-    """
-    build, settings = HEADS[head]
-    count = min(FOLDS, len(np.unique(parts)))
-    splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
-    scores = np.zeros((len(variants), len(settings)))
-    if count > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that a fold lacks
-            folds = [fold for fold in splitter.split(variants[0], classes, parts) if len(set(classes[fold[0]])) > 1]
-            for number, variant in enumerate(variants):
-                for training, test in folds:
-                    # Rotated to as many values as pixels: the same for classifiers that see distances or products only
-                    pixels = StandardScaler().fit(variant[training]).transform(variant)
-                    if head != "random forest" and pixels.shape[1] > len(training):
-                        pixels = pixels @ np.linalg.svd(pixels[training], full_matrices=False)[2].T
-                    for place, setting in enumerate(settings):
-                        fitted = build(**setting).fit(pixels[training], classes[training])
-                        predicted = fitted.predict(pixels[test])
-                        scores[number, place] += f1_score(classes[test], predicted, average="macro")
-    best, place = divmod(int(scores.argmax()), len(settings))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        classifier = make_pipeline(StandardScaler(), clone(build(**settings[place])))
-        classifier.fit(variants[best], classes)
-    return best, classifier, settings[place]
-
-
 def split(place: Place, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     Pixels to train on, `num_labels` of each class or what there is, and to test on, from other parts.
@@ -385,13 +306,13 @@ def run(place: Place, variants: Sequence[np.ndarray], head: str, num_labels: int
     """One row: scores of a head that was tuned and trained on few pixels."""
     training, test = split(place, num_labels, seed)
     ours = [variant[training] for variant in variants]
-    best, classifier, settings = tuned(head, ours, place.classes[training], place.parts[training], seed)
-    predicted = classifier.predict(variants[best][test])
+    best = tuned(head, ours, place.classes[training], place.parts[training], seed)
+    predicted = best.classifier.predict(variants[best.preparation][test])
     return {
         "macro_f1": float(f1_score(place.classes[test], predicted, average="macro")),
         "average_accuracy": float(balanced_accuracy_score(place.classes[test], predicted)),
-        "preparation": PREPARATIONS[best].__name__ if len(variants) > 1 else "",
-        "settings": settings,
+        "preparation": PREPARATIONS[best.preparation].__name__ if len(variants) > 1 else "",
+        "settings": best.settings,
         "training_pixels": len(training),
         "test_pixels": len(test),
     }

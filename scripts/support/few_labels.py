@@ -1,0 +1,430 @@
+"""
+Classifiers of single pixels for few labels: chosen among spectra and features by cross-validation, tested in folds
+that are apart in space, trained on all labels, and saved as files that hold no code.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import skops.io
+import torch
+from scipy.stats import t as student
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from skops.io.exceptions import UntrustedTypesFoundException
+from tqdm.auto import tqdm
+
+from datasets_loading.files import fingerprint, write_json
+from datasets_loading.labelled_data import LabelledData
+from datasets_loading.land_cover_metric import FEW_PIXELS, confusion_matrix, land_cover_scores
+from datasets_loading.sensors import ENMAP
+from datasets_loading.splits import UNLABELLED
+from hsst.support.feature_transformer import HSSTFeatures
+from hsst.support.features import load_encoder
+from modeling_hsst import HSSTImageProcessor
+from modeling_hsst.scene_prediction_hsst import ScenePredictor
+
+FOLDS = 3
+"""In which a classifier chooses its settings."""
+
+CLASSIFIER, DESCRIPTION, ENCODER = "classifier.skops", "classifier.json", "encoder"
+
+
+def as_they_are(spectra: np.ndarray) -> np.ndarray:
+    return spectra
+
+
+def unit_norm(spectra: np.ndarray) -> np.ndarray:
+    """Brightness away."""
+    return spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
+
+
+def both(spectra: np.ndarray) -> np.ndarray:
+    return np.hstack([spectra, unit_norm(spectra)])
+
+
+def with_derivatives(spectra: np.ndarray) -> np.ndarray:
+    return np.hstack([both(spectra), np.diff(unit_norm(spectra), axis=1)])
+
+
+PREPARATIONS = (as_they_are, unit_norm, both, with_derivatives)
+"""What a classifier may be given of spectra (pixels, bands)."""
+
+Head = tuple[Callable[..., Any], tuple[dict[str, Any], ...]]
+
+
+def _grid(name: str, *values: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({name: value} for value in values)
+
+
+HEADS: dict[str, Head] = {
+    "ridge": (partial(RidgeClassifier, class_weight="balanced"), _grid("alpha", 1e4, 1e3, 1e2, 10.0, 1.0, 0.1)),
+    "logistic regression": (
+        partial(LogisticRegression, max_iter=300, class_weight="balanced"),
+        _grid("C", 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
+    ),
+    "SVM": (partial(SVC, class_weight="balanced"), _grid("C", 0.1, 1.0, 10.0, 100.0, 1000.0)),
+    "random forest": (
+        partial(RandomForestClassifier, n_estimators=200, random_state=0, class_weight="balanced_subsample"),
+        _grid("min_samples_leaf", 1, 3),
+    ),
+}
+"""Classifiers, each with the settings among which it chooses."""
+
+SLOW_WITH_MANY_FEATURES = ("random forest", "SVM")
+
+
+@dataclass
+class Tuned:
+    """
+    A classifier that chose its preparation and settings, trained on all pixels it was given.
+
+    Attributes:
+        preparation: index among the variants of the pixels.
+        classifier: of scikit-learn, with its standardizing.
+        settings: what it chose.
+        score: macro F1 of the choice, mean over the folds; 0 where pixels were too few for folds.
+    """
+
+    preparation: int
+    classifier: Any
+    settings: dict[str, Any]
+    score: float
+
+
+def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts: np.ndarray, seed: int) -> Tuned:
+    """
+    The best of some variants of the same pixels (pixels, values) and settings of a head, by macro F1 in folds of
+    parts.
+    """
+    build, settings = HEADS[head]
+    count = min(FOLDS, len(np.unique(parts)))
+    splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
+    scores = np.zeros((len(variants), len(settings)))
+    folds: list[Any] = []
+    if count > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that a fold lacks
+            folds = [fold for fold in splitter.split(variants[0], classes, parts) if len(set(classes[fold[0]])) > 1]
+            for number, variant in enumerate(variants):
+                for training, test in folds:
+                    # Rotated to as many values as pixels: the same for classifiers that see distances or products only
+                    pixels = StandardScaler().fit(variant[training]).transform(variant)
+                    if head != "random forest" and pixels.shape[1] > len(training):
+                        pixels = pixels @ np.linalg.svd(pixels[training], full_matrices=False)[2].T
+                    for place, setting in enumerate(settings):
+                        fitted = build(**setting).fit(pixels[training], classes[training])
+                        predicted = fitted.predict(pixels[test])
+                        scores[number, place] += f1_score(classes[test], predicted, average="macro")
+    best, place = divmod(int(scores.argmax()), len(settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        classifier = make_pipeline(StandardScaler(), clone(build(**settings[place])))
+        classifier.fit(variants[best], classes)
+    return Tuned(best, classifier, settings[place], float(scores.max()) / max(len(folds), 1))
+
+
+@dataclass
+class LabelledPixels:
+    """
+    All labelled pixels of some scenes.
+
+    Attributes:
+        spectra: reflectance, float32 (pixels, bands).
+        wavelengths: of the bands in nm, ascending; None where unknown.
+        bands: their indices in the scenes.
+        classes: from 0, int64 (pixels,).
+        parts: which block of a scene each lies in, int64 (pixels,).
+        dropped: labelled pixels that were left out, for they lack data.
+    """
+
+    spectra: np.ndarray
+    wavelengths: np.ndarray | None
+    bands: list[int]
+    classes: np.ndarray
+    parts: np.ndarray
+    dropped: int
+
+    @classmethod
+    def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
+        """
+        Those of labelled scenes, in blocks of `block_size` pixels.
+
+        Raises:
+            ValueError: there are fewer than two classes, or all labels lie in one block.
+        """
+        bands = np.flatnonzero(data.valid_bands)
+        if data.wavelengths is not None:
+            bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
+        spectra, classes, places, dropped = [], [], [], 0
+        for number, scene in enumerate(data.scenes):
+            rows, columns = np.nonzero(scene.labels != UNLABELLED)
+            stored = np.asarray(scene.cube)[bands][:, rows, columns].T
+            known = (stored != ENMAP.nodata).all(axis=1)
+            dropped += int((~known).sum())
+            spectra.append(stored[known].astype(np.float32) / ENMAP.scale)
+            classes.append(scene.labels[rows, columns][known].astype(np.int64))
+            blocks = np.stack([np.full(len(rows), number), rows // block_size, columns // block_size], axis=1)
+            places.append(blocks[known])
+        parts = np.unique(np.concatenate(places), axis=0, return_inverse=True)[1].reshape(-1)
+        pixels = cls(
+            np.concatenate(spectra),
+            None if data.wavelengths is None else np.asarray(data.wavelengths)[bands],
+            bands.tolist(),
+            np.concatenate(classes),
+            parts,
+            dropped,
+        )
+        if len(np.unique(pixels.classes)) < 2:
+            raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(pixels.classes))}")
+        if len(np.unique(parts)) < 2:
+            raise ValueError(
+                f"expected labels in several blocks of {block_size} pixels, to test apart in space, got all in one "
+                "(--block_size makes them smaller)"
+            )
+        return pixels
+
+
+@dataclass
+class Choice:
+    """
+    What was chosen for some pixels.
+
+    Attributes:
+        inputs: "spectra" or "features".
+        head: one of `HEADS`.
+        tuned: the classifier.
+        scores: macro F1 of each inputs and head that were tried, by which it was chosen.
+    """
+
+    inputs: str
+    head: str
+    tuned: Tuned
+    scores: dict[str, float]
+
+
+def choose(variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int) -> Choice:
+    """The best of all heads on spectra, and of linear ones on features, by cross-validation in folds of parts."""
+    tried: dict[tuple[str, str], Tuned] = {}
+    for inputs, of_inputs in variants.items():
+        for head in HEADS:
+            if inputs == "spectra" or head not in SLOW_WITH_MANY_FEATURES:
+                tried[inputs, head] = tuned(head, of_inputs, classes, parts, seed)
+    best = max(tried, key=lambda name: tried[name].score)
+    scores = {", ".join(name): round(entry.score, 4) for name, entry in tried.items()}
+    return Choice(*best, tried[best], scores)
+
+
+def inputs_of(pixels: LabelledPixels, model: str | None) -> dict[str, list[np.ndarray]]:
+    """What classifiers may see of the pixels: their spectra in several preparations, and features of a model."""
+    variants = {"spectra": [prepare(pixels.spectra) for prepare in PREPARATIONS]}
+    if model is not None:
+        variants["features"] = [HSSTFeatures(model, pixels.wavelengths, scale=1.0).fit_transform(pixels.spectra)]
+    return variants
+
+
+def test_in_folds(
+    variants: Mapping[str, Sequence[np.ndarray]], pixels: LabelledPixels, num_classes: int, folds: int, seed: int
+) -> dict[str, Any]:
+    """
+    What the choice and its classifier are worth: each fold of parts is predicted by what was chosen and trained on the
+    others. Scores of all pixels together, and their interval over folds (Student's t).
+    """
+    count = min(folds, len(np.unique(pixels.parts)))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    of_folds: list[dict[str, Any]] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dealt = list(splitter.split(pixels.spectra, pixels.classes, pixels.parts))
+    for training, test in tqdm(dealt, desc="testing in folds", unit="fold", disable=None):
+        if not len(test) or len(np.unique(pixels.classes[training])) < 2:
+            continue
+        choice = choose(
+            {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()},
+            pixels.classes[training],
+            pixels.parts[training],
+            seed,
+        )
+        predicted = choice.tuned.classifier.predict(variants[choice.inputs][choice.tuned.preparation][test])
+        part = confusion_matrix(predicted, pixels.classes[test].astype(np.uint8), num_classes=num_classes)
+        matrix += part
+        scores = land_cover_scores(part)
+        of_folds.append(
+            {
+                "pixels": len(test),
+                "chosen": f"{choice.inputs}, {choice.head}",
+                "overall_accuracy": scores["overall_accuracy"],
+                "macro_f1": scores["macro_f1"],
+            }
+        )
+    return {
+        **land_cover_scores(matrix),
+        "folds": of_folds,
+        "interval": {name: interval([fold[name] for fold in of_folds]) for name in ("overall_accuracy", "macro_f1")},
+    }
+
+
+test_in_folds.__test__ = False  # type: ignore[attr-defined]  # no test of pytest
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean of values, None of fewer than two."""
+    if len(values) < 2:
+        return None
+    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return [float(np.mean(values)) - half, float(np.mean(values)) + half]
+
+
+def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """Classes with too few test pixels to say much of them, each with their number."""
+    return [f"{name} ({count})" for name, count in zip(class_names, counts, strict=True) if count < FEW_PIXELS]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stands beside a saved classifier: what it sees of a spectrum, and the names of its classes."""
+
+    inputs: str
+    preparation: str
+    class_names: list[str]
+    classes: list[int]
+
+
+def save_classifier(
+    folder: Path,
+    classifier: Any,
+    description: Description,
+    processor: HSSTImageProcessor,
+    model: str | None = None,
+) -> None:
+    """
+    Writes a classifier of pixels into a folder, for `load_predictor` and so `predict_scene.py`.
+
+    Args:
+        folder: to write into.
+        classifier: of scikit-learn.
+        description: what it sees, and its classes.
+        processor: gives what it sees of stored numbers, and has the wavelengths.
+        model: the model whose features it sees, which is written beside it.
+    """
+    skops.io.dump(classifier, folder / CLASSIFIER)
+    write_json(folder / DESCRIPTION, asdict(description))
+    processor.save_pretrained(folder)
+    if model is not None:
+        encoder, encoder_processor = load_encoder(model)
+        encoder.save_pretrained(folder / ENCODER)
+        encoder_processor.save_pretrained(folder / ENCODER)
+
+
+class PixelPredictor(ScenePredictor):
+    """
+    Maps scenes with a classifier of single pixels from scikit-learn. Probabilities are those of the classifier; where
+    it has none (ridge, SVM), the softmax of its scores, which orders classes but is not calibrated.
+
+    Args:
+        folder: of `save_classifier`.
+        settings: exclude and resample of `ScenePredictor`.
+
+    Raises:
+        ValueError: files are missing, damaged, or not of a classifier.
+    """
+
+    def __init__(self, folder: str | Path, *, exclude: Sequence[str] = ("outside",), resample: bool = False):
+        folder = Path(folder)
+        self.classifier = _load(folder / CLASSIFIER)
+        try:
+            self.description = Description(**json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+            self.prepare = next(entry for entry in PREPARATIONS if entry.__name__ == self.description.preparation)
+        except (OSError, ValueError, TypeError, StopIteration) as error:
+            raise ValueError(f"{folder / DESCRIPTION}: expected what a classifier sees, got {error}") from None
+        self.processor = HSSTImageProcessor.from_pretrained(folder)
+        self.window, self.stride, self.dense, self.center = (1, 1), 1, True, False
+        self.batch_size, self.chunk_size = 8192, 256
+        self.exclude, self.resample, self.scene_statistics = tuple(exclude), resample, False
+        self.weight = torch.ones(1, 1)
+        names = self.description.class_names
+        if not set(self.classifier.classes_) <= set(range(len(names))):
+            raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
+        num_bands = len(self.processor.wavelengths or ()) or self.classifier.n_features_in_
+        self.model = SimpleNamespace(
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            config=SimpleNamespace(
+                num_channels=num_bands, num_labels=len(names), id2label=dict(enumerate(names)), wavelengths=None
+            ),
+        )
+        self.features = None
+        if self.description.inputs == "features":
+            self.features = HSSTFeatures(str(folder / ENCODER), self.processor.wavelengths, scale=1.0)
+            self.features.fit(np.zeros((1, num_bands)))
+        self.digest = fingerprint(
+            *((path.name.encode() + path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file())
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        own = {"exclude": sorted(self.exclude), "resample": self.resample}
+        return {"weights": self.digest[:16], "precision": "float32", "stride": 1, **own, "scene_statistics": False}
+
+    def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
+        spectra = values[:, :, 0, 0].numpy()
+        seen = self.prepare(spectra) if self.features is None else self.features.transform(spectra)
+        if hasattr(self.classifier, "predict_proba"):
+            found = self.classifier.predict_proba(seen)
+        else:
+            scores = self.classifier.decision_function(seen)
+            scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+            found = np.exp(scores - scores.max(axis=1, keepdims=True))
+            found /= found.sum(axis=1, keepdims=True)
+        probabilities = torch.zeros(len(found), self.num_outputs)
+        probabilities[:, torch.as_tensor(self.classifier.classes_)] = torch.as_tensor(found, dtype=torch.float32)
+        return probabilities[:, :, None, None]
+
+
+def _load(path: Path) -> Any:
+    """A classifier of scikit-learn, without running code of the file."""
+    try:
+        trees = "sklearn.tree._tree.Tree"
+        classifier = skops.io.load(path, trusted=[trees])
+        last = classifier[-1] if hasattr(classifier, "steps") else classifier
+        for estimator in getattr(last, "estimators_", ()):
+            _check_tree(estimator.tree_)
+        if not hasattr(classifier, "predict"):
+            raise TypeError(f"a {type(classifier).__name__}")
+        return classifier
+    except UntrustedTypesFoundException as error:
+        raise ValueError(f"{path}: expected a classifier of scikit-learn alone, got {error}") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise ValueError(f"{path}: expected a classifier of scikit-learn, got {error}") from None
+
+
+def _check_tree(tree: Any) -> None:
+    """Raises ValueError where a tree points outside itself, which scikit-learn would follow into any memory."""
+    nodes = np.arange(tree.node_count)
+    inner = tree.children_left != -1
+    for children in (tree.children_left, tree.children_right):
+        if len(children) != len(nodes) or (children[inner] <= nodes[inner]).any() or (children >= len(nodes)).any():
+            raise ValueError("a tree whose branches lead nowhere")
+    if (tree.feature[inner] < 0).any() or (tree.feature >= tree.n_features).any():
+        raise ValueError("a tree that asks for values that there are none of")
+
+
+def is_classifier(model: str | Path) -> bool:
+    """Whether a folder holds a classifier of `save_classifier`."""
+    return (Path(model) / DESCRIPTION).is_file()

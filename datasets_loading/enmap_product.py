@@ -79,7 +79,7 @@ _METADATA_EXTENSIONS = ("xml", "xml.xml")
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".gz", ".7z", ".rar")
 """Archives that are not read, but named: products must be unpacked from them."""
 
-_ASSETS = {
+ASSETS = {
     "image": "SPECTRAL_IMAGE",
     "quality_classes": "QL_QUALITY_CLASSES",
     "quality_cloud": "QL_QUALITY_CLOUD",
@@ -90,6 +90,7 @@ _ASSETS = {
     "quality_testflags": "QL_QUALITY_TESTFLAGS",
     "defective_pixel_mask": "QL_PIXELMASK",
 }
+"""Name of each raster in a STAC item, and the part of the product that it is."""
 
 
 def find_products(folder: str | Path) -> list[Path]:
@@ -241,7 +242,7 @@ class EnMAPProduct:
         image = item.asset("image")
         quantity = check_level(item.level or level_in_name(item.name), radiance, item.source)
         order = np.argsort(image.wavelengths)
-        locations = {part: item.location(asset) for asset, part in _ASSETS.items() if item.location(asset)}
+        locations = {part: item.location(asset) for asset, part in ASSETS.items() if item.location(asset)}
         missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
         if missing_layers:
             logger.warning("%s: quality layers missing, taken as clear: %s", item.name, ", ".join(missing_layers))

@@ -1,0 +1,262 @@
+"""Find EnMAP scenes in the archive that serves them, look at them, and fetch them, whole or a window of each.
+
+    python scripts/find_enmap.py --bbox 11.2 47.9 11.8 48.3 --date 2024-06-01/2024-08-31 --max_cloud 10
+    python scripts/find_enmap.py --bbox 11.2 47.9 11.8 48.3 --output_dir outputs/found
+    python scripts/find_enmap.py --products outputs/found/products.txt --download products --jobs 4
+    python scripts/find_enmap.py --products outputs/found/products.txt --download windows --window 400 600 256 256
+
+prints a row for each scene. --output_dir gets a picture of the footprints, the names and the STAC items; --download a
+folder for each product, which prepare_enmap.py, run_mim.py and predict_scene.py read. Searching needs no account;
+files need a login in ~/.netrc (docs/manual/find.md). The same command goes on where it was interrupted. Exit code 2:
+no scene was found, or one could not be fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hsst.support.command_line import check_least, one_line_errors, shown
+
+if TYPE_CHECKING:
+    from datasets_loading.archive import Archive
+    from datasets_loading.stac_items import Item
+
+CATALOGUE = "https://geoservice.dlr.de/eoc/ogc/stac/v1"
+MOST_PICTURES = 20
+"""Thumbnails that are shown; further scenes have their footprint alone."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    box = ("WEST", "SOUTH", "EAST", "NORTH")
+    parser.add_argument("--bbox", nargs=4, type=float, metavar=box, help="box in degrees that scenes touch")
+    parser.add_argument("--date", metavar="FROM/TO", help="first and last day (2024-06-01/2024-08-31), or one day")
+    parser.add_argument("--max_cloud", type=float, metavar="PERCENT", help="largest cloud cover of a scene")
+    parser.add_argument("--limit", type=int, default=100, help="scenes at most (100)")
+    parser.add_argument("--products", type=Path, metavar="FILE", help="names of products, one a line, not a search")
+    parser.add_argument("--collection", default="ENMAP_HSI_L2A", help="collection of the catalogue (ENMAP_HSI_L2A)")
+    parser.add_argument("--catalogue", default=CATALOGUE, metavar="URL", help=f"address of the STAC API ({CATALOGUE})")
+    parser.add_argument("--output_dir", type=Path, help="folder of footprints.png, products.txt and the items")
+    parser.add_argument("--download", type=Path, metavar="DIR", help="folder for a folder of each product")
+    window = ("ROW", "COLUMN", "HEIGHT", "WIDTH")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--window", nargs=4, type=int, metavar=window, help="fetch these pixels of each scene alone")
+    part.add_argument("--crop", action="store_true", help="fetch the pixels in --bbox alone")
+    parser.add_argument("--jobs", type=int, default=4, help="files that are fetched at the same time, up to 16 (4)")
+    return parser.parse_args()
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises ValueError where arguments are senseless, before anything is imported that takes time."""
+    check_least(arguments, 1, "limit", "jobs")
+    check_least(arguments, 0, "max_cloud")
+    if arguments.jobs > 16:
+        raise ValueError(f"--jobs: expected at most 16, which the archive may bear, got {arguments.jobs}")
+    if arguments.products is None and arguments.bbox is None and arguments.date is None:
+        raise ValueError("expected --bbox or --date to search for, or --products")
+    if arguments.products is not None and (arguments.date or arguments.max_cloud is not None):
+        raise ValueError("--products: expected no --date and no --max_cloud beside it, which are for a search")
+    if arguments.bbox is not None:
+        west, south, east, north = arguments.bbox
+        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+            numbers = " ".join(f"{number:g}" for number in arguments.bbox)
+            raise ValueError(f"--bbox: expected degrees with WEST < EAST and SOUTH < NORTH, got {numbers}")
+    if (arguments.crop or arguments.window) and arguments.download is None:
+        raise ValueError("--window and --crop: expected --download with them, got none")
+    if arguments.crop and arguments.bbox is None:
+        raise ValueError("--crop: expected --bbox with it, got none")
+    if arguments.window and (min(arguments.window) < 0 or min(arguments.window[2:]) < 1):
+        raise ValueError(f"--window: expected a place from 0 and sides from 1, got {arguments.window}")
+    address = urlsplit(arguments.catalogue)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"--catalogue: expected an address that begins with https://, got {arguments.catalogue}")
+    if address.username is not None:
+        raise ValueError("--catalogue: expected an address without a login in it: that stands in ~/.netrc")
+    if arguments.date is not None:
+        ends = arguments.date.split("/")
+        days = [date.fromisoformat(day) if re.fullmatch(r"\d{4}-\d\d-\d\d", day) else None for day in ends]
+        if len(ends) > 2 or None in days or days != sorted(days):  # type: ignore[type-var]
+            raise ValueError(f"--date: expected YYYY-MM-DD, or two with / between, got {arguments.date}")
+
+
+def found(archive: Archive, arguments: argparse.Namespace) -> Iterator[Item]:
+    """The scenes that are named, or those of the search with few clouds; what is left out is counted on the way."""
+    from datasets_loading.raster_file import read_text_file
+
+    if arguments.products is not None:
+        lines = read_text_file(arguments.products, "a list of products").decode("utf-8-sig", "replace").splitlines()
+        names = dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        yield from archive.items(islice(names, arguments.limit))
+        return
+    unknown = outside = 0
+    for item in archive.search(arguments.bbox, arguments.date):
+        cover, ring = item.number("eo:cloud_cover"), footprint(item)
+        if arguments.bbox is not None and ring and not touches(ring, arguments.bbox):
+            outside += 1
+        elif arguments.max_cloud is None or (cover is not None and cover <= arguments.max_cloud):
+            yield item
+        else:
+            unknown += cover is None
+    for count, reason in ((unknown, "whose cloud cover is unknown"), (outside, "outside the box")):
+        if count:
+            print(f"find_enmap.py: {count} scenes left out {reason}", file=sys.stderr)
+
+
+def footprint(item: Item) -> list[tuple[float, float]]:
+    """Corners of a scene in degrees (longitude, latitude), from its outline or else its box; empty if it has none."""
+    try:
+        corners = [(float(point[0]), float(point[1])) for point in item.content["geometry"]["coordinates"][0]]
+    except (KeyError, IndexError, TypeError, ValueError):
+        try:
+            west, south, east, north = map(float, item.content["bbox"])
+        except (KeyError, TypeError, ValueError):
+            return []
+        corners = [(west, south), (west, north), (east, north), (east, south), (west, south)]
+    return corners if all(math.isfinite(number) for corner in corners for number in corner) else []
+
+
+def touches(ring: Sequence[tuple[float, float]], box: Sequence[float]) -> bool:
+    """Whether the box around a footprint touches another one."""
+    xs, ys = zip(*ring, strict=True)
+    return min(xs) <= box[2] and max(xs) >= box[0] and min(ys) <= box[3] and max(ys) >= box[1]
+
+
+def row_of(item: Item) -> list[str]:
+    """What the table says of a scene."""
+
+    def cell(read: Callable[[], Any], form: str) -> str:
+        try:
+            value = read()
+        except ValueError:
+            value = None
+        return "?" if value is None else shown(format(value, form))[:40]
+
+    covers = ("eo:cloud_cover", "enmap:haze_cover", "eo:snow_cover", "enmap:water_cover")
+    season = item.content["properties"].get("enmap:season")
+    return [
+        item.name,
+        cell(lambda: item.acquisition_time, "%Y-%m-%d"),
+        *(cell(lambda name=name: item.number(name), ".0f") for name in covers),  # type: ignore[misc]
+        cell(lambda: item.sun_elevation, ".0f"),
+        cell(lambda: season if isinstance(season, str) else None, ""),
+    ]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text with aligned columns, numbers to the right."""
+    header = ["", "name", "date", "cloud %", "haze %", "snow %", "water %", "sun °", "season"]
+    lines = [header, *([str(number), *row] for number, row in enumerate(rows, start=1))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
+        [cell.rjust(width) if 3 <= place <= 7 else cell.ljust(width) for place, (cell, width) in enumerate(pairs)]
+        for pairs in (zip(line, widths, strict=True) for line in lines)
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in aligned)
+
+
+def draw(path: Path, items: Sequence[Item], pictures: Sequence[bytes | None], box: Sequence[float] | None) -> None:
+    """Footprints with the numbers of the table, and beside them the thumbnails that there are."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from hsst.support.figures import save_figure
+
+    images = []
+    for number, content in enumerate(pictures, start=1):
+        try:
+            picture = Image.open(io.BytesIO(content or b""), formats=("JPEG", "PNG"))
+            if max(picture.size) <= 4096:
+                images.append((number, np.asarray(picture.convert("RGB"))))
+        except (OSError, ValueError):
+            continue
+    columns = min(5, len(images))
+    lines = -(-len(images) // max(1, columns))
+    figure = Figure(figsize=(6.5 + 2.2 * columns, max(6.0, 2.5 * lines)), layout="constrained")
+    parts = figure.subfigures(1, 2, width_ratios=(6.5, 2.2 * columns)) if images else (figure,)
+    axis = parts[0].subplots()
+    latitudes = [0.0]
+    for number, item in enumerate(items, start=1):
+        ring = footprint(item)
+        if ring:
+            xs, ys = zip(*ring, strict=True)
+            axis.fill(xs, ys, facecolor="#1b6ca8", alpha=0.12)
+            axis.plot(xs, ys, color="#1b6ca8", lw=1)
+            axis.text(sum(xs) / len(xs), sum(ys) / len(ys), str(number), ha="center", va="center", fontsize=9)
+            latitudes.append(sum(ys) / len(ys))
+    if box is not None:
+        west, south, east, north = box
+        axis.plot([west, east, east, west, west], [south, south, north, north, south], color="#d1495b", lw=1.8)
+    axis.set_aspect(1 / max(0.1, math.cos(math.radians(latitudes[-1]))))
+    axis.set_xlabel("longitude (°)")
+    axis.set_ylabel("latitude (°)")
+    axis.grid(alpha=0.25)
+    axis.set_title("footprints" + (", and the box in red" if box is not None else ""), fontsize=11)
+    axes = parts[1].subplots(lines, columns, squeeze=False).flat if images else ()
+    for panel in axes:
+        panel.axis("off")
+    for panel, (number, image) in zip(axes, images, strict=False):
+        _, day, cloud, *_ = row_of(items[number - 1])
+        panel.imshow(image)
+        panel.set_title(f"{number}: {day}, cloud {cloud} %", fontsize=8)
+    save_figure(path, figure)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with one_line_errors("find_enmap.py"):
+        check_arguments(arguments)
+        try:
+            from datasets_loading.archive import Archive
+        except ImportError as error:
+            if error.name not in ("pystac", "pystac_client", "requests", "urllib3"):
+                raise
+            raise ValueError(f'expected the package {error.name}, got none: pip install "hsst[find]"') from None
+        from rasterio.windows import Window
+
+        from datasets_loading.files import write_json, write_text
+
+        archive = Archive(arguments.catalogue, arguments.collection)
+        items = list(islice(found(archive, arguments), arguments.limit))
+        if not items:
+            raise ValueError(f"expected scenes in {arguments.collection} at {arguments.catalogue}, got none")
+        print(table([row_of(item) for item in items]))
+        if len(items) == arguments.limit and arguments.products is None:
+            print(f"find_enmap.py: the first {arguments.limit} scenes; there may be more (--limit)", file=sys.stderr)
+        if arguments.output_dir is not None:
+            for item in items:
+                write_json(arguments.output_dir / "items" / f"{item.name}.json", item.content)
+            write_text(arguments.output_dir / "products.txt", "".join(f"{item.name}\n" for item in items))
+            pictures = [archive.thumbnail(item) for item in items[:MOST_PICTURES]]
+            draw(arguments.output_dir / "footprints.png", items, pictures, arguments.bbox)
+            print(arguments.output_dir / "footprints.png")
+        if arguments.download is None:
+            return
+        if not re.search("L2A", arguments.collection):
+            print("find_enmap.py: warning: not of level L2A, so radiance (--radiance of readers)", file=sys.stderr)
+        place = arguments.bbox if arguments.crop else None
+        if arguments.window:
+            row, column, height, width = arguments.window
+            place = Window(column, row, width, height)
+        results = archive.download(items, arguments.download, jobs=arguments.jobs, place=place)
+        for result in results.values():
+            print(shown(str(result)) if isinstance(result, Path) else f"not fetched: {shown(str(result))}")
+        failures = [str(result) for result in results.values() if not isinstance(result, Path)]
+        years = sorted({row_of(item)[1][:4] for item in items})
+        print(f"Contains modified EnMAP data (c) DLR {', '.join(years)}; not to be redistributed")
+        if failures:
+            raise ValueError(f"{len(failures)} of {len(results)} scenes not fetched, the first: {failures[0]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,12 +16,13 @@ import shutil
 import threading
 import warnings
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
@@ -106,7 +107,7 @@ class _Session(requests.Session):
 
     def rebuild_auth(self, prepared_request: Any, response: Any) -> None:
         prepared_request.headers.pop("Authorization", None)
-        if _origin(prepared_request.url) == _origin(response.request.url):
+        if urlsplit(prepared_request.url)[:2] == urlsplit(response.request.url)[:2]:
             prepared_request.headers.update(self.login(prepared_request.url))
 
 
@@ -131,25 +132,22 @@ class Archive:
         Raises:
             ProductError: the catalogue cannot be reached, or answers with something else than items of the collection.
         """
-        seen, repeated = set(), 0
         with self._catalogue_errors():
-            io = StacApiIO(timeout=TIMEOUT_SECONDS)
-            io.session = _Session(lambda address: {})
-            client = Client.open(self.catalogue, stac_io=io)
-            bbox = None if box is None else list(box)
-            search = client.search(collections=[self.collection], bbox=bbox, datetime=dates, limit=PAGE_SIZE)
-            contents = search.items_as_dicts()
+            reader = StacApiIO(timeout=TIMEOUT_SECONDS)
+            reader.session = _Session(lambda address: {})
+            catalogue = Client.open(self.catalogue, stac_io=reader)
+            bbox, collections = None if box is None else list(box), [self.collection]
+            search = catalogue.search(collections=collections, bbox=bbox, datetime=dates, limit=PAGE_SIZE)
+            contents, seen = search.items_as_dicts(), set()
         while True:
             with self._catalogue_errors():
                 content = next(contents, None)
             if content is None:
                 return
             item = self._checked(to_item(self.catalogue, content))
-            if item.name not in seen:
+            if item.name not in seen:  # pages may shift while they are read
                 seen.add(item.name)
                 yield item
-            elif (repeated := repeated + 1) > 10 * PAGE_SIZE:
-                fail(self.catalogue, "pages with other scenes", "the same ones over and over")
 
     def items(self, names: Iterable[str]) -> Iterator[Item]:
         """Items by their names, one by one: a search of this archive takes no names.
@@ -205,36 +203,37 @@ class Archive:
         with only_writer(folder), tqdm(total=0, desc="fetching", **unit) as bar, ThreadPoolExecutor(jobs) as pool:
             work: dict[Future[Path], str] = {}
             try:
-                for item in items:
+                for name, item in {item.name: item for item in items}.items():
                     try:
                         files = self._files(item)
                     except ProductError as error:
-                        results[item.name] = error
+                        results[name] = error
                         continue
-                    results[item.name] = folder / item.name
+                    results[name], partial = folder / name, folder / f".{name}.partial"
                     if place is not None:
                         bar.total += len(files)
-                        work[pool.submit(self._bring_window, item.name, files, folder, place, bar)] = item.name
+                        work[pool.submit(self._bring_window, name, files, folder, place, bar)] = name
                         continue
-                    for address, name in files.values():
-                        path = folder / f".{item.name}.partial" / name
-                        if not path.exists() and not (folder / item.name / name).exists():
-                            work[pool.submit(self._bring, address, path, bar)] = item.name
+                    lacking = [file for file in files.values() if not (folder / name / file[1]).exists()]
+                    work |= {pool.submit(self._bring, url, partial / file, bar): name for url, file in lacking}
+                    if not lacking:
+                        results[name] = _finish(folder / name, partial)
+                left = Counter(work.values())
                 for future in as_completed(work):
-                    failure = future.exception()
+                    name, failure = work[future], future.exception()
+                    left[name] -= 1
                     if isinstance(failure, ProductError) and not isinstance(failure, LoginError):
-                        results[work[future]] = failure
+                        results[name] = failure
                     elif failure is not None:
                         raise failure
                     elif place is not None:
-                        results[work[future]] = future.result()
+                        results[name] = future.result()
+                    elif not left[name] and isinstance(results[name], Path):
+                        results[name] = _finish(folder / name, folder / f".{name}.partial")
             except BaseException:
                 self._stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-            for name, result in results.items():
-                if place is None and isinstance(result, Path):
-                    results[name] = _finish(result, folder / f".{name}.partial")
         return results
 
     def _address(self, name: str) -> str:
@@ -282,16 +281,19 @@ class Archive:
         sent = {"Accept-Encoding": "identity", **login, **headers}
         with self._session.get(address, headers=sent, stream=True, timeout=TIMEOUT_SECONDS) as answer:
             status = f"status {answer.status_code} ({answer.reason})"
-            if answer.status_code in (401, 403):
-                _refuse(address, bool(login), status)
-            if answer.status_code not in (200, 206, 416):
+            is_refused = answer.status_code in (401, 403)
+            if not is_refused and answer.status_code not in (200, 206, 416):
                 fail(_plain(address), "a file", status)
             pieces, first = _pieces(answer), b""
             with suppress(requests.RequestException):  # what came before is kept, and found to be too little
                 while len(first) < 512 and (piece := next(pieces, b"")):
                     first += piece
-            if looks_like_a_page(first):
-                _refuse(address, bool(login), "a web page")
+            if is_refused or looks_like_a_page(first):
+                host, came = urlsplit(address).hostname, status if is_refused else "a web page"
+                hint = f"no login for {host} was found: put it into ~/.netrc, which only you may read (chmod 600)"
+                if login:
+                    hint = f"the login for {host} was refused: check it in ~/.netrc, or the cookie in GDAL_HTTP_COOKIE"
+                raise LoginError(f"{_plain(address)}: expected a file, got {came}: {hint}")
             yield answer, chain([first], pieces)
 
     def _read(self, address: str, largest: int) -> bytes:
@@ -308,6 +310,8 @@ class Archive:
 
     def _bring(self, address: str, path: Path, bar: Any) -> Path:
         """Brings a file; where it breaks off, from there on, until no more comes of it."""
+        if path.exists():
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, tries = path.with_name(f"{path.name}.partial"), 0
         while True:
@@ -428,7 +432,7 @@ class Archive:
         try:
             with self._opened(address, Range="bytes=0-511") as (answer, _):
                 host = urlsplit(answer.url).hostname
-                moved = _origin(answer.url) != _origin(address)
+                moved = urlsplit(answer.url)[:2] != urlsplit(address)[:2]
         except requests.RequestException as error:
             fail(_plain(address), "a GeoTIFF", _reason(error))
         if moved or self._login(address) != login_headers(address):
@@ -447,12 +451,6 @@ class Archive:
             fail(self.catalogue, "a STAC catalogue that can be searched", came)
 
 
-def _check(product: Path) -> None:
-    """Raises ProductError where a product cannot be read."""
-    with EnMAPProduct.open(product, radiance=True) as opened:
-        opened.raster  # noqa: B018
-
-
 def _finish(target: Path, partial: Path) -> Path | ProductError:
     """Moves the files of a product to their place, and reads what they say; gives the product, or the error."""
     if partial.is_dir() and target.is_dir():
@@ -466,6 +464,11 @@ def _finish(target: Path, partial: Path) -> Path | ProductError:
     except ProductError as error:
         return error
     return target
+
+
+def _check(product: Path) -> None:
+    with EnMAPProduct.open(product, radiance=True) as opened:
+        _ = opened.raster
 
 
 def _window_of(place: Window | Sequence[float], image: GdalFile, name: str) -> tuple[Window, Affine]:
@@ -536,24 +539,9 @@ def _tag_of(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.tag")
 
 
-def _origin(address: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(address)
-    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-
-
 def _plain(address: str) -> str:
     """An address without what stands after the path, which may be a secret."""
     return address.split("?")[0].split("#")[0]
-
-
-def _refuse(address: str, has_login: bool, came: str) -> NoReturn:
-    host = urlsplit(address).hostname
-    hint = (
-        f"the login for {host} was refused: check it in ~/.netrc, or the cookie in GDAL_HTTP_COOKIE"
-        if has_login
-        else f"no login for {host} was found: put it into ~/.netrc, which nobody else may read (chmod 600)"
-    )
-    raise LoginError(f"{_plain(address)}: expected a file, got {came}: {hint}")
 
 
 def _reason(error: BaseException) -> str:

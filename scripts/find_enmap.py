@@ -18,16 +18,18 @@ import io
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hsst.support.command_line import check_least, one_line_errors, shown
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from datasets_loading.archive import Archive
     from datasets_loading.stac_items import Item
 
@@ -98,116 +100,96 @@ def found(archive: Archive, arguments: argparse.Namespace) -> Iterator[Item]:
         names = dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#"))
         yield from archive.items(islice(names, arguments.limit))
         return
-    unknown = outside = 0
+    unknown = 0
     for item in archive.search(arguments.bbox, arguments.date):
-        cover, ring = item.number("eo:cloud_cover"), footprint(item)
-        if arguments.bbox is not None and ring and not touches(ring, arguments.bbox):
-            outside += 1
-        elif arguments.max_cloud is None or (cover is not None and cover <= arguments.max_cloud):
+        cover = item.number("eo:cloud_cover")
+        if arguments.max_cloud is None or (cover is not None and cover <= arguments.max_cloud):
             yield item
-        else:
-            unknown += cover is None
-    for count, reason in ((unknown, "whose cloud cover is unknown"), (outside, "outside the box")):
-        if count:
-            print(f"find_enmap.py: {count} scenes left out {reason}", file=sys.stderr)
+        unknown += arguments.max_cloud is not None and cover is None
+    if unknown:
+        print(f"find_enmap.py: scenes left out whose cloud cover is unknown: {unknown}", file=sys.stderr)
 
 
 def footprint(item: Item) -> list[tuple[float, float]]:
-    """Corners of a scene in degrees (longitude, latitude), from its outline or else its box; empty if it has none."""
+    """Corners of a scene in degrees (longitude, latitude); empty where the item states none."""
     try:
         corners = [(float(point[0]), float(point[1])) for point in item.content["geometry"]["coordinates"][0]]
     except (KeyError, IndexError, TypeError, ValueError):
-        try:
-            west, south, east, north = map(float, item.content["bbox"])
-        except (KeyError, TypeError, ValueError):
-            return []
-        corners = [(west, south), (west, north), (east, north), (east, south), (west, south)]
-    return corners if all(math.isfinite(number) for corner in corners for number in corner) else []
-
-
-def touches(ring: Sequence[tuple[float, float]], box: Sequence[float]) -> bool:
-    """Whether the box around a footprint touches another one."""
-    xs, ys = zip(*ring, strict=True)
-    return min(xs) <= box[2] and max(xs) >= box[0] and min(ys) <= box[3] and max(ys) >= box[1]
+        return []
+    return corners if all(map(math.isfinite, chain(*corners))) else []
 
 
 def row_of(item: Item) -> list[str]:
     """What the table says of a scene."""
-
-    def cell(read: Callable[[], Any], form: str) -> str:
-        try:
-            value = read()
-        except ValueError:
-            value = None
-        return "?" if value is None else shown(format(value, form))[:40]
-
-    covers = ("eo:cloud_cover", "enmap:haze_cover", "eo:snow_cover", "enmap:water_cover")
-    season = item.content["properties"].get("enmap:season")
-    return [
-        item.name,
-        cell(lambda: item.acquisition_time, "%Y-%m-%d"),
-        *(cell(lambda name=name: item.number(name), ".0f") for name in covers),  # type: ignore[misc]
-        cell(lambda: item.sun_elevation, ".0f"),
-        cell(lambda: season if isinstance(season, str) else None, ""),
-    ]
+    covers = (
+        item.number(name) for name in ("eo:cloud_cover", "enmap:haze_cover", "eo:snow_cover", "enmap:water_cover")
+    )
+    try:
+        day, sun = f"{item.acquisition_time:%Y-%m-%d}", f"{item.sun_elevation:.0f}"
+    except ValueError:
+        day, sun = "?", "?"
+    season = shown(str(item.content["properties"].get("enmap:season") or "?"))[:20]
+    return [item.name, day, *("?" if cover is None else f"{cover:.0f}" for cover in covers), sun, season]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text with aligned columns, numbers to the right."""
     header = ["", "name", "date", "cloud %", "haze %", "snow %", "water %", "sun °", "season"]
-    lines = [header, *([str(number), *row] for number, row in enumerate(rows, start=1))]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
-        [cell.rjust(width) if 3 <= place <= 7 else cell.ljust(width) for place, (cell, width) in enumerate(pairs)]
-        for pairs in (zip(line, widths, strict=True) for line in lines)
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
+    columns = list(zip(header, *([str(number), *row] for number, row in enumerate(rows, start=1)), strict=True))
+    for place, cells in enumerate(columns):
+        width = max(map(len, cells))
+        columns[place] = tuple(cell.rjust(width) if 3 <= place <= 7 else cell.ljust(width) for cell in cells)
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def draw(path: Path, items: Sequence[Item], pictures: Sequence[bytes | None], box: Sequence[float] | None) -> None:
-    """Footprints with the numbers of the table, and beside them the thumbnails that there are."""
-    import numpy as np
-    from matplotlib.figure import Figure
+def thumbnail_of(content: bytes | None) -> Image | None:
+    """The picture that a file holds, of a size that a thumbnail may have; None where it holds none."""
     from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(content or b""), formats=("JPEG", "PNG"))
+        return picture.convert("RGB") if max(picture.size) <= 4096 else None
+    except (OSError, ValueError):
+        return None
+
+
+def draw(path: Path, items: Sequence[Item], pictures: Sequence[Image | None], box: Sequence[float] | None) -> None:
+    """Footprints with the numbers of the table, and beside them the thumbnails that there are."""
+    from matplotlib.figure import Figure
 
     from hsst.support.figures import save_figure
 
-    images = []
-    for number, content in enumerate(pictures, start=1):
-        try:
-            picture = Image.open(io.BytesIO(content or b""), formats=("JPEG", "PNG"))
-            if max(picture.size) <= 4096:
-                images.append((number, np.asarray(picture.convert("RGB"))))
-        except (OSError, ValueError):
-            continue
-    columns = min(5, len(images))
-    lines = -(-len(images) // max(1, columns))
-    figure = Figure(figsize=(6.5 + 2.2 * columns, max(6.0, 2.5 * lines)), layout="constrained")
-    parts = figure.subfigures(1, 2, width_ratios=(6.5, 2.2 * columns)) if images else (figure,)
+    shown_ones = [(number, picture) for number, picture in enumerate(pictures, start=1) if picture is not None]
+    num_columns = min(5, len(shown_ones))
+    num_lines = max(1, -(-len(shown_ones) // max(1, num_columns)))
+    figure = Figure(figsize=(6.5 + 2.2 * num_columns, max(4.5, 2.2 * num_lines)), layout="constrained")
+    ratios = (6.5, *([2.2 * num_columns] if num_columns else []))
+    parts = figure.subfigures(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     axis = parts[0].subplots()
-    latitudes = [0.0]
+    middle = 0.0
     for number, item in enumerate(items, start=1):
         ring = footprint(item)
         if ring:
             xs, ys = zip(*ring, strict=True)
-            axis.fill(xs, ys, facecolor="#1b6ca8", alpha=0.12)
-            axis.plot(xs, ys, color="#1b6ca8", lw=1)
-            axis.text(sum(xs) / len(xs), sum(ys) / len(ys), str(number), ha="center", va="center", fontsize=9)
-            latitudes.append(sum(ys) / len(ys))
+            middle = (min(ys) + max(ys)) / 2
+            axis.fill(xs, ys, facecolor="#1b6ca833", edgecolor="#1b6ca8")
+            label = {"ha": "center", "va": "center", "fontsize": 9}
+            background = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1}
+            axis.text((min(xs) + max(xs)) / 2, middle, str(number), bbox=background, **label)
     if box is not None:
         west, south, east, north = box
         axis.plot([west, east, east, west, west], [south, south, north, north, south], color="#d1495b", lw=1.8)
-    axis.set_aspect(1 / max(0.1, math.cos(math.radians(latitudes[-1]))))
+    axis.set_aspect(1 / max(0.1, math.cos(math.radians(middle))))
     axis.set_xlabel("longitude (°)")
     axis.set_ylabel("latitude (°)")
     axis.grid(alpha=0.25)
     axis.set_title("footprints" + (", and the box in red" if box is not None else ""), fontsize=11)
-    axes = parts[1].subplots(lines, columns, squeeze=False).flat if images else ()
-    for panel in axes:
+    panels = list(parts[1].subplots(num_lines, num_columns, squeeze=False).flat) if shown_ones else []
+    for panel in panels:
         panel.axis("off")
-    for panel, (number, image) in zip(axes, images, strict=False):
+    for panel, (number, picture) in zip(panels, shown_ones, strict=False):
         _, day, cloud, *_ = row_of(items[number - 1])
-        panel.imshow(image)
+        panel.imshow(picture)
         panel.set_title(f"{number}: {day}, cloud {cloud} %", fontsize=8)
     save_figure(path, figure)
 
@@ -237,7 +219,7 @@ def main() -> None:
             for item in items:
                 write_json(arguments.output_dir / "items" / f"{item.name}.json", item.content)
             write_text(arguments.output_dir / "products.txt", "".join(f"{item.name}\n" for item in items))
-            pictures = [archive.thumbnail(item) for item in items[:MOST_PICTURES]]
+            pictures = [thumbnail_of(archive.thumbnail(item)) for item in items[:MOST_PICTURES]]
             draw(arguments.output_dir / "footprints.png", items, pictures, arguments.bbox)
             print(arguments.output_dir / "footprints.png")
         if arguments.download is None:

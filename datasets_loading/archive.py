@@ -75,6 +75,7 @@ FREE_BYTES = 100_000_000
 """What a download leaves free on the disk."""
 
 _CHUNK = 2**18
+_BUSY = (429, 500, 502, 503, 504)
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -93,17 +94,6 @@ class _Session(requests.Session):
         self.login = login
         self.auth = lambda request: request
         self.max_redirects = 5
-        # Answers of a busy server and silence are normal under load. It may not say for how long to wait
-        retry = Retry(
-            total=len(RETRY_PAUSES),
-            backoff_factor=RETRY_PAUSES[0],
-            status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=None,
-            raise_on_status=False,
-            respect_retry_after_header=False,
-        )
-        for scheme in ("https://", "http://"):
-            self.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
 
     def rebuild_auth(self, prepared_request: Any, response: Any) -> None:
         prepared_request.headers.pop("Authorization", None)
@@ -124,6 +114,7 @@ class Archive:
         self._session = _Session(self._login)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        self._answers: set[requests.Response] = set()
         self._coming = 0  # bytes of the files under way that are not on the disk yet
 
     def search(self, box: Sequence[float] | None, dates: str | None) -> Iterator[Item]:
@@ -135,6 +126,17 @@ class Archive:
         with self._catalogue_errors():
             reader = StacApiIO(timeout=TIMEOUT_SECONDS)
             reader.session = _Session(lambda address: {})
+            # Silence, and the answers of a busy server, are normal under load
+            patience = Retry(
+                len(RETRY_PAUSES),
+                backoff_factor=RETRY_PAUSES[0],
+                status_forcelist=_BUSY,
+                allowed_methods=None,
+                raise_on_status=False,
+                respect_retry_after_header=False,  # a server does not say for how long this program waits
+            )
+            for scheme in ("https://", "http://"):
+                reader.session.mount(scheme, HTTPAdapter(max_retries=patience))
             catalogue = Client.open(self.catalogue, stac_io=reader)
             bbox, collections = None if box is None else list(box), [self.collection]
             search = catalogue.search(collections=collections, bbox=bbox, datetime=dates, limit=PAGE_SIZE)
@@ -232,6 +234,9 @@ class Archive:
                         results[name] = _finish(folder / name, folder / f".{name}.partial")
             except BaseException:
                 self._stopped.set()
+                for answer in list(self._answers):
+                    with suppress(OSError, ValueError, RuntimeError):  # one that is over
+                        answer.raw.shutdown()  # its thread waits for what may not come
                 pool.shutdown(cancel_futures=True)
                 raise
         return results
@@ -280,8 +285,12 @@ class Archive:
         login = self._login(address)
         sent = {"Accept-Encoding": "identity", **login, **headers}
         with self._session.get(address, headers=sent, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            self._answers.add(answer)
+            self._check_stop()
             status = f"status {answer.status_code} ({answer.reason})"
             is_refused = answer.status_code in (401, 403)
+            if answer.status_code in _BUSY:
+                raise requests.ConnectionError(status)
             if not is_refused and answer.status_code not in (200, 206, 416):
                 fail(_plain(address), "a file", status)
             pieces, first = _pieces(answer), b""
@@ -295,47 +304,54 @@ class Archive:
                     hint = f"the login for {host} was refused: check it in ~/.netrc, or the cookie in GDAL_HTTP_COOKIE"
                 raise LoginError(f"{_plain(address)}: expected a file, got {came}: {hint}")
             yield answer, chain([first], pieces)
+        self._answers.discard(answer)
+
+    def _patiently(self, address: str, work: Callable[[], Any], size: Callable[[], int] = int) -> Any:
+        """Does what asks an address, again where the answer breaks off, until that adds nothing to `size`."""
+        tries = 0
+        while True:
+            before = size()
+            try:
+                return work()
+            except requests.RequestException as error:
+                tries = 0 if size() > before else tries + 1
+                if tries > len(RETRY_PAUSES):
+                    fail(_plain(address), "a whole file", _reason(error))
+                if self._stopped.wait(RETRY_PAUSES[max(0, tries - 1)]):
+                    raise
 
     def _read(self, address: str, largest: int) -> bytes:
-        content = b""
-        try:
+        def read() -> bytes:
+            content = b""
             with self._opened(address) as (_, pieces):
                 for piece in pieces:
                     content += piece
                     if len(content) > largest:
                         fail(_plain(address), f"a file of at most {largest:,} bytes", "more")
-        except requests.RequestException as error:
-            fail(_plain(address), "a whole file", _reason(error))
-        return content
+            return content
+
+        return self._patiently(address, read)
 
     def _bring(self, address: str, path: Path, bar: Any) -> Path:
-        """Brings a file; where it breaks off, from there on, until no more comes of it."""
-        if path.exists():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial, tries = path.with_name(f"{path.name}.partial"), 0
-        while True:
-            before = _size(partial)
+        """Brings a file, the rest of it where a part is there."""
+        partial = path.with_name(f"{path.name}.partial")
+        if not path.exists():
             try:
-                self._go_on(address, partial, bar)
-                break
-            except requests.RequestException as error:
-                tries = 0 if _size(partial) > before else tries + 1
-                if tries > len(RETRY_PAUSES):
-                    fail(_plain(address), "a whole file", _reason(error))
-                if self._stopped.wait(RETRY_PAUSES[max(0, tries - 1)]):
-                    raise
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._patiently(address, lambda: self._go_on(address, partial, bar), lambda: _size(partial))
+                partial.replace(path)
+                partial.with_suffix(".tag").unlink(missing_ok=True)
+            except requests.RequestException:  # is an OSError, too
+                raise
             except OSError as error:
                 reason = error.strerror or error
                 raise OSError(f"{path}: expected a file that can be written, got: {reason}") from None
-        partial.replace(path)
-        _tag_of(partial).unlink(missing_ok=True)
         return path
 
     def _go_on(self, address: str, partial: Path, bar: Any) -> None:
         """Brings what is missing of a file; raises RequestException where that breaks off."""
-        start, tag, headers = _size(partial), _tag_of(partial), {}
-        if start and tag.is_file():
+        start, tag, headers = _size(partial), partial.with_suffix(".tag"), {}
+        if start and _size(tag):
             # A file that has changed since comes whole
             headers = {"Range": f"bytes={start}-", "If-Range": tag.read_text()}
         with self._opened(address, **headers) as (answer, pieces):
@@ -358,8 +374,8 @@ class Archive:
                 expected = "XML" if product_part(partial.stem) == "METADATA" else "a GeoTIFF"
                 if not (is_xml if expected == "XML" else first.startswith(_TIFF_STARTS)):
                     fail(_plain(address), expected, "something else")
-                version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-                tag.write_text(version) if version else tag.unlink(missing_ok=True)
+                version = answer.headers.get("ETag", "W/")
+                tag.write_text(answer.headers.get("Last-Modified", "") if version.startswith("W/") else version)
                 pieces = chain([first], pieces)
             left = size - start
             self._count(left, bar)
@@ -370,8 +386,7 @@ class Archive:
                     raise OSError(errno.ENOSPC, sizes)
                 with partial.open("ab" if start else "wb") as file:
                     for piece in pieces:
-                        if self._stopped.is_set():
-                            raise requests.ConnectionError("stopped")
+                        self._check_stop()
                         file.write(piece)
                         left -= len(piece)
                         with self._lock:
@@ -383,11 +398,14 @@ class Archive:
         if left:  # an old library takes an answer that breaks off for a whole one
             raise requests.ConnectionError(f"{size - left:,} of {size:,} bytes")
 
+    def _check_stop(self) -> None:
+        if self._stopped.is_set():
+            raise requests.ConnectionError("stopped")
+
     def _count(self, more: int, bar: Any) -> None:
         with self._lock:
             self._coming += more
             bar.total += more
-            bar.refresh()
 
     def _bring_window(
         self,
@@ -407,8 +425,7 @@ class Archive:
                 return target
             with written_folder(target) as partial:
                 for part, (address, _) in files.items():
-                    if self._stopped.is_set():
-                        fail(name, "all of its files", "a stop")
+                    self._check_stop()
                     if part == "METADATA":
                         content = _of_window(self._read(address, LARGEST_TEXT), target.name, image.shape, window)
                         (partial / f"{target.name}-{part}.XML").write_bytes(content)
@@ -421,7 +438,7 @@ class Archive:
                         write_raster(partial / f"{target.name}-{part}.TIF", values, nodata=nodata, **grid)
                     with self._lock:
                         bar.update()
-                _check(partial)
+                _checked(partial)
         return target
 
     def _raster(self, address: str) -> GdalFile:
@@ -429,14 +446,15 @@ class Archive:
         A raster of the archive, opened by the raster library. That one sends a cookie to every host, and on to those
         that a server sends its reader to: so it only gets addresses where this has been found not to happen.
         """
-        try:
+
+        def final_address() -> str:
             with self._opened(address, Range="bytes=0-511") as (answer, _):
-                host = urlsplit(answer.url).hostname
-                moved = urlsplit(answer.url)[:2] != urlsplit(address)[:2]
-        except requests.RequestException as error:
-            fail(_plain(address), "a GeoTIFF", _reason(error))
-        if moved or self._login(address) != login_headers(address):
-            fail(_plain(address), "a host that the login is for, to read a window", f"{host}: fetch whole files")
+                return answer.url
+
+        final = urlsplit(self._patiently(address, final_address))
+        if final[:2] != urlsplit(address)[:2] or self._login(address) != login_headers(address):
+            got = f"{final.hostname}: fetch whole files"
+            fail(_plain(address), "a host that the login is for, to read a window", got)
         return GdalFile(f"/vsicurl/{address}")
 
     @contextmanager
@@ -460,15 +478,16 @@ def _finish(target: Path, partial: Path) -> Path | ProductError:
     elif partial.is_dir():
         partial.replace(target)
     try:
-        _check(target)
+        return _checked(target)
     except ProductError as error:
         return error
-    return target
 
 
-def _check(product: Path) -> None:
+def _checked(product: Path) -> Path:
+    """A product, which raises ProductError where it cannot be read."""
     with EnMAPProduct.open(product, radiance=True) as opened:
         _ = opened.raster
+    return product
 
 
 def _window_of(place: Window | Sequence[float], image: GdalFile, name: str) -> tuple[Window, Affine]:
@@ -532,11 +551,6 @@ def _pieces(answer: requests.Response) -> Iterator[bytes]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _tag_of(partial: Path) -> Path:
-    """Where the version of a file is noted that is under way."""
-    return partial.with_name(f"{partial.name}.tag")
 
 
 def _plain(address: str) -> str:

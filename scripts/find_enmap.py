@@ -234,8 +234,9 @@ def main() -> None:
         for result in results.values():
             print(shown(str(result)) if isinstance(result, Path) else f"not fetched: {shown(str(result))}")
         failures = [str(result) for result in results.values() if not isinstance(result, Path)]
-        years = sorted({row_of(item)[1][:4] for item in items})
-        print(f"Contains modified EnMAP data (c) DLR {', '.join(years)}; not to be redistributed")
+        years = sorted({row_of(item)[1][:4] for item in items if isinstance(results[item.name], Path)})
+        if years:
+            print(f"Contains modified EnMAP data (c) DLR {', '.join(years)}; not to be redistributed")
         if failures:
             raise ValueError(f"{len(failures)} of {len(results)} scenes not fetched, the first: {failures[0]}")
 

@@ -182,7 +182,8 @@ def test_cut_and_busy_answers_are_gone_on_with(find, archive: Archive, tmp_path:
     assert all(sent[path] == len(archive.files[path]) for path in sent)  # nothing twice
 
 
-def test_a_killed_download_is_gone_on_with(find, archive: Archive, tmp_path: Path):
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_download_that_is_ended_is_gone_on_with(find, archive: Archive, tmp_path: Path, way: signal.Signals):
     archive.silent_from = 0
     command = [sys.executable, "-m", "hsst", "find_enmap", "--catalogue", archive.address("/stac")]
     command += [*map(str, BOX), "--download", str(tmp_path / "products"), "--jobs", "8"]
@@ -192,8 +193,11 @@ def test_a_killed_download_is_gone_on_with(find, archive: Archive, tmp_path: Pat
     while not (partial.is_file() and partial.stat().st_size):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(way)
+    _, error = process.communicate(timeout=10)  # though the server is silent
+    ends = {signal.SIGTERM: (143, b"find_enmap.py: terminated"), signal.SIGINT: (130, b"find_enmap.py: interrupted")}
+    code, line = ends.get(way, (-way, b""))
+    assert process.returncode == code and line in error and b"Traceback" not in error
     assert not (tmp_path / "products" / NAME).exists()
     # A file of which there is another version by now comes whole
     changed = f"/files/{NAME}-QL_PIXELMASK_COG.TIF"

@@ -63,13 +63,8 @@ from datasets_loading.stac_items import (
     to_item,
 )
 
-PAGE_SIZE = 50
-"""Items that the catalogue is asked for at once; each has about 65,000 bytes."""
-
 LARGEST_FILE = 20_000_000_000
 """Bytes that a file may have; the largest of a scene, its spectral image, has some hundred million."""
-
-LARGEST_THUMBNAIL = 5_000_000
 
 FREE_BYTES = 100_000_000
 """What a download leaves free on the disk."""
@@ -139,7 +134,7 @@ class Archive:
                 reader.session.mount(scheme, HTTPAdapter(max_retries=patience))
             catalogue = Client.open(self.catalogue, stac_io=reader)
             bbox, collections = None if box is None else list(box), [self.collection]
-            search = catalogue.search(collections=collections, bbox=bbox, datetime=dates, limit=PAGE_SIZE)
+            search = catalogue.search(collections=collections, bbox=bbox, datetime=dates, limit=50)
             contents, seen = search.items_as_dicts(), set()
         while True:
             with self._catalogue_errors():
@@ -166,7 +161,7 @@ class Archive:
     def thumbnail(self, item: Item) -> bytes | None:
         """The file of an item's thumbnail; None where it cannot be had."""
         try:
-            return self._read(item.location("thumbnail").removeprefix("/vsicurl/"), LARGEST_THUMBNAIL)
+            return self._read(item.location("thumbnail").removeprefix("/vsicurl/"), 5_000_000)
         except ProductError:
             return None
 
@@ -470,17 +465,17 @@ class Archive:
 
 
 def _finish(target: Path, partial: Path) -> Path | ProductError:
-    """Moves the files of a product to their place, and reads what they say; gives the product, or the error."""
+    """Moves the files of a product to their place, if they can be read; gives the product, or the error."""
     if partial.is_dir() and target.is_dir():
         for file in partial.iterdir():
             file.replace(target / file.name)
         partial.rmdir()
-    elif partial.is_dir():
-        partial.replace(target)
     try:
-        return _checked(target)
+        if not partial.is_dir():
+            return _checked(target)
+        return _checked(partial).replace(target)
     except ProductError as error:
-        return error
+        return ProductError(f"{error} (remove the folder to fetch it again)")
 
 
 def _checked(product: Path) -> Path:

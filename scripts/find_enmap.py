@@ -18,9 +18,9 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bbox", nargs=4, type=float, metavar=box, help="box in degrees that scenes touch")
     parser.add_argument("--date", metavar="FROM/TO", help="first and last day (2024-06-01/2024-08-31), or one day")
     parser.add_argument("--max_cloud", type=float, metavar="PERCENT", help="largest cloud cover of a scene")
-    parser.add_argument("--limit", type=int, default=100, help="scenes at most (100)")
+    parser.add_argument("--limit", type=int, default=100, help="scenes of a search at most (100)")
     parser.add_argument("--products", type=Path, metavar="FILE", help="names of products, one a line, not a search")
     parser.add_argument("--collection", default="ENMAP_HSI_L2A", help="collection of the catalogue (ENMAP_HSI_L2A)")
     parser.add_argument("--catalogue", default=CATALOGUE, metavar="URL", help=f"address of the STAC API ({CATALOGUE})")
@@ -79,11 +79,11 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("--crop: expected --bbox with it, got none")
     if arguments.window and (min(arguments.window) < 0 or min(arguments.window[2:]) < 1):
         raise ValueError(f"--window: expected a place from 0 and sides from 1, got {arguments.window}")
+    if "@" in arguments.catalogue:
+        raise ValueError("--catalogue: expected an address without a login in it: that stands in ~/.netrc")
     address = urlsplit(arguments.catalogue)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ValueError(f"--catalogue: expected an address that begins with https://, got {arguments.catalogue}")
-    if address.username is not None:
-        raise ValueError("--catalogue: expected an address without a login in it: that stands in ~/.netrc")
     if arguments.date is not None:
         ends = arguments.date.split("/")
         days = [date.fromisoformat(day) if re.fullmatch(r"\d{4}-\d\d-\d\d", day) else None for day in ends]
@@ -91,23 +91,25 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--date: expected YYYY-MM-DD, or two with / between, got {arguments.date}")
 
 
-def found(archive: Archive, arguments: argparse.Namespace) -> Iterator[Item]:
-    """The scenes that are named, or those of the search with few clouds; what is left out is counted on the way."""
+def found(archive: Archive, arguments: argparse.Namespace) -> list[Item]:
+    """The scenes that are named, or those of the search with few clouds."""
     from datasets_loading.raster_file import read_text_file
 
     if arguments.products is not None:
         lines = read_text_file(arguments.products, "a list of products").decode("utf-8-sig", "replace").splitlines()
-        names = dict.fromkeys(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-        yield from archive.items(islice(names, arguments.limit))
-        return
-    unknown = 0
+        return list(archive.items(dict.fromkeys(line.strip() for line in lines if line.strip() and line[0] != "#")))
+    items, unknown = [], 0
     for item in archive.search(arguments.bbox, arguments.date):
         cover = item.number("eo:cloud_cover")
-        if arguments.max_cloud is None or (cover is not None and cover <= arguments.max_cloud):
-            yield item
         unknown += arguments.max_cloud is not None and cover is None
+        if arguments.max_cloud is None or (cover is not None and cover <= arguments.max_cloud):
+            items.append(item)
+        if len(items) == arguments.limit:
+            print(f"find_enmap.py: the first {arguments.limit} scenes; there may be more (--limit)", file=sys.stderr)
+            break
     if unknown:
         print(f"find_enmap.py: scenes left out whose cloud cover is unknown: {unknown}", file=sys.stderr)
+    return items
 
 
 def footprint(item: Item) -> list[tuple[float, float]]:
@@ -209,12 +211,10 @@ def main() -> None:
         from datasets_loading.files import write_json, write_text
 
         archive = Archive(arguments.catalogue, arguments.collection)
-        items = list(islice(found(archive, arguments), arguments.limit))
+        items = found(archive, arguments)
         if not items:
             raise ValueError(f"expected scenes in {arguments.collection} at {arguments.catalogue}, got none")
         print(table([row_of(item) for item in items]))
-        if len(items) == arguments.limit and arguments.products is None:
-            print(f"find_enmap.py: the first {arguments.limit} scenes; there may be more (--limit)", file=sys.stderr)
         if arguments.output_dir is not None:
             for item in items:
                 write_json(arguments.output_dir / "items" / f"{item.name}.json", item.content)

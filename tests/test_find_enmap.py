@@ -97,6 +97,7 @@ def test_search_to_table_and_picture(find, archive: Archive, tmp_path: Path):
         assert picture.size[0] > 1000
     assert len(find("--date", "2022-12-01", "--limit", 2).stdout.splitlines()) == 3
     assert "there may be more" in find("--date", "2022-12-01", "--limit", 2).stderr
+    assert len(find("--products", tmp_path / "out" / "products.txt", "--limit", 1).stdout.splitlines()) == 4
 
 
 def test_no_scene_is_found(find):
@@ -306,6 +307,17 @@ def test_a_login_is_not_sent_on(find, archive: Archive, new_archive, tmp_path: P
     assert not sent.cookie and not sent.authorization
 
 
+def test_who_is_sent_a_login(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_COOKIE", "session=opensesame")
+    (tmp_path / ".netrc").write_text("machine download.example.org\nlogin student\npassword opensesame\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    login = archive_module.Archive("https://example.org/stac", "ENMAP_HSI_L2A")._login
+    assert set(login("https://download.example.org/x.TIF")) == {"Cookie", "Authorization"}
+    assert set(login("https://example.org/x.TIF")) == {"Cookie"}
+    for other in ("http://download.example.org", "https://badexample.org", "https://example.org.evil.net"):
+        assert not login(f"{other}/x.TIF")
+
+
 # Bad input
 
 
@@ -326,6 +338,7 @@ def test_a_login_is_not_sent_on(find, archive: Archive, new_archive, tmp_path: P
         (("--date", "2024-06-01", "--crop", "--download", "x"), "--bbox"),
         ((*BOX, "--window", 0, 0, 0, 5, "--download", "x"), "sides from 1"),
         ((*BOX, "--catalogue", "file:///etc"), "https://"),
+        ((*BOX, "--catalogue", "student:opensesame@localhost/stac"), "without a login"),
         ((*BOX, "--catalogue", "https://student:opensesame@localhost/stac"), "without a login"),
     ],
 )

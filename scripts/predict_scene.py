@@ -217,7 +217,7 @@ def work_of(arguments: argparse.Namespace, local_rank: int) -> Callable[[Path | 
     if is_classifier(arguments.model):
         if arguments.scene_statistics:
             raise ValueError("--scene_statistics: expected a network, got a classifier of scikit-learn")
-        predictor = PixelPredictor(arguments.model, exclude=arguments.exclude, resample=arguments.resample)
+        predictor = PixelPredictor(arguments.model, exclude=arguments.exclude, resample=arguments.resample, **place)
         return lambda scene, path: predict(arguments, scene, path, predictor)
     model = load_classifier(arguments.model)
     predictor = ScenePredictor(

@@ -331,7 +331,9 @@ def write_results(
         plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
         if outcome.parameters is not None:
             save_network(outcome, folder)
-        elif MODELS[arguments.model].kind == "pixels":
+        elif (
+            MODELS[arguments.model].kind == "pixels" and arguments.model != "knn"
+        ):  # a tree of pixels cannot be checked
             seen = processor_settings(outcome.processor)
             save_classifier(folder, outcome.model, Description("spectra", "as_they_are", list(data.class_names), seen))
         counts = {split: data.class_counts(split).tolist() for split in SPLITS}
@@ -391,8 +393,6 @@ def run_auto(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--model_name_or_path: the labelled scenes have no wavelengths, which features of {model} need"
         )
-    if pixels.dropped:
-        print(f"{pixels.dropped} labelled pixels have no data in some band and are left out")
     run = {"model": "auto", "folds": arguments.folds, "seed": arguments.seed, "block_size": arguments.block_size}
     run["data"] = fingerprint(f"{data.class_names}", pixels.spectra, pixels.classes, pixels.parts)[:16]
     if model is not None:

@@ -153,7 +153,6 @@ class LabelledPixels:
         bands: their indices in the scenes.
         classes: from 0, int64 (pixels,).
         parts: which block of a scene each lies in, int64 (pixels,).
-        dropped: labelled pixels that were left out, for they lack data.
     """
 
     spectra: np.ndarray
@@ -161,7 +160,6 @@ class LabelledPixels:
     bands: list[int]
     classes: np.ndarray
     parts: np.ndarray
-    dropped: int
 
     @classmethod
     def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
@@ -174,16 +172,14 @@ class LabelledPixels:
         bands = np.flatnonzero(data.valid_bands)
         if data.wavelengths is not None:
             bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
-        spectra, classes, places, dropped = [], [], [], 0
+        spectra, classes, places = [], [], []
         for number, scene in enumerate(data.scenes):
             rows, columns = np.nonzero(scene.labels != UNLABELLED)
-            stored = np.asarray(scene.cube)[bands][:, rows, columns].T
-            known = (stored != ENMAP.nodata).all(axis=1)
-            dropped += int((~known).sum())
-            spectra.append(stored[known].astype(np.float32) / ENMAP.scale)
-            classes.append(scene.labels[rows, columns][known].astype(np.int64))
-            blocks = np.stack([np.full(len(rows), number), rows // block_size, columns // block_size], axis=1)
-            places.append(blocks[known])
+            stored = np.asarray(scene.cube)[bands][:, rows, columns].T  # the scene has no labels where it has no data
+            spectra.append(stored.astype(np.float32) / ENMAP.scale)
+            classes.append(scene.labels[rows, columns].astype(np.int64))
+            blocks = (np.full(len(rows), number), rows // block_size, columns // block_size)
+            places.append(np.stack(blocks, axis=1))
         parts = np.unique(np.concatenate(places), axis=0, return_inverse=True)[1].reshape(-1)
         pixels = cls(
             np.concatenate(spectra),
@@ -191,7 +187,6 @@ class LabelledPixels:
             bands.tolist(),
             np.concatenate(classes),
             parts,
-            dropped,
         )
         if len(np.unique(pixels.classes)) < 2:
             raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(pixels.classes))}")
@@ -349,13 +344,16 @@ class PixelPredictor(ScenePredictor):
 
     Args:
         folder: of `save_classifier`.
-        settings: exclude and resample of `ScenePredictor`.
+        exclude, resample: as for `ScenePredictor`.
+        place: device and dtype of the model that gives features, as for `torch.nn.Module.to`.
 
     Raises:
         ValueError: files are missing, damaged, or not of a classifier.
     """
 
-    def __init__(self, folder: str | Path, *, exclude: Sequence[str] = ("outside",), resample: bool = False):
+    def __init__(
+        self, folder: str | Path, *, exclude: Sequence[str] = ("outside",), resample: bool = False, **place: Any
+    ):
         folder = Path(folder)
         self.classifier = _load(folder / CLASSIFIER)
         try:
@@ -377,6 +375,7 @@ class PixelPredictor(ScenePredictor):
         if self.description.inputs == "features":
             self.features = HSSTFeatures(str(folder), self.processor.wavelengths, scale=1.0)
             self.features.fit(np.zeros((1, num_bands)))
+            self.features.features_.model.to(**place)
             files += weight_files(str(folder))
         self.digest = fingerprint(*checksums(files).values())
         # What the mapping of a scene asks of a model
@@ -385,8 +384,9 @@ class PixelPredictor(ScenePredictor):
 
     @property
     def settings(self) -> dict[str, Any]:
-        own = {"exclude": sorted(self.exclude), "resample": self.resample}
-        return {"weights": self.digest[:16], "precision": "float32", "stride": 1, **own, "scene_statistics": False}
+        precision = "float32" if self.features is None else str(self.features.features_.model.dtype)
+        own = {"exclude": sorted(self.exclude), "resample": self.resample, "scene_statistics": False}
+        return {"weights": self.digest[:16], "precision": precision.removeprefix("torch."), "stride": 1, **own}
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
         spectra = values[:, :, 0, 0].numpy()

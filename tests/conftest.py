@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import gc
 import importlib
 import sys
 import traceback
@@ -63,6 +64,11 @@ def assert_one_clear_line(result, *words):
 
 
 LONGEST = ("test_run_mim.py", "test_simulation.py", "test_soak.py", "test_faults.py", "test_tutorials.py")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collecting garbage, as `Trainer` does at its end, need not look through it."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

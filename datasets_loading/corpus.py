@@ -48,7 +48,6 @@ from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
 from datasets.packaged_modules.parquet.parquet import Parquet
-from filelock import FileLock, Timeout
 from rasterio.errors import CRSError
 from rasterio.transform import xy as pixel_coordinates
 from rasterio.warp import transform as transform_coordinates
@@ -57,7 +56,7 @@ from rasterio.windows import transform as window_transform
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import EnMAPProduct
-from datasets_loading.files import fingerprint, write_text, written_whole
+from datasets_loading.files import fingerprint, only_writer, write_text, written_whole
 from datasets_loading.raster_file import ProductError, read_text_file
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
@@ -391,13 +390,8 @@ def prepare_corpus(
     settings = CutSettings() if settings is None else settings
     data_dir, output_dir = Path(data_dir).resolve(), Path(output_dir).resolve()
     found = find_sources(data_dir)
-    _make_folders(output_dir)
-    lock = FileLock(output_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{output_dir}: expected no other run that writes there, got one") from None
-    try:
+    with only_writer(output_dir):
+        _make_folders(output_dir)
         if is_corpus(output_dir):
             _read_settings(output_dir)  # before anything is removed: many programs have a settings.json
         for unfinished in (*output_dir.glob(".*.partial*"), *(output_dir / "data").glob(".*.partial*")):
@@ -443,8 +437,6 @@ def prepare_corpus(
                 f"{errors[0]}"
             )
         write_statistics_and_card(output_dir, summaries, settings)
-    finally:
-        lock.release()
     return Report(
         num_tiles=sum(summary.num_tiles for summary in summaries),
         num_sources=len(summaries),
@@ -454,8 +446,6 @@ def prepare_corpus(
 
 
 def _make_folders(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder to write into, got a file")
     data = folder / "data"
     # A run that was killed early leaves an empty data/ and hidden files.
     visible = [path for path in (*folder.glob("[!.]*"), *data.glob("[!.]*")) if path != data]

@@ -80,7 +80,7 @@ ARCHIVE_ENDINGS = (".tar.gz", ".tgz", ".tar", ".gz", ".7z", ".rar")
 """Archives that are not read, but named: products must be unpacked from them."""
 
 _LEVEL_PLACES = ("metadata/schema/processingLevel", "base/level", "specific/code")
-_ASSETS = {
+ASSETS = {
     "image": "SPECTRAL_IMAGE",
     "quality_classes": "QL_QUALITY_CLASSES",
     "quality_cloud": "QL_QUALITY_CLOUD",
@@ -91,6 +91,7 @@ _ASSETS = {
     "quality_testflags": "QL_QUALITY_TESTFLAGS",
     "defective_pixel_mask": "QL_PIXELMASK",
 }
+"""Name of each raster in a STAC item, and the part of the product that it is."""
 
 
 def find_products(folder: str | Path) -> list[Path]:
@@ -248,7 +249,7 @@ class EnMAPProduct(Closing):
         image = item.asset("image")
         quantity = check_level(item.level or level_in_name(item.name), radiance, item.source)
         order = np.argsort(image.wavelengths)
-        locations = {part: item.location(asset) for asset, part in _ASSETS.items() if item.location(asset)}
+        locations = {part: item.location(asset) for asset, part in ASSETS.items() if item.location(asset)}
         missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
         if missing_layers:
             logger.warning("%s: quality layers missing, taken as clear: %s", item.name, ", ".join(missing_layers))

@@ -19,7 +19,7 @@ from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -32,7 +32,7 @@ LARGEST_ITEM = 5_000_000
 
 TIMEOUT_SECONDS = 30
 RETRY_PAUSES = (1, 2, 4)
-"""Seconds before a busy server (5xx) is asked again."""
+"""Seconds before a server that is busy (5xx) or silent is asked again."""
 
 REMOTE_SETTINGS = {
     # A busy archive is asked again, and a silent one is not waited for
@@ -99,6 +99,14 @@ class Item:
         stated = [properties.get(name) for name in ("view:sun_elevation", "enmap:sunElevationAngle")]
         text = str(stated[0] if stated[0] is not None else stated[1])
         return to_elevation(text, "degrees in view:sun_elevation", self.source)
+
+    def number(self, name: str) -> float | None:
+        """A property that is a number, which the archive may write as a string; None where it states none."""
+        try:
+            number = float(self.content["properties"].get(name))
+        except (TypeError, ValueError):
+            return None
+        return number if np.isfinite(number) else None
 
     def location(self, asset: str) -> str:
         """Where the raster library finds an asset: a file of its name beside the item, or its address; "" for none."""
@@ -190,25 +198,31 @@ def read_item(path: str | Path) -> Item:
         item = json.loads(content)
     except (ValueError, RecursionError) as error:
         fail(source, "a STAC item (JSON)", f"something else ({error})")
+    return to_item(source, item)
+
+
+def to_item(source: str, content: Any) -> Item:
+    """The item that JSON is, read from `source`; raises ProductError where it is none."""
     if (
-        not isinstance(item, dict)
-        or not isinstance(item.get("assets"), dict)
-        or not isinstance(item.get("properties"), dict)
-        or "id" not in item
+        not isinstance(content, dict)
+        or not isinstance(content.get("assets"), dict)
+        or not isinstance(content.get("properties"), dict)
+        or "id" not in content
     ):
         fail(source, "a STAC item with id, properties and assets", "JSON of another kind")
-    return Item(source, item)
+    return Item(source, content)
 
 
 def _fetch(address: str) -> bytes:
-    """The answer of a server, which is asked again where it is busy."""
+    """The answer of a server, which is asked again where it is busy or silent."""
     request = urllib.request.Request(address, headers={"Accept": "application/geo+json, application/json"})
     for pause in (*RETRY_PAUSES, None):
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
                 return answer.read(LARGEST_ITEM + 1)
-        except HTTPError as error:
-            if error.code < 500 or pause is None:
+        except (HTTPError, URLError, TimeoutError) as error:
+            is_silent = isinstance(getattr(error, "reason", error), TimeoutError)
+            if pause is None or not (is_silent or getattr(error, "code", 0) >= 500):
                 raise
             time.sleep(pause)
     raise AssertionError
@@ -240,7 +254,7 @@ def explain_failure(location: str) -> str | None:
     address = location.removeprefix("/vsicurl/")
     try:
         request = urllib.request.Request(address)
-        for name, value in _login(address).items():
+        for name, value in login_headers(address).items():
             request.add_unredirected_header(name, value)  # another host is sent no login
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             content = answer.read(512)
@@ -256,7 +270,7 @@ def explain_failure(location: str) -> str | None:
     return None
 
 
-def _login(address: str) -> dict[str, str]:
+def login_headers(address: str) -> dict[str, str]:
     """Headers with what the raster library would send: the cookie of the environment, or the login of `~/.netrc`."""
     headers = {}
     if os.environ.get("GDAL_HTTP_COOKIE"):

@@ -12,6 +12,7 @@ from hsst import missing_package
 PROGRAMS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 COMMANDS = {
+    "find": ("find_enmap", "search the EnMAP archive, and fetch scenes or parts of them"),
     "inspect": ("inspect_images", "show how files are read: bands, numbers, nodata"),
     "predict": ("predict_scene", "map the land cover of scenes with a fine-tuned model"),
     "features": ("predict_scene", "write the features that a model gives for each pixel of a scene"),

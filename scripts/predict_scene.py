@@ -200,6 +200,7 @@ def work_of(arguments: argparse.Namespace, local_rank: int) -> Callable[[Path | 
     from transformers.utils import logging as transformers_logging
 
     from hsst.support.features import load_encoder
+    from hsst.support.few_labels import PixelPredictor, is_classifier
     from hsst.support.model_sources import load_classifier, read_processor
     from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -212,6 +213,12 @@ def work_of(arguments: argparse.Namespace, local_rank: int) -> Callable[[Path | 
         encoder, processor = load_encoder(arguments.model)
         torch.nn.Module.to(encoder, **place)
         return lambda scene, path: write_features(arguments, scene, path, encoder, processor)
+    predictor: ScenePredictor
+    if is_classifier(arguments.model):
+        if arguments.scene_statistics:
+            raise ValueError("--scene_statistics: expected a network, got a classifier of scikit-learn")
+        predictor = PixelPredictor(arguments.model, exclude=arguments.exclude, resample=arguments.resample, **place)
+        return lambda scene, path: predict(arguments, scene, path, predictor)
     model = load_classifier(arguments.model)
     predictor = ScenePredictor(
         torch.nn.Module.to(model, **place),

@@ -4,10 +4,16 @@ Land cover from few labels: trains a model on the training area of a labelled sc
     python scripts/run_classification.py --data_dir potsdam --train_area 0,64,0,96 --test_area 64,128,96,160 \\
         --model hsst --model_name_or_path outputs/hsst --output_dir outputs/land_cover
     python scripts/run_classification.py --data_dir potsdam --model random-forest --output_dir outputs/forest
+    python scripts/run_classification.py --data_dir . --images SCENE.tif --labels points.geojson \\
+        --class_column cover --model auto --model_name_or_path model_cards/hsst-enmap --output_dir outputs/points
 
 --data_dir is a folder as LabelledScene reads it (images/ and labels/). Without areas, blocks of the scene are dealt to
 training, validation and test. The output folder holds `all_results.json`, `confusion_matrix.csv` and `.png`,
 `land_cover_map.png`, and the model with its processor, for `AutoModelForSemanticSegmentation.from_pretrained`.
+
+--model auto is for few labels: by cross-validation it takes what classifies single pixels best, spectra or the
+features of --model_name_or_path, with ridge, logistic regression, SVM or a random forest; tests that choice on all
+labels, in --folds that are apart in space; and trains it on all of them, for `predict_scene.py`.
 """
 
 import argparse
@@ -19,6 +25,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -27,7 +34,7 @@ from datasets_loading.files import checksums, fingerprint, only_writer, write_js
 from datasets_loading.houston2018 import Houston2018
 from datasets_loading.labelled_data import LabelledBuilder, LabelledData
 from datasets_loading.labelled_scene import LabelledScene
-from datasets_loading.land_cover_metric import land_cover_scores
+from datasets_loading.land_cover_metric import FEW_PIXELS, land_cover_scores
 from datasets_loading.splits import SPLITS, draw_labels
 from hsst.experiments.baselines import (
     MODELS,
@@ -42,12 +49,25 @@ from hsst.experiments.baselines import (
     settings_for,
     warn_of_untrained_classes,
 )
-from hsst.support.command_line import add_reading_arguments, one_line_errors
+from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors
+from hsst.support.few_labels import (
+    PREPARATIONS,
+    Choice,
+    Description,
+    LabelledPixels,
+    choose,
+    inputs_of,
+    processor_settings,
+    rare_classes,
+    save_classifier,
+    test_in_folds,
+)
 from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.matched_classes import parse_merges
 from hsst.support.model_sources import parse_overrides, weight_files
 from hsst.support.pretraining import earlier_run
 from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
+from modeling_hsst import HSSTImageProcessor
 
 BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
 
@@ -249,7 +269,7 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(MODELS), default="hsst", help="(hsst)")
+    parser.add_argument("--model", choices=("auto", *MODELS), default="hsst", help="(hsst)")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     add_data_arguments(parser)
@@ -257,6 +277,7 @@ def parse_arguments() -> argparse.Namespace:
     budget = parser.add_argument_group("labels")
     budget.add_argument("--label_fraction", type=float, help="share of the training labels of each class to use")
     budget.add_argument("--labels_per_class", type=int, help="number of training labels of each class to use")
+    budget.add_argument("--folds", type=int, default=5, help="parts that --model auto tests in, one after another (5)")
     add_training_arguments(parser)
     return parser.parse_args()
 
@@ -310,6 +331,11 @@ def write_results(
         plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
         if outcome.parameters is not None:
             save_network(outcome, folder)
+        elif (
+            MODELS[arguments.model].kind == "pixels" and arguments.model != "knn"
+        ):  # a tree of pixels cannot be checked
+            seen = processor_settings(outcome.processor)
+            save_classifier(folder, outcome.model, Description("spectra", "as_they_are", list(data.class_names), seen))
         counts = {split: data.class_counts(split).tolist() for split in SPLITS}
         results = {
             **scores,
@@ -333,11 +359,111 @@ def write_results(
     print(f"{title}: {summary}\nResults: {folder / RESULTS}\nMap: {folder / 'land_cover_map.png'}")
 
 
+def with_few_labels(data: LabelledData, arguments: argparse.Namespace) -> LabelledData:
+    """The data with as many of their labels as the arguments want."""
+    if arguments.label_fraction is None and arguments.labels_per_class is None:
+        return data
+    labels = draw_labels(
+        data.labels,
+        data.split,
+        fraction=arguments.label_fraction,
+        per_class=arguments.labels_per_class,
+        seed=arguments.seed,
+    )
+    return data.with_labels(labels)
+
+
+def run_auto(arguments: argparse.Namespace) -> None:
+    """--model auto: what classifies single pixels best, tested in folds and trained on all labels."""
+    for name, given in (
+        *((f"{split}_area", getattr(arguments, f"{split}_area")) for split in SPLITS),
+        ("split_file", arguments.split_file),
+        *((name, value) for name, value in given_settings(arguments).items() if name != "seed"),
+        *((name, getattr(arguments, name)) for name in ("config_overrides", "window_size", "head_type", "statistics")),
+        ("label_fraction", arguments.label_fraction),
+        ("labels_per_class", arguments.labels_per_class),
+    ):
+        if given:
+            raise ValueError(f"--{name}: expected none with --model auto, which uses all labels and chooses the rest")
+    check_least(arguments, 2, "folds")
+    data = load_data(arguments, 1, None if arguments.dataset else "test")
+    pixels = LabelledPixels.of(data, arguments.block_size)
+    model = arguments.model_name_or_path
+    if model is not None and pixels.wavelengths is None:
+        raise ValueError(
+            f"--model_name_or_path: the labelled scenes have no wavelengths, which features of {model} need"
+        )
+    run = {"model": "auto", "folds": arguments.folds, "seed": arguments.seed, "block_size": arguments.block_size}
+    run["data"] = fingerprint(f"{data.class_names}", pixels.spectra, pixels.classes, pixels.parts)[:16]
+    if model is not None:
+        run["weights"] = fingerprint(*checksums(weight_files(model)).values())[:16]
+    with only_writer(arguments.output_dir):
+        if is_finished(arguments.output_dir, run):
+            print(f"Finished before: {arguments.output_dir / RESULTS}")
+            return
+        variants = inputs_of(pixels, model)
+        tested = test_in_folds(variants, pixels, len(data.class_names), arguments.folds, arguments.seed)
+        choice = choose(variants, pixels.classes, pixels.parts, arguments.seed)
+        write_auto(arguments, data, pixels, tested, choice, run)
+
+
+def write_auto(
+    arguments: argparse.Namespace,
+    data: LabelledData,
+    pixels: LabelledPixels,
+    tested: Mapping[str, Any],
+    choice: Choice,
+    run: Mapping[str, Any],
+) -> None:
+    """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
+    features = choice.inputs == "features"
+    preparation = "as_they_are" if features else PREPARATIONS[choice.tuned.preparation].__name__
+    wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
+    processor = HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))
+    description = Description(choice.inputs, preparation, list(data.class_names), processor_settings(processor))
+    names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
+    names["with_derivatives"] = " as they are, of unit norm, and derivatives"
+    title = f"{choice.head} on {choice.inputs}{names[preparation]}"
+    low, high = tested["interval"]["overall_accuracy"] or (float("nan"), float("nan"))
+    summary = (
+        f"overall accuracy {tested['overall_accuracy']:.1%} (95 % interval over {len(tested['folds'])} folds "
+        f"{low:.1%} to {high:.1%}), macro F1 {tested['macro_f1']:.1%}, {len(pixels.classes)} pixels"
+    )
+    matrix = np.asarray(tested["confusion_matrix"])
+    with written_into(arguments.output_dir, last=RESULTS) as folder:
+        write_confusion_csv(folder / "confusion_matrix.csv", matrix, data.class_names)
+        plot_confusion(folder / "confusion_matrix.png", matrix, data.class_names, summary)
+        model = arguments.model_name_or_path if features else None
+        save_classifier(folder, choice.tuned.classifier, description, model)
+        results = {
+            **tested,
+            "class_names": list(data.class_names),
+            "labelled_pixels": np.bincount(pixels.classes, minlength=len(data.class_names)).tolist(),
+            "bands": len(pixels.bands),
+            "chosen": title,
+            "chosen_settings": choice.tuned.settings,
+            "scores_of_choice": choice.scores,
+            "run": run,
+            "files": checksums(sorted(folder.iterdir())),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        write_json(folder / RESULTS, without_folders(results))
+    rare = rare_classes(tested["support_per_class"], data.class_names)
+    if rare:
+        print(f"warning: fewer than {FEW_PIXELS} test pixels, so that their scores say little: {', '.join(rare)}")
+    print(f"{title}, chosen by cross-validation among {len(choice.scores)}\nTested apart in space: {summary}")
+    print(f"Results: {arguments.output_dir / RESULTS}")
+    print(f"Map: hsst predict SCENE --model {arguments.output_dir} --output map.tif")
+
+
 def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("run_classification.py"):
+        if arguments.model == "auto":
+            run_auto(arguments)
+            return
         options = options_of(arguments)
         settings: FineTuningSettings = settings_for(arguments.model, given_settings(arguments))
         check_model(arguments.model, settings, options)
@@ -347,15 +473,7 @@ def main() -> None:
         options = replace(options, window_size=choose_window_size(settings, options, base))
         assert options.window_size is not None
         data = load_data(arguments, options.window_size, areas_of(arguments))
-        if arguments.label_fraction is not None or arguments.labels_per_class is not None:
-            labels = draw_labels(
-                data.labels,
-                data.split,
-                fraction=arguments.label_fraction,
-                per_class=arguments.labels_per_class,
-                seed=settings.seed,
-            )
-            data = data.with_labels(labels)
+        data = with_few_labels(data, arguments)
         check_classes(data)
         warn_of_untrained_classes(data)
         run = identity(arguments, data, settings, options)

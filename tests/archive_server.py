@@ -6,14 +6,16 @@ small product with the file names and the catalogue item that it would have ther
         archive.files |= {"/scene.json": b"..."}
         open_scene(archive.address("/scene.json"))
 
-As there, the catalogue (files that end in ".json") is open to all, and whoever asks for another file without a login
-gets a web page of status 200. Each archive has a port of its own: the raster library remembers what it got from one.
-They run in a process of their own: the raster library lets no other thread run while it waits for some answers.
+As there, the catalogue (files that end in ".json", and the STAC API at /stac) is open to all, and whoever asks for
+another file without a login gets a web page of status 200. Each archive has a port of its own: the raster library
+remembers what it got from one. They run in a process of their own: the raster library lets no other thread run while
+it waits for some answers.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import multiprocessing
 import re
@@ -31,6 +33,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
+from rasterio.warp import transform as transform_coordinates
 from small_products import (
     ACQUISITION_TIME,
     FWHM,
@@ -91,6 +95,9 @@ class ArchiveServer:
         host: address of the server.
         redirections: address that a path sends its reader to.
         cut_from: place in a file from which on every answer breaks off in its middle, or None.
+        cuts: how many answers still break off, or None for all of them.
+        scenes: items of the catalogue, which gives two at a time.
+        versions: version of a path's file, by which readers see that it has changed.
         silent_from: place in a file from which on every answer stops in its middle, with the connection left open.
         requests: everything that came.
         bytes_sent: bytes of files that were sent, by path.
@@ -103,6 +110,9 @@ class ArchiveServer:
         self.failures: dict[str, list[int]] = {}
         self.redirections: dict[str, str] = {}
         self.cut_from: int | None = None
+        self.cuts: int | None = None
+        self.scenes: list[dict[str, Any]] = []
+        self.versions: dict[str, str] = {}
         self.silent_from: int | None = None
         self.requests: list[Request] = []
         self.bytes_sent: dict[str, int] = {}
@@ -129,6 +139,24 @@ class Archive(NamespaceProxy):
         self.files |= {"/item.json": json.dumps(item).encode()}
         return self.address("/item.json")
 
+    def add_scene(self, folder: Path, name: str = NAME, **changes: Any) -> dict[str, Any]:
+        """Takes in a small product with all of its files, and its item, which it gives, in the catalogue."""
+        write_archive_files(folder / ".scene", name, **changes)
+        self.files |= {f"/files/{file.name}": file.read_bytes() for file in (folder / ".scene").iterdir()}
+        shutil.rmtree(folder / ".scene")
+        item = json.loads(json.dumps(small_item(self.address("/files"))).replace(NAME, name))
+        place = TRANSFORM if "transform" not in changes else changes["transform"]
+        xs, ys = zip(*(place @ corner for corner in ((0, 0), (0, HEIGHT), (WIDTH, HEIGHT), (WIDTH, 0))), strict=True)
+        ring = list(zip(*transform_coordinates("EPSG:32633", "EPSG:4326", xs, ys), strict=True))
+        item["geometry"] = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        item["bbox"] = [*map(min, zip(*ring, strict=True)), *map(max, zip(*ring, strict=True))]
+        thumbnail = io.BytesIO()
+        Image.fromarray(small_quality()["classes"] * 80).save(thumbnail, "JPEG")
+        self.files |= {f"/files/{name}-thumbnail.jpg": thumbnail.getvalue()}
+        item["assets"]["thumbnail"] = {"href": self.address(f"/files/{name}-thumbnail.jpg")}
+        self.scenes += [item]
+        return item
+
 
 class ArchiveManager(BaseManager):
     """Starts the process."""
@@ -153,6 +181,10 @@ class RequestHandler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def do_POST(self) -> None:
+        self.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
@@ -163,6 +195,8 @@ class RequestHandler(BaseHTTPRequestHandler):
             failure = failures.pop(0) if failures else None
         if failure is not None:
             self.reply(failure, b"try again")
+        elif path.startswith("/stac"):
+            self.reply_catalogue(path.removeprefix("/stac").split("?")[0])
         elif path in archive.redirections:
             self.reply(302, b"", {"Location": archive.redirections[path]})
         elif not self.is_let_in():
@@ -181,10 +215,40 @@ class RequestHandler(BaseHTTPRequestHandler):
         expected = "Basic " + base64.b64encode(":".join(archive.login or ()).encode()).decode()
         return archive.login is not None and self.headers.get("Authorization") == expected
 
+    def reply_catalogue(self, path: str) -> None:
+        host, scenes = self.archive.host, self.archive.scenes
+        content: Any = None
+        if path == "":
+            conforms = [f"https://api.stacspec.org/v1.0.0/{name}" for name in ("core", "item-search")]
+            links = [
+                {"rel": "search", "href": f"{host}/stac/search", "method": "POST", "type": "application/geo+json"}
+            ]
+            content = {"type": "Catalog", "id": "eoc", "stac_version": "1.0.0", "description": "", "links": links}
+            content |= {"conformsTo": conforms}
+        elif path == "/search":
+            # As in the archive, "ids" are no matter
+            found = [item for item in scenes if item["collection"] in self.asked["collections"]]
+            if "bbox" in self.asked:
+                west, south, east, north = self.asked["bbox"]
+                found = [item for item in found if item["bbox"][0] <= east and item["bbox"][2] >= west]
+                found = [item for item in found if item["bbox"][1] <= north and item["bbox"][3] >= south]
+            start = int(self.asked.get("token", 0))
+            content = {"type": "FeatureCollection", "features": found[start : start + 2], "links": []}
+            if start + 2 < len(found):
+                body = {"token": start + 2}
+                link = {"rel": "next", "href": f"{host}/stac/search", "method": "POST", "merge": True, "body": body}
+                content["links"] = [link]
+        else:
+            own = [item for item in scenes if path == f"/collections/{item['collection']}/items/{item['id']}"]
+            content = own[0] if own else None
+        status = 404 if content is None else 200
+        self.reply(status, json.dumps(content).encode(), {"Content-Type": "application/geo+json"})
+
     def reply_file(self, content: bytes) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-        if asked is None:
+        version = f'"{self.archive.versions.get(self.path, "1")}"'
+        headers = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", "ETag": version}
+        if asked is None or self.headers.get("If-Range", version) != version:
             return self.reply(200, content, headers, start=0)
         start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
         if start >= len(content):
@@ -209,6 +273,10 @@ class RequestHandler(BaseHTTPRequestHandler):
             start is not None and place is not None and start + len(body) > place
             for place in (archive.cut_from, archive.silent_from)
         )
+        if is_cut and archive.cuts is not None:
+            with archive.lock:
+                is_cut = archive.cuts > 0
+                archive.cuts -= 1
         body = body[: len(body) // 2] if is_cut or is_silent else body
         if start is not None:
             with archive.lock:

@@ -1,14 +1,17 @@
 """Fixtures that many tests share."""
 
+import gc
 import importlib
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 from accelerate.state import AcceleratorState
+from matplotlib.figure import Figure
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -52,6 +55,26 @@ def run_script(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def real_figures() -> None:
+    """For tests that look at figures."""
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out and not drawn, which takes most of the time of a short run, but for `real_figures`."""
+    if "real_figures" not in request.fixturenames:
+        draw = Figure.savefig
+
+        def savefig(self: Figure, target: Any, **given: Any) -> None:
+            if given.get("format") == "png":
+                Path(target).write_bytes(b"\x89PNG\r\n\x1a\n")
+            else:
+                draw(self, target, **given)
+
+        monkeypatch.setattr(Figure, "savefig", savefig)
+
+
 def assert_one_clear_line(result, *words):
     """The way every script says that its input is bad."""
     assert result.returncode == 2, result.stderr
@@ -63,6 +86,11 @@ def assert_one_clear_line(result, *words):
 
 
 LONGEST = ("test_run_mim.py", "test_simulation.py", "test_soak.py", "test_faults.py", "test_tutorials.py")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collecting garbage, as `Trainer` does at its end, need not look through it."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,7 @@ from hsst.experiments.ablation import (
 )
 from hsst.experiments.baselines import (
     ModelOptions,
+    StartingPoint,
     build_network,
     hsst_config,
     own_settings,
@@ -120,8 +121,8 @@ def test_each_rung_changes_one_thing(tmp_path) -> None:
         (options,) = variant.options.values()
         base = whole.pretraining_config(whole.mask) if name == "masked-pre-training" else None
         assert (variant.model == "hsst") == (base is not None) == (options.checkpoint is not None)
-        config = hsst_config(data, BANDS, settings, options, base, 8)
-        network = build_network("hsst-scratch", data, BANDS, settings, options, base, 8)
+        config = hsst_config(data, settings, options, StartingPoint(BANDS, base), 8)
+        network = build_network("hsst-scratch", data, settings, options, StartingPoint(BANDS, base), 8)
         configs.append({key: value for key, value in own_settings(config, {}).items() if "mask" not in key})
         joint.append(isinstance(network.hsst, JointAttentionModel))
         counts.append(network.num_parameters())

@@ -17,6 +17,7 @@ from hsst.experiments.baselines import (
     BaselineConfig,
     BaselineModel,
     ModelOptions,
+    StartingPoint,
     build_network,
     choose_bands,
     load_config,
@@ -121,7 +122,7 @@ def test_networks_have_the_forward_of_hsst(name, data, checkpoint) -> None:
     for task in ("dense", "center"):
         settings = replace(FAST, task=task)
         base = load_config(checkpoint) if MODELS[name].needs_checkpoint else None
-        network = build_network(name, data, BANDS, settings, options(name, checkpoint), base, 5)
+        network = build_network(name, data, settings, options(name, checkpoint), StartingPoint(BANDS, base), 5)
         labels = torch.randint(0, 3, (2, 5, 5) if task == "dense" else (2,))
         outputs = network(pixel_values=torch.randn(2, 12, 5, 5), labels=labels, pixel_mask=torch.ones(2, 5, 5))
         assert outputs.logits.shape == ((2, 3, 5, 5) if task == "dense" else (2, 3))
@@ -135,7 +136,7 @@ def test_vit_has_as_many_parameters_as_hsst(task, layers) -> None:
     data = small_data()
     settings, overrides = FineTuningSettings(task=task), {"num_spatial_layers": layers, "num_spectral_layers": layers}
     counts = [
-        build_network(name, data, BANDS, settings, ModelOptions(None, overrides), None, 7).num_parameters()
+        build_network(name, data, settings, ModelOptions(None, overrides), StartingPoint(BANDS), 7).num_parameters()
         for name in ("hsst-scratch", "vit")
     ]
     assert abs(counts[1] - counts[0]) <= 0.2 * counts[0]
@@ -187,7 +188,7 @@ def test_epochs_are_made_where_they_take_more_than_the_least_steps(max_steps, nu
     settings = replace(FAST, task="center", max_steps=max_steps, num_epochs=num_epochs, batch_size=36)
     area = AreaTensors.of(data, "train", training_processor(data, BANDS), BANDS, 5)
     assert -(-len(area.labelled_pixels()) // 36) == 12
-    model = build_network("cnn-1d", data, BANDS, settings, ModelOptions(None, TINY), None, 5)
+    model = build_network("cnn-1d", data, settings, ModelOptions(None, TINY), StartingPoint(BANDS), 5)
     assert fine_tune(model, area, settings).steps == wanted
 
 
@@ -321,8 +322,8 @@ def test_early_stopping_takes_the_best_weights_of_the_validation_area() -> None:
 def test_weights_of_other_windows_are_taken_with_their_positions_interpolated(positions, tmp_path, data) -> None:
     folder = str(write_small_checkpoint(tmp_path, window_size=4, position_embedding_type=positions))
     base = load_config(folder)
-    network = build_network("hsst", data, BANDS, FAST, ModelOptions(folder, window_size=6), base, 6)
-    same = build_network("hsst", data, BANDS, FAST, ModelOptions(folder, window_size=4), base, 4)
+    network = build_network("hsst", data, FAST, ModelOptions(folder, window_size=6), StartingPoint(BANDS, base), 6)
+    same = build_network("hsst", data, FAST, ModelOptions(folder, window_size=4), StartingPoint(BANDS, base), 4)
     assert network.config.grid_size == (6, 6)
     values = torch.randn(1, 12, 6, 6)
     with torch.no_grad():
@@ -356,7 +357,7 @@ def test_statistics_are_those_of_the_training_area(data) -> None:
 
 def test_frozen_features_are_means_over_windows(checkpoint, data) -> None:
     encoder = build_network(
-        "hsst", data, BANDS, FAST, ModelOptions(checkpoint), load_config(checkpoint), 5
+        "hsst", data, FAST, ModelOptions(checkpoint), StartingPoint(BANDS, load_config(checkpoint)), 5
     ).hsst.eval()
     area = AreaTensors.of(data, "test", load_processor(checkpoint), BANDS, 5)
     pixels = area.own_pixels()[[30, 200]]
@@ -417,6 +418,6 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path, data) -> None
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    network = build_network("hsst-scratch", data, BANDS, FAST, ModelOptions(None, TINY), None, 5)
+    network = build_network("hsst-scratch", data, FAST, ModelOptions(None, TINY), StartingPoint(BANDS), 5)
     with pytest.raises(ValueError, match="expected all weights of the model, found none for .*fc1.weight"):
         take_encoder(network, str(folder))

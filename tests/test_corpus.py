@@ -392,7 +392,7 @@ def test_one_run_at_a_time(products, tmp_path, run_script):
         result = run_script(
             *("prepare_enmap.py", "--data_dir", products, "--output_dir", tmp_path / "corpus", "--tile_size", 32)
         )
-    assert_one_clear_line(result, tmp_path / "corpus", "expected no other run")
+    assert_one_clear_line(result, tmp_path / "corpus", "expected to be the only process that writes there")
 
 
 @pytest.mark.slow

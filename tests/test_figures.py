@@ -6,6 +6,8 @@ import pytest
 from datasets_loading.sensors import ENMAP
 from hsst.support.figures import marked_pixels, plot_reconstruction, true_colour, true_colour_bands
 
+pytestmark = pytest.mark.usefixtures("real_figures")
+
 
 def test_true_colour_is_640_550_460_nm():
     bands = true_colour_bands(ENMAP.wavelengths, 224)

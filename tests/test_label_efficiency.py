@@ -274,7 +274,7 @@ def test_interval_is_that_of_the_mean() -> None:
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
 
 
-def test_figure_and_table_show_every_model_and_budget(tmp_path) -> None:
+def test_figure_and_table_show_every_model_and_budget(tmp_path, real_figures) -> None:
     rows = [
         made_up_row(model, budget, seed, "a", [[8 + seed, 2], [1, 9]])
         for model in ("hsst", "svm")

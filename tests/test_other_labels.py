@@ -79,7 +79,7 @@ def test_scenes_standardised_by_their_own_pixels(checkpoint):
     assert len(np.unique(own)) > 2 and not np.array_equal(own, maps_of(others, False))
 
 
-def test_command(tmp_path, run_script, checkpoint):
+def test_command(tmp_path, run_script, checkpoint, real_figures):
     folder = write_small_scene(tmp_path / "data")
     arguments = ["experiments/other_labels.py", "--data_dir", folder, "--model", checkpoint, "--use_cpu"]
     arguments += ["--class_names", ",".join(CLASS_NAMES)]

@@ -96,7 +96,7 @@ def predict_library(model, cube):
     return part
 
 
-def test_product_to_all_files(run_script, product, model, tmp_path):
+def test_product_to_all_files(run_script, product, model, tmp_path, real_figures):
     output = tmp_path / "out" / "map.tif"
     options = ["--confidence", "--probabilities", "float32", "--html"]
     result = run_script("predict_scene.py", product, "--model", model, "--output", output, *options)
@@ -324,7 +324,7 @@ def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, m
     assert_one_clear_line(other, "a.tif", "--overwrite")
 
 
-def test_a_finished_map_is_of_this_scene_and_this_model(run_script, product, model, tmp_path):
+def test_a_finished_map_is_of_this_scene_and_this_model(run_script, product, model, tmp_path, real_figures):
     for name in "ab":
         write_image(tmp_path / f"{name}.tif", product)
     trained_again = save_model(tmp_path / "model", seed=1)
@@ -481,7 +481,7 @@ def test_two_processes_share_the_scenes(product, model, tmp_path):
         assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["a.tif", "b.tif", "c.tif"]
 
 
-def test_reconstruction_figure(run_script, product, tmp_path):
+def test_reconstruction_figure(run_script, product, tmp_path, real_figures):
     folder = save_model(tmp_path / "pretrained", HSSTForMaskedImageModeling)
     arguments = ["plot_reconstruction.py", product, "--model", folder, "--output", tmp_path / "figure.png"]
     result = run_script(*arguments, "--size", 24, "--row", 60, "--column", 90, "--mask_type", "unit")

@@ -10,6 +10,7 @@ from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoi
 from hsst.experiments import baselines
 from hsst.experiments.baselines import (
     ModelOptions,
+    StartingPoint,
     build_network,
     remembered_features,
     run_model,
@@ -41,7 +42,7 @@ def area(data):
 def network_of(data, checkpoint, **changes):
     options = ModelOptions(None, TINY, 5, **changes)
     torch.manual_seed(0)
-    return build_network("hsst-scratch", data, BANDS, SETTINGS, options, None, 5)
+    return build_network("hsst-scratch", data, SETTINGS, options, StartingPoint(BANDS), 5)
 
 
 def test_a_head_that_starts_as_that_of_a_checkpoint(data, tmp_path) -> None:

@@ -52,9 +52,9 @@ def test_heads_choose_the_inputs_that_tell_more(head):
     training, test = split(ours, 8, 0)
     noise = RANDOM.normal(size=(len(ours.classes), 50))
     variants = [noise[training], ours.spectra[training]]
-    best, classifier, _ = tuned(head, variants, ours.classes[training], ours.parts[training], 0)
-    assert best == 1
-    assert (classifier.predict(ours.spectra[test]) == ours.classes[test]).mean() > 0.6
+    best = tuned(head, variants, ours.classes[training], ours.parts[training], 0)
+    assert best.preparation == 1 and 0.5 < best.score <= 1
+    assert (best.classifier.predict(ours.spectra[test]) == ours.classes[test]).mean() > 0.6
 
 
 def row(place, inputs, head, seed, score):

@@ -39,7 +39,7 @@ def scene(tmp_path):
     return write_small_scene(tmp_path / "scene")
 
 
-def test_what_a_run_leaves_behind(run_script, scene, tmp_path) -> None:
+def test_what_a_run_leaves_behind(run_script, scene, tmp_path, real_figures) -> None:
     torch.manual_seed(0)  # of the checkpoint's weights
     checkpoint, output = write_small_checkpoint(tmp_path / "checkpoint"), tmp_path / "output"
     result = run_script(
@@ -377,7 +377,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
 
 
-def test_map_is_drawn_for_several_scenes(tmp_path) -> None:
+def test_map_is_drawn_for_several_scenes(tmp_path, real_figures) -> None:
     from small_land_cover import small_data
 
     data = small_data()

@@ -102,7 +102,7 @@ def history(folder):
     return [json.loads(line) for line in (folder / "log_history.jsonl").read_text().splitlines()]
 
 
-def test_trains_and_saves_what_the_auto_classes_load(tiles, tmp_path, run_script):
+def test_trains_and_saves_what_the_auto_classes_load(tiles, tmp_path, run_script, real_figures):
     output = tmp_path / "model"
     result = run_script(
         *("run_mim.py", "--train_dir", tiles, "--output_dir", output, "--num_train_epochs", 6, *ARGUMENTS),

@@ -35,6 +35,8 @@ from hsst.support.scene_report import (
     write_page,
 )
 
+pytestmark = pytest.mark.usefixtures("real_figures")
+
 CLASSES = ["water", "forest </script>", "bare soil", "snow"]
 WAVELENGTHS = np.array([460.0, 550.0, 640.0, 850.0, 1600.0, 2200.0])
 UTM = Affine(30.0, 0.0, 500000.0, 0.0, -30.0, 5800000.0)

@@ -1,10 +1,9 @@
 """The simulator: equal bytes for equal seeds, layers that agree, spectra and noise as physics has them."""
 
 import hashlib
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,21 +334,20 @@ def test_bad_arguments_are_told() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--size", "4"], ["--cloud_cover", "2"], ["--num_scenes", "0"], ["--seed", "-3"], ["--size", "big"]]
 )
-def test_script_says_in_one_line_what_is_wrong(arguments: list[str], tmp_path: Path) -> None:
+def test_script_says_in_one_line_what_is_wrong(arguments: list[str], run_script: Any, tmp_path: Path) -> None:
     output = tmp_path / "products"
-    command = [sys.executable, str(ROOT / "scripts" / "simulate_enmap.py"), "--output_dir", str(output)]
-    finished = subprocess.run(
-        command + arguments, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)}
-    )
+    finished = run_script("simulate_enmap.py", "--output_dir", output, *arguments)
     assert finished.returncode == 2
     assert "Traceback" not in finished.stderr
     assert not output.exists()
 
 
-def test_script_writes_products(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "simulate_enmap.py"), "--output_dir", str(tmp_path)]
-    arguments = ["--num_scenes", "2", "--height", "32", "--width", "40", "--seed", "3", "--zip"]
-    subprocess.run(command + arguments, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+def test_script_writes_products(run_script: Any, tmp_path: Path) -> None:
+    def simulate(num_scenes: int, width: int, seed: int) -> Any:
+        sizes = "--num_scenes", num_scenes, "--height", 32, "--width", width, "--seed", seed
+        return run_script("simulate_enmap.py", "--output_dir", tmp_path, *sizes, "--zip")
+
+    assert simulate(2, 40, 3).returncode == 0
     archives = sorted(tmp_path.glob("*.ZIP"))
     assert len(archives) == 2
     assert all(labels_path(tmp_path, archive.stem).exists() for archive in archives)
@@ -359,11 +357,9 @@ def test_script_writes_products(tmp_path: Path) -> None:
     content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     labels_path(tmp_path, archives[1].stem).unlink()
     (tmp_path / ".a.partial").mkdir()
-    again = arguments[:1] + ["1", *arguments[2:-2], "4", "--zip"]
-    subprocess.run(command + again, check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+    assert simulate(1, 40, 4).returncode == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
-    again[3] = "33"
-    other = subprocess.run(command + again, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    other = simulate(1, 33, 4)
     assert other.returncode == 2 and "expected nothing, or what is written there" in other.stderr
     assert "Traceback" not in other.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -89,16 +90,16 @@ def write_enmap_product(
 
     def fill(folder: Path) -> None:
         grid = {"crs": CRS.from_user_input(crs), "transform": transform}
-        _write_raster(folder / f"{name}-SPECTRAL_IMAGE.TIF", cube, nodata=ENMAP.nodata, **grid)
+        write_raster(folder / f"{name}-SPECTRAL_IMAGE.TIF", cube, nodata=ENMAP.nodata, **grid)
         for layer, values in layers.items():
-            _write_raster(folder / f"{name}-{QUALITY_LAYERS[layer]}.TIF", values[None].astype(np.uint8), **grid)
+            write_raster(folder / f"{name}-{QUALITY_LAYERS[layer]}.TIF", values[None].astype(np.uint8), **grid)
         mask = np.where(cube == ENMAP.nodata, _PIXEL_MASK_NODATA, 0).astype(np.uint8)  # no pixel is defective
-        _write_raster(folder / f"{name}-{QUALITY_LAYERS['pixel_mask']}.TIF", mask, nodata=_PIXEL_MASK_NODATA, **grid)
+        write_raster(folder / f"{name}-{QUALITY_LAYERS['pixel_mask']}.TIF", mask, nodata=_PIXEL_MASK_NODATA, **grid)
         for detector in QUICK_LOOK_WAVELENGTHS:
             bands = _quick_look_bands(detector, wavelengths, detectors)
             if bands:
                 quick_look = np.stack([_stretched(cube[band]) for band in bands])
-                _write_raster(folder / f"{name}-QL_{detector}.TIF", quick_look, nodata=0, **grid)
+                write_raster(folder / f"{name}-QL_{detector}.TIF", quick_look, nodata=0, **grid)
         metadata = _Metadata("level_X")
         metadata.describe(name, acquisition_time, cube.shape, **grid)
         metadata.state_quality(layers, sun_elevation)
@@ -173,7 +174,7 @@ def _complete_layers(cube: np.ndarray, quality: Mapping[str, np.ndarray]) -> dic
     return layers
 
 
-def _write_raster(path: Path, values: np.ndarray, crs: CRS, transform: Affine, nodata: int | None = None) -> None:
+def write_raster(path: Path, values: np.ndarray, crs: CRS, transform: Affine, nodata: Any = None) -> None:
     """Writes (bands, height, width) as a tiled GeoTIFF: the fastest compression that every reader of TIFF knows."""
     profile = {
         "driver": "GTiff",

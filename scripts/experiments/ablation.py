@@ -220,7 +220,7 @@ class Ablation:
         data, size = next(iter(self.base.directions.values())), self.base.options.window_size
         assert size is not None
         settings = settings_for("hsst-scratch", self.base.settings)
-        return hsst_config(data, self.start.bands, settings, self.scratch_options, self.start.config, size)
+        return hsst_config(data, settings, self.scratch_options, self.start, size)
 
     def pretraining_config(self, mask: Mask) -> HSSTConfig:
         return HSSTConfig(**own_settings(self.config, asdict(mask)))

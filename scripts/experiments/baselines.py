@@ -411,7 +411,7 @@ def run_model(
     set_seed(settings.seed)
     started = time.perf_counter()
     if entry.kind in ("hsst", "network"):
-        network = build_network(name, data, bands, settings, options, base, window_size, start.encoder)
+        network = build_network(name, data, settings, options, start, window_size)
         if settings.head_start == "checkpoint":
             assert options.checkpoint is not None  # check_model looks
             start_from_head(network, options.checkpoint, settings, options.merged)
@@ -638,16 +638,16 @@ class StartingPoint:
     """What a model starts from on the data.
 
     Attributes:
+        bands: band indices in the data.
         config: configuration of the checkpoint, adapted where its bands were; None without a checkpoint.
         processor: its processor, likewise.
-        bands: band indices in the data.
         encoder: the adapted encoder; None where there was nothing to adapt.
         adaptation: what could be carried over to it, likewise.
     """
 
-    config: HSSTConfig | None
-    processor: HSSTImageProcessor | None
     bands: list[int]
+    config: HSSTConfig | None = None
+    processor: HSSTImageProcessor | None = None
     encoder: HSSTModel | None = None
     adaptation: AdaptationReport | None = None
 
@@ -661,10 +661,10 @@ def starting_point(data: LabelledData, options: ModelOptions) -> StartingPoint:
     if options.checkpoint is None:
         if options.adapt_bands:
             raise ValueError("--adapt_bands: expected a checkpoint to adapt (--model_name_or_path), got none")
-        return StartingPoint(None, None, choose_bands(data, None, None, None))
+        return StartingPoint(choose_bands(data, None, None, None))
     config, processor = load_config(options.checkpoint), load_processor(options.checkpoint)
     try:
-        return StartingPoint(config, processor, choose_bands(data, config, processor, options.checkpoint))
+        return StartingPoint(choose_bands(data, config, processor, options.checkpoint), config, processor)
     except ValueError:
         if not options.adapt_bands:
             raise
@@ -677,7 +677,7 @@ def starting_point(data: LabelledData, options: ModelOptions) -> StartingPoint:
         adapted_processor = adapt_processor(processor, wavelengths)
     except ValueError as error:
         raise ValueError(f"--adapt_bands: {options.checkpoint}: {error}") from None
-    return StartingPoint(encoder.config, adapted_processor, bands, encoder, report)
+    return StartingPoint(bands, encoder.config, adapted_processor, encoder, report)
 
 
 def choose_bands(
@@ -758,15 +758,13 @@ def training_processor(
 def build_network(
     name: str,
     data: LabelledData,
-    bands: list[int],
     settings: FineTuningSettings,
     options: ModelOptions,
-    base: HSSTConfig | None,
+    start: StartingPoint,
     window_size: int,
-    encoder: HSSTModel | None = None,
 ) -> PreTrainedModel:
-    """A network with weights of its own or of the checkpoint (of `encoder`, where it was adapted), and a new head."""
-    config = hsst_config(data, bands, settings, options, base, window_size)
+    """A network with weights of its own or of the checkpoint, adapted where it was, and a new head."""
+    config = hsst_config(data, settings, options, start, window_size)
     model_class = HSSTForSemanticSegmentation if settings.task == "dense" else HSSTForImageClassification
     if name == "sequence-transformer":
         layers = config.num_hidden_layers
@@ -779,12 +777,12 @@ def build_network(
             network.hsst = JointAttentionModel(config)
         if model_entry(name).needs_checkpoint:
             assert options.checkpoint is not None
-            take_encoder(network, encoder or options.checkpoint)
+            take_encoder(network, start.encoder or options.checkpoint)
         return network
     baseline = _with_labels(
         BaselineConfig(
             architecture=name,
-            num_channels=len(bands),
+            num_channels=len(start.bands),
             image_size=window_size,
             num_hidden_layers=config.num_hidden_layers,
             per_pixel=settings.task == "dense",
@@ -808,25 +806,20 @@ def build_network(
 
 
 def hsst_config(
-    data: LabelledData,
-    bands: list[int],
-    settings: FineTuningSettings,
-    options: ModelOptions,
-    base: HSSTConfig | None,
-    window_size: int,
+    data: LabelledData, settings: FineTuningSettings, options: ModelOptions, start: StartingPoint, window_size: int
 ) -> HSSTConfig:
     """The configuration of HSST for the data: the checkpoint's, or the default one with the overrides."""
     changes: dict[str, Any] = {"image_size": window_size}
-    if base is None:
-        wavelengths = None if data.wavelengths is None else data.wavelengths[bands].tolist()
-        changes |= {"num_channels": len(bands), "wavelengths": wavelengths, "spectral_positions": None}
+    if start.config is None:
+        wavelengths = None if data.wavelengths is None else data.wavelengths[start.bands].tolist()
+        changes |= {"num_channels": len(start.bands), "wavelengths": wavelengths, "spectral_positions": None}
     changes |= options.config_overrides
     if options.head_type is not None:
         changes["head_type"] = options.head_type
     if options.dropout is not None:
         changes |= {"hidden_dropout_prob": options.dropout, "attention_probs_dropout_prob": options.dropout}
     changes["head_type"] = "center" if settings.task == "center" else changes.get("head_type", "mean")
-    return _with_labels(HSSTConfig(**own_settings(HSSTConfig() if base is None else base, changes)), data)
+    return _with_labels(HSSTConfig(**own_settings(start.config or HSSTConfig(), changes)), data)
 
 
 def own_settings(config: HSSTConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

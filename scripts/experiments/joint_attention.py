@@ -37,8 +37,8 @@ class JointAttentionModel(HSSTModel):
     Cost grows with the square of blocks times positions, where factorised attention grows with the sum of squares.
     """
 
-    def __init__(self, config: HSSTConfig, use_mask_token: bool = False) -> None:
-        super().__init__(config, use_mask_token)
+    def __init__(self, config: HSSTConfig) -> None:
+        super().__init__(config)
         self.spatial_layers = nn.ModuleList([JointAttentionLayer(config) for _ in self.spatial_layers])
         self.spectral_layers = nn.ModuleList([JointAttentionLayer(config) for _ in self.spectral_layers])
         self.post_init()

@@ -35,7 +35,6 @@ from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import write_json, write_text
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import GridWindows
-from hsst.experiments.run_mim_tensors import TileTensors
 from hsst.support.command_line import one_line_errors, parse_named
 from hsst.support.model_sources import load_masked_model, read_processor
 from hsst.support.reports import markdown_table
@@ -51,12 +50,12 @@ REGIONS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Wavelengths in nm, from the first to before the last, of each spectral region."""
 
-MODEL, INTERPOLATION, STANDARDISED_INTERPOLATION = "model", "interpolation", "interpolation of standardised values"
+MODEL, INTERPOLATION = "model", "interpolation of standardised values"
 VISIBLE_MEAN, BAND_MEAN = "visible mean", "band mean"
 PREDICTOR_TITLES = {
     MODEL: "this model",
-    INTERPOLATION: "linear interpolation along the spectrum",
-    STANDARDISED_INTERPOLATION: "the same of standardised values",
+    "interpolation": "linear interpolation along the spectrum",  # of reflectance, in results of 0.1.0
+    INTERPOLATION: "the same of standardised values",
     VISIBLE_MEAN: "mean of the window's visible tokens of the same band",
     BAND_MEAN: "mean of the band over the training tiles",
 }
@@ -65,7 +64,7 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """What is added to the variances of a Gaussian, in shares of their mean; the best for the tiles scored is taken."""
 
 MAX_TRAINING_TILES = 400
-"""Of a folder or file, spread evenly: what a Gaussian is estimated from."""
+"""Of a folder, spread evenly: what a Gaussian is estimated from."""
 
 Predictor = tuple[str, float | None]
 """A predictor's name, with the ridge of a Gaussian."""
@@ -126,13 +125,11 @@ class GaussianSpectrum:
         return predictions
 
 
-def interpolate_spectra(
-    values: torch.Tensor, hidden: torch.Tensor, wavelengths: torch.Tensor, fallback: torch.Tensor
-) -> torch.Tensor:
+def interpolate_spectra(values: torch.Tensor, hidden: torch.Tensor, wavelengths: torch.Tensor) -> torch.Tensor:
     """
     Linear interpolation along the spectrum between the visible bands of each pixel, constant beyond the outermost, of
-    values (pixels, bands) at ascending wavelengths: float64 (pixels, bands), `fallback` (bands,) where a pixel shows
-    no band.
+    standardised values (pixels, bands) at ascending wavelengths: float64 (pixels, bands), 0, which is the mean, where
+    a pixel shows no band.
     """
     values, wavelengths = values.double(), wavelengths.double()
     num_bands = values.shape[1]
@@ -144,7 +141,7 @@ def interpolate_spectra(
     distance = (wavelengths[right] - wavelengths[left]).clamp(min=1e-9)
     share = ((wavelengths[bands] - wavelengths[left]) / distance).clamp(0.0, 1.0)
     interpolated = values.gather(1, left) * (1.0 - share) + values.gather(1, right) * share
-    return torch.where(hidden.all(dim=1, keepdim=True), fallback.double(), interpolated)
+    return interpolated.masked_fill(hidden.all(dim=1, keepdim=True), 0.0)
 
 
 def region_of_bands(wavelengths: Sequence[float]) -> dict[str, np.ndarray]:
@@ -227,7 +224,7 @@ def evaluate_reconstruction(
         )
         predictions: dict[Predictor, torch.Tensor] = {
             (MODEL, None): model_values,
-            **interpolations(truth, flat_hidden, processor),
+            (INTERPOLATION, None): interpolate_spectra(truth, flat_hidden, torch.tensor(processor.wavelengths)),
             (VISIBLE_MEAN, None): mean_values,
             (BAND_MEAN, None): torch.zeros_like(truth),
         }
@@ -260,26 +257,6 @@ def evaluate_reconstruction(
         "values": int(counts.sum()),
         **{"hidden": hidden_tokens / num_tokens, "windows": len(windows), "seed": SEED},
     }
-
-
-def interpolations(
-    truth: torch.Tensor, hidden: torch.Tensor, processor: HSSTImageProcessor
-) -> dict[Predictor, torch.Tensor]:
-    """Interpolations of standardised spectra (pixels, bands): of their reflectance, and of them as they are."""
-    wavelengths = torch.tensor(processor.wavelengths)
-    fallback = in_reflectance(torch.zeros(1, truth.shape[1]), processor)[0]
-    interpolated = interpolate_spectra(in_reflectance(truth, processor), hidden, wavelengths, fallback)
-    mean = torch.zeros(1) if processor.image_mean is None else torch.tensor(processor.image_mean)
-    deviation = torch.ones(1) if processor.image_std is None else torch.tensor(processor.image_std)
-    return {
-        (INTERPOLATION, None): (interpolated - mean.double()) / deviation.double(),
-        (STANDARDISED_INTERPOLATION, None): interpolate_spectra(truth, hidden, wavelengths, 0 * fallback),
-    }
-
-
-def in_reflectance(values: torch.Tensor, processor: HSSTImageProcessor) -> torch.Tensor:
-    """Standardised spectra (pixels, bands) as reflectance."""
-    return processor.to_reflectance(values.T.unsqueeze(2)).squeeze(2).T
 
 
 def _errors(sums: torch.Tensor, counts: torch.Tensor, regions: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -352,33 +329,6 @@ def blocks_of_tiles(names: Sequence[str], blocks: Sequence[str]) -> list[str]:
     return found
 
 
-def training_spectra(paths: Sequence[str], tile_size: int, processor: HSSTImageProcessor) -> Iterable[torch.Tensor]:
-    """Standardised spectra (pixels, bands) of training tiles; safetensors files in the proportion of their weights."""
-    are_files = [path.partition("=")[0].endswith(".safetensors") for path in paths]
-    if len(paths) == 1 and not are_files[0]:
-        training = read_folder(Path(paths[0]), tile_size)
-        return standardised_spectra(training, processor, paths[0], spread(len(training), MAX_TRAINING_TILES))
-    if not all(are_files):
-        raise ValueError(f"--training_tiles: expected one folder, or safetensors files alone, got {' '.join(paths)}")
-    sources = []
-    for path in paths:
-        try:
-            tensors = TileTensors.read(path, list(processor.wavelengths or []))
-        except ValueError as error:
-            raise ValueError(f"--training_tiles {error}") from None
-        numbers = spread(len(tensors.tiles), MAX_TRAINING_TILES)
-        values, valid = processor.standardize(tensors.tiles[numbers], scale=tensors.scale, nodata=tensors.nodata)
-        sources.append((values.permute(0, 2, 3, 1)[valid], tensors.weight))
-    # As many pixels of each as its share of the training's windows allows
-    total = min(len(spectra) / weight for spectra, weight in sources)
-    return [spectra[spread(len(spectra), round(total * weight))] for spectra, weight in sources]
-
-
-def spread(length: int, most: int) -> list[int]:
-    """Up to so many numbers below a length, spread evenly."""
-    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)).tolist()
-
-
 def make_gaussians(
     arguments: argparse.Namespace, tiles: Tiles, processor: HSSTImageProcessor
 ) -> dict[str, list[GaussianSpectrum]]:
@@ -386,7 +336,9 @@ def make_gaussians(
     gaussians: dict[str, list[GaussianSpectrum]] = {}
     num_bands = len(processor.wavelengths or [])
     if arguments.training_tiles is not None:
-        spectra = training_spectra(arguments.training_tiles, arguments.tile_size, processor)
+        training, source = read_folder(arguments.training_tiles, arguments.tile_size), str(arguments.training_tiles)
+        numbers = np.unique(np.linspace(0, len(training) - 1, min(len(training), MAX_TRAINING_TILES)).astype(int))
+        spectra = standardised_spectra(training, processor, source, numbers.tolist())
         gaussians["the model's training tiles"] = [GaussianSpectrum.estimate(spectra, num_bands)] * len(tiles)
     if arguments.block:
         blocks = blocks_of_tiles(tiles.names, arguments.block)
@@ -403,12 +355,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a pre-trained model")
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tiles or products to score")
-    parser.add_argument(
-        "--training_tiles",
-        nargs="+",
-        metavar="PATH",
-        help="the training's folder of tiles, products or shards, or its safetensors files as FILE or FILE=WEIGHT",
-    )
+    parser.add_argument("--training_tiles", type=Path, help="the training's folder of tiles, products or shards")
     parser.add_argument(
         "--block",
         action="append",

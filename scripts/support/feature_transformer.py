@@ -97,6 +97,6 @@ class HSSTFeatures(TransformerMixin, BaseEstimator):
         for start in range(0, len(data), step):
             pixels = torch.as_tensor(np.ascontiguousarray(data[start : start + step], dtype=np.float32))
             with torch.inference_mode():
-                values, mask = features.processor.standardize(pixels, scale=self.scale)
-                found[start : start + step] = features._run(values, mask)[:, :, row, column].numpy()
+                values, mask = features.processor.standardize(pixels.to(features.model.device), scale=self.scale)
+                found[start : start + step] = features._run(values, mask)[:, :, row, column].cpu().numpy()
         return found

@@ -29,20 +29,21 @@ from sklearn.svm import SVC
 from skops.io.exceptions import UntrustedTypesFoundException
 from tqdm.auto import tqdm
 
-from datasets_loading.files import fingerprint, write_json
+from datasets_loading.files import checksums, fingerprint, write_json
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import FEW_PIXELS, confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import UNLABELLED
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
+from hsst.support.model_sources import weight_files
 from modeling_hsst import HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 FOLDS = 3
 """In which a classifier chooses its settings."""
 
-CLASSIFIER, DESCRIPTION, ENCODER = "classifier.skops", "classifier.json", "encoder"
+CLASSIFIER, DESCRIPTION = "classifier.skops", "classifier.json"
 
 
 def as_they_are(spectra: np.ndarray) -> np.ndarray:
@@ -113,6 +114,8 @@ def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts:
     parts.
     """
     build, settings = HEADS[head]
+    # A smaller forest ranks settings as well
+    tried = partial(build, n_estimators=50) if head == "random forest" else build
     count = min(FOLDS, len(np.unique(parts)))
     splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
     scores = np.zeros((len(variants), len(settings)))
@@ -128,7 +131,7 @@ def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts:
                     if head != "random forest" and pixels.shape[1] > len(training):
                         pixels = pixels @ np.linalg.svd(pixels[training], full_matrices=False)[2].T
                     for place, setting in enumerate(settings):
-                        fitted = build(**setting).fit(pixels[training], classes[training])
+                        fitted = tried(**setting).fit(pixels[training], classes[training])
                         predicted = fitted.predict(pixels[test])
                         scores[number, place] += f1_score(classes[test], predicted, average="macro")
     best, place = divmod(int(scores.argmax()), len(settings))
@@ -150,7 +153,6 @@ class LabelledPixels:
         bands: their indices in the scenes.
         classes: from 0, int64 (pixels,).
         parts: which block of a scene each lies in, int64 (pixels,).
-        dropped: labelled pixels that were left out, for they lack data.
     """
 
     spectra: np.ndarray
@@ -158,7 +160,6 @@ class LabelledPixels:
     bands: list[int]
     classes: np.ndarray
     parts: np.ndarray
-    dropped: int
 
     @classmethod
     def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
@@ -171,16 +172,14 @@ class LabelledPixels:
         bands = np.flatnonzero(data.valid_bands)
         if data.wavelengths is not None:
             bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
-        spectra, classes, places, dropped = [], [], [], 0
+        spectra, classes, places = [], [], []
         for number, scene in enumerate(data.scenes):
             rows, columns = np.nonzero(scene.labels != UNLABELLED)
-            stored = np.asarray(scene.cube)[bands][:, rows, columns].T
-            known = (stored != ENMAP.nodata).all(axis=1)
-            dropped += int((~known).sum())
-            spectra.append(stored[known].astype(np.float32) / ENMAP.scale)
-            classes.append(scene.labels[rows, columns][known].astype(np.int64))
-            blocks = np.stack([np.full(len(rows), number), rows // block_size, columns // block_size], axis=1)
-            places.append(blocks[known])
+            stored = np.asarray(scene.cube)[bands][:, rows, columns].T  # the scene has no labels where it has no data
+            spectra.append(stored.astype(np.float32) / ENMAP.scale)
+            classes.append(scene.labels[rows, columns].astype(np.int64))
+            blocks = (np.full(len(rows), number), rows // block_size, columns // block_size)
+            places.append(np.stack(blocks, axis=1))
         parts = np.unique(np.concatenate(places), axis=0, return_inverse=True)[1].reshape(-1)
         pixels = cls(
             np.concatenate(spectra),
@@ -188,7 +187,6 @@ class LabelledPixels:
             bands.tolist(),
             np.concatenate(classes),
             parts,
-            dropped,
         )
         if len(np.unique(pixels.classes)) < 2:
             raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(pixels.classes))}")
@@ -298,38 +296,45 @@ def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]
 
 @dataclass(frozen=True)
 class Description:
-    """What stands beside a saved classifier: what it sees of a spectrum, and the names of its classes."""
+    """
+    What stands beside a saved classifier.
+
+    Attributes:
+        inputs: "spectra", or "features" of the model in the same folder.
+        preparation: name of one of `PREPARATIONS`.
+        class_names: name of each class.
+        processor: settings of the `HSSTImageProcessor` that gives spectra from stored numbers.
+    """
 
     inputs: str
     preparation: str
     class_names: list[str]
-    classes: list[int]
+    processor: dict[str, Any]
 
 
-def save_classifier(
-    folder: Path,
-    classifier: Any,
-    description: Description,
-    processor: HSSTImageProcessor,
-    model: str | None = None,
-) -> None:
+def save_classifier(folder: Path, classifier: Any, description: Description, model: str | None = None) -> None:
     """
-    Writes a classifier of pixels into a folder, for `load_predictor` and so `predict_scene.py`.
+    Writes a classifier of pixels into a folder, for `PixelPredictor` and so `predict_scene.py`.
 
     Args:
         folder: to write into.
         classifier: of scikit-learn.
         description: what it sees, and its classes.
-        processor: gives what it sees of stored numbers, and has the wavelengths.
         model: the model whose features it sees, which is written beside it.
     """
     skops.io.dump(classifier, folder / CLASSIFIER)
     write_json(folder / DESCRIPTION, asdict(description))
-    processor.save_pretrained(folder)
     if model is not None:
-        encoder, encoder_processor = load_encoder(model)
-        encoder.save_pretrained(folder / ENCODER)
-        encoder_processor.save_pretrained(folder / ENCODER)
+        encoder, processor = load_encoder(model)
+        encoder.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+def processor_settings(processor: HSSTImageProcessor) -> dict[str, Any]:
+    """What a `Description` holds of a processor."""
+    names = ("wavelengths", "image_mean", "image_std", "clip_range")
+    values = {name: getattr(processor, name) for name in names}
+    return {name: None if value is None else list(value) for name, value in values.items()}
 
 
 class PixelPredictor(ScenePredictor):
@@ -339,48 +344,49 @@ class PixelPredictor(ScenePredictor):
 
     Args:
         folder: of `save_classifier`.
-        settings: exclude and resample of `ScenePredictor`.
+        exclude, resample: as for `ScenePredictor`.
+        place: device and dtype of the model that gives features, as for `torch.nn.Module.to`.
 
     Raises:
         ValueError: files are missing, damaged, or not of a classifier.
     """
 
-    def __init__(self, folder: str | Path, *, exclude: Sequence[str] = ("outside",), resample: bool = False):
+    def __init__(
+        self, folder: str | Path, *, exclude: Sequence[str] = ("outside",), resample: bool = False, **place: Any
+    ):
         folder = Path(folder)
         self.classifier = _load(folder / CLASSIFIER)
         try:
             self.description = Description(**json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
             self.prepare = next(entry for entry in PREPARATIONS if entry.__name__ == self.description.preparation)
+            self.processor = HSSTImageProcessor(**self.description.processor)
+            names = [str(name) for name in self.description.class_names]
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise ValueError(f"{folder / DESCRIPTION}: expected what a classifier sees, got {error}") from None
-        self.processor = HSSTImageProcessor.from_pretrained(folder)
+        if not set(self.classifier.classes_) <= set(range(len(names))):
+            raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
         self.window, self.stride, self.dense, self.center = (1, 1), 1, True, False
         self.batch_size, self.chunk_size = 8192, 256
         self.exclude, self.resample, self.scene_statistics = tuple(exclude), resample, False
         self.weight = torch.ones(1, 1)
-        names = self.description.class_names
-        if not set(self.classifier.classes_) <= set(range(len(names))):
-            raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
+        files = [folder / CLASSIFIER, folder / DESCRIPTION]
         num_bands = len(self.processor.wavelengths or ()) or self.classifier.n_features_in_
-        self.model = SimpleNamespace(
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            config=SimpleNamespace(
-                num_channels=num_bands, num_labels=len(names), id2label=dict(enumerate(names)), wavelengths=None
-            ),
-        )
         self.features = None
         if self.description.inputs == "features":
-            self.features = HSSTFeatures(str(folder / ENCODER), self.processor.wavelengths, scale=1.0)
+            self.features = HSSTFeatures(str(folder), self.processor.wavelengths, scale=1.0)
             self.features.fit(np.zeros((1, num_bands)))
-        self.digest = fingerprint(
-            *((path.name.encode() + path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file())
-        )
+            self.features.features_.model.to(**place)
+            files += weight_files(str(folder))
+        self.digest = fingerprint(*checksums(files).values())
+        # What the mapping of a scene asks of a model
+        config = SimpleNamespace(num_channels=num_bands, num_labels=len(names), id2label=dict(enumerate(names)))
+        self.model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, config=config)
 
     @property
     def settings(self) -> dict[str, Any]:
-        own = {"exclude": sorted(self.exclude), "resample": self.resample}
-        return {"weights": self.digest[:16], "precision": "float32", "stride": 1, **own, "scene_statistics": False}
+        precision = "float32" if self.features is None else str(self.features.features_.model.dtype)
+        own = {"exclude": sorted(self.exclude), "resample": self.resample, "scene_statistics": False}
+        return {"weights": self.digest[:16], "precision": precision.removeprefix("torch."), "stride": 1, **own}
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
         spectra = values[:, :, 0, 0].numpy()

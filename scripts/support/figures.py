@@ -17,7 +17,6 @@ INPUT_COLOUR = "#222222"
 RECONSTRUCTION_COLOUR = "#d1495b"
 PIXEL_COLOURS = ("#f4a100", "#00a6a6", "#9b5de5")
 MASKED_GREY = 0.6
-SPLIT_COLOURS = {"train": "#1b6ca8", "validation": "#e0a100", "test": "#b3315f"}
 
 
 def true_colour_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:

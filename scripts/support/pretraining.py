@@ -32,13 +32,7 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint32)[0])
 
 
-def masks_for(
-    config: HSSTConfig,
-    batch_size: int,
-    seed: int,
-    device: torch.device | str = "cpu",
-    mask_type: str | None = None,
-) -> torch.Tensor:
+def masks_for(config: HSSTConfig, batch_size: int, seed: int, mask_type: str | None = None) -> torch.Tensor:
     """Masks from a seed, of the configuration's kind or another, bool (batch_size, tokens)."""
     return draw_mask(
         batch_size,
@@ -47,8 +41,7 @@ def masks_for(
         mask_type=mask_type or config.mask_type,
         mask_ratio=config.mask_ratio,
         mask_patch_size=config.mask_patch_size,
-        device=device,
-        generator=torch.Generator(device).manual_seed(seed),
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

@@ -49,8 +49,6 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
         settings = read_config(source, flag).to_dict()
     else:
         settings = HSSTConfig().to_dict()
-    if source and settings["model_type"] != "hsst":
-        raise ValueError(f"{source}: expected a model of type hsst, got {settings['model_type']}")
     if arguments.config_overrides:
         overrides = parse_overrides(arguments.config_overrides, has_dropout=True)
         if "num_channels" in overrides and arguments.bands == "valid":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
     drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
     labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
     axis.set_yticks(range(count), labels, fontsize=9)
-    axis.set_title(title, fontsize=11)
+    axis.set_title(fill(title, int(9 * side)), fontsize=11)  # never wider than the figure
     figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
     return save_figure(path, figure)
 

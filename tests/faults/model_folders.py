@@ -23,7 +23,7 @@ from small_land_cover import CLASS_NAMES, WAVELENGTHS, small_cube, small_data, w
 from faults.harness import Fault, digest, losses
 from hsst import convert_maskedsst_checkpoint, predict_scene
 from hsst.convert_maskedsst_checkpoint import read_published_checkpoint
-from hsst.experiments.baselines import ModelOptions, build_network, load_config, starting_point
+from hsst.experiments.baselines import ModelOptions, build_network, starting_point
 from hsst.support.fine_tuning import FineTuningSettings
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
@@ -60,7 +60,7 @@ def fine_tunes(folder: Path) -> str:
     data, options = small_data(), ModelOptions("given", window_size=5)
     start = starting_point(data, options)
     settings = FineTuningSettings(use_cpu=True)
-    network = build_network("hsst", data, start.bands, settings, options, load_config("given"), 5, start.encoder)
+    network = build_network("hsst", data, settings, options, start, 5)
     state = {name: value.double().sum().item() for name, value in network.hsst.state_dict().items()}
     return f"{start.bands} {start.processor} {state}"
 

@@ -1,0 +1,188 @@
+"""Classifiers for few labels: chosen inside training folds, tested apart in space, mapped, and safe to load."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+import skops.io
+from conftest import assert_one_clear_line
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.preprocessing import FunctionTransformer
+from small_land_cover import CLASS_NAMES, small_cube, small_data, write_small_checkpoint, write_small_scene
+
+from datasets_loading.splits import UNLABELLED
+from hsst.support import few_labels
+from hsst.support.few_labels import (
+    Description,
+    LabelledPixels,
+    PixelPredictor,
+    choose,
+    inputs_of,
+    interval,
+    save_classifier,
+    test_in_folds,
+)
+
+SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range": [-10.0, 10.0]}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Two heads in place of four, a small forest."""
+    heads = {name: few_labels.HEADS[name] for name in ("ridge", "random forest")}
+    heads["random forest"] = (heads["random forest"][0], ({"min_samples_leaf": 1, "n_estimators": 10},))
+    monkeypatch.setattr(few_labels, "HEADS", heads)
+
+
+def test_pixels_and_their_blocks():
+    cube, labels = small_cube()
+    cube[3, 0, :4] = -32768
+    labels[0, :4] = 1
+    pixels = LabelledPixels.of(small_data(cube=cube, labels=labels), 8)
+    assert len(pixels.classes) == (labels != UNLABELLED).sum() - 4
+    assert len(np.unique(pixels.parts)) == 3 * 7 and pixels.spectra.max() < 1
+    with pytest.raises(ValueError, match="several blocks of 64 pixels, to test apart in space, got all in one"):
+        LabelledPixels.of(small_data(), 64)
+    with pytest.raises(ValueError, match="labels of at least 2 classes, got 1"):
+        LabelledPixels.of(small_data(labels=np.where(labels == 0, 0, UNLABELLED).astype(np.uint8)), 8)
+
+
+def test_folds_are_apart_in_space_and_see_no_test_pixel(quick, monkeypatch):
+    """Every pixel is tested once, by a classifier that chose and learned without the block it lies in."""
+    pixels = LabelledPixels.of(small_data(), 8)
+    seen = []
+    original = few_labels.tuned
+    monkeypatch.setattr(few_labels, "tuned", lambda *given: seen.append(set(given[3])) or original(*given))
+    result = test_in_folds(inputs_of(pixels, None), pixels, len(CLASS_NAMES), 4, 0)
+    assert np.sum(result["confusion_matrix"]) == len(pixels.classes)
+    assert len(result["folds"]) == 4 and result["overall_accuracy"] > 0.95
+    parts = set(pixels.parts)
+    for start in range(0, 8, 2):
+        assert seen[start] == seen[start + 1] and len(seen[start]) < len(parts)
+    assert set.intersection(*seen) == set()
+    low, high = result["interval"]["overall_accuracy"]
+    assert low <= np.mean([fold["overall_accuracy"] for fold in result["folds"]]) <= high
+
+
+def test_interval_is_that_of_students_t():
+    assert interval([1.0]) is None
+    assert interval([0.4, 0.6]) == pytest.approx([0.5 - 1.2706, 0.5 + 1.2706], abs=1e-3)
+
+
+def test_better_inputs_are_chosen(quick):
+    generator = np.random.default_rng(0)
+    classes, parts = np.arange(60) % 3, np.arange(60) // 6
+    noise = generator.normal(size=(60, 20))
+    tells = noise + 4 * np.eye(20)[classes]
+    assert choose({"spectra": [noise], "features": [tells]}, classes, parts, 0).inputs == "features"
+    choice = choose({"spectra": [noise, tells], "features": [noise]}, classes, parts, 0)
+    assert choice.inputs == "spectra" and choice.tuned.preparation == 1 and len(choice.scores) == 3
+
+
+@pytest.mark.parametrize("model", [None, "checkpoint"])
+def test_from_labels_to_a_map(model, quick, run_script, tmp_path, monkeypatch):
+    scene = write_small_scene(tmp_path / "data")
+    arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8, "--folds", 3]
+    arguments += ["--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "out"]
+    if model:
+        arguments += ["--model_name_or_path", write_small_checkpoint(tmp_path / "checkpoint")]
+        original = few_labels.tuned
+
+        def only_features(head, variants, *others):
+            found = original(head, variants, *others)
+            found.score *= len(variants) == 1  # of features there is one variant
+            return found
+
+        monkeypatch.setattr(few_labels, "tuned", only_features)
+    result = run_script(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Tested apart in space: overall accuracy" in result.stdout and "95 % interval over 3 folds" in result.stdout
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert ("features" if model else "spectra") in results["chosen"] and len(results["folds"]) == 3
+    assert "Finished before" in run_script(*arguments).stdout
+    mapped = ["predict_scene.py", scene / "images" / "scene.tif", "--model", tmp_path / "out", "--confidence"]
+    result = run_script(*mapped, "--output", tmp_path / "map.tif")
+    assert result.returncode == 0, result.stderr
+    _, labels = small_cube()
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        classes = dataset.read(1)
+    known = labels != UNLABELLED
+    assert (classes[known] == labels[known]).mean() > (0.6 if model else 0.95)
+    assert "finished before" in run_script(*mapped, "--output", tmp_path / "map.tif").stdout
+
+
+@pytest.mark.parametrize("model", ["random-forest", "svm"])
+def test_classifiers_of_the_comparison_are_mapped_as_they_predicted(model, run_script, tmp_path):
+    scene = write_small_scene(tmp_path / "data")
+    arguments = ["run_classification.py", "--data_dir", scene, "--model", model, "--output_dir", tmp_path / "out"]
+    areas = ["--train_area", "0,24,0,22", "--test_area", "0,24,28,52", "--class_names", ",".join(CLASS_NAMES)]
+    assert run_script(*arguments, *areas).returncode == 0
+    mapped = ["predict_scene.py", scene / "images" / "scene.tif", "--model", tmp_path / "out"]
+    result = run_script(*mapped, "--output", tmp_path / "map.tif")
+    assert result.returncode == 0, result.stderr
+    _, labels = small_cube()
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        classes = dataset.read(1)[:, 28:]
+    known = labels[:, 28:] != UNLABELLED
+    accuracy = json.loads((tmp_path / "out" / "all_results.json").read_text())["overall_accuracy"]
+    assert (classes[known] == labels[:, 28:][known]).mean() == pytest.approx(accuracy)
+
+
+def test_rare_classes_are_named(quick, run_script, tmp_path):
+    _, labels = small_cube()
+    values = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    meadow = np.flatnonzero(values == 1)
+    values.flat[meadow[:-9]] = 0
+    scene = write_small_scene(tmp_path / "data", values=values)
+    arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8]
+    result = run_script(*arguments, "--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "out")
+    assert "fewer than 30 test pixels" in result.stdout and "meadow (9)" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--test_area", "0,9,0,9"], "--test_area: expected none with --model auto"),
+        (["--learning_rate", 1e-3], "--learning_rate: expected none with --model auto"),
+        (["--folds", 1], "--folds: expected at least 2, got 1"),
+        (["--block_size", 100], "several blocks of 100 pixels"),
+        (["--model_name_or_path", "/nothing/here"], "/nothing/here"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path):
+    scene = write_small_scene(tmp_path / "data")
+    command = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8, *arguments]
+    assert_one_clear_line(run_script(*command, "--output_dir", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
+def saved(folder, classifier, inputs="spectra"):
+    folder.mkdir()
+    save_classifier(folder, classifier, Description(inputs, "as_they_are", ["a", "b"], SEEN))
+    return folder
+
+
+def test_files_of_classifiers_run_nothing_and_point_nowhere(tmp_path):
+    spectra, classes = np.random.default_rng(0).normal(size=(40, 5)), np.arange(40) % 2
+    forest = RandomForestClassifier(3, random_state=0).fit(spectra, classes)
+    assert PixelPredictor(saved(tmp_path / "good", forest)).class_names == ["a", "b"]
+    # A branch that leads out of its tree would be followed into any memory
+    forest.estimators_[1].tree_.children_left[0] = 10**6
+    with pytest.raises(ValueError, match="a tree whose branches lead nowhere"):
+        PixelPredictor(saved(tmp_path / "leads_out", forest))
+    with pytest.raises(ValueError, match="expected a classifier of scikit-learn alone"):
+        PixelPredictor(saved(tmp_path / "code", FunctionTransformer(json.loads)))
+    with pytest.raises(ValueError, match="expected classes below 2"):
+        PixelPredictor(saved(tmp_path / "classes", DummyClassifier().fit(spectra, np.arange(40) % 3)))
+    cut = saved(tmp_path / "cut", DummyClassifier().fit(spectra, classes)) / "classifier.skops"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="classifier.skops: expected a classifier of scikit-learn, got"):
+        PixelPredictor(cut.parent)
+    other = saved(tmp_path / "other", DummyClassifier().fit(spectra, classes)) / "classifier.json"
+    other.write_text(json.dumps({"inputs": "spectra"}))
+    with pytest.raises(ValueError, match="classifier.json: expected what a classifier sees, got"):
+        PixelPredictor(other.parent)
+    assert zipfile.is_zipfile(tmp_path / "good" / "classifier.skops") and skops.io.get_untrusted_types

@@ -24,6 +24,7 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import gradio as gr
 from transformers.utils import logging as transformers_logging
 
 from datasets_loading.files import only_writer
@@ -38,18 +39,25 @@ EXAMPLES = {"Fields and forest": 3, "Town and water": 11, "Mountains": 5}
 
 EXAMPLE_SIDE = 256
 KEPT_SCENES = 4
-PICTURES = ("true color", "features", "similar pixels", "land cover")
+PICTURES = {
+    "true color": "at 640, 550 and 460 nm",
+    "features": "three main directions as colors",
+    "similar pixels": "unlike<span></span>like the pixel",
+    "land cover": "the most probable class",
+}
+"""What is shown of a scene, with a caption each."""
+
 STYLE = """
 .gradio-container { max-width: 1500px !important; }
-.legend { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0; }
-.legend td { padding: 1px 6px; border: 0; }
+#status { font-size: 0.85rem; overflow-wrap: anywhere; }
+.caption { display: flex; align-items: center; gap: 0.5rem; font-size: 0.85rem; opacity: 0.8; }
+.caption span { flex: 1; height: 0.7rem; border-radius: 2px;
+  background: linear-gradient(to right, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
+.legend { border-collapse: collapse; width: 100%; font-size: 0.85rem; margin: 0 !important; border: 0 !important; }
+.legend tr, .legend td { padding: 1px 5px !important; border: 0 !important; }
 .legend td:nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: 2px; vertical-align: middle; }
-.heat { display: flex; align-items: center; gap: 0.5rem; font-size: 0.85rem; }
-.heat span { flex: 1; height: 0.7rem; border-radius: 2px;
-  background: linear-gradient(to right, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4); }
 """
-HEAT = '<div class="heat">unlike the pixel<span></span>like it</div>'
 ABOUT = """# HSST: what a model sees in a hyperspectral image
 Click on a pixel: the plot shows its spectrum, and how the model fills in the bands that were hidden from it. Pixels
 whose features are similar light up."""
@@ -74,12 +82,10 @@ def message_of(error: BaseException) -> str:
 @contextmanager
 def as_gradio_error() -> Iterator[None]:
     """Errors about files as a line in a box on the page."""
-    import gradio
-
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
-        raise gradio.Error(message_of(error), duration=None, print_exception=False) from None
+        raise gr.Error(message_of(error), duration=None, print_exception=False) from None
 
 
 class Gallery:
@@ -152,9 +158,8 @@ def view_pixel(explored: Explored, row: int, column: int) -> list[Any]:
     ]
 
 
-def build_page(gallery: Gallery) -> Any:
-    """The page, a `gradio.Blocks`."""
-    import gradio as gr
+def build_page(gallery: Gallery) -> gr.Blocks:
+    """The page."""
 
     def opened(key: str) -> list[Any]:
         explored = gallery[key]
@@ -186,34 +191,25 @@ def build_page(gallery: Gallery) -> Any:
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 example = gr.Radio(list(EXAMPLES), value=next(iter(EXAMPLES)), label="Simulated scenes")
-                status = gr.HTML()
+                status = gr.HTML(elem_id="status", padding=False)
             with gr.Column(scale=1, min_width=260):
-                files = gr.File(
-                    file_count="multiple",
-                    label="Your scene: GeoTIFF, ENVI (image and header) or STAC item",
-                    height=130,
-                )
+                label = "Your scene: GeoTIFF, ENVI with header, STAC item"
+                files = gr.File(file_count="multiple", label=label, height=150)
                 upload = gr.Button("Show my scene", size="sm")
         with gr.Row():
             pictures = []
-            for name in PICTURES:
+            for name, caption in PICTURES.items():
                 with gr.Column(scale=1, min_width=240):
-                    pictures.append(
-                        gr.Image(
-                            label=name,
-                            format="png",
-                            interactive=False,
-                            buttons=["fullscreen"],
-                            elem_id=name.replace(" ", "_"),
-                        )
-                    )
-                    if name == "similar pixels":
-                        gr.HTML(HEAT)
-                    if name == "land cover":
-                        legend = gr.HTML()
-                        download = gr.DownloadButton("Download the map (GeoTIFF)", size="sm")
-        text = gr.HTML(elem_id="pixel")
-        plot = gr.Plot(show_label=False, elem_id="spectrum", format="png")
+                    name_of: dict[str, Any] = {"label": name, "elem_id": name.replace(" ", "_")}
+                    pictures.append(gr.Image(format="png", interactive=False, buttons=["fullscreen"], **name_of))
+                    gr.HTML(f'<div class="caption">{caption}</div>', padding=False)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=480):
+                text = gr.HTML(elem_id="pixel", padding=False)
+                plot = gr.Plot(show_label=False, elem_id="spectrum", format="png")
+            with gr.Column(scale=1, min_width=240):
+                legend = gr.HTML()
+                download = gr.DownloadButton("Download the map (GeoTIFF)", size="sm")
         shown_at_click = [*pictures, plot, text]
         outputs = [key, status, *shown_at_click, legend, download]
         waiting: dict[str, Any] = {
@@ -227,15 +223,18 @@ def build_page(gallery: Gallery) -> Any:
         upload.click(show_files, files, **waiting)
         for picture in pictures:
             picture.select(
-                show_pixel, key, shown_at_click, show_progress="hidden", concurrency_limit=4, concurrency_id="clicks"
+                show_pixel,
+                key,
+                shown_at_click,
+                show_progress="hidden",
+                trigger_mode="multiple",
+                concurrency_limit=4,
             )
     return page
 
 
-def page_theme() -> Any:
+def page_theme() -> gr.Theme:
     """A theme with the fonts of the visitor's system: none are fetched."""
-    import gradio as gr
-
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 

@@ -75,7 +75,9 @@ class Browser:
         end = time.monotonic() + seconds
         while not (value := self.evaluate(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
             if time.monotonic() > end:
-                raise TimeoutError(f"{expression}; the page says: {self.evaluate('document.body.innerText')[-1500:]}")
+                raise TimeoutError(
+                    f"{expression[:200]}; the page says: {self.evaluate('document.body.innerText')[-1500:]}"
+                )
             time.sleep(0.02)
         return value
 

@@ -349,7 +349,7 @@ def plot_pixel(explored: Explored, row: int, column: int) -> Figure:
     """The spectrum of a pixel, and what the model makes of the bands that were hidden from it, which are shaded."""
     spectrum = explored.spectra[:, row, column].astype(np.float64)
     wavelengths = explored.wavelengths[explored.model_bands]
-    figure = Figure(figsize=(12, 3.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 3.9), dpi=130, layout="constrained")
     axis = figure.subplots()
     predicted = {RECONSTRUCTED: (explored.reconstruction[:, row, column].astype(np.float64), {"color": "#d1495b"})}
     plot_spectrum(axis, wavelengths, spectrum[explored.model_bands], predicted, explored.hidden)

@@ -34,7 +34,7 @@ from hsst.support.command_line import one_line_errors, shown
 from hsst.support.explored_scene import Explored, Models, Report, explore, load_models
 from hsst.support.uploads import LARGEST_UPLOAD, gather_upload, open_checked, without_folder
 
-EXAMPLES = {"Fields and forest": 3, "Town and water": 11, "Mountains": 5}
+EXAMPLES = {"Fields": 3, "Lakes and forest": 11, "City and river": 5}
 """Seeds of the simulated scenes."""
 
 EXAMPLE_SIDE = 256

@@ -15,8 +15,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +78,13 @@ def message_of(error: BaseException) -> str:
     return html.escape(shown(str(error) or type(error).__name__))
 
 
-@contextmanager
-def as_gradio_error() -> Iterator[None]:
-    """Errors about files as a line in a box on the page."""
+def answered(answer: Callable[[], list[Any]], count: int) -> list[Any]:
+    """The answer for `count` parts of the page; where files are bad, a box with one line, and all parts stay."""
     try:
-        yield
+        return answer()
     except (ValueError, OSError, MemoryError) as error:
-        raise gr.Error(message_of(error), duration=None, print_exception=False) from None
+        gr.Warning(message_of(error), duration=None)
+        return [gr.skip()] * count
 
 
 class Gallery:
@@ -161,29 +160,33 @@ def view_pixel(explored: Explored, row: int, column: int) -> list[Any]:
 def build_page(gallery: Gallery) -> gr.Blocks:
     """The page."""
 
-    def opened(key: str) -> list[Any]:
+    def opened(key: str, example_name: str | None) -> list[Any]:
         explored = gallery[key]
         name, size = (html.escape(str(text)) for text in explored.name)
         view = view_pixel(explored, *explored_scene.first_pixel(explored))
-        return [key, f"<b>{name}</b><br>{size}", *view, str(explored.legend), str(gallery.map_of(key))]
+        return [example_name, key, f"<b>{name}</b><br>{size}", *view, str(explored.legend), str(gallery.map_of(key))]
 
     def show_example(name: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        with as_gradio_error():
-            return opened(gallery.show_example(name, lambda share, what: progress(share, desc=what)))
+        def report(share: float, what: str) -> None:
+            progress(share, desc=what)
+
+        return answered(lambda: opened(gallery.show_example(name, report), name), len(outputs))
 
     def show_files(files: list[str] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        with as_gradio_error():
-            return opened(gallery.show_files(files, lambda share, what: progress(share, desc=what)))
+        def report(share: float, what: str) -> None:
+            progress(share, desc=what)
+
+        return answered(lambda: opened(gallery.show_files(files, report), None), len(outputs))
 
     def show_pixel(key: str, click: gr.SelectData) -> list[Any]:
-        with as_gradio_error():
+        def look() -> list[Any]:
             explored = gallery[key]
             times = explored_scene.enlargement(explored)
-            column, row = (
-                min(int(place) // times, side - 1)
-                for place, side in zip(click.index, explored.shape[::-1], strict=True)
-            )
+            places = zip(click.index[::-1], explored.shape, strict=True)
+            row, column = (min(int(place) // times, side - 1) for place, side in places)
             return view_pixel(explored, row, column)
+
+        return answered(look, len(shown_at_click))
 
     with gr.Blocks(title="HSST", analytics_enabled=False, delete_cache=(3600, 7200)) as page:
         gr.Markdown(ABOUT)
@@ -211,7 +214,7 @@ def build_page(gallery: Gallery) -> gr.Blocks:
                 legend = gr.HTML()
                 download = gr.DownloadButton("Download the map (GeoTIFF)", size="sm")
         shown_at_click = [*pictures, plot, text]
-        outputs = [key, status, *shown_at_click, legend, download]
+        outputs = [example, key, status, *shown_at_click, legend, download]
         waiting: dict[str, Any] = {
             "outputs": outputs,
             "show_progress_on": [pictures[0]],
@@ -244,6 +247,11 @@ def default_source(name: str) -> str:
     return str(folder) if folder.is_dir() else f"hsg-aiml/{name}"
 
 
+def default_cache() -> Path:
+    """The folder that HSST_SPACE_CACHE names, or one in the home folder."""
+    return Path(os.environ.get("HSST_SPACE_CACHE") or "~/.cache/hsst_space").expanduser()
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)), help="(7860)")
@@ -256,9 +264,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--landcover", default=default_source("hsst-enmap-landcover"), help="model with a classification head"
     )
-    parser.add_argument(
-        "--cache", type=Path, default=Path.home() / ".cache" / "hsst_space", help="folder for scenes and maps"
-    )
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for scenes and maps")
     parser.add_argument(
         "--example_size", type=int, default=EXAMPLE_SIDE, help="side of the simulated scenes in pixels (256)"
     )

@@ -40,7 +40,7 @@ HIDDEN_BLOCKS = slice(1, None, 3)
 
 EXCLUDED = ("outside", "cloud", "shadow")
 BATCH = 64
-ROWS_OF_A_STRIP = 64
+ROWS_OF_A_STRIP = 32  # few, for the progress
 BACKGROUND = (0.93, 0.94, 0.95)
 RECONSTRUCTED = "reconstruction by the model"
 

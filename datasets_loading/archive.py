@@ -3,7 +3,7 @@
 Follows the STAC API at https://geoservice.dlr.de/eoc/ogc/stac/v1. The catalogue is open to all; files are served to
 registered users, whose login is found as `datasets_loading.stac_items` does. What is brought has the archive's own
 file names, in a folder for each product, which appears when all of it is there: readers take a quality layer that is
-missing as clear. Needs pystac-client: `pip install "hsst[find]"`.
+missing as clear.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 * `DesisFile`: DESIS Product Guide and L2A ATBD (DLR): GeoTIFF with METADATA.xml, levels L1B, L1C and L2A.
 
 Each is a `RasterFile`: numbers as stored, bands in the order of the file, and what the file states about them. HDF5 is
-read with h5py, which the extra `spectrometers` installs. `open_spectrometer` finds the reader that a path needs.
+read with h5py. `open_spectrometer` finds the reader that a path needs.
 """
 
 from __future__ import annotations
@@ -540,7 +540,7 @@ def _import_h5py(path: Path) -> Any:
     try:
         return importlib.import_module("h5py")
     except ImportError:
-        raise ProductError(f'{path}: an HDF5 file, which needs h5py: pip install "hsst[spectrometers]"') from None
+        raise ProductError(f"{path}: an HDF5 file, which needs h5py: pip install h5py") from None
 
 
 def _read_cube(dataset: Any, bands: np.ndarray, rows: slice, columns: slice, band_axis: int) -> np.ndarray:

@@ -5,7 +5,6 @@ polygon labels the pixels whose centers lie in it, as in GDAL (gdal.org/programs
 the pixel it lies in. A polygon that holds no center, which GDAL drops, labels the pixel of a point inside it. A pixel
 that two classes claim has no label.
 
-Shapely and pyogrio are optional: `pip install "hsst[vector]"`.
 """
 
 from __future__ import annotations
@@ -222,7 +221,7 @@ def _optional(module: str, where: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError:
-        raise ProductError(f'{where}: vector labels need {module}: pip install "hsst[vector]"') from None
+        raise ProductError(f"{where}: vector labels need {module}: pip install pyogrio shapely") from None
 
 
 def _read_with_gdal(path: Path, class_column: str | None, where: str) -> _Read:

@@ -437,7 +437,7 @@ class HSSTAttention(nn.Module):
             num_sequences = hidden_states.shape[1]
             attention_mask = self.position_bias.add_to(attention_mask, places, num_sequences, query.dtype)
         # Masks of flex attention cannot be cut
-        if len(query) > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
+        if query.shape[0] > MAX_SEQUENCES and (attention_mask is None or isinstance(attention_mask, torch.Tensor)):
             attention_interface = in_chunks(attention_interface)
         dropout = self.attention_dropout if self.training else 0.0
         attn_output, attn_weights = attention_interface(
@@ -845,8 +845,12 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
 
 
 def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    """Mean cross-entropy over the labeled pixels or windows; 0 in a batch without any, as few labels bring about."""
+    """
+    Mean cross-entropy over the labeled pixels or windows; 0 in a batch without any, as few labels bring about. Negative
+    labels (-1, and -100 as everywhere in transformers) mean none as well as `ignore_index` does.
+    """
     labels = labels.to(logits.device).long()
+    labels = labels.masked_fill(labels < 0, ignore_index)
     loss = nn.functional.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
     return loss / (labels != ignore_index).sum().clamp(min=1)
 

@@ -74,7 +74,7 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
         for line in listed
         if re.match(rf"{re.escape(package)}\b(?!-)", line) and (found := re.search(r"extra == ['\"](\w+)['\"]", line))
     )
-    extra = next((name for name in extras if name != "dev"), None)
+    extra = next((name for name in extras if name != "dev"), None)  # the others came with this package
     wanted = package if extra is None else f"hsst[{extra}]"
     return f'needs {package}, which is not installed: pip install "{wanted}"'
 

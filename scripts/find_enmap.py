@@ -205,7 +205,7 @@ def main() -> None:
         except ImportError as error:
             if error.name not in ("pystac", "pystac_client", "requests", "urllib3"):
                 raise
-            raise ValueError(f'expected the package {error.name}, got none: pip install "hsst[find]"') from None
+            raise ValueError(f"expected the package {error.name}, got none: pip install pystac-client") from None
         from rasterio.windows import Window
 
         from datasets_loading.files import write_json, write_text

@@ -193,7 +193,7 @@ def test_bad_scenes(folder):
         features.transform(np.full((2, 20), np.nan))
 
 
-def test_the_program_writes_a_raster_and_a_picture(folder, run_script, tmp_path):
+def test_the_program_writes_a_raster_and_a_picture(folder, run_script, tmp_path, real_figures):
     """What `extract_features` gives, with the place of the scene, and nothing twice."""
     pixels = image(20, 33)
     pixels[:, :4, :9] = -32768

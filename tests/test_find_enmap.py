@@ -75,6 +75,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.usefixtures("real_figures")
 def test_search_to_table_and_picture(find, archive: Archive, tmp_path: Path):
     moved = TRANSFORM @ TRANSFORM.translation(100, 60)
     for number in range(7, 11):
@@ -204,7 +205,10 @@ def test_a_download_that_is_ended_is_gone_on_with(find, archive: Archive, tmp_pa
         time.sleep(0.02)
     process.send_signal(way)
     _, error = process.communicate(timeout=10)  # though the server is silent
-    ends = {signal.SIGTERM: (143, b"find_enmap.py: terminated"), signal.SIGINT: (130, b"find_enmap.py: interrupted")}
+    ends = {
+        signal.SIGTERM: (143, b"hsst find_enmap: terminated"),
+        signal.SIGINT: (130, b"hsst find_enmap: interrupted"),
+    }
     code, line = ends.get(way, (-way, b""))
     assert process.returncode == code and line in error and b"Traceback" not in error
     assert not (tmp_path / "products" / NAME).exists()
@@ -359,7 +363,7 @@ def test_bad_arguments_are_answered_at_once():
 def test_a_package_that_is_missing(find, monkeypatch):
     monkeypatch.delitem(sys.modules, "datasets_loading.archive")
     monkeypatch.setitem(sys.modules, "pystac_client", None)
-    assert_one_clear_line(find(*BOX), "pystac_client", 'pip install "hsst[find]"')
+    assert_one_clear_line(find(*BOX), "pystac_client", "pip install pystac-client")
 
 
 @pytest.mark.parametrize("kind", ["closed", "no json", "no catalogue", "page", "busy", "no item", "no list"])

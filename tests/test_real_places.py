@@ -74,7 +74,7 @@ def test_gains_are_over_the_best_head_on_spectra():
     assert gain([np.array([0.1, 0.1]), np.array([0.1, 0.1])])["low"] == pytest.approx(0.1)
 
 
-def test_command(run_script, tmp_path, monkeypatch):
+def test_command(run_script, tmp_path, monkeypatch, real_figures):
     """Computes each row once, whenever it is stopped."""
     checkpoint = write_small_checkpoint(tmp_path / "model")
     monkeypatch.setattr(

@@ -65,7 +65,7 @@ def test_enmap_dfc_runs_on_the_papers_tiles(few_tiles, run_script, tmp_path) -> 
     assert summary["comparisons_to_scratch"][0]["baseline"] == "hsst-scratch"
 
 
-def test_houston_runs_on_the_contests_areas_with_a_checkpoint_for_enmap(run_script, tmp_path) -> None:
+def test_houston_runs_on_the_contests_areas_with_a_checkpoint_for_enmap(run_script, tmp_path, real_figures) -> None:
     torch.manual_seed(0)
     bands = np.linspace(420, 1000, 20)
     checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=bands, window_size=8)

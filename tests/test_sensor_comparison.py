@@ -1,5 +1,6 @@
 """Sensors made from one scene, images with a checkpoint's bands, and the three ways beside each other."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, wr
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
+from datasets_loading.simulation.spectra import simulate_spectral_library
 from hsst.experiments.baselines import ModelOptions, run_model, settings_for
 from hsst.experiments.sensors import (
     ADAPTED,
@@ -57,7 +59,9 @@ def test_a_sensor_sees_the_spectrum_of_the_scene():
     assert (seen[3] == ENMAP.nodata).all() and (seen[:, 1, 2] == ENMAP.nodata).all()
 
 
-def test_the_same_scene_for_every_sensor():
+def test_the_same_scene_for_every_sensor(monkeypatch):
+    few = functools.partial(simulate_spectral_library, spectra_per_material=4)
+    monkeypatch.setattr("datasets_loading.simulation.scene.simulate_spectral_library", few)
     given = {"size": 40, "block_size": 8, "window_size": 4}
     first, second = simulate_sensors(list(SIMULATED_SENSORS)[:2], seed=5, num_scenes=2, **given)
     [alone] = simulate_sensors(list(SIMULATED_SENSORS)[:1], seed=6, **given)

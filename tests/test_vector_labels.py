@@ -504,7 +504,7 @@ def test_features_that_the_image_has_no_coordinates_for_are_outside(tmp_path):
 def test_missing_libraries_are_named_with_the_way_to_install_them(tmp_path, monkeypatch, missing):
     path = write(tmp_path / "a.gpkg", [point(1, 1)], ["a"])
     monkeypatch.setitem(sys.modules, missing, None)
-    refusal(path, f'vector labels need {missing}: pip install "hsst[vector]"')
+    refusal(path, f"vector labels need {missing}: pip install pyogrio shapely")
 
 
 def test_geopandas_and_pyproj_are_not_needed(tmp_path, monkeypatch):

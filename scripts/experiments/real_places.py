@@ -390,6 +390,11 @@ def places_table(result: Mapping[str, Any]) -> str:
             ]
             rows.append([place, str(labels), *cells])
     header = ["macro F1", "labels per class", *("best on spectra" if name == "spectra" else name for name in inputs)]
+    return f"{markdown_table(header, rows)}\n\n{gains_table(result)}"
+
+
+def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) -> str:
+    """Markdown of what inputs gain on average over places."""
     lines = [
         [
             f"{entry['inputs']} over {'the best on spectra' if entry['to'] == 'spectra' else 'the untrained network'}",
@@ -398,9 +403,9 @@ def places_table(result: Mapping[str, Any]) -> str:
             f"{entry['better']} of {entry['places']}",
         ]
         for entry in result["gains"]
+        if inputs is None or entry["inputs"] in inputs
     ]
-    gains = markdown_table(["points of macro F1", "labels per class", "mean (95 % interval)", "better in"], lines)
-    return f"{markdown_table(header, rows)}\n\n{gains}"
+    return markdown_table(["points of macro F1", "labels per class", "mean (95 % interval)", "better in"], lines)
 
 
 def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:

@@ -18,7 +18,7 @@ from hsst.build_model_card import sources_table
 from hsst.experiments.ablation import ladder_table, mask_table
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
-from hsst.experiments.real_places import places_table
+from hsst.experiments.real_places import gains_table, places_table
 from hsst.experiments.reconstruction import reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.experiments.speed import speed_table
@@ -91,6 +91,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "pretraining_on_potsdam": pretraining_on_potsdam,
     "real_places": lambda: places_table(result("real_places")),
+    "real_places_gains": lambda: gains_table(result("real_places"), ["hsst-enmap"]),
     "soak": soak,
     "faults": faults,
     "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),

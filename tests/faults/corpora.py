@@ -54,10 +54,9 @@ def copied(change: Change, part: str = "corpus") -> Change:
 def understand(folder: Path) -> str:
     """All tiles and statistics of a corpus, as a digest."""
     tiles = read_corpus(folder / "corpus", streaming=True)
-    numbers = tiles.statistics
-    places = [
-        values for values in (numbers.wavelengths, numbers.fwhm, numbers.mean, numbers.std) if values is not None
-    ]
+    moments = tiles.moments
+    assert moments is not None
+    places = [values for values in (tiles.wavelengths, tiles.fwhm, moments.mean, moments.std) if values is not None]
     return fingerprint(*tiles, *places, "".join(tiles.names))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from archive_server import small_item, write_archive_files, write_item
 from browser import BROWSER, open_browser
 from PIL import Image
 
@@ -288,6 +289,16 @@ def test_a_wavelength_file_may_lie_beside(tmp_path):
     files = [path, path.with_suffix(".hdr"), tmp_path / "wavelengths.txt"]
     with uploads.open_checked(uploads.gather_upload(files, folder)) as scene:
         assert scene.wavelengths.tolist() == [450, 550, 650]
+
+
+def test_an_item_opens_with_its_files_beside(tmp_path):
+    """Files of the archive, as a visitor downloads them; the item names them by their addresses there."""
+    files = [*write_archive_files(tmp_path / "archive").iterdir()]
+    item = write_item(tmp_path / "item.json", small_item())
+    folder = tmp_path / "together"
+    folder.mkdir()
+    with uploads.open_checked(uploads.gather_upload([item, *files], folder)) as scene:
+        assert scene.product is not None and len(scene.wavelengths) == 12
 
 
 def test_a_click_on_a_scene_of_256_pixels_takes_less_than_a_second(app, explored):

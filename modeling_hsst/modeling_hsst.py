@@ -846,8 +846,8 @@ class HSSTForSemanticSegmentation(HSSTPreTrainedModel):
 
 def labelled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
     """
-    Mean cross-entropy over the labeled pixels or windows; 0 in a batch without any, as few labels bring about. Negative
-    labels (-1, and -100 as everywhere in transformers) mean none as well as `ignore_index` does.
+    Mean cross-entropy over the labeled pixels or windows; 0 in a batch without any, as few labels bring about. Labels
+    below 0 (-1, and -100 as everywhere in transformers) mean none, as `ignore_index` does.
     """
     labels = labels.to(logits.device).long()
     labels = labels.masked_fill(labels < 0, ignore_index)

@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": ("simulate_enmap", "write scenes in the official format, with labels"),
     "reconstruct": ("plot_reconstruction", "draw what a pre-trained model makes of hidden values"),
     "convert": ("convert_maskedsst_checkpoint", "turn checkpoints of the paper's code into model folders"),
+    "export": ("export_onnx", "write a model as ONNX, for programs without PyTorch"),
     "publish": ("publish", "check a model and its card, and upload them to the Hub"),
 }
 """The script of each command, and what it does."""

@@ -7,7 +7,7 @@ The input is `pixel_values`, float32 (batch, bands, height, width): standardized
 model gives them. The output is `logits`, float32 (batch, classes, height, width) of models that classify pixels, or
 `features`, (batch, blocks * positions, width), of those without a head. Batches of up to 512 windows, of the
 model's size. Needs
-`pip install onnx onnxscript onnxruntime`.
+`pip install "hsst[onnx]"`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def export(source: str, output: Path) -> float:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so late
         import torch
     except ImportError as error:
-        raise ValueError(f"expected the package {error.name}, got none: pip install onnx onnxscript onnxruntime") from None
+        raise ValueError(
+            f"expected the package {error.name}, got none: pip install onnx onnxscript onnxruntime"
+        ) from None
     from hsst.support.features import load_encoder
     from hsst.support.model_sources import load_classifier, read_config
 
@@ -94,7 +96,9 @@ def export(source: str, output: Path) -> float:
                 raise ValueError(f"{output}: expected outputs {tuple(expected.shape)}, got {tuple(found.shape)}")
             largest = max(largest, float((found - expected).abs().max() / expected.std()))
         if not largest <= LARGEST_DIFFERENCE:
-            raise ValueError(f"{output}: expected the model's outputs to {LARGEST_DIFFERENCE}, got {largest:.1e} apart")
+            raise ValueError(
+                f"{output}: expected the model's outputs to {LARGEST_DIFFERENCE}, got {largest:.1e} apart"
+            )
     return largest
 
 

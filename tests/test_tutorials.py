@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 import datasets_loading.simulation.scene
 from datasets_loading.simulation.spectra import simulate_spectral_library
@@ -16,7 +17,7 @@ from datasets_loading.simulation.spectra import simulate_spectral_library
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "manual" / "tutorials"
 # A forest is not small: it chooses among six settings, by growing five hundred trees for each
-SMALL = {"size = 128": "size = 32", "steps = 200": "steps = 2", '"random-forest"': '"knn"'}
+SMALL = {"size = 128": "size = 32", "steps = 200": "steps = 2", "steps = 100": "steps = 2", '"random-forest"': '"knn"'}
 
 
 def code_of(name, small):
@@ -25,7 +26,6 @@ def code_of(name, small):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
     assert {language for language, _ in blocks} <= {"python", "bash"}
     python = [block for language, block in blocks if language == "python"]
-    assert "size = 128" in "".join(python)
     for there, instead in SMALL.items() if small else ():
         python = [block.replace(there, instead) for block in python]
     return python, [block for language, block in blocks if language == "bash"]
@@ -88,6 +88,35 @@ def test_fine_tune_and_map_a_scene(small, capfd, run_script):
     assert Path("outputs/tutorials/map.html").is_file() and Path("outputs/tutorials/map_confidence.tif").is_file()
 
 
+def test_fine_tune_with_trainer(small, capfd):
+    names = run("fine_tune_with_trainer.md", small)
+    assert names["trainer"].state.global_step == names["steps"]
+    assert names["land_cover"]["classes"].shape == names["scene"].labels.shape
+    assert "eval_macro_f1" in capfd.readouterr().out
+    assert Path("outputs/tutorials/with_trainer/preprocessor_config.json").is_file()
+
+
+def test_lora_compile_onnx(small, run_script, monkeypatch):
+    """Each block, and the command before the one that reads what it wrote."""
+    for package in ("peft", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    if small:
+        monkeypatch.setattr(torch, "compile", lambda model: model)  # compiling takes most of the time
+    python, (command,) = code_of("lora_compile_onnx.md", small)
+    names = {"__name__": "tutorial"}
+    for block in python[:-1]:
+        exec(block, names)
+    assert names["losses"][-1] < names["losses"][0] and names["agree"] > 0.98 and names["difference"] < 1e-5
+    words = shlex.split(command)
+    assert words[:2] == ["python", "scripts/export_onnx.py"]
+    result = run_script("export_onnx.py", *words[2:])
+    assert result.returncode == 0 and "standard deviations at most" in result.stdout, result.stderr
+    exec(python[-1], names)
+    with torch.inference_mode():
+        expected = names["merged"](names["windows"]).logits.numpy()
+    np.testing.assert_allclose(names["logits"], expected, atol=1e-4)
+
+
 def test_every_tutorial_is_run():
-    tested = set(re.findall(r'run\("(\w+\.md)"', Path(__file__).read_text(encoding="utf-8")))
+    tested = set(re.findall(r'(?:run|code_of)\("(\w+\.md)"', Path(__file__).read_text(encoding="utf-8")))
     assert tested == {path.name for path in TUTORIALS.glob("*.md")}

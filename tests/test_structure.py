@@ -89,6 +89,7 @@ def test_data_knows_neither_model_nor_scripts(path: Path) -> None:
 def test_files_are_opened_in_one_place() -> None:
     """Pixels enter by `datasets_loading.rasters`: nobody else opens an image of a user."""
     own_files = {
+        "scripts/support/explored_scene.py": "what it wrote itself",
         "scripts/support/map_writer.py": "maps are written",
         "scripts/support/scene_maps.py": "a map of an earlier run",
         "datasets_loading/simulation/product_writer.py": "simulated products are written",

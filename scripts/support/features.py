@@ -18,7 +18,7 @@ from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, rea
 from hsst.support.scene_maps import SETTINGS_TAG, settings_text
 from modeling_hsst import ArrayScene, HSSTImageProcessor, HSSTModel, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.modeling_hsst import HSSTPositionEmbeddings
-from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader
+from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader, select_bands
 
 logger = logging.get_logger(__name__)
 
@@ -127,22 +127,42 @@ def scene_features(
     batch_size = max(1, PIXELS_AT_ONCE // (window or min(encoder.config.window_size)) ** 2)
     settings = {"batch_size": batch_size, "chunk_size": 256, "pooling": pooling, "window": window, **settings}
     settings["brightness"] = brightness
-    features = SceneFeatures(encoder, processor, **settings)
+    SceneFeatures(encoder, processor, **settings)  # senseless settings are refused first
+    encoder, processor = fitted_to_scene(encoder, processor, scene, bool(settings.get("resample")))
+    return SceneFeatures(encoder, processor, **settings)
+
+
+def fitted_to_scene(
+    model: Any, processor: HSSTImageProcessor, scene: SceneReader, resample: bool = False
+) -> tuple[Any, HSSTImageProcessor]:
+    """
+    A model of any kind and its processor: as they are where the scene has the model's bands, and otherwise carried
+    over to the scene's bands, which the log says.
+
+    Args:
+        model: any HSST model.
+        processor: the processor that belongs to its weights.
+        scene: the scene.
+        resample: whether the model's bands may be resampled from the scene's.
+
+    Raises:
+        ValueError: the scene shares no band with the model, or has no wavelengths and another number of bands.
+    """
     try:
-        features.select_bands(scene)
-        return features
+        select_bands(scene, processor, model.config.num_channels, resample)
+        return model, processor
     except ValueError as error:
-        if scene.wavelengths is None or encoder.config.wavelengths is None:
+        if scene.wavelengths is None or model.config.wavelengths is None:
             raise
         reason = error
     bands = np.flatnonzero(scene.valid_bands)
     bands = bands[np.unique(scene.wavelengths[bands], return_index=True)[1]]  # in ascending order, each once
     fwhm = None if scene.fwhm is None else scene.fwhm[bands].tolist()
     centers = scene.wavelengths[bands].tolist()
-    adapted = adapt_to_wavelengths(encoder, centers, fwhm)
+    adapted = adapt_to_wavelengths(model, centers, fwhm)
     adapted_processor = adapt_processor(processor, centers, fwhm)
     logger.info("%s: the model is carried over to its bands. %s", scene.name, reason)
-    return SceneFeatures(adapted, adapted_processor, **settings)
+    return adapted, adapted_processor
 
 
 def _of_scene(

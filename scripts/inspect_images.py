@@ -2,8 +2,8 @@
 
     python scripts/inspect_images.py scene.hdr products/* --output_dir outputs/images
 
-prints a row for each image, or why it is refused, and draws all of them in true colour (`images.png`); `images.json`
-holds the same. Exit code 2: an image cannot be read.
+prints a row for each image, or why it is refused. With --output_dir, `images.json` holds the same, and `images.png`
+draws all of them in true color. Exit code 2: an image cannot be read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGEST_PICTURE = 512
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", help="images and products, or patterns of them in quotes")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of images.json and images.png")
+    parser.add_argument("--output_dir", type=Path, help="folder of images.json and images.png (none)")
     add_reading_arguments(parser)
     return parser.parse_args()
 
@@ -105,7 +105,6 @@ def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("inspect_images.py"):
         paths = find_scenes(arguments.images)
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, Any]] = []
         pictures = []
         for path in tqdm(paths, desc="reading", unit="image"):
@@ -117,11 +116,13 @@ def main() -> None:
             except ValueError as error:
                 row = {"title": title, "refused": str(error).replace(f"{path}: ", "")}
             rows.append(row)
-        write_json(arguments.output_dir / "images.json", {"images": rows})
-        plot(arguments.output_dir / "images.png", rows, pictures)
         print(images_table(rows))
         refused = [row["title"] for row in rows if "refused" in row]
-    print(f"{arguments.output_dir / 'images.png'}: {len(pictures)} images")
+        if arguments.output_dir is not None:
+            arguments.output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.output_dir / "images.json", {"images": rows})
+            plot(arguments.output_dir / "images.png", rows, pictures)
+            print(f"{arguments.output_dir / 'images.png'}: {len(pictures)} images")
     if refused:
         print(
             f"inspect_images.py: {len(refused)} of {len(rows)} cannot be read: {', '.join(refused)}", file=sys.stderr

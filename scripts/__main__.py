@@ -13,6 +13,7 @@ PROGRAMS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if no
 
 COMMANDS = {
     "find": ("find_enmap", "search the EnMAP archive, and fetch scenes or parts of them"),
+    "explore": ("explore_scene", "draw features, land cover and a spectrum of a small scene"),
     "inspect": ("inspect_images", "show how files are read: bands, numbers, nodata"),
     "predict": ("predict_scene", "map the land cover of scenes with a fine-tuned model"),
     "features": ("predict_scene", "write the features that a model gives for each pixel of a scene"),

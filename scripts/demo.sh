@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job on an embedded default: simulates an EnMAP L2A product, pre-trains a small HSST on it and draws what the
-# model reconstructs. Some minutes on two CPU cores. Arguments go to run_mim.py, e.g.
+# The main jobs on an embedded default: simulates EnMAP L2A products, pre-trains a small HSST on one and draws what it
+# reconstructs, and draws what the published models make of another: features, land cover, hidden bands of a spectrum.
+# Some minutes on two CPU cores. Arguments go to run_mim.py, e.g.
 #   bash scripts/demo.sh --max_train_steps 100
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +21,10 @@ rm -rf "$products" "$output"
     --mask_type block \
     --dropout 0 \
     --per_device_train_batch_size 8 \
-    --max_train_steps 800 \
-    --validation_steps 400 \
+    --max_train_steps 600 \
+    --validation_steps 300 \
     --seed 0 \
     "$@"
+"$python" scripts/simulate_enmap.py --output_dir "$products/small" --size 96 --seed 5 --cloud_cover 0.03 --no_swath
+"$python" scripts/explore_scene.py "$products"/small/ENMAP*Z --output outputs/demo/scene.png
+echo "Look at outputs/demo/scene.png and $output"

@@ -187,7 +187,7 @@ def explore(scene: Scene, models: Models, map_path: Path, report: Report = lambd
     pictures = [
         visible_picture(spectra, scene.wavelengths, classes != NO_CLASS),
         on_background(features_as_colors(features)),
-        colors[np.where(classes == NO_CLASS, -1, classes)],
+        colors[np.where(classes == NO_CLASS, len(colors) - 1, classes)],
     ]
     in_range = f"{scene.wavelengths[0]:.0f} to {scene.wavelengths[-1]:.0f} nm"
     size = f"{scene.shape[0]} x {scene.shape[1]} pixels, {len(scene.wavelengths)} bands from {in_range}"
@@ -346,11 +346,19 @@ def marked(picture: np.ndarray, explored: Explored, row: int, column: int) -> np
 
 
 def plot_pixel(explored: Explored, row: int, column: int) -> Figure:
-    """The spectrum of a pixel, and what the model makes of the bands that were hidden from it, which are shaded."""
+    """A figure with `draw_pixel` alone."""
+    figure = Figure(figsize=(10, 3.9), dpi=130, layout="constrained")
+    draw_pixel(figure.subplots(), explored, row, column)
+    return figure
+
+
+def draw_pixel(axis: Any, explored: Explored, row: int, column: int) -> None:
+    """
+    Draws the spectrum of a pixel on an axis of matplotlib, and what the model makes of the bands that were hidden from
+    it, which are shaded.
+    """
     spectrum = explored.spectra[:, row, column].astype(np.float64)
     wavelengths = explored.wavelengths[explored.model_bands]
-    figure = Figure(figsize=(10, 3.9), dpi=130, layout="constrained")
-    axis = figure.subplots()
     predicted = {RECONSTRUCTED: (explored.reconstruction[:, row, column].astype(np.float64), {"color": "#d1495b"})}
     plot_spectrum(axis, wavelengths, spectrum[explored.model_bands], predicted, explored.hidden)
     axis.lines[0].set_data(*with_gaps(explored.wavelengths, spectrum))  # of all bands, not only the model's
@@ -363,7 +371,6 @@ def plot_pixel(explored: Explored, row: int, column: int) -> Figure:
     shading = Patch(color="#000000", alpha=0.07, lw=0, label="hidden from the model")
     above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3, "frameon": False}
     axis.legend(handles=[*axis.lines[:2], shading], fontsize=9, **above)
-    return figure
 
 
 def describe_pixel(explored: Explored, row: int, column: int) -> str:

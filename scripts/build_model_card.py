@@ -24,6 +24,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from datasets_loading.files import only_writer, write_json, write_text, written_into
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.other_labels import other_labels_table
+from hsst.experiments.real_places import gains_table
 from hsst.experiments.reconstruction import MODEL, reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.publish import CARD_NAME, check_sources, training_sources
@@ -43,6 +44,7 @@ MODEL_CLASSES: tuple[Any, ...] = (HSSTForMaskedImageModeling, HSSTForSemanticSeg
 EVALUATIONS = {
     "reconstruction": ("reconstruction.py", "a pre-trained model", "reconstruction_spectra.png"),
     "label_efficiency": ("label_efficiency.py", None, None),
+    "real_places": ("real_places.py", None, None),
     "sensors": ("sensors.py", None, None),
     "other_labels": ("other_labels.py", "one fine-tuned for land cover", "other_labels_map.png"),
 }
@@ -209,6 +211,8 @@ def model_card(
     if values["label_efficiency"]:
         values["label_efficiency_table"] = label_efficiency_table(values["label_efficiency"])
         values["about_few_labels"] = about_few_labels(values["label_efficiency"])
+    if values["real_places"]:
+        values["gains_table"] = gains_table(values["real_places"], [name])
     if values["sensors"]:
         values["sensor_table"] = sensor_table(values["sensors"])
     if values["other_labels"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets_loading.scenes import open_scene
 from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
@@ -47,7 +47,8 @@ def draw(explored: Explored, row: int, column: int, path: Path) -> None:
     from hsst.support.map_writer import class_colours
 
     figure = Figure(figsize=(13, 8.5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    above, below = halves
     titles = ("true color", "features: the three directions they differ most in", "land cover")
     axes = above.subplots(1, 3)
     for axis, picture, title in zip(axes, explored.pictures, titles, strict=True):

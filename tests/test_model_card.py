@@ -11,6 +11,7 @@ from test_hub_roundtrip import BLOCK, LOAD, PUSH, REPOSITORY, ROOT, run_client
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hsst.experiments.label_efficiency import label_efficiency_table
+from hsst.experiments.real_places import gains_table
 from hsst.experiments.reconstruction import reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.publish import stage_model_folder
@@ -104,7 +105,7 @@ def test_the_land_cover_model_is_ready_for_scenes():
 def test_holds_what_a_repository_needs_and_nothing_else():
     extra = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"}
     extra |= {"reconstruction.png", "reconstruction.json", "reconstruction_spectra.png"}
-    extra |= {"label_efficiency.json", "sensors.json"}
+    extra |= {"label_efficiency.json", "real_places.json", "sensors.json"}
     assert {path.name for path in FOLDER.iterdir()} == extra
 
 
@@ -142,7 +143,8 @@ def test_the_card_is_built_by_its_script(tmp_path, run_script):
     for name in ("config.json", "model.safetensors", "preprocessor_config.json", "all_results.json"):
         (model / name).write_bytes((FOLDER / name).read_bytes())
     (model / "figures" / "step_1.png").write_bytes((FOLDER / "reconstruction.png").read_bytes())
-    evaluations = ("--reconstruction", FOLDER, "--label_efficiency", FOLDER, "--sensors", FOLDER)
+    names = ("reconstruction", "label_efficiency", "real_places", "sensors")
+    evaluations = [word for name in names for word in (f"--{name}", FOLDER)]
     sources = ("--sources", "simulated", "neon", "--final")
     result = run_script("build_model_card.py", "--model", model, *evaluations, *sources, "--output", tmp_path / "card")
     assert result.returncode == 0, result.stderr
@@ -185,6 +187,13 @@ def test_docs_and_card_tell_the_same_of_other_sensors():
     assert label_efficiency_table(few_labels) in (LAND_COVER / "README.md").read_text()
     of_land_cover = json.loads((ROOT / "docs" / "results" / "sensors_landcover.json").read_text())
     assert of_land_cover == json.loads((LAND_COVER / "sensors.json").read_text())
+
+
+def test_docs_and_cards_tell_the_same_of_real_places():
+    there = json.loads((ROOT / "docs" / "results" / "real_places.json").read_text())
+    for folder in (FOLDER, LAND_COVER):
+        assert there == json.loads((folder / "real_places.json").read_text())
+        assert gains_table(there, [folder.name]) in (folder / "README.md").read_text()
 
 
 def test_docs_and_card_tell_the_same_of_other_labels():

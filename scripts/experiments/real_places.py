@@ -7,7 +7,7 @@ Single pixels. In each place half of its parts in space (blocks, fields, plots; 
 are for training, drawn anew with each seed; a few pixels of each class are drawn from them, and all pixels of the
 other parts are predicted. Every classifier chooses its preparation of the spectra and its penalty by cross-validation
 among the drawn pixels, in folds of parts. Each row goes into rows.jsonl as soon as it is computed, and is not computed
-again; results.json holds the scores, and real_places.md the table.
+again; real_places.json holds the scores, and real_places.md the table.
 """
 
 from __future__ import annotations
@@ -460,7 +460,7 @@ def main() -> None:
             rows = compute(arguments, arguments.output_dir)
             settings = {"models": [Path(source).name for source in arguments.model], "seeds": arguments.seeds}
             result = {"settings": settings, **summarize(rows)}
-            write_json(arguments.output_dir / "results.json", result)
+            write_json(arguments.output_dir / "real_places.json", result)
             write_text(arguments.output_dir / "real_places.md", places_table(result) + "\n")
             plot_gains(arguments.output_dir / "real_places.png", result)
     print(places_table(result))

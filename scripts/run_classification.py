@@ -424,10 +424,11 @@ def write_auto(
     names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
     names["with_derivatives"] = " as they are, of unit norm, and derivatives"
     title = f"{choice.head} on {choice.inputs}{names[preparation]}"
-    low, high = tested["interval"]["overall_accuracy"] or (float("nan"), float("nan"))
+    reach = tested["interval"]["overall_accuracy"]
+    between = "" if reach is None else f", 95 % interval over folds {reach[0]:.1%} to {reach[1]:.1%}"
     summary = (
-        f"overall accuracy {tested['overall_accuracy']:.1%} (95 % interval over {len(tested['folds'])} folds "
-        f"{low:.1%} to {high:.1%}), macro F1 {tested['macro_f1']:.1%}, {len(pixels.classes)} pixels"
+        f"overall accuracy {tested['overall_accuracy']:.1%} ({len(pixels.classes)} pixels in {len(tested['folds'])} "
+        f"folds{between}), macro F1 {tested['macro_f1']:.1%}"
     )
     matrix = np.asarray(tested["confusion_matrix"])
     with written_into(arguments.output_dir, last=RESULTS) as folder:

@@ -41,7 +41,6 @@ import numpy as np
 import torch
 import transformers
 from matplotlib.figure import Figure
-from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
 from datasets_loading.files import fingerprint, only_writer, write_json, written_whole
@@ -72,7 +71,7 @@ from hsst.run_classification import (
 from hsst.support.command_line import check_least, one_line_errors, parse_named
 from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
 from hsst.support.fine_tuning import FineTuningSettings
-from hsst.support.reports import markdown_table, shares_of
+from hsst.support.reports import interval, markdown_table, shares_of
 
 Row = Mapping[str, Any]
 TEXT_COLUMNS = ("model", "budget", "direction")
@@ -352,19 +351,6 @@ def pooled_scores(rows: Sequence[Row], directions: Sequence[str]) -> dict[tuple[
             totals = {name: sum(row[name] for row in chosen) for name in ("labels", "train_seconds")}
             pooled[key] = {**land_cover_scores(matrix), **totals, "parameters": chosen[0]["parameters"]}
     return pooled
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """
-    95 % interval of a mean after Student's t; None for fewer than three values. Bootstrapped percentiles of so few
-    values as there are seeds are too narrow: of five, they hold the mean in 84 % of the cases.
-    """
-    if len(values) < 3:
-        return None
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    # Not given the error as its scale, for which it takes no 0
-    low, high = (float(np.mean(values)) + reach * error for reach in student_t.interval(0.95, len(values) - 1))
-    return float(low), float(high)
 
 
 def described(values: Sequence[float | None]) -> dict[str, Any] | None:

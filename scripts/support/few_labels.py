@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import skops.io
 import torch
-from scipy.stats import t as student
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -37,6 +36,7 @@ from datasets_loading.splits import UNLABELLED
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
 from hsst.support.model_sources import weight_files
+from hsst.support.reports import interval
 from modeling_hsst import HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
@@ -279,14 +279,6 @@ def test_in_folds(
 
 
 test_in_folds.__test__ = False  # type: ignore[attr-defined]  # no test of pytest
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """95 % interval of the mean of values, None of fewer than two."""
-    if len(values) < 2:
-        return None
-    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return [float(np.mean(values)) - half, float(np.mean(values)) + half]
 
 
 def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.stats import t as student_t
 
 from datasets_loading.files import written_whole
 from datasets_loading.labelled_data import LabelledData
@@ -33,6 +34,19 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name
     return value
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """
+    95 % interval of a mean after Student's t; None for fewer than three values. Bootstrapped percentiles of so few
+    values as there are seeds are too narrow: of five, they hold the mean in 84 % of the cases.
+    """
+    if len(values) < 3:
+        return None
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    # Not given the error as its scale, for which it takes no 0
+    low, high = (float(np.mean(values)) + reach * error for reach in student_t.interval(0.95, len(values) - 1))
+    return float(low), float(high)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -335,7 +335,9 @@ def write_results(
             MODELS[arguments.model].kind == "pixels" and arguments.model != "knn"
         ):  # a tree of pixels cannot be checked
             seen = processor_settings(outcome.processor)
-            save_classifier(folder, outcome.model, Description("spectra", "as_they_are", list(data.class_names), seen))
+            names = list(data.class_names)
+            description = Description("spectra", "as_they_are", names, len(outcome.bands), seen)
+            save_classifier(folder, outcome.model, description)
         counts = {split: data.class_counts(split).tolist() for split in SPLITS}
         results = {
             **scores,
@@ -420,7 +422,8 @@ def write_auto(
     preparation = "as_they_are" if features else PREPARATIONS[choice.tuned.preparation].__name__
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
     processor = HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))
-    description = Description(choice.inputs, preparation, list(data.class_names), processor_settings(processor))
+    settings = processor_settings(processor)
+    description = Description(choice.inputs, preparation, list(data.class_names), len(pixels.bands), settings)
     names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
     names["with_derivatives"] = " as they are, of unit norm, and derivatives"
     title = f"{choice.head} on {choice.inputs}{names[preparation]}"

@@ -158,7 +158,7 @@ def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path):
 
 def saved(folder, classifier, inputs="spectra"):
     folder.mkdir()
-    save_classifier(folder, classifier, Description(inputs, "as_they_are", ["a", "b"], SEEN))
+    save_classifier(folder, classifier, Description(inputs, "as_they_are", ["a", "b"], 5, SEEN))
     return folder
 
 

@@ -295,12 +295,14 @@ class Description:
         inputs: "spectra", or "features" of the model in the same folder.
         preparation: name of one of `PREPARATIONS`.
         class_names: name of each class.
+        num_bands: of the spectra.
         processor: settings of the `HSSTImageProcessor` that gives spectra from stored numbers.
     """
 
     inputs: str
     preparation: str
     class_names: list[str]
+    num_bands: int
     processor: dict[str, Any]
 
 
@@ -362,7 +364,7 @@ class PixelPredictor(ScenePredictor):
         self.exclude, self.resample, self.scene_statistics = tuple(exclude), resample, False
         self.weight = torch.ones(1, 1)
         files = [folder / CLASSIFIER, folder / DESCRIPTION]
-        num_bands = len(self.processor.wavelengths or ()) or self.classifier.n_features_in_
+        num_bands = self.description.num_bands
         self.features = None
         if self.description.inputs == "features":
             self.features = HSSTFeatures(str(folder), self.processor.wavelengths, scale=1.0)

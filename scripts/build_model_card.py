@@ -22,24 +22,13 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from datasets_loading.files import only_writer, write_json, write_text, written_into
-from hsst.experiments.label_efficiency import label_efficiency_table
-from hsst.experiments.other_labels import other_labels_table
-from hsst.experiments.real_places import gains_table
-from hsst.experiments.reconstruction import MODEL, reconstruction_table
-from hsst.experiments.sensors import sensor_table
 from hsst.publish import CARD_NAME, check_sources, training_sources
 from hsst.support.command_line import one_line_errors
-from hsst.support.model_sources import load_model, read_config, read_processor
 from hsst.support.reports import markdown_table, without_folders
-from modeling_hsst import (
-    HSSTForImageClassification,
-    HSSTForMaskedImageModeling,
-    HSSTForSemanticSegmentation,
-)
 
 REPOSITORY = "hsg-aiml/hsst-enmap"
 TEMPLATE = Path(__file__).parent / "support" / "model_card.md"
-MODEL_CLASSES: tuple[Any, ...] = (HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTForImageClassification)
+MODEL_CLASSES = ("HSSTForMaskedImageModeling", "HSSTForSemanticSegmentation", "HSSTForImageClassification")
 # Argument, the command whose result file of this name it takes, the kind of model that it is about, and its figure
 EVALUATIONS = {
     "reconstruction": ("reconstruction.py", "a pre-trained model", "reconstruction_spectra.png"),
@@ -72,11 +61,15 @@ def main() -> None:
     with one_line_errors("build_model_card.py"):
         check_sources(arguments.sources, "--sources")
         results = read_results(arguments.model, "all_results", "run_mim.py or run_classification.py")
+        # Here, for help and refusals need not wait for torch
+        import modeling_hsst
+        from hsst.support.model_sources import load_model, read_config, read_processor
+
         config = read_config(str(arguments.model), "--model")
         architecture = (config.architectures or ["nothing"])[0]
-        classes = {model_class.__name__: model_class for model_class in MODEL_CLASSES}
-        if architecture not in classes:
-            raise ValueError(f"--model {arguments.model}: expected one of {', '.join(classes)}, got {architecture}")
+        if architecture not in MODEL_CLASSES:
+            expected = ", ".join(MODEL_CLASSES)
+            raise ValueError(f"--model {arguments.model}: expected one of {expected}, got {architecture}")
         land_cover = architecture != "HSSTForMaskedImageModeling"
         if land_cover:
             figures = {
@@ -96,7 +89,7 @@ def main() -> None:
             evaluations[name] = read_results(folder, name, command)
             if picture is not None:
                 figures[picture] = find_figure(folder, picture, command)
-        model = load_model(classes[architecture], str(arguments.model), config)
+        model = load_model(getattr(modeling_hsst, architecture), str(arguments.model), config)
         processor = read_processor(str(arguments.model), config)
         repository = arguments.repository or (f"{REPOSITORY}-landcover" if land_cover else REPOSITORY)
         card = model_card(
@@ -167,6 +160,12 @@ def model_card(
             card, or among its limits.
         scale: stored number of a reflectance of 1.
     """
+    from hsst.experiments.label_efficiency import label_efficiency_table
+    from hsst.experiments.other_labels import other_labels_table
+    from hsst.experiments.real_places import gains_table
+    from hsst.experiments.reconstruction import MODEL, reconstruction_table
+    from hsst.experiments.sensors import sensor_table
+
     evaluations = evaluations or {}
     runs, land_cover = training_runs(results), "accuracy_per_class" in results
     dense = config.head_type != "center"

@@ -9,28 +9,23 @@ it is read with PyTorch's `weights_only` unpickler, with an inert record in plac
 The files hold no band statistics: --processor names a folder with the `preprocessor_config.json` of the data.
 """
 
+from __future__ import annotations
+
 import argparse
 import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
-
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import serialization
-from transformers.utils import CONFIG_NAME
+from typing import TYPE_CHECKING, Any
 
 from datasets_loading.files import only_writer, written_into
 from hsst.support.command_line import one_line_errors
-from hsst.support.model_sources import read_processor
-from modeling_hsst import (
-    HSSTConfig,
-    HSSTForImageClassification,
-    HSSTForMaskedImageModeling,
-    HSSTForSemanticSegmentation,
-    HSSTPreTrainedModel,
-)
+
+# What needs torch is imported where it is used: help and refusals need not wait for it
+if TYPE_CHECKING:
+    import torch
+
+    from modeling_hsst import HSSTConfig, HSSTPreTrainedModel
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 class InertRecord(dict):
     """Stands in for a class that is not known here: takes whatever it is built from and does nothing with it."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "InertRecord":
+    def __new__(cls, *args: Any, **kwargs: Any) -> InertRecord:
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,6 +55,9 @@ def read_published_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor]
     Raises:
         ValueError: the file is not a checkpoint of the published scripts, or tries to call something on loading.
     """
+    import torch
+    from torch import serialization
+
     expected = "expected a PyTorch file with `model_state_dict` and `config`, as the published scripts write it"
     try:
         check_unpacked_size(Path(path))
@@ -132,6 +130,11 @@ def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, A
     Raises:
         ValueError: a setting is missing or senseless, or the weights are of an unknown variant.
     """
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+
+    from modeling_hsst import HSSTForImageClassification, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation
+
     is_pretraining = "mask_token" in weights
     encoder_prefix = "encoder." if is_pretraining else ""
     try:
@@ -163,6 +166,8 @@ def config_from_published(
     weights: dict[str, torch.Tensor], settings: dict[str, Any], encoder_prefix: str = ""
 ) -> HSSTConfig:
     """The configuration that published weights belong to."""
+    from modeling_hsst import HSSTConfig
+
     encoder = {
         name.removeprefix(encoder_prefix): tensor
         for name, tensor in weights.items()
@@ -266,6 +271,8 @@ def rename_published_weights(
     Published weights under their names here, the linear layers of the blocks stacked. The classification head that
     published pre-training files carry without using it is left out.
     """
+    import torch
+
     first_stack = "spatial_layers" if config.num_spatial_layers else "spectral_layers"
     renamed: dict[str, torch.Tensor] = {}
     stacked: dict[str, dict[int, torch.Tensor]] = {}
@@ -299,6 +306,10 @@ def main() -> None:
     with one_line_errors("convert_maskedsst_checkpoint.py"):
         if arguments.output.exists() and not arguments.output.is_dir():
             raise ValueError(f"--output: expected a folder, but {arguments.output} is a file")
+        from transformers.utils import CONFIG_NAME
+
+        from hsst.support.model_sources import read_processor
+
         weights, settings = read_published_checkpoint(arguments.checkpoint)
         try:
             model = model_from_published(weights, settings)

@@ -11,18 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from transformers.utils import logging as transformers_logging
-
 from datasets_loading.scenes import Scene, open_scene
-from datasets_loading.windows import tile_to_windows, windows_to_tile
+from hsst.support.choices import MASK_TYPES
 from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
-from hsst.support.figures import plot_reconstruction
-from hsst.support.model_sources import load_masked_model, read_processor
-from modeling_hsst import draw_mask
-from modeling_hsst.configuration_hsst import MASK_TYPES
-from modeling_hsst.modeling_hsst_masked import hidden_values
-from modeling_hsst.scene_prediction_hsst import select_bands
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,8 +51,17 @@ def cut(arguments: argparse.Namespace, scene: Scene, window: tuple[int, int]) ->
     return parts[0], parts[1]
 
 
-@torch.inference_mode()
 def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
+    # Here, for help and refusals need not wait for torch
+    import torch
+
+    from datasets_loading.windows import tile_to_windows, windows_to_tile
+    from hsst.support.figures import plot_reconstruction
+    from hsst.support.model_sources import load_masked_model, read_processor
+    from modeling_hsst import draw_mask
+    from modeling_hsst.modeling_hsst_masked import hidden_values
+    from modeling_hsst.scene_prediction_hsst import select_bands
+
     model = load_masked_model(arguments.model)
     processor = read_processor(arguments.model, model.config)
     config = model.config
@@ -87,10 +87,12 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
         mask_patch_size=arguments.mask_patch_size or config.mask_patch_size,
         generator=torch.Generator().manual_seed(arguments.seed),
     )
-    outputs = [
-        model(values, hidden, valid, mask_type="unit").reconstruction  # fits masks of any kind
-        for values, valid, hidden in zip(pixel_values.split(64), pixel_mask.split(64), mask.split(64), strict=True)
-    ]
+    parts = zip(pixel_values.split(64), pixel_mask.split(64), mask.split(64), strict=True)
+    with torch.inference_mode():
+        outputs = [
+            model(values, hidden, valid, mask_type="unit").reconstruction  # fits masks of any kind
+            for values, valid, hidden in parts
+        ]
     size = rows.stop - rows.start, columns.stop - columns.start
     values, reconstruction, hidden = (
         windows_to_tile(part, size).numpy()
@@ -114,7 +116,6 @@ def draw(arguments: argparse.Namespace, scene: Scene) -> Path:
 
 def main() -> None:
     arguments = parse_arguments()
-    transformers_logging.set_verbosity_error()
     with one_line_errors("plot_reconstruction.py"):
         if arguments.output.suffix.lower() != ".png":
             raise ValueError(f"--output: expected a .png, got {arguments.output}")

@@ -11,6 +11,7 @@ repository that the folder does not have are deleted. The same command repeats a
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -23,7 +24,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 
@@ -31,9 +31,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-import modeling_hsst
 from hsst.support.command_line import one_line_errors, shown
-from modeling_hsst.hub_hsst import add_code, code_files
 
 SOURCES = Path(__file__).parent / "support" / "training_sources.yaml"
 CARD_NAME = "README.md"
@@ -206,6 +204,8 @@ def stage_model_folder(folder: str | Path, target: str | Path) -> Path:
         ValueError: there is no such folder, it holds links, it lacks a configuration or has one that is not JSON, or
             `target` exists.
     """
+    from modeling_hsst.hub_hsst import add_code  # here, for help and refusals need not wait for torch
+
     names = file_names(folder)
     raise_problems(folder, [f"{name} is missing" for name in MODEL_FILES if name not in names])
     if Path(target).exists():
@@ -227,6 +227,8 @@ def check_model_folder(folder: str | Path) -> None:
     Raises:
         ValueError: it is not; the message names every file that is wrong, and how.
     """
+    from modeling_hsst.hub_hsst import code_files
+
     folder = Path(folder)
     names = file_names(folder)
     code = {path.name for path in code_files()}
@@ -333,6 +335,8 @@ def private_problems(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def weight_problems(path: Path) -> list[str]:
+    import torch
+
     problems = []
     try:
         with safe_open(path, framework="pt") as weights:
@@ -427,11 +431,13 @@ def loading_problems(folder: Path) -> list[str]:
 
 def run_clean(program: str, folder: Path) -> Any:
     """What an isolated program prints as JSON, in an empty folder, with an empty cache and without the Hub."""
+    model = importlib.util.find_spec("modeling_hsst")
+    assert model is not None
     own = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "PYTHON")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.run(
-            [sys.executable, "-I", "-c", program, str(folder.resolve()), str(Path(modeling_hsst.__file__).parents[1])],
+            [sys.executable, "-I", "-c", program, str(folder.resolve()), str(Path(str(model.origin)).parents[1])],
             cwd=empty,
             env=inherited | {"HF_HOME": f"{empty}/cache", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
             capture_output=True,

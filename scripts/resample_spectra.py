@@ -13,8 +13,6 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from datasets_loading.resampling import enmap_weights, find_images, resample_image
-from datasets_loading.scenes import open_scene
 from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
 
 
@@ -29,6 +27,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    # Here, for help need not wait for torch
+    from datasets_loading.resampling import enmap_weights, find_images, resample_image
+    from datasets_loading.scenes import open_scene
+
     with one_line_errors("resample_spectra.py"):
         images = find_images(arguments.images)
         check_least(arguments, 1, "tile_size")

@@ -16,60 +16,42 @@ features of --model_name_or_path, with ridge, logistic regression, SVM or a rand
 labels, in --folds that are apart in space; and trains it on all of them, for `predict_scene.py`.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib.metadata
 import json
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import transformers
 
-from datasets_loading.enmap_dfc import EnMAPDFC
 from datasets_loading.files import checksums, fingerprint, only_writer, write_json, written_into
-from datasets_loading.houston2018 import Houston2018
-from datasets_loading.labelled_data import LabelledBuilder, LabelledData
-from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import FEW_PIXELS, land_cover_scores
 from datasets_loading.splits import SPLITS, draw_labels
-from hsst.experiments.baselines import (
-    MODELS,
-    ModelOptions,
-    Outcome,
-    check_classes,
-    check_model,
-    choose_window_size,
-    load_config,
-    run_model,
-    save_network,
-    settings_for,
-    warn_of_untrained_classes,
-)
 from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors
-from hsst.support.few_labels import (
-    PREPARATIONS,
-    Choice,
-    Description,
-    LabelledPixels,
-    choose,
-    inputs_of,
-    processor_settings,
-    rare_classes,
-    save_classifier,
-    test_in_folds,
-)
-from hsst.support.fine_tuning import STATISTICS, FineTuningSettings
 from hsst.support.matched_classes import parse_merges
-from hsst.support.model_sources import parse_overrides, weight_files
-from hsst.support.pretraining import earlier_run
 from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
-from modeling_hsst import HSSTImageProcessor
+from hsst.support.training_settings import (
+    MODELS,
+    STATISTICS,
+    FineTuningSettings,
+    ModelOptions,
+    check_model,
+    settings_for,
+)
 
-BUILDERS: dict[str, type[LabelledBuilder]] = {"enmap_dfc": EnMAPDFC, "houston2018": Houston2018}
+# What needs torch or `datasets` is imported where it is used: help and refusals need not wait for it
+if TYPE_CHECKING:
+    from datasets_loading.labelled_data import LabelledBuilder, LabelledData
+    from hsst.experiments.baselines import Outcome
+    from hsst.support.few_labels import Choice, LabelledPixels
+
+DATASETS = ("enmap_dfc", "houston2018")
 
 RESULTS = "all_results.json"
 LABEL_ARGUMENTS = ("class_column", "image_variable", "label_variable", "scale", "nodata", "radiance")
@@ -79,7 +61,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that name a labelled scene; `load_data` reads it."""
     data = parser.add_argument_group("data")
     data.add_argument("--data_dir", type=Path, help="folder of labelled images, or of the files of --dataset")
-    data.add_argument("--dataset", choices=tuple(BUILDERS), help="a known data set with its own split")
+    data.add_argument("--dataset", choices=DATASETS, help="a known data set with its own split")
     data.add_argument(
         "--dataset_config", help="configuration of --dataset, e.g. paper for the paper's tiles of enmap_dfc"
     )
@@ -204,6 +186,8 @@ def load_data(
         settings["wavelengths"] = str(arguments.wavelengths.resolve())
     if areas:
         settings["split"] = areas
+    from datasets_loading.labelled_scene import LabelledScene
+
     builder = LabelledScene(
         data_dir=str(arguments.data_dir), images=arguments.images, labels=arguments.labels, **settings
     )
@@ -219,7 +203,11 @@ def parse_class_names(text: str) -> list[str] | dict[int, str]:
 
 def build_known(dataset: str, config_name: str | None, data_dir: Path, settings: Mapping[str, Any]) -> LabelledData:
     """A known data set in one of its configurations, its default one where none is named."""
-    builder = BUILDERS[dataset]
+    from datasets_loading.enmap_dfc import EnMAPDFC
+    from datasets_loading.houston2018 import Houston2018
+
+    builders: tuple[type[LabelledBuilder], ...] = (EnMAPDFC, Houston2018)
+    builder = dict(zip(DATASETS, builders, strict=True))[dataset]
     names = [config.name for config in builder.BUILDER_CONFIGS]
     if config_name is not None and config_name not in names:
         raise ValueError(f"--dataset_config: expected {' or '.join(names) or 'none'} for {dataset}, got {config_name}")
@@ -247,6 +235,8 @@ def add_merge_argument(parser: Any, condition: str = "") -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> ModelOptions:
+    from hsst.support.model_sources import parse_overrides
+
     return ModelOptions(
         checkpoint=arguments.model_name_or_path,
         config_overrides=parse_overrides(arguments.config_overrides, has_dropout=True)
@@ -282,8 +272,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def versions() -> dict[str, str]:
+    """Of what results depend on."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+
+
 def earlier_fine_tuning(checkpoint: str | None) -> dict[str, Any]:
     """What is told of the fine-tuning of a checkpoint, where it had one and that is in its folder, as `earlier`."""
+    from hsst.support.pretraining import earlier_run
+
     earlier = earlier_run(checkpoint)
     return earlier if "labelled_pixels" in earlier.get("earlier", {}) else {}
 
@@ -292,6 +289,8 @@ def identity(
     arguments: argparse.Namespace, data: LabelledData, settings: Any, options: ModelOptions
 ) -> dict[str, Any]:
     """What makes two runs the same: arguments, and what is in the files that they name."""
+    from hsst.support.model_sources import weight_files
+
     arrays = [array for scene in data.scenes for array in (scene.cube, scene.labels, data.split.codes[scene.name])]
     run = {"model": arguments.model, "settings": asdict(settings), "options": asdict(options)}
     run["data_dir"] = str(arguments.data_dir)
@@ -322,6 +321,9 @@ def write_results(
     earlier: Mapping[str, Any],
 ) -> None:
     """The files of the output folder, `all_results.json` at the end, with the checksums of the others."""
+    from hsst.experiments.baselines import save_network
+    from hsst.support.few_labels import Description, processor_settings, save_classifier
+
     scores = land_cover_scores(outcome.confusion)
     title = MODELS[arguments.model].title
     summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
@@ -354,7 +356,7 @@ def write_results(
             **earlier,
             "run": run,
             "files": checksums(sorted(folder.iterdir())),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": versions(),
         }
         write_json(folder / RESULTS, without_folders(results))
     folder = arguments.output_dir
@@ -388,6 +390,9 @@ def run_auto(arguments: argparse.Namespace) -> None:
         if given:
             raise ValueError(f"--{name}: expected none with --model auto, which uses all labels and chooses the rest")
     check_least(arguments, 2, "folds")
+    from hsst.support.few_labels import LabelledPixels, choose, inputs_of, test_in_folds
+    from hsst.support.model_sources import weight_files
+
     data = load_data(arguments, 1, None if arguments.dataset else "test")
     pixels = LabelledPixels.of(data, arguments.block_size)
     model = arguments.model_name_or_path
@@ -418,6 +423,15 @@ def write_auto(
     run: Mapping[str, Any],
 ) -> None:
     """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
+    from hsst.support.few_labels import (
+        PREPARATIONS,
+        Description,
+        processor_settings,
+        rare_classes,
+        save_classifier,
+    )
+    from modeling_hsst import HSSTImageProcessor
+
     features = choice.inputs == "features"
     preparation = "as_they_are" if features else PREPARATIONS[choice.tuned.preparation].__name__
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
@@ -449,7 +463,7 @@ def write_auto(
             "scores_of_choice": choice.scores,
             "run": run,
             "files": checksums(sorted(folder.iterdir())),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": versions(),
         }
         write_json(folder / RESULTS, without_folders(results))
     rare = rare_classes(tested["support_per_class"], data.class_names)
@@ -463,7 +477,6 @@ def write_auto(
 def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    transformers.utils.logging.set_verbosity_error()
     with one_line_errors("run_classification.py"):
         if arguments.model == "auto":
             run_auto(arguments)
@@ -473,6 +486,17 @@ def main() -> None:
         check_model(arguments.model, settings, options)
         if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
             raise ValueError(f"{arguments.output_dir}: expected a folder for the results, got a file")
+        from transformers.utils import logging as transformers_logging
+
+        from hsst.experiments.baselines import (
+            check_classes,
+            choose_window_size,
+            load_config,
+            run_model,
+            warn_of_untrained_classes,
+        )
+
+        transformers_logging.set_verbosity_error()
         base = None if options.checkpoint is None else load_config(options.checkpoint)
         options = replace(options, window_size=choose_window_size(settings, options, base))
         assert options.window_size is not None

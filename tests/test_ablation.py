@@ -18,18 +18,11 @@ from hsst.experiments.ablation import (
     pretrain_on_area,
     training_corners,
 )
-from hsst.experiments.baselines import (
-    ModelOptions,
-    StartingPoint,
-    build_network,
-    hsst_config,
-    own_settings,
-    settings_for,
-    training_processor,
-)
+from hsst.experiments.baselines import StartingPoint, build_network, hsst_config, own_settings, training_processor
 from hsst.experiments.joint_attention import JointAttentionModel
 from hsst.experiments.label_efficiency import Experiment, read_rows
 from hsst.support.fine_tuning import AreaTensors
+from hsst.support.training_settings import ModelOptions, settings_for
 from modeling_hsst import HSSTConfig, HSSTModel
 
 SCRIPT = "experiments/ablation.py"

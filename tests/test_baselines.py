@@ -13,17 +13,14 @@ from transformers import AutoModelForImageClassification, AutoModelForSemanticSe
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, draw_labels
 from hsst.experiments.baselines import (
-    MODELS,
     BaselineConfig,
     BaselineModel,
-    ModelOptions,
     StartingPoint,
     build_network,
     choose_bands,
     load_config,
     load_processor,
     run_model,
-    settings_for,
     take_encoder,
     training_processor,
     warn_of_untrained_classes,
@@ -32,7 +29,6 @@ from hsst.experiments.pixel_classifiers import frozen_features
 from hsst.support.augmentations import SpectralCrop
 from hsst.support.fine_tuning import (
     AreaTensors,
-    FineTuningSettings,
     TrainingCorners,
     WindowCollator,
     confusion_of,
@@ -42,6 +38,7 @@ from hsst.support.fine_tuning import (
     predict,
     turn_window,
 )
+from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, settings_for
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 NETWORKS = [name for name, entry in MODELS.items() if entry.kind in ("hsst", "network")]

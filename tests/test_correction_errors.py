@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hsst.support.augmentations import CorrectionErrors
-from hsst.support.fine_tuning import AreaTensors, FineTuningSettings, WindowCollator
+from hsst.support.fine_tuning import AreaTensors, WindowCollator
+from hsst.support.training_settings import FineTuningSettings
 
 WAVELENGTHS = np.linspace(420.0, 2450.0, 30)
 

@@ -16,7 +16,6 @@ from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_sm
 
 from datasets_loading.land_cover_metric import land_cover_scores
 from hsst.experiments import label_efficiency
-from hsst.experiments.baselines import ModelOptions
 from hsst.experiments.label_efficiency import (
     COMPARED_SCORES,
     Budget,
@@ -37,6 +36,7 @@ from hsst.experiments.label_efficiency import (
     summarise,
     untrained_classes,
 )
+from hsst.support.training_settings import ModelOptions
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "experiments/label_efficiency.py"

@@ -9,10 +9,10 @@ from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, small_data, write_small_checkpoint, write_small_scene
 
 from datasets_loading.splits import UNLABELLED
-from hsst.experiments.baselines import ModelOptions, run_model, settings_for
+from hsst.experiments.baselines import run_model
 from hsst.experiments.other_labels import OTHER, map_other_labels, other_labels_table
-from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.matched_classes import matched_classes
+from hsst.support.training_settings import FineTuningSettings, ModelOptions, settings_for
 
 
 def test_classes_stand_for_those_of_their_name_or_that_they_are_merged_into():

@@ -8,16 +8,10 @@ import torch
 from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoint
 
 from hsst.experiments import baselines
-from hsst.experiments.baselines import (
-    ModelOptions,
-    StartingPoint,
-    build_network,
-    remembered_features,
-    run_model,
-    training_processor,
-)
+from hsst.experiments.baselines import StartingPoint, build_network, remembered_features, run_model, training_processor
 from hsst.experiments.pixel_classifiers import fit_pixel_classifier, frozen_features
-from hsst.support.fine_tuning import AreaTensors, FineTuningSettings
+from hsst.support.fine_tuning import AreaTensors
+from hsst.support.training_settings import FineTuningSettings, ModelOptions
 from modeling_hsst import HSSTForSemanticSegmentation, HSSTImageProcessor
 
 BANDS = list(range(12))

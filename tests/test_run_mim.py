@@ -25,10 +25,10 @@ from transformers import AutoModel, AutoModelForMaskedImageModeling
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
 from datasets_loading.files import only_writer
-from hsst.run_mim import Run
 from hsst.support.command_line import one_line_errors
 from hsst.support.pretraining import FiniteWatch
 from hsst.support.pretraining_data import make_config, statistics_of_checkpoint
+from hsst.support.pretraining_run import Run
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, adapt_to_wavelengths
 
 NUM_BANDS = 20
@@ -215,7 +215,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiles, tmp_path, run_script
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_script("run_mim.py", "--output_dir", whole, *arguments).returncode == 0
     ending = "saved" if number == signal.SIGTERM else "nothing was trained yet"
-    place = "hsst.run_mim.Run." + ("finish_step" if ending == "saved" else "validate")
+    place = "hsst.support.pretraining_run.Run." + ("finish_step" if ending == "saved" else "validate")
     with pytest.MonkeyPatch.context() as patch:
         method = getattr(Run, place.rpartition(".")[2])
         asked = []
@@ -423,7 +423,7 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--train_val_split", 1.5], ["share between 0 and 1, got 1.5"]),
         (None, ["--per_device_train_batch_size", 400], ["the 400 windows of one step", "--windows_per_tile"]),
         (None, ["--resume_from_checkpoint", "nowhere"], ["nowhere: expected a checkpoint", "manifest.json"]),
-        (None, ["--lr_scheduler_type", "reduce_lr_on_plateau"], ["expected one that follows the step"]),
+        (None, ["--lr_scheduler_type", "reduce_lr_on_plateau"], ["--lr_scheduler_type: invalid choice"]),
     ],
 )
 def test_bad_input(tiles, tmp_path, run_script, damage, arguments, words):

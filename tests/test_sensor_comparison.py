@@ -14,7 +14,7 @@ from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation.spectra import simulate_spectral_library
-from hsst.experiments.baselines import ModelOptions, run_model, settings_for
+from hsst.experiments.baselines import run_model
 from hsst.experiments.sensors import (
     ADAPTED,
     FINE_CENTRES,
@@ -29,6 +29,7 @@ from hsst.experiments.sensors import (
     sensor_table,
     simulate_sensors,
 )
+from hsst.support.training_settings import ModelOptions, settings_for
 
 SETTINGS = {"max_steps": 2, "batch_size": 4, "use_cpu": True}
 

@@ -35,15 +35,7 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 from datasets_loading.files import write_json
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.splits import box_counts
-from hsst.experiments.baselines import (
-    ModelOptions,
-    StartingPoint,
-    hsst_config,
-    own_settings,
-    settings_for,
-    starting_point,
-    training_processor,
-)
+from hsst.experiments.baselines import StartingPoint, hsst_config, own_settings, starting_point, training_processor
 from hsst.experiments.label_efficiency import (
     COMPARED_SCORES,
     Budget,
@@ -66,6 +58,7 @@ from hsst.support.command_line import check_least, one_line_errors
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
 from hsst.support.pretraining import NotFinite, parameter_groups, train_steps
 from hsst.support.reports import markdown_table
+from hsst.support.training_settings import ModelOptions, settings_for
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask, use_fast_layers
 
 PARTS = ("ladder", "masks")

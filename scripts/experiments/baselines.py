@@ -44,16 +44,22 @@ from hsst.experiments.pixel_classifiers import (
     map_of,
 )
 from hsst.support.fine_tuning import (
-    STATISTICS,
     AreaTensors,
     FineTuned,
-    FineTuningSettings,
     confusion_of,
     fine_tune,
     predict,
 )
 from hsst.support.matched_classes import matched_classes
 from hsst.support.model_sources import OTHER_PARTS, check_sizes, load_model, read_config, read_processor
+from hsst.support.training_settings import (
+    CLASSIFIERS_OF_FEATURES,
+    STATISTICS,
+    FineTuningSettings,
+    ModelOptions,
+    check_model,
+    model_entry,
+)
 from modeling_hsst import (
     ENMAP_WAVELENGTHS,
     HSSTConfig,
@@ -229,99 +235,6 @@ def vit_width(target: int, config: BaselineConfig) -> tuple[int, int]:
     return best, distance(best)
 
 
-@dataclass(frozen=True)
-class ModelEntry:
-    """A model of the comparison.
-
-    Attributes:
-        kind: "hsst" (also without weights), "network", "pixels" (scikit-learn on spectra) or "features" (scikit-learn
-            on features of a frozen HSST).
-        needs_checkpoint: whether it starts from pre-trained weights.
-        settings: settings of fine-tuning that suit it, in place of the defaults.
-        options: what makes it the model it is, whatever `ModelOptions` say of the others.
-        title: name for people.
-    """
-
-    kind: str
-    title: str
-    needs_checkpoint: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-# Windows hold up to 64 labelled pixels each, so that a step sees as many labels as one of 32 single pixels, or more
-WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4}}
-PRETRAINED_WINDOWS: dict[str, Any] = {"settings": {"batch_size": 4, "learning_rate": 5e-4}}
-SINGLE_PIXELS: dict[str, Any] = {
-    "settings": {"batch_size": 32, "eval_batch_size": 512},
-    "options": {"window_size": 1, "head_type": "mean"},
-}
-
-PRETRAINED_PIXELS: dict[str, Any] = SINGLE_PIXELS | {
-    "settings": {**SINGLE_PIXELS["settings"], "learning_rate": 5e-4},  # the published one of fine-tuning
-}
-
-MODELS: dict[str, ModelEntry] = {
-    "hsst": ModelEntry("hsst", "HSST, pre-trained", needs_checkpoint=True, **PRETRAINED_WINDOWS),
-    "hsst-scratch": ModelEntry("hsst", "HSST from scratch", **WINDOWS),
-    "hsst-pixels": ModelEntry(
-        "hsst", "HSST on single pixels, pre-trained", needs_checkpoint=True, **PRETRAINED_PIXELS
-    ),
-    "hsst-pixels-scratch": ModelEntry("hsst", "HSST on single pixels, from scratch", **SINGLE_PIXELS),
-    "sequence-transformer": ModelEntry("hsst", "HSST without spatial layers", **WINDOWS),
-    "vit": ModelEntry("network", "ViT", **WINDOWS),
-    "cnn-1d": ModelEntry("network", "1-D CNN", **WINDOWS),
-    "cnn-3d": ModelEntry("network", "3-D CNN", **WINDOWS),
-    "random-forest": ModelEntry("pixels", "random forest"),
-    "svm": ModelEntry("pixels", "SVM (RBF)"),
-    "logistic-regression": ModelEntry("pixels", "logistic regression"),
-    "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
-    "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
-    "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
-    "linear-probe-pixels": ModelEntry(
-        "features",
-        "linear probe, HSST features of single pixels",
-        needs_checkpoint=True,
-        options=SINGLE_PIXELS["options"],
-    ),
-}
-"""Every model by its name."""
-
-CLASSIFIERS_OF_FEATURES = {"knn-features": "knn", "linear-probe-pixels": "linear-probe"}
-"""Models that are known by another name to `fit_pixel_classifier`."""
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """What a model is made of, beside the settings of its training.
-
-    Attributes:
-        checkpoint: folder or Hub name of a pre-trained HSST, or None.
-        config_overrides: settings of HSSTConfig to change, for models that do not load the checkpoint's weights.
-        window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
-        dropout: of HSST's attention and layers; None keeps the configuration's.
-        head_type: what a dense head of HSST, or a classifier on its features, sees of a pixel: the "mean" over the
-            spectral blocks, or their "concat"enation; None keeps the configuration's.
-        statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
-            its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
-        adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
-        merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts
-            as the checkpoint's; others stand for the class of their own name.
-        joint_attention: let all tokens of HSST attend to each other in every layer, in place of its factorised
-            attention; for models that do not load the checkpoint's weights.
-    """
-
-    checkpoint: str | None = None
-    config_overrides: Mapping[str, Any] = field(default_factory=dict)
-    window_size: int | None = None
-    dropout: float | None = None
-    head_type: str | None = None
-    statistics: str | None = None
-    adapt_bands: bool = False
-    joint_attention: bool = False
-    merged: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
 @dataclass
 class Outcome:
     """What a model made of a test area.
@@ -352,26 +265,11 @@ class Outcome:
     adaptation: AdaptationReport | None = None
 
 
-def settings_for(name: str, settings: Mapping[str, Any]) -> FineTuningSettings:
-    """The settings of a model: given ones before its own, its own before the defaults."""
-    return FineTuningSettings(**{**model_entry(name).settings, **settings})
-
-
-def model_entry(name: str) -> ModelEntry:
-    """
-    Raises:
-        ValueError: there is no such model.
-    """
-    if name not in MODELS:
-        raise ValueError(f"expected a model among {', '.join(MODELS)}, got {name}")
-    return MODELS[name]
-
-
 def run_model(
     name: str,
     data: LabelledData,
     settings: FineTuningSettings,
-    options: ModelOptions = ModelOptions(),
+    options: ModelOptions = ModelOptions(),  # noqa: B008 (frozen)
     *,
     labelled_only: bool = False,
     progress: bool = False,
@@ -551,29 +449,6 @@ def start_from_head(
             for name, value in state.items()
         }
     )
-
-
-def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
-    """Checks what can be known of a model before any data are read or anything is trained.
-
-    Raises:
-        ValueError: the model needs a checkpoint, or the settings ask for what it does not have.
-    """
-    entry = model_entry(name)
-    if entry.needs_checkpoint and options.checkpoint is None:
-        raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")
-    if entry.needs_checkpoint and options.config_overrides:
-        raise ValueError("--config_overrides: expected no checkpoint, whose configuration cannot be changed, got both")
-    if options.statistics == "checkpoint" and options.checkpoint is None:
-        raise ValueError("--statistics checkpoint: expected a checkpoint to take them from, got none")
-    if entry.kind == "network" and settings.freeze_encoder:
-        raise ValueError(f"--freeze_encoder: expected a model with the encoder of HSST, got {name}")
-    if entry.kind == "network" and settings.spectral_crop:
-        raise ValueError(f"--spectral_crop: expected a model with the encoder of HSST, got {name}")
-    if settings.head_start == "checkpoint" and not (entry.kind == "hsst" and entry.needs_checkpoint):
-        raise ValueError(f"--head_start checkpoint: expected HSST from a checkpoint, got {name}")
-    if options.merged and settings.head_start != "checkpoint":
-        raise ValueError("--merge: expected --head_start checkpoint, whose classes are merged, got none")
 
 
 def check_classes(data: LabelledData) -> None:

@@ -49,14 +49,10 @@ from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import draw_labels
 from datasets_loading.workers import local_executor
 from hsst.experiments.baselines import (
-    MODELS,
-    ModelOptions,
     check_classes,
-    check_model,
     choose_window_size,
     load_config,
     run_model,
-    settings_for,
     starting_point,
     warn_of_untrained_classes,
 )
@@ -70,8 +66,8 @@ from hsst.run_classification import (
 )
 from hsst.support.command_line import check_least, one_line_errors, parse_named
 from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
-from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.reports import interval, markdown_table, shares_of
+from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, check_model, settings_for
 
 Row = Mapping[str, Any]
 TEXT_COLUMNS = ("model", "budget", "direction")

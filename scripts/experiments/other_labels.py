@@ -26,20 +26,14 @@ from datasets_loading.files import write_json
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import UNLABELLED, all_for_test
-from hsst.experiments.baselines import ModelOptions, load_config, load_pixel_classifier, starting_point
+from hsst.experiments.baselines import load_config, load_pixel_classifier, starting_point
 from hsst.experiments.label_efficiency import quiet_libraries
 from hsst.run_classification import add_data_arguments, add_merge_argument, load_data
 from hsst.support.command_line import one_line_errors
-from hsst.support.fine_tuning import (
-    PRECISIONS,
-    AreaTensors,
-    FineTuningSettings,
-    confusion_of,
-    on_device,
-    predict,
-)
+from hsst.support.fine_tuning import AreaTensors, confusion_of, on_device, predict
 from hsst.support.matched_classes import matched_classes, parse_merges
 from hsst.support.reports import markdown_table, plot_confusion, plot_land_cover_map
+from hsst.support.training_settings import PRECISIONS, FineTuningSettings, ModelOptions
 from modeling_hsst import adapt_to_wavelengths
 
 OTHER = "none of these"

@@ -32,14 +32,11 @@ from datasets_loading.sensors import ENMAP, Sensor
 from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.splits import split_by_blocks
 from hsst.experiments.baselines import (
-    ModelOptions,
-    check_model,
     choose_window_size,
     known_classes,
     load_config,
     load_processor,
     run_model,
-    settings_for,
     starting_point,
     warn_of_untrained_classes,
 )
@@ -60,8 +57,8 @@ from hsst.experiments.label_efficiency import (
 )
 from hsst.run_classification import given_settings, options_of
 from hsst.support.command_line import check_least, one_line_errors, parse_named
-from hsst.support.fine_tuning import FineTuningSettings
 from hsst.support.reports import markdown_table
+from hsst.support.training_settings import FineTuningSettings, ModelOptions, check_model, settings_for
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
 
 SCRATCH, RESAMPLED, ADAPTED = "scratch", "resampled", "adapted"

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,81 +30,12 @@ from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scor
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, window_margins
 from hsst.support.augmentations import CorrectionErrors, SpectralCrop
+from hsst.support.training_settings import FineTuningSettings
 from modeling_hsst import HSSTImageProcessor, use_fast_layers
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
-TASKS = ("dense", "center")
-STATISTICS = ("training", "checkpoint", "area")
-CLASS_WEIGHTS = ("none", "balanced")
-PRECISIONS = ("float32", "bfloat16")
-HEAD_STARTS = ("random", "checkpoint")
 LARGEST_WEIGHT = 1e6
 """Weights of networks that learn are of the order of 1: beyond this, what is computed with them means nothing."""
-
-
-def setting(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
-    """A setting with what `--help` says of it."""
-    return field(default=default, metadata={"help": text} | ({} if choices is None else {"choices": choices}))
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """
-    How a network is fine-tuned and how it predicts; the fields say what each setting is, `run_classification.py
-    --help`, too. Augmentations are off by default.
-
-    Raises:
-        ValueError: a setting is out of its range; the message names it.
-    """
-
-    task: str = setting("dense", "label every pixel of a window (dense), or the center pixel of an odd one", TASKS)
-    max_steps: int = setting(300, "optimization steps; 0 leaves a network with a checkpoint's classifier as it is")
-    num_epochs: int | None = setting(None, "passes over the labels, where they take more than --max_steps")
-    batch_size: int = setting(8, "windows in a step")
-    learning_rate: float = setting(1e-3, "of the encoder")
-    head_learning_rate: float | None = setting(None, "of the classifier; that of the encoder if not given")
-    weight_decay: float = setting(0.05, "of weight matrices, not of biases, norms and positions")
-    warmup_share: float = setting(0.05, "share of the steps in which the rate rises; it then falls as a cosine")
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
-    freeze_encoder: bool = setting(False, "train the classifier only")
-    head_start: str = setting("random", "start the classifier as a checkpoint's that has the classes", HEAD_STARTS)
-    class_weights: str = setting("none", "weigh classes by their training pixels, inversely", CLASS_WEIGHTS)
-    early_stopping_patience: int | None = setting(
-        None, "evaluations on the validation area without a better average accuracy before training stops"
-    )
-    evaluation_steps: int = setting(50, "steps between two evaluations on the validation area")
-    turns: bool = setting(False, "augmentation: turn windows by quarters and flip them")
-    path_radiance: float = setting(
-        0.0, "augmentation: deviation of a reflectance at 550 nm added to a window, less towards longer wavelengths"
-    )
-    calibration: float = setting(0.0, "augmentation: deviation of a factor on a window, changing along the spectrum")
-    spectral_crop: float = setting(0.0, "augmentation: share of the steps that see a range of HSST's blocks only")
-    stride: int | None = setting(None, "pixels between the windows of a dense prediction; half a window if not given")
-    eval_batch_size: int = setting(64, "windows in a step of prediction")
-    seed: int = setting(0, "of weights, windows and augmentation")
-    precision: str = setting("float32", "of networks", PRECISIONS)
-    use_cpu: bool = setting(False, "stay on the CPU")
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            allowed = entry.metadata.get("choices")
-            if allowed is not None and getattr(self, entry.name) not in allowed:
-                raise ValueError(
-                    f"{entry.name}: expected one of {', '.join(allowed)}, got {getattr(self, entry.name)!r}"
-                )
-        ones = "num_epochs batch_size eval_batch_size evaluation_steps early_stopping_patience stride"
-        zeros = "max_steps learning_rate head_learning_rate weight_decay max_grad_norm path_radiance calibration seed"
-        for minimum, names in ((1, ones), (0, zeros)):
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not value >= minimum:
-                    raise ValueError(f"{name}: expected at least {minimum}, got {value}")
-        if self.max_steps < 1 and self.head_start != "checkpoint":
-            raise ValueError(f"max_steps: expected at least 1, got {self.max_steps}")
-        if not 0 <= self.spectral_crop <= 1:
-            raise ValueError(f"spectral_crop: expected a share from 0 to 1, got {self.spectral_crop}")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share: expected a share from 0 to below 1, got {self.warmup_share}")
 
 
 @dataclass(eq=False)

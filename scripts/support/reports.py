@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from textwrap import fill, wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import to_rgba_array
@@ -15,11 +15,13 @@ from matplotlib.patches import Patch
 from scipy.stats import t as student_t
 
 from datasets_loading.files import written_whole
-from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
 from hsst.support.figures import save_figure, true_colour
 from hsst.support.map_writer import class_colours
+
+if TYPE_CHECKING:
+    from datasets_loading.labelled_data import LabelledData
 
 PALE = (0.93, 0.93, 0.93, 1.0)
 LARGEST_MATRIX_WITH_COUNTS = 12

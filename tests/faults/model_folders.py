@@ -23,8 +23,8 @@ from small_land_cover import CLASS_NAMES, WAVELENGTHS, small_cube, small_data, w
 from faults.harness import Fault, digest, losses
 from hsst import convert_maskedsst_checkpoint, predict_scene
 from hsst.convert_maskedsst_checkpoint import read_published_checkpoint
-from hsst.experiments.baselines import ModelOptions, build_network, starting_point
-from hsst.support.fine_tuning import FineTuningSettings
+from hsst.experiments.baselines import build_network, starting_point
+from hsst.support.training_settings import FineTuningSettings, ModelOptions
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
 CODE = "from pathlib import Path\nPath(__file__).parents[2].joinpath('executed').touch()\n"

@@ -38,9 +38,9 @@ from datasets_loading.labelled_data import read_cube
 from datasets_loading.scenes import open_scene
 from datasets_loading.simulation.scene import SimulatedScene, labels_path, simulate_scene, write_scene
 from datasets_loading.tiles import read_tile_set
-from hsst.experiments.baselines import MODELS, ModelOptions, run_model
-from hsst.support.fine_tuning import FineTuningSettings
+from hsst.experiments.baselines import run_model
 from hsst.support.scene_maps import MapOptions, write_scene_maps
+from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions
 from modeling_hsst.configuration_hsst import MASK_TYPES, HSSTConfig
 from modeling_hsst.image_processing_hsst import HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import ScenePredictor

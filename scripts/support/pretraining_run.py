@@ -1,0 +1,761 @@
+"""The run of `run_mim.py`: data, model and optimizer of one pre-training, its loop, validations and checkpoints."""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration
+from huggingface_hub import HfApi
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import SchedulerType, get_scheduler
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into
+from datasets_loading.tiles import Tiles
+from datasets_loading.windows import (
+    EpochSampler,
+    GridWindows,
+    GroupedSampler,
+    RandomWindows,
+    tile_to_windows,
+    windows_to_tile,
+)
+from hsst.support.checkpoints import HISTORY, Checkpoint, latest_checkpoint, step_folders
+from hsst.support.command_line import StopRequest
+from hsst.support.figures import plot_reconstruction
+from hsst.support.model_sources import OTHER_PARTS, load_model
+from hsst.support.pretraining import (
+    FiniteWatch,
+    in_other_light,
+    kind_of_step,
+    masked_loss,
+    masks_for,
+    parameter_groups,
+    step_seed,
+    without_places,
+    write_batch,
+)
+from hsst.support.pretraining_data import (
+    check_same_bands,
+    check_tile_sizes,
+    choose_bands,
+    load_tiles,
+    make_config,
+    make_processor,
+    processor_of_checkpoint,
+)
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
+from modeling_hsst.hub_hsst import export_for_hub
+from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
+
+RESULTS_NAME = "all_results.json"
+# Launches in which no process has the whole model
+PARTED_MODELS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+# What a resumed run must share with the interrupted one to be the same run
+ARGUMENTS_OF_A_RUN = (
+    "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
+    "wavelengths scale nodata radiance variable "
+    "model_name_or_path config_name_or_path config_overrides image_size patch_size mask_type mask_types mask_ratio "
+    "mask_patch_size dropout per_device_train_batch_size learning_rate weight_decay num_train_epochs max_train_steps "
+    "gradient_accumulation_steps lr_scheduler_type num_warmup_steps decay_share gain max_grad_norm seed "
+    "recompute_statistics"
+).split()
+
+
+def tile_worth_showing(tiles: Sequence[np.ndarray], names: Sequence[str], nodata: int) -> tuple[np.ndarray, str]:
+    """Of the tiles with the most valid pixels the one with the greatest contrast, and its name."""
+
+    def worth(tile: np.ndarray) -> tuple[float, float]:
+        valid = (tile != nodata).all(axis=0)
+        return round(float(valid.mean()), 1), float(tile[:, valid].std(axis=1).mean()) if valid.any() else 0.0
+
+    best = max(range(len(tiles)), key=lambda number: worth(tiles[number]))
+    return tiles[best], names[best]
+
+
+@torch.no_grad()
+def draw_figure(
+    path: Path,
+    model: torch.nn.Module,
+    tile: np.ndarray,
+    name: str,
+    processor: HSSTImageProcessor,
+    config: HSSTConfig,
+    accelerator: Accelerator,
+    seed: int,
+    label: str,
+) -> Path:
+    """The reconstruction of a whole tile, window by window."""
+    height, width = config.window_size
+    # At most 64 x 64 pixels: more would only be harder to see
+    rows, columns = min(64, tile.shape[1]) // height, min(64, tile.shape[2]) // width
+    size = rows * height, columns * width
+    tile = tile[:, : size[0], : size[1]]
+    model.eval()
+    pixel_values, pixel_mask = processor.standardize(tile_to_windows(tile, config.window_size).to(accelerator.device))
+    mask = masks_for(config, len(pixel_values), seed).to(accelerator.device)
+    with accelerator.autocast():
+        reconstruction = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask).reconstruction.float()
+    model.train()
+    hidden = hidden_values(mask, pixel_values, config)
+    stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
+    tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), size).numpy() for w in stack)
+    return plot_reconstruction(
+        path,
+        reflectance=tile_values,
+        reconstruction=tile_reconstruction,
+        hidden=tile_hidden,
+        valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), size)[0].numpy(),
+        wavelengths=config.wavelengths,
+        title=f"{name}\n{config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
+    )
+
+
+@dataclass
+class Progress:
+    """
+    Where a run stands; a checkpoint holds it.
+
+    Attributes:
+        completed_steps: since the beginning.
+        validated_step: the last step after which the model was validated; -1 before.
+        start_results, results: of the first and of the last validation.
+        losses: since they were last logged, on this process.
+        windows: numbers of the windows taken in this epoch, on this process.
+    """
+
+    completed_steps: int = 0
+    validated_step: int = -1
+    start_results: dict[str, float] = field(default_factory=dict)
+    results: dict[str, float] = field(default_factory=dict)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    windows: list[torch.Tensor] = field(default_factory=list)
+
+    def tensors(self, accelerator: Accelerator) -> dict[str, torch.Tensor]:
+        """Losses and windows of all processes, (processes, number)."""
+        kept = {"losses": torch.tensor([]), "windows": torch.tensor([], dtype=torch.int64)}
+        if self.losses:
+            kept["losses"] = accelerator.gather(torch.stack(self.losses)[None])
+        if self.windows:
+            kept["windows"] = accelerator.gather(torch.cat(self.windows)[None])
+        return kept
+
+    def restore(self, checkpoint: Checkpoint, accelerator: Accelerator) -> None:
+        """Takes up what a checkpoint holds; ValueError where that is not what a run holds."""
+        for name in ("completed_steps", "validated_step", "start_results", "results"):
+            value = checkpoint.state["progress"][name]
+            numbers = [value] if name.endswith(("step", "steps")) else list({**value}.values())
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                raise ValueError(f"expected numbers as {name}, got {value}")
+            setattr(self, name, value)
+        losses, windows = checkpoint.progress["losses"], checkpoint.progress["windows"]
+        if (losses.dtype, windows.dtype) != (torch.float32, torch.int64) or {losses.ndim, windows.ndim} - {1, 2}:
+            raise ValueError(f"expected losses and numbers of windows, got {losses.dtype} and {windows.dtype}")
+        losses, windows = losses.to(accelerator.device), windows.to(accelerator.device)
+        if losses.numel():
+            same_number = len(losses) == accelerator.num_processes
+            self.losses = list((losses[accelerator.process_index] if same_number else losses.mean(dim=0)).unbind())
+        # Those of another number of processes cannot be dealt out again: the epoch's count begins anew
+        if len(windows) == accelerator.num_processes:
+            self.windows = [windows[accelerator.process_index]]
+
+
+def run_description(arguments: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """What makes two runs the same, as JSON gives it back."""
+    description = {name: getattr(arguments, name) for name in ARGUMENTS_OF_A_RUN}
+    description = {name: str(value) if isinstance(value, Path) else value for name, value in description.items()}
+    if isinstance(description["nodata"], float) and math.isnan(description["nodata"]):
+        description["nodata"] = "nan"  # which is equal to itself, and JSON
+    description["num_processes"] = accelerator.num_processes
+    description["mixed_precision"] = accelerator.mixed_precision
+    if arguments.streaming:
+        description["dataloader_num_workers"] = arguments.dataloader_num_workers  # tiles are dealt to them
+    return description
+
+
+def find_checkpoint(
+    arguments: argparse.Namespace, description: Mapping[str, Any], say: Callable[[str], object]
+) -> tuple[Path, Checkpoint] | None:
+    """The checkpoint to go on from, after a look whether it belongs to this run; None to begin."""
+    if arguments.resume_from_checkpoint is None:
+        return None
+    if arguments.resume_from_checkpoint == "latest":
+        found = latest_checkpoint(arguments.output_dir, say)
+    else:
+        folder = Path(arguments.resume_from_checkpoint)
+        found = folder, Checkpoint.read(folder)
+    if found is None:
+        return None
+    folder, checkpoint = found
+    changed = [name for name, value in description.items() if value != checkpoint.run.get(name)]
+    if changed:
+        differences = ", ".join(
+            f"{name} was {checkpoint.run.get(name)} and is {description[name]}" for name in sorted(changed)
+        )
+        if not arguments.allow_changed_run:
+            raise ValueError(
+                f"{folder}: a resumed run must have the arguments of the interrupted one, but {differences}; "
+                "--allow_changed_run goes on all the same"
+            )
+        say(f"another run from here on: {differences}")
+    return found
+
+
+def is_finished(arguments: argparse.Namespace, description: Mapping[str, Any]) -> bool:
+    """Whether the output folder holds what this very run ends with, undamaged."""
+    folder: Path = arguments.output_dir
+    try:
+        results = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+        weights = fingerprint((folder / SAFE_WEIGHTS_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return results.get("run") == without_places(description) and results.get("weights_sha256") == weights
+
+
+def check_output_dir(arguments: argparse.Namespace, checkpoint: Path | None) -> None:
+    """Raises ValueError where a new run would be mixed with another one's checkpoints or model."""
+    folder: Path = arguments.output_dir
+    goes_on_here = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if arguments.overwrite_output_dir or goes_on_here:
+        return
+    left = [path.name for path in (*step_folders(folder)[::-1], folder / SAFE_WEIGHTS_NAME) if path.exists()]
+    if left:
+        raise ValueError(
+            f"{folder}: expected no other run in the output folder, found {left[0]}; give another --output_dir, go on "
+            "with --resume_from_checkpoint latest, or start anew with --overwrite_output_dir"
+        )
+
+
+def remove_earlier_run(folder: Path) -> None:
+    """
+    Removes checkpoints, figures and log of an earlier run, which would be taken for this one's. Its model and results
+    stay until those of this run replace them.
+    """
+    for checkpoint in step_folders(folder):
+        shutil.rmtree(checkpoint)
+    for figure in (folder / "figures").glob("reconstruction_step_*.png"):
+        figure.unlink()
+    (folder / HISTORY).unlink(missing_ok=True)
+
+
+def create_repository(name: str, token: str | None) -> None:
+    """Makes the repository to push to, before hours of training: a wrong name or token is found now."""
+    try:
+        HfApi(token=token).create_repo(name, exist_ok=True)
+    except Exception as error:  # huggingface_hub lets through what its HTTP library raises, which is not one for ever
+        raise ValueError(f"--push_to_hub: the repository {name} cannot be written: {error}") from error
+
+
+def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name: str, token: str | None) -> None:
+    """Uploads a model as a repository that also loads where this package is not installed."""
+    with TemporaryDirectory() as folder:
+        export_for_hub(model, processor, folder)
+        HfApi(token=token).upload_folder(
+            repo_id=name, folder_path=folder, commit_message="Model and processor of run_mim.py"
+        )
+
+
+@dataclass
+class Run:
+    """One pre-training on one of its processes: what it trains, on what, and where it stands."""
+
+    arguments: argparse.Namespace
+    accelerator: Accelerator
+    description: dict[str, Any]
+    model: Any
+    processor: HSSTImageProcessor
+    config: HSSTConfig
+    training_tiles: Tiles
+    training_windows: RandomWindows
+    sampler: EpochSampler | GroupedSampler
+    training_loader: DataLoader
+    validation_windows: GridWindows
+    validation_loader: DataLoader
+    tile_to_show: tuple[np.ndarray, str]
+    optimizer: Any
+    scheduler: LRScheduler
+    steps_per_epoch: int
+    total_steps: int
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.is_main = self.accelerator.is_main_process
+        self.history_file = self.arguments.output_dir / HISTORY
+        self.kinds = self.arguments.mask_types or [self.config.mask_type]
+        self.watch = FiniteWatch(self.accelerator.device, scaled=self.accelerator.scaler is not None)
+
+    def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint; ValueError where it is of another model or run."""
+        try:
+            checkpoint.restore(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer)
+            self.progress.restore(checkpoint, self.accelerator)
+            step = self.progress.completed_steps
+            if type(step) is not int or not 0 < step <= self.total_steps:
+                raise ValueError(f"expected a step of 1 to {self.total_steps}, got {step}")
+            scaler = checkpoint.state["scaler"]
+            if self.accelerator.scaler is not None and scaler is not None:
+                self.accelerator.scaler.load_state_dict(scaler)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder}: expected a checkpoint of this run, got another one: {error}") from None
+        # The learning rate follows from the step, also where the run is now longer than it was
+        position = {"last_epoch": step - 1, "_step_count": step + 1}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **position})
+        self.scheduler.step()
+
+    def save_checkpoint(self) -> Path:
+        """Saves where the run stands, as `step_N`."""
+        progress = {name: value for name, value in vars(self.progress).items() if not isinstance(value, list)}
+        scaler = self.accelerator.scaler
+        tensors = self.progress.tensors(self.accelerator)
+        folder = self.arguments.output_dir / f"step_{self.progress.completed_steps}"
+        if self.is_main:
+            Checkpoint(
+                model=self.accelerator.unwrap_model(self.model).state_dict(),
+                moments=self.optimizer.state_dict()["state"],
+                progress=tensors,
+                state={"progress": progress, "scaler": scaler and scaler.state_dict()},
+                run=self.description,
+                history=self.history_file.read_text(encoding="utf-8"),
+            ).save(folder)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def log(self, values: dict[str, Any]) -> None:
+        step = self.progress.completed_steps
+        self.accelerator.log(values, step=step)
+        if self.is_main:
+            with self.history_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def train(self, stop: StopRequest) -> float:
+        """Trains to the last step, and returns how many seconds that took."""
+        progress = self.progress
+        self.bar = tqdm(
+            total=self.total_steps,
+            initial=progress.completed_steps,
+            desc="training",
+            disable=not self.is_main,
+            unit="step",
+        )
+        started = time.perf_counter()
+        with self.bar:
+            # After a checkpoint, too: the run may have been stopped while it validated
+            stops = self.validate_if_due(stop)
+            if progress.completed_steps == 0:
+                progress.start_results = progress.results
+                if stops:
+                    stop.grant("nothing was trained yet")
+            while progress.completed_steps < self.total_steps:
+                self.train_epoch(stop)
+        return time.perf_counter() - started
+
+    def train_epoch(self, stop: StopRequest) -> None:
+        """Trains to the end of the epoch."""
+        progress, accumulation = self.progress, self.arguments.gradient_accumulation_steps
+        epoch, step_in_epoch = divmod(progress.completed_steps, self.steps_per_epoch)
+        loader = self.training_loader
+        if step_in_epoch:
+            loader = self.accelerator.skip_first_batches(loader, step_in_epoch * accumulation)
+        else:
+            progress.windows.clear()
+        # The loader, too: it resets its epoch counter when it is rebuilt
+        parts: tuple[Any, ...] = (loader, self.sampler, self.training_windows)
+        for part in parts:
+            part.set_epoch(epoch)
+        batches: list[dict[str, torch.Tensor]] = []
+        for batch in loader:
+            batches.append(batch)
+            self.train_batch(batch, len(batches) - 1, batches)
+            if not self.accelerator.sync_gradients:
+                continue
+            batches = []
+            self.scheduler.step()
+            progress.completed_steps += 1
+            self.bar.update()
+            self.finish_step(epoch, stop)
+            if progress.completed_steps >= self.total_steps or progress.completed_steps % self.steps_per_epoch == 0:
+                return
+
+    def train_batch(self, batch: dict[str, torch.Tensor], number: int, batches: list[dict[str, torch.Tensor]]) -> None:
+        """Takes the gradient of a batch, and the optimizer's step after the last of the `batches` of a step."""
+        arguments, accelerator = self.arguments, self.accelerator
+        micro_step = self.progress.completed_steps * arguments.gradient_accumulation_steps + number
+        drawn = step_seed(arguments.seed, micro_step, accelerator.process_index)
+        torch.manual_seed(drawn)
+        with accelerator.accumulate(self.model):
+            pixels = batch["pixels"]
+            if arguments.gain:
+                pixels = in_other_light(pixels, self.processor.nodata, arguments.gain)
+            kind = None
+            if arguments.mask_types:
+                # The same kind on every process, or those with less to encode would wait
+                kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
+            loss = masked_loss(self.model, self.config, *self.processor.standardize(pixels), drawn, kind)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
+                self.watch.add(self.progress.completed_steps + 1, loss, norm, batches)
+                self.require_finite()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.progress.losses.append(loss.detach())
+        self.progress.windows.append(batch["window_index"])
+
+    def require_finite(self, wait: bool = False) -> None:
+        """Raises ValueError after a step whose loss or gradient was not finite, and writes what it was taken on."""
+        bad = self.watch.first_bad(wait)
+        if bad is None:
+            return
+        step, found, batches = bad
+        rank = self.accelerator.process_index
+        windows = torch.cat([batch["window_index"] for batch in batches]).tolist()
+        tiles = [self.training_tiles.names[w // self.training_windows.windows_per_tile] for w in windows]
+        micro_steps = [(step - 1) * self.arguments.gradient_accumulation_steps + n for n in range(len(batches))]
+        about = {
+            "step": step,
+            "found": found,
+            "seeds": [step_seed(self.arguments.seed, number, rank) for number in micro_steps],
+            "windows": windows,
+            "tiles": tiles,
+            "epoch": (step - 1) // self.steps_per_epoch,
+        }
+        path = self.arguments.output_dir / f"not_finite_step_{step}_process_{rank}.safetensors"
+        write_batch(path, torch.cat([batch["pixels"] for batch in batches]), about)
+        raise ValueError(
+            f"expected a finite loss and gradient, got {found} at step {step}; what it was taken on is in {path}, and "
+            "the checkpoints before are whole"
+        )
+
+    def finish_step(self, epoch: int, stop: StopRequest) -> None:
+        """What belongs to a step after its update: logs, validation, checkpoint; and a stop that was asked for."""
+        progress, step = self.progress, self.progress.completed_steps
+        is_last = step == self.total_steps
+        ends_epoch = is_last or step % self.steps_per_epoch == 0
+        if step % 10 == 0 or is_last:
+            mean_loss = self.accelerator.reduce(torch.stack(progress.losses).mean(), reduction="mean").item()
+            progress.losses.clear()
+            self.bar.set_postfix(loss=f"{mean_loss:.4f}", epoch=epoch + 1)
+            self.log({"loss": mean_loss, "learning_rate": self.scheduler.get_last_lr()[0], "epoch": epoch + 1})
+        if ends_epoch:
+            windows = self.accelerator.gather(torch.cat(progress.windows))
+            tiles = windows // self.training_windows.windows_per_tile
+            counts = {"distinct_windows": len(windows.unique()), "distinct_tiles": len(tiles.unique())}
+            self.log({"windows": len(windows), **counts})
+        stops = self.validate_if_due(stop) or self.all_stop(stop)
+        every = self.arguments.checkpointing_steps
+        due = ends_epoch if every == "epoch" else every is not None and step % int(every) == 0
+        if due or stops:
+            self.require_finite(wait=True)
+            folder = self.save_checkpoint()
+        if stops:
+            stop.grant(f"saved {folder}; the same command with --resume_from_checkpoint latest goes on from there")
+
+    def all_stop(self, stop: StopRequest) -> bool:
+        """Whether a process was asked to stop: then all do, after the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.made
+        # An answer that a GPU has to give is waited for, so there it is asked for now and then only
+        if self.accelerator.device.type != "cpu" and self.progress.completed_steps % 10:
+            return False
+        asked = torch.tensor(float(stop.made), device=self.accelerator.device)
+        return self.accelerator.reduce(asked, reduction="sum").item() > 0
+
+    def validate_if_due(self, stop: StopRequest) -> bool:
+        """
+        Validates the model and draws a figure, where that belongs to this step and was not done. Returns whether a
+        process was asked to stop before that was done.
+        """
+        progress, step, every = self.progress, self.progress.completed_steps, self.arguments.validation_steps
+        ends_epoch = step % self.steps_per_epoch == 0
+        due = step == self.total_steps or step == 0 or (step % every == 0 if every else ends_epoch)
+        if not due or progress.validated_step == step:
+            return False
+        results = self.validate(stop)
+        if results is None:
+            return True
+        progress.results, progress.validated_step = results, step
+        self.log(results)
+        if self.is_main:
+            unwrapped = self.accelerator.unwrap_model(self.model)
+            draw_figure(
+                self.figure_path(),
+                unwrapped,
+                *self.tile_to_show,
+                self.processor,
+                self.config,
+                self.accelerator,
+                self.arguments.seed,
+                f"after {step:,} steps",
+            )
+            self.bar.write(
+                f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
+                f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "
+                f"{results['eval_visible_mean_loss']:.4f})"
+            )
+        self.accelerator.wait_for_everyone()
+        return False
+
+    def figure_path(self) -> Path:
+        return self.arguments.output_dir / "figures" / f"reconstruction_step_{self.progress.completed_steps:07d}.png"
+
+    @torch.no_grad()
+    def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
+        """
+        Mean absolute error of the hidden values (in standard deviations of their band) of the validation windows, for
+        the model and for two predictors without training. Windows and masks are the same every time. None where a
+        process was asked to stop.
+        """
+        accelerator, config, seed = self.accelerator, self.config, self.arguments.seed
+        # Without its wrapper, for processes may have different numbers of batches and must not wait for each other
+        model = accelerator.unwrap_model(self.model)
+        model.eval()
+        sums = torch.zeros(5, dtype=torch.float64)
+        for batch in self.validation_loader:
+            if stop is not None and stop.made:
+                sums[4] = 1
+                break
+            pixel_values, pixel_mask = self.processor.standardize(batch["pixels"].to(accelerator.device))
+            # A mask for each window from its own number, so that it does not depend on batches or processes
+            masks = [masks_for(config, 1, step_seed(seed, int(index), 0)) for index in batch["window_index"]]
+            mask = torch.cat(masks).to(accelerator.device)
+            with accelerator.autocast():
+                outputs = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask)
+            # On the CPU, for not every device knows float64 (Apple's does not)
+            sums[:4] += absolute_error_sums(
+                pixel_values.cpu(), outputs.reconstruction.float().cpu(), mask.cpu(), pixel_mask.cpu(), config
+            )
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
+        model.train()
+        if sums[4]:
+            return None
+        loss, band_mean, visible_mean = (sums[:3] / sums[3].clamp(min=1)).tolist()
+        return {"eval_loss": loss, "eval_band_mean_loss": band_mean, "eval_visible_mean_loss": visible_mean}
+
+    def save(self, seconds: float, steps_timed: int) -> None:
+        """Saves model, processor and results, and pushes them where that was asked for."""
+        self.accelerator.wait_for_everyone()
+        if not self.is_main:
+            return
+        arguments, model = self.arguments, self.accelerator.unwrap_model(self.model)
+        ratios = [masks_for(self.config, 64, 0, mask_type=kind).float().mean().item() for kind in self.kinds]
+        with written_into(arguments.output_dir, last=SAFE_WEIGHTS_NAME) as partial:
+            model.save_pretrained(partial)
+            self.processor.save_pretrained(partial)
+            results = {
+                **self.progress.results,
+                **{f"start_{name}": value for name, value in self.progress.start_results.items()},
+                "steps": self.total_steps,
+                "windows_seen": self.total_steps * windows_of_step(arguments, self.accelerator),
+                "training_tiles": len(self.training_tiles),
+                "validation_tiles": len(self.validation_windows.tiles),
+                "validation_windows": len(self.validation_windows),
+                "realised_mask_ratio": float(np.mean(ratios)),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "seconds": round(seconds, 1),
+                "steps_timed": steps_timed,
+                "run": without_places(self.description),
+                "weights_sha256": fingerprint((partial / SAFE_WEIGHTS_NAME).read_bytes()),
+                "versions": {
+                    "torch": torch.__version__,
+                    "transformers": transformers.__version__,
+                    "accelerate": accelerate.__version__,
+                },
+            }
+            write_json(partial / RESULTS_NAME, results)
+        print(f"Model and processor: {arguments.output_dir}\nReconstruction: {self.figure_path()}")
+        if arguments.push_to_hub:
+            try:
+                push(model, self.processor, arguments.hub_model_id, arguments.hub_token)
+            except Exception as error:  # as in create_repository
+                raise ValueError(
+                    f"the model is saved in {arguments.output_dir}, but pushing it to {arguments.hub_model_id} "
+                    f"failed: {error}"
+                ) from error
+
+
+def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description: dict[str, Any]) -> Run:
+    """Reads the data, makes model, processor and optimizer, and looks whether they fit each other."""
+    with accelerator.main_process_first():
+        training_tiles, validation_tiles = load_tiles(arguments, progress=accelerator.is_main_process)
+    config = make_config(arguments, training_tiles)
+    bands = choose_bands(config, training_tiles, arguments)
+    if validation_tiles.num_bands != training_tiles.num_bands:
+        raise ValueError(
+            f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
+            f"got {validation_tiles.num_bands}"
+        )
+    check_same_bands(arguments, training_tiles, validation_tiles, bands)
+    if arguments.model_name_or_path:
+        model = load_to_continue(arguments.model_name_or_path, config)
+    else:
+        model = HSSTForMaskedImageModeling(config)
+    use_fast_layers(model)
+    for kind in (*(arguments.mask_types or ()), config.mask_type):  # validation takes the last
+        masks_for(config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
+    processor_before = None
+    if arguments.model_name_or_path and not arguments.recompute_statistics:
+        processor_before = processor_of_checkpoint(arguments.model_name_or_path)
+        if processor_before is None:
+            accelerator.print(f"{arguments.model_name_or_path}: no band statistics; taken from the training tiles")
+    processor = make_processor(config, training_tiles, bands, processor_before)
+    source = arguments.train_dir or arguments.dataset_name
+    check_tile_sizes(source, training_tiles, config.window_size)
+    check_tile_sizes(arguments.validation_dir or source, validation_tiles, config.window_size)
+    training_windows = RandomWindows(
+        training_tiles,
+        config.window_size,
+        bands=bands,
+        windows_per_tile=arguments.windows_per_tile,
+        seed=arguments.seed,
+    )
+    validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
+    windows_per_step = windows_of_step(arguments, accelerator)
+    if len(training_windows) < windows_per_step:
+        raise ValueError(
+            f"{source}: expected at least the {windows_per_step} windows of one step in an epoch, got "
+            f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
+            "each); raise --windows_per_tile or lower --per_device_train_batch_size"
+        )
+    candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
+    shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
+    sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
+    if training_tiles.groups_at_once is not None:
+        readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
+        sampler = GroupedSampler(
+            training_tiles.groups,
+            training_windows.windows_per_tile,
+            arguments.seed,
+            groups_at_once=training_tiles.groups_at_once,
+            batch_size=arguments.per_device_train_batch_size,
+            num_consumers=accelerator.num_processes * readers_per_process,
+        )
+    training_loader = DataLoader(
+        training_windows,
+        batch_size=arguments.per_device_train_batch_size,
+        sampler=sampler,
+        drop_last=True,
+        num_workers=arguments.dataloader_num_workers,
+    )
+    share = accelerator.num_processes, accelerator.process_index
+    validation_loader = DataLoader(
+        torch.utils.data.Subset(validation_windows, range(share[1], len(validation_windows), share[0])),
+        batch_size=arguments.per_device_eval_batch_size,
+    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
+    model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
+
+    steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
+    left_out = len(training_windows) - steps_per_epoch * windows_per_step
+    if left_out:
+        accelerator.print(
+            f"{left_out} of {len(training_windows)} windows, too few for a step, are left out each epoch"
+        )
+    total_steps = steps_per_epoch * arguments.num_train_epochs
+    if arguments.max_train_steps is not None:
+        total_steps = arguments.max_train_steps
+    warmup_steps = arguments.num_warmup_steps
+    warmup_steps = round(0.05 * total_steps) if warmup_steps is None else warmup_steps
+    # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
+    decay = {}
+    if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+        decay = {"num_decay_steps": round(arguments.decay_share * total_steps)}
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps, decay)
+    model.train()
+    return Run(
+        arguments=arguments,
+        accelerator=accelerator,
+        description=description,
+        model=model,
+        processor=processor,
+        config=config,
+        training_tiles=training_tiles,
+        training_windows=training_windows,
+        sampler=sampler,
+        training_loader=training_loader,
+        validation_windows=validation_windows,
+        validation_loader=validation_loader,
+        tile_to_show=shown,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def load_to_continue(source: str, config: HSSTConfig) -> HSSTForMaskedImageModeling:
+    """A model with the encoder of another one; a decoder, and a bias of distances that it did not have, are new."""
+    layers = range(config.num_spatial_layers)
+    biases = tuple(f"hsst.spatial_layers.{layer}.attention.position_bias" for layer in layers)
+    return load_model(HSSTForMaskedImageModeling, source, config, new=(*OTHER_PARTS, *biases), unused=OTHER_PARTS)
+
+
+def windows_of_step(arguments: argparse.Namespace, accelerator: Accelerator) -> int:
+    """Windows that all processes together see in a step."""
+    return arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """The whole run."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to if arguments.with_tracking else None,
+        project_config=ProjectConfiguration(project_dir=str(arguments.output_dir)),
+    )
+    if accelerator.distributed_type in PARTED_MODELS:
+        raise ValueError(
+            f"expected a launch with the whole model on each device, got {accelerator.distributed_type.value}, whose "
+            "parts a checkpoint would lack"
+        )
+    accelerate.utils.set_seed(arguments.seed)
+    description = run_description(arguments, accelerator)
+
+    def say(message: str) -> None:
+        if accelerator.is_main_process:
+            print(f"run_mim.py: {message}", file=sys.stderr, flush=True)
+
+    with only_writer(arguments.output_dir) if accelerator.is_main_process else nullcontext():
+        if arguments.resume_from_checkpoint == "latest" and is_finished(arguments, description):
+            accelerator.print(f"Finished before: {arguments.output_dir}")
+            return
+        found = find_checkpoint(arguments, description, say)
+        check_output_dir(arguments, found and found[0])
+        run = prepare(arguments, accelerator, description)
+        if found is not None:
+            run.restore(*found)
+            accelerator.print(f"Resumed from {found[0]} after step {run.progress.completed_steps}")
+        if arguments.push_to_hub and accelerator.is_main_process:
+            create_repository(arguments.hub_model_id, arguments.hub_token)
+        try:
+            if arguments.with_tracking:
+                tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
+                accelerator.init_trackers("hsst_mim", tracked)
+        except ImportError as error:
+            raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
+        if accelerator.is_main_process:
+            if found is None:
+                remove_earlier_run(arguments.output_dir)
+            write_text(run.history_file, "" if found is None else found[1].history)
+        accelerator.wait_for_everyone()
+        start_step = run.progress.completed_steps
+        with StopRequest() as stop:
+            seconds = run.train(stop)
+        run.save(seconds, run.total_steps - start_step)
+    accelerator.end_training()

@@ -65,7 +65,7 @@ from hsst.run_classification import (
     options_of,
     parse_area,
 )
-from hsst.support.command_line import check_least, one_line_errors, parse_named
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors, parse_named
 from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
 from hsst.support.reports import markdown_table, shares_of
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, check_model, settings_for
@@ -556,8 +556,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, budgets: str, about: str 
     """Arguments that every program of many runs has."""
     text = f"{about}labels per class, or shares of the labels ({budgets})"
     parser.add_argument("--budgets", default=budgets, help=text.replace("%", "%%"))
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (5)")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
     parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
     add_training_arguments(parser)
 
@@ -644,7 +644,7 @@ def quiet_libraries() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
     parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
     add_run_arguments(parser, "5,20,10%,100%")

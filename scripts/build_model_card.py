@@ -23,7 +23,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from datasets_loading.files import only_writer, write_json, write_text, written_into
 from hsst.publish import CARD_NAME, check_sources, training_sources
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 from hsst.support.reports import markdown_table, without_folders
 
 REPOSITORY = "hsg-aiml/hsst-enmap"
@@ -40,16 +40,14 @@ EVALUATIONS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--model", type=Path, required=True, help="output folder of run_mim.py or run_classification.py"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to publish with publish.py")
     parser.add_argument("--repository", help=f"its name on the Hub ({REPOSITORY}, or {REPOSITORY}-landcover)")
-    parser.add_argument("--base", default=REPOSITORY, help=f"name of the model that was fine-tuned ({REPOSITORY})")
-    parser.add_argument(
-        "--sources", nargs="+", default=["simulated"], help="what the weights were trained on, in all (simulated)"
-    )
+    parser.add_argument("--base", default=REPOSITORY, help="name of the model that was fine-tuned")
+    parser.add_argument("--sources", nargs="+", default=["simulated"], help="what the weights were trained on, in all")
     for name, (command, *_) in EVALUATIONS.items():
         parser.add_argument(f"--{name}", type=Path, help=f"output folder of {command} ({name}.json)")
     parser.add_argument("--final", action="store_true", help="leave out the note that these weights are a placeholder")

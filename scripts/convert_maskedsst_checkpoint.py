@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets_loading.files import only_writer, written_into
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 
 # What needs torch is imported where it is used: help and refusals need not wait for it
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="file written by the published scripts")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(

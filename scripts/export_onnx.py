@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 
 from datasets_loading.files import written_whole
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 
 BATCHES = (1, 3)
 LARGEST_BATCH = 512
@@ -29,7 +29,7 @@ LARGEST_DIFFERENCE = 1e-4
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a model of any kind")
     parser.add_argument("--output", type=Path, required=True, help="file to write (.onnx)")
     return parser.parse_args()

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
 from datasets_loading.scenes import Scene, find_scenes, open_scene
-from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, one_line_errors, reading_of
 from hsst.support.figures import save_figure, true_colour
 from hsst.support.reports import markdown_table
 
@@ -29,7 +29,7 @@ LARGEST_PICTURE = 512
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("images", nargs="+", help="images and products, or patterns of them in quotes")
     parser.add_argument("--output_dir", type=Path, help="folder of images.json and images.png (none)")
     add_reading_arguments(parser)

@@ -13,21 +13,21 @@ from pathlib import Path
 
 from datasets_loading.scenes import Scene, open_scene
 from hsst.support.choices import MASK_TYPES
-from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", type=Path, metavar="SCENE")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("scene", type=Path, metavar="SCENE", help="product or image")
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a pre-trained model")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--row", type=int, help="first row of the cut (middle of the scene)")
     parser.add_argument("--column", type=int, help="first column of the cut (middle of the scene)")
-    parser.add_argument("--size", type=int, default=64, help="side of the cut in pixels (64)")
-    parser.add_argument("--mask_type", choices=MASK_TYPES, help="default: the model's")
+    parser.add_argument("--size", type=int, default=64, help="side of the cut in pixels")
+    parser.add_argument("--mask_type", choices=MASK_TYPES, help="which tokens are hidden together (the model's)")
     parser.add_argument("--mask_ratio", type=float, help="share of the tokens to hide (the model's)")
     parser.add_argument("--mask_patch_size", type=int, help="side of the hidden squares in positions (the model's)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mask (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
     add_scene_arguments(parser, "to hide")
     return parser.parse_args()
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets_loading.files import fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
-from hsst.support.command_line import add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
 
 # What needs torch is imported where it is used: help and refusals need not wait for it
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ LAUNCHED = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("scenes", nargs="+", metavar="SCENE", help="scenes, or patterns of them in quotes")
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a fine-tuned model")
     parser.add_argument(
@@ -49,8 +49,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--window", type=int, help="side of the windows for features in pixels (the model's)")
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window; 1 for single pixels)")
-    parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once (64)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
+    parser.add_argument("--batch_size", type=int, default=64, help="windows that the model sees at once")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of its numbers")
     add_scene_arguments(parser, "that get no class")
     parser.add_argument(
         "--scene_statistics",

@@ -16,23 +16,23 @@ from pathlib import Path
 
 from datasets_loading.corpus import CutSettings, cluster_executor, prepare_corpus
 from datasets_loading.workers import local_executor
-from hsst.support.command_line import add_reading_arguments, one_line_errors, reading_of
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of products and images, or one product")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the corpus")
-    parser.add_argument("--tile_size", type=int, default=64, help="side of a tile in pixels (64)")
+    parser.add_argument("--tile_size", type=int, default=64, help="side of a tile in pixels")
     parser.add_argument(
-        "--max_nodata", type=float, default=0.5, metavar="SHARE", help="largest share of a tile without data (0.5)"
+        "--max_nodata", type=float, default=0.5, metavar="SHARE", help="largest share of a tile without data"
     )
     parser.add_argument(
-        "--max_cloud", type=float, default=0.1, metavar="SHARE", help="largest share of a tile under cloud (0.1)"
+        "--max_cloud", type=float, default=0.1, metavar="SHARE", help="largest share of a tile under cloud"
     )
     add_reading_arguments(parser)
     workers = parser.add_mutually_exclusive_group()
-    workers.add_argument("--num_workers", type=int, default=1, help="processes on this machine (1)")
+    workers.add_argument("--num_workers", type=int, default=1, help="processes on this machine")
     workers.add_argument(
         "--dask_scheduler", metavar="tcp://HOST:PORT", help="Dask cluster whose workers see the same folders"
     )

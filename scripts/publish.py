@@ -31,7 +31,7 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from hsst.support.command_line import one_line_errors, shown
+from hsst.support.command_line import HelpFormatter, one_line_errors, shown
 
 SOURCES = Path(__file__).parent / "support" / "training_sources.yaml"
 CARD_NAME = "README.md"
@@ -108,11 +108,11 @@ print(json.dumps(report))
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to publish")
     parser.add_argument("--hub_model_id", help="OWNER/NAME of the repository")
     parser.add_argument("--stage", type=Path, metavar="DIR", help="check, write a model's repository to DIR, and end")
-    parser.add_argument("--repo_type", choices=tuple(SUFFIXES), default="model")
+    parser.add_argument("--repo_type", choices=tuple(SUFFIXES), default="model", help="what the folder holds")
     parser.add_argument("--private", action="store_true", help="whether a new repository is private")
     parser.add_argument("--dry_run", action="store_true", help="check, list what would change, and change nothing")
     arguments = parser.parse_args()

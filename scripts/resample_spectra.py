@@ -13,15 +13,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("images", type=Path, nargs="+", help="GeoTIFF or ENVI images of reflectance, or folders")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the tiles, made if missing")
     add_reading_arguments(parser)
-    parser.add_argument("--tile_size", type=int, default=64, help="largest side of a tile in pixels (default: 64)")
+    parser.add_argument("--tile_size", type=int, default=64, help="largest side of a tile in pixels")
     return parser.parse_args()
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from datasets_loading.files import checksums, fingerprint, only_writer, write_json, written_into
 from datasets_loading.land_cover_metric import FEW_PIXELS, land_cover_scores
 from datasets_loading.splits import SPLITS, draw_labels
-from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors
 from hsst.support.matched_classes import parse_merges
 from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
 from hsst.support.training_settings import (
@@ -65,11 +65,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--dataset_config", help="configuration of --dataset, e.g. paper for the paper's tiles of enmap_dfc"
     )
-    data.add_argument("--images", default="images", help="folder of images, or image, in --data_dir (images)")
+    data.add_argument("--images", default="images", help="folder of images, or image, in --data_dir")
     data.add_argument(
         "--labels",
         default="labels",
-        help="folder of labels, label raster, or vector file of points or polygons, in --data_dir (labels)",
+        help="folder of labels, label raster, or vector file of points or polygons, in --data_dir",
     )
     data.add_argument("--class_column", help="column of a vector file of labels that holds the classes")
     data.add_argument(
@@ -85,8 +85,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image_variable", help="array of a MATLAB or NumPy file of an image that holds several")
     data.add_argument("--label_variable", help="array of a MATLAB or NumPy file of labels that holds several")
     add_reading_arguments(data, with_variable=False)
-    data.add_argument("--block_size", type=int, default=64, help="side of the blocks of a split, in pixels (64)")
-    data.add_argument("--split_seed", type=int, default=0, help="of dealing blocks (0)")
+    data.add_argument("--block_size", type=int, default=64, help="side of the blocks of a split, in pixels")
+    data.add_argument("--split_seed", type=int, default=0, help="of dealing blocks")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         if setting.name == "seed":
             continue
         # Not given, so that each model's own settings count; the help says what stands in its place
-        text = setting.metadata["help"] + ("" if setting.default in (None, False) else f" ({setting.default})")
+        text = setting.metadata["help"] + stated_setting(setting.name)
         options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
         if setting.type == "bool":
             options["action"] = "store_true"
@@ -124,6 +124,19 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
             options["choices"] = setting.metadata.get("choices")
         training.add_argument(f"--{setting.name}", **options)
     add_merge_argument(training, " (with --head_start checkpoint)")
+
+
+def stated_setting(name: str) -> str:
+    """What a setting of fine-tuning is where it is not given: for the default model, and for others by their names."""
+    values: dict[Any, list[str]] = {}
+    for model, entry in MODELS.items():
+        if entry.kind in ("hsst", "network"):
+            values.setdefault(getattr(settings_for(model, {}), name), []).append(model)
+    first, *others = values
+    if first in (None, False):
+        return ""
+    texts = [str(first), *(f"{value} for {', '.join(values[value])}" for value in others)]
+    return f" ({'; '.join(texts)})"
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,16 +271,18 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("auto", *MODELS), default="hsst", help="(hsst)")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=("auto", *MODELS), default="hsst", help="what to train")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results and model, made if missing")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, windows, augmentation and the choice of labels"
+    )
     add_data_arguments(parser)
     add_split_arguments(parser)
     budget = parser.add_argument_group("labels")
     budget.add_argument("--label_fraction", type=float, help="share of the training labels of each class to use")
     budget.add_argument("--labels_per_class", type=int, help="number of training labels of each class to use")
-    budget.add_argument("--folds", type=int, default=5, help="parts that --model auto tests in, one after another (5)")
+    budget.add_argument("--folds", type=int, default=5, help="parts that --model auto tests in, one after another")
     add_training_arguments(parser)
     return parser.parse_args()
 

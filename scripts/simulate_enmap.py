@@ -17,17 +17,17 @@ from tqdm import tqdm
 
 from datasets_loading.files import only_writer
 from datasets_loading.simulation.scene import EMPTY_BANDS, simulate_scene, write_scene
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write into, made if missing")
     parser.add_argument("--num_scenes", type=int, default=1, help="default: 1")
-    parser.add_argument("--size", type=int, default=1024, help="height and width in pixels (default: 1024)")
+    parser.add_argument("--size", type=int, default=1024, help="height and width in pixels")
     parser.add_argument("--height", type=int, help="height in pixels, instead of --size")
     parser.add_argument("--width", type=int, help="width in pixels, instead of --size")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene")
     parser.add_argument("--zip", action="store_true", help="write each product as a ZIP")
     for kind in ("cloud", "haze", "cirrus"):
         parser.add_argument(

@@ -1,11 +1,16 @@
 """Help of every program: it waits for nothing, and states what runs."""
 
+import argparse
+import importlib
 import subprocess
 import sys
 
+import pytest
+from conftest import SCRIPTS
 from transformers import SchedulerType
 
 from hsst.support import choices
+from hsst.support.command_line import stated
 from modeling_hsst import configuration_hsst
 
 HELP_OF_ALL = """
@@ -31,3 +36,34 @@ def test_choices_are_those_of_the_modules_with_torch() -> None:
     assert choices.MASK_TYPES == configuration_hsst.MASK_TYPES
     with_metrics = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
     assert set(choices.SCHEDULERS) == {entry.value for entry in set(SchedulerType) - with_metrics}
+
+
+PROGRAMS = [
+    str(path.relative_to(SCRIPTS).with_suffix("")).replace("/", ".")
+    for path in (*SCRIPTS.glob("*.py"), *(SCRIPTS / "experiments").glob("*.py"))
+    if not path.stem.startswith("_") and "ArgumentParser(" in path.read_text(encoding="utf-8")
+]
+
+
+class ParserMadeError(Exception):
+    """Thrown with a program's parser, in place of parsing."""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_states_what_runs(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument has a text, and it states the default, or that all there is of its kind is taken."""
+
+    def give_parser(parser: argparse.ArgumentParser, *given: object) -> None:
+        raise ParserMadeError(parser)
+
+    for name in ("parse_args", "parse_known_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, name, give_parser)
+    with pytest.raises(ParserMadeError) as thrown:
+        importlib.import_module(f"hsst.{program}").main()
+    parser = thrown.value.args[0]
+    for action in parser._actions:
+        shown = parser._get_formatter()._expand_help(action) if action.help else ""
+        assert shown, f"{action.dest}: no text"
+        if not isinstance(action.default, bool) and action.default not in (None, "", [], argparse.SUPPRESS):
+            default = stated(action.default)
+            assert shown.endswith((f"({default})", f" {default})", "(all)")) or f" ({default}: " in shown, shown

@@ -26,10 +26,17 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 from datasets_loading.files import only_writer
 from hsst.support.command_line import one_line_errors
+from hsst.support.model_sources import OTHER_PARTS, load_model
 from hsst.support.pretraining import FiniteWatch
 from hsst.support.pretraining_data import make_config, statistics_of_checkpoint
 from hsst.support.pretraining_run import Run
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, adapt_to_wavelengths
+from modeling_hsst import (
+    HSSTConfig,
+    HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
+    HSSTImageProcessor,
+    adapt_to_wavelengths,
+)
 
 NUM_BANDS = 20
 MODEL = (
@@ -111,6 +118,7 @@ def test_trains_and_saves_what_the_auto_classes_load(tiles, tmp_path, run_script
     )
     assert result.returncode == 0, result.stderr
     results = json.loads((output / "all_results.json").read_text())
+    assert "validation: " in result.stderr  # its own progress bar
     assert results["eval_loss"] < 0.7 * results["start_eval_loss"]
     assert results["eval_loss"] < min(results["eval_band_mean_loss"], results["eval_visible_mean_loss"])
     assert results["eval_band_mean_loss"] == results["start_eval_band_mean_loss"]
@@ -200,9 +208,9 @@ def test_a_resumed_run_is_the_same_run(tiles, tmp_path, run_script):
     assert history(resumed)[-1]["step"] == 32
 
 
-def in_two_processes(port, *arguments):
+def in_two_processes(port, *arguments, use_cpu="true"):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": use_cpu, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [str(part) for part in (*command, SCRIPTS / "run_mim.py", *arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -341,6 +349,26 @@ def test_no_code_of_a_checkpoint_is_run(tiles, tmp_path, run_script):
     assert not (tmp_path / "executed").exists()
 
 
+def test_processes_that_do_not_see_each_other_are_refused(tiles, tmp_path):
+    """Each would train a model of its own into the same folder."""
+    output = tmp_path / "model"
+    result = in_two_processes(29621, "--train_dir", tiles, "--output_dir", output, *ARGUMENTS, use_cpu="false")
+    assert result.returncode and "run_mim.py: error: WORLD_SIZE=2, but accelerate sees 1 process" in result.stderr
+    assert "(exitcode: 2)" in result.stderr
+    assert not output.exists()
+
+
+def test_loading_an_encoder_is_quiet(tmp_path, capfd):
+    """That it has no classifier, and the classifier no decoder, is no news; that other weights lack is refused."""
+    config = HSSTConfig(num_channels=20, wavelengths=None, band_patch_size=5)
+    HSSTForMaskedImageModeling(config).save_pretrained(tmp_path)
+    capfd.readouterr()
+    load_model(HSSTForSemanticSegmentation, str(tmp_path), config, new=OTHER_PARTS, unused=OTHER_PARTS)
+    assert "".join(capfd.readouterr()) == ""
+    with pytest.raises(ValueError, match="no weights but those that config.json describes"):
+        load_model(HSSTForSemanticSegmentation, str(tmp_path), config, new=OTHER_PARTS)
+
+
 def test_two_processes_see_different_windows(tiles, tmp_path):
     output = tmp_path / "model"
     arguments = ["--train_dir", tiles, "--output_dir", output, "--num_train_epochs", 2, *ARGUMENTS]
@@ -423,6 +451,8 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--train_val_split", 1.5], ["share between 0 and 1, got 1.5"]),
         (None, ["--per_device_train_batch_size", 400], ["the 400 windows of one step", "--windows_per_tile"]),
         (None, ["--resume_from_checkpoint", "nowhere"], ["nowhere: expected a checkpoint", "manifest.json"]),
+        (None, ["--report_to", "nothing"], ["--report_to: expected one of all", "got nothing"]),
+        (None, ["--report_to", "swanlab"], ["--report_to swanlab: it is not installed (installed: "]),
         (None, ["--lr_scheduler_type", "reduce_lr_on_plateau"], ["--lr_scheduler_type: invalid choice"]),
     ],
 )

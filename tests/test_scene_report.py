@@ -228,7 +228,7 @@ def test_page_answers_clicks(summary, tmp_path):
 
 
 def test_colours_follow_names_and_differ():
-    names = ["Water", "broadleaf forest", "needleleaf forest", "cropland", "roof", "something", "else", "Wetlands"]
+    names = ["Water", "broadleaf forest", "needleleaf forest", "cropland", "roof", "something", "quarry", "Wetlands"]
     colours = class_colours(names)
     assert len(set(colours)) == len(names)
 
@@ -238,6 +238,10 @@ def test_colours_follow_names_and_differ():
     assert max(channels(colours[0])) == channels(colours[0])[2]  # water is blue
     assert max(channels(colours[1])) == channels(colours[1])[1]  # forest is green
     assert len(set(class_colours([f"class {number}" for number in range(100)]))) == 100
+    # The same for the same names, in whatever order and beside whatever others
+    assert class_colours(names[::-1]) == colours[::-1]
+    for name, colour in zip(names, colours, strict=True):
+        assert class_colours([name]) == class_colours(["meadow", name, "sand"])[1:2] == [colour]
 
 
 def test_numbers_for_people():

@@ -34,9 +34,11 @@ def code_of(name, small):
 def run(name, small):
     """Runs the blocks one after another, as a reader would, and returns what they leave behind."""
     python, _ = code_of(name, small)
-    names = {"__name__": "tutorial"}
-    for number, block in enumerate(python):
-        exec(compile(block, f"{name}, block {number + 1}", "exec"), names)
+    # Twice where that is quick: what the first time left is in nobody's way
+    for _ in range(2 if small else 1):
+        names = {"__name__": "tutorial"}
+        for number, block in enumerate(python):
+            exec(compile(block, f"{name}, block {number + 1}", "exec"), names)
     return names
 
 
@@ -62,7 +64,7 @@ def test_embed_a_scene(small, capsys):
     found = names["found"]
     assert len(set(found.tolist())) == 100 and names["query"] not in found
     assert names["accuracy"] > 0.4
-    assert capsys.readouterr().out.count("%") == 3
+    assert capsys.readouterr().out.count("%") == (6 if small else 3)
 
 
 def test_fine_tune_and_map_a_scene(small, capfd, run_script):
@@ -74,7 +76,7 @@ def test_fine_tune_and_map_a_scene(small, capfd, run_script):
     names = run("map_a_scene.md", small)
     valid = names["classes"] != 255
     assert valid.any() and not valid.all()  # clouds, and what is off the swath
-    with rasterio.open("outputs/tutorials/map.tif") as dataset:
+    with rasterio.open("outputs/tutorials/map_from_python.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), names["classes"])
     command = code_of("map_a_scene.md", small)[1][0].replace("\\\n", " ")
     words = shlex.split(command)
@@ -83,8 +85,10 @@ def test_fine_tune_and_map_a_scene(small, capfd, run_script):
         file for word in words[2:] for file in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
     ]
     assert str(names["product"]) in arguments
-    result = run_script("predict_scene.py", *arguments, "--overwrite")
-    assert result.returncode == 0, result.stderr
+    for _ in range(2):
+        result = run_script("predict_scene.py", *arguments)
+        assert result.returncode == 0, result.stderr
+    assert "finished before" in result.stdout
     assert Path("outputs/tutorials/map.html").is_file() and Path("outputs/tutorials/map_confidence.tif").is_file()
 
 
@@ -104,13 +108,14 @@ def test_lora_compile_onnx(small, run_script, monkeypatch):
         monkeypatch.setattr(torch, "compile", lambda model: model)  # compiling takes most of the time
     python, (command,) = code_of("lora_compile_onnx.md", small)
     names = {"__name__": "tutorial"}
-    for block in python[:-1]:
+    for block in python[:-1] * (2 if small else 1):
         exec(block, names)
     assert names["losses"][-1] < names["losses"][0] and names["agree"] > 0.98 and names["difference"] < 1e-5
     words = shlex.split(command)
     assert words[:2] == ["python", "scripts/export_onnx.py"]
-    result = run_script("export_onnx.py", *words[2:])
-    assert result.returncode == 0 and "standard deviations at most" in result.stdout, result.stderr
+    for _ in range(2):
+        result = run_script("export_onnx.py", *words[2:])
+        assert result.returncode == 0 and "standard deviations at most" in result.stdout, result.stderr
     exec(python[-1], names)
     with torch.inference_mode():
         expected = names["merged"](names["windows"]).logits.numpy()

@@ -54,7 +54,7 @@ from hsst.experiments.label_efficiency import (
     set_up,
     summarise,
 )
-from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.fine_tuning import AreaTensors, has_diverged, turn_window
 from hsst.support.pretraining import NotFinite, parameter_groups, train_steps
 from hsst.support.reports import markdown_table
@@ -387,18 +387,18 @@ def mask_table(summary: Mapping[str, Any]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(ladder masks)")
     add_run_arguments(parser, "10%,100%", "of the ladder: ")
     add_area_arguments(parser)
     masks = parser.add_argument_group("masks")
-    masks.add_argument("--mask_type", choices=MASK_TYPES, default="tube", help="of the ladder's last rung (tube)")
-    masks.add_argument("--mask_ratio", type=float, default=0.7, help="of the ladder's last rung (0.7)")
+    masks.add_argument("--mask_type", choices=MASK_TYPES, default="tube", help="of the ladder's last rung")
+    masks.add_argument("--mask_ratio", type=float, default=0.7, help="of the ladder's last rung")
     masks.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=MASK_TYPES[:3], help="(unit block tube)")
     masks.add_argument("--mask_ratios", nargs="+", type=float, default=[0.5, 0.7, 0.9], help="(0.5 0.7 0.9)")
     text = "side of the squares of block and tube masks, in positions (2: of the published 4, 8x8 positions hold four)"
     masks.add_argument("--mask_patch_size", type=int, default=2, help=text)
-    masks.add_argument("--mask_budget", default="10%", help="labels that masks are judged with (10%%)")
+    masks.add_argument("--mask_budget", default="10%", help="labels that masks are judged with")
     pretraining = parser.add_argument_group("pre-training")
     for name in PRETRAINING_ARGUMENTS:
         default = getattr(PretrainingSettings, name)

@@ -20,15 +20,15 @@ from tqdm.auto import tqdm
 from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import written_whole
 from datasets_loading.tiles import Tiles, read_tile_set
-from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of products, GeoTIFF tiles or shards")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file")
     add_reading_arguments(parser)
-    parser.add_argument("--tile_size", type=int, default=64, help="side of the tiles in pixels (64)")
+    parser.add_argument("--tile_size", type=int, default=64, help="side of the tiles in pixels")
     return parser.parse_args()
 
 

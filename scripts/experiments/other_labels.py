@@ -29,7 +29,7 @@ from datasets_loading.splits import UNLABELLED, all_for_test
 from hsst.experiments.baselines import load_config, load_pixel_classifier, starting_point
 from hsst.experiments.label_efficiency import quiet_libraries
 from hsst.run_classification import add_data_arguments, add_merge_argument, load_data
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 from hsst.support.fine_tuning import AreaTensors, confusion_of, on_device, predict
 from hsst.support.matched_classes import matched_classes, parse_merges
 from hsst.support.reports import markdown_table, plot_confusion, plot_land_cover_map
@@ -107,15 +107,15 @@ def other_labels_table(result: Mapping[str, Any]) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name of a land-cover model")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--title", default="Labels", help="what the figures call the data (Labels)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
+    parser.add_argument("--title", default="Labels", help="what the figures call the data")
     add_data_arguments(parser)
     add_merge_argument(parser)
     parser.add_argument("--adapt_bands", action="store_true", help="adapt the model where the data lack bands of it")
     parser.add_argument("--stride", type=int, help="pixels between windows (half a window)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model (float32)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the model")
     parser.add_argument("--use_cpu", action="store_true", help="stay on the CPU")
     return parser.parse_args()
 

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text
 from datasets_loading.scenes import open_scene
-from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
 from hsst.support.few_labels import HEADS, PREPARATIONS, SLOW_WITH_MANY_FEATURES, tuned
@@ -439,14 +439,14 @@ def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the places")
     parser.add_argument("--model", nargs="+", default=["model_cards/hsst-enmap"], help="folders of models to compare")
     parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=tuple(PLACES), help="(all)")
     parser.add_argument("--heads", nargs="+", choices=tuple(HEADS), default=tuple(HEADS), help="(all)")
-    parser.add_argument("--labels", nargs="+", type=int, default=[5, 20], help="pixels of each class (5 20)")
+    parser.add_argument("--labels", nargs="+", type=int, default=[5, 20], help="pixels of each class")
     parser.add_argument("--seeds", type=int, default=10, help="(10)")
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
     return parser.parse_args()
 
 

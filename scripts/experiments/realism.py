@@ -29,7 +29,7 @@ from datasets_loading.sensors import ENMAP
 from datasets_loading.simulation.atmosphere import gas_optical_depth
 from datasets_loading.simulation.scene import simulate_scene
 from datasets_loading.simulation.spectra import SPECTRUM_WAVELENGTHS
-from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 
 FloatArray = NDArray[np.floating]
 
@@ -169,11 +169,11 @@ def compare(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--scale", type=float, help="stored number of a reflectance of 1, where tiles do not state it")
     parser.add_argument("--real_dir", type=Path, required=True, help="folder of real tiles")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--num_scenes", type=int, default=8, help="simulated scenes (8)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
+    parser.add_argument("--num_scenes", type=int, default=8, help="simulated scenes")
     parser.add_argument("--date", type=datetime.fromisoformat, help="day of the scenes, e.g. that of the real tiles")
     return parser.parse_args()
 

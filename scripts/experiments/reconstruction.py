@@ -35,7 +35,7 @@ from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import write_json, write_text
 from datasets_loading.tiles import Tiles, read_tile_set
 from datasets_loading.windows import GridWindows
-from hsst.support.command_line import one_line_errors, parse_named
+from hsst.support.command_line import HelpFormatter, one_line_errors, parse_named
 from hsst.support.model_sources import load_masked_model, read_processor
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTImageProcessor, draw_mask
@@ -352,7 +352,7 @@ def make_gaussians(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub, of a pre-trained model")
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tiles or products to score")
     parser.add_argument("--training_tiles", type=Path, help="the training's folder of tiles, products or shards")
@@ -363,10 +363,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME=PATTERN,...",
         help="tiles of one area, by patterns of their names; give at least two",
     )
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"])
-    parser.add_argument("--mask_ratio", type=float, default=0.7, help="share of the tokens to hide (0.7)")
-    parser.add_argument("--tile_size", type=int, default=64, help="side of tiles cut from products, in pixels (64)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
+    parser.add_argument(
+        "--mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"], help="kinds of masks"
+    )
+    parser.add_argument("--mask_ratio", type=float, default=0.7, help="share of the tokens to hide")
+    parser.add_argument("--tile_size", type=int, default=64, help="side of tiles cut from products, in pixels")
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ from transformers import get_wsd_schedule
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.files import only_writer, write_json, written_into
-from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
 from hsst.support.pretraining import (
     NotFinite,
@@ -100,25 +100,37 @@ class TileTensors:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--tiles", action="append", required=True, metavar="FILE[=WEIGHT]", help="to train on; repeat")
     parser.add_argument("--validation_tiles", action="append", required=True, metavar="FILE", help="never trained on")
     parser.add_argument("--model_name_or_path", help="checkpoint to go on from, with its processor")
     parser.add_argument("--config_overrides", default="", help="settings other than the published ones")
-    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=["even", "tube", "grid"])
-    parser.add_argument("--validation_mask_types", nargs="+", choices=MASK_TYPES, default=["unit", "tube", "grid"])
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--warmup_steps", type=int, default=200)
+    parser.add_argument(
+        "--mask_types",
+        nargs="+",
+        choices=MASK_TYPES,
+        default=["even", "tube", "grid"],
+        help="kinds of masks, of which each step takes one",
+    )
+    parser.add_argument(
+        "--validation_mask_types",
+        nargs="+",
+        choices=MASK_TYPES,
+        default=["unit", "tube", "grid"],
+        help="kinds of masks to validate with",
+    )
+    parser.add_argument("--steps", type=int, required=True, help="steps in all")
+    parser.add_argument("--batch_size", type=int, default=64, help="windows in a step")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="the largest of the schedule")
+    parser.add_argument("--warmup_steps", type=int, default=200, help="steps in which the learning rate rises")
     parser.add_argument("--decay_share", type=float, default=0.25, help="last share of the steps, of a falling rate")
-    parser.add_argument("--weight_decay", type=float, default=0.05)
-    parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window (0)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--validation_steps", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--weight_decay", type=float, default=0.05, help="of weight matrices")
+    parser.add_argument("--gain", type=float, default=0.0, help="spread of a random factor on each window")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
+    parser.add_argument("--validation_steps", type=int, default=1000, help="steps between two validations")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, windows and masks")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
     return parser.parse_args()
 
 

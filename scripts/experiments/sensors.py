@@ -56,7 +56,7 @@ from hsst.experiments.label_efficiency import (
     summarise,
 )
 from hsst.run_classification import given_settings, options_of
-from hsst.support.command_line import check_least, one_line_errors, parse_named
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors, parse_named
 from hsst.support.reports import markdown_table
 from hsst.support.training_settings import FineTuningSettings, ModelOptions, check_model, settings_for
 from modeling_hsst.bands_hsst import nearest_spacing, spectral_weights, uncovered_bands
@@ -344,7 +344,7 @@ def real_sensors(arguments: argparse.Namespace, window_size: int) -> Iterator[Se
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add_run_arguments(parser, "5,20,100%")
     data = parser.add_argument_group("sensors")
     data.add_argument(
@@ -360,7 +360,7 @@ def parse_arguments() -> argparse.Namespace:
         ("scenes", 1, "scenes that are mapped without labels, with --head_start checkpoint"),
         ("block_size", 24, "side of the blocks of the splits, in pixels"),
     ):
-        data.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+        data.add_argument(f"--{name}", type=int, default=default, help=text)
     data.add_argument("--real", action="append", default=[], metavar="NAME=FOLDER", help="a real labelled scene")
     data.add_argument(
         "--radiance", nargs="*", default=[], metavar="NAME", help="real scenes whose numbers are no reflectance"

@@ -23,7 +23,7 @@ from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
-from hsst.support.command_line import check_least, one_line_errors
+from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.model_sources import OTHER_PARTS, load_model, parse_overrides, read_config
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, use_fast_layers
@@ -63,17 +63,17 @@ VARIANTS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("train", "inference"))
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("part", choices=("train", "inference"), help="what to measure")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
     parser.add_argument("--model", help="a model with its weights (inference), or random ones of --config_overrides")
     parser.add_argument("--config_overrides", default="", help="NAME=VALUE,... of the configuration")
     parser.add_argument(
         "--variants", default="", help=f"names with ; between them, the first is compared with: {list(VARIANTS)}"
     )
-    parser.add_argument("--batch_size", type=int, default=16, help="windows (16)")
-    parser.add_argument("--turns", type=int, default=5, help="times each variant is measured (5)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch_size", type=int, default=16, help="windows")
+    parser.add_argument("--turns", type=int, default=5, help="times each variant is measured")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
     return parser.parse_args()
 
 

@@ -23,7 +23,7 @@ from hsst.experiments.reconstruction import reconstruction_table
 from hsst.experiments.sensors import sensor_table
 from hsst.experiments.speed import speed_table
 from hsst.inspect_images import images_table
-from hsst.support.command_line import one_line_errors
+from hsst.support.command_line import HelpFormatter, one_line_errors
 from hsst.support.reports import markdown_table
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def filled(text: str, path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit code 2 where a table is out of date"
     )

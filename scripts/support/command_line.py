@@ -142,6 +142,22 @@ def _terminate(signal_number: int, frame: Any) -> None:
     raise Terminated
 
 
+def stated(default: Any) -> str:
+    """A default as a user would give it."""
+    return " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that states the default of each argument, but where the text has it in parentheses at its end."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if isinstance(action.default, bool) or action.default in (None, "", [], argparse.SUPPRESS):
+            return text
+        default = stated(action.default).replace("%", "%%")
+        return text if text.endswith(")") else f"{text} ({default})"
+
+
 def check_least(arguments: argparse.Namespace, least: float, *names: str) -> None:
     """Raises ValueError where an argument is given that is smaller, or not a number."""
     for name in names:
@@ -171,7 +187,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
         nargs="*",
         choices=EXCLUDABLE,
         default=["outside", "cloud", "shadow"],
-        help=f"pixels of EnMAP products {fate} (outside cloud shadow); nothing after it: none",
+        help=f"pixels of EnMAP products {fate}; nothing after it: none",
     )
     add_reading_arguments(parser)
     parser.add_argument(

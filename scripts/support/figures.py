@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogFormatter
 
 from datasets_loading.files import written_whole
@@ -17,6 +20,11 @@ INPUT_COLOUR = "#222222"
 RECONSTRUCTION_COLOUR = "#d1495b"
 PIXEL_COLOURS = ("#f4a100", "#00a6a6", "#9b5de5")
 MASKED_GREY = 0.6
+DARKEST_CLOUD = 0.2
+"""Reflectance in every colour; what is darker in one is no cloud."""
+
+LETTER = 0.0085
+"""Width of a letter of usual text in inches, for each point of its size."""
 
 
 def true_colour_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:
@@ -31,14 +39,21 @@ def true_colour(
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each colour stretched between its 2nd
-    and 98th percentile, and these limits (2, 3), for another picture of the same scene.
+    and 98th percentile, and these limits (2, 3), for another picture of the same scene. Clouds do not count, which
+    would leave the land black: pixels that are much brighter in every colour than the darker half is.
     """
     bands = true_colour_bands(wavelengths, len(reflectance))
     image = np.moveaxis(reflectance[bands], 0, -1).astype(np.float64)
     if limits is None:
-        limits = np.nanpercentile(image.reshape(-1, 3), [2, 98], axis=0)
+        pixels = image.reshape(-1, 3)
+        darkest = pixels.min(axis=1)
+        dark = darkest[darkest <= np.nanmedian(darkest)]
+        clear = darkest <= max(DARKEST_CLOUD, 2 * np.percentile(dark, 98)) if dark.size else np.isnan(darkest)
+        limits = np.nanpercentile(pixels[clear], [2, 98], axis=0)
     low, high = limits
-    return np.nan_to_num(np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1)), limits
+    # Nothing to stretch in a picture of one colour
+    stretched = np.where(high - low > 1e-6, (image - low) / np.maximum(high - low, 1e-6), 0.5 + 0 * image)
+    return np.nan_to_num(np.clip(stretched, 0, 1)), limits
 
 
 def plot_reconstruction(
@@ -76,21 +91,28 @@ def plot_reconstruction(
     error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
     error = np.where(counts > 0, error, np.nan)
 
-    figure = Figure(figsize=(13.5, 7.6), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure = Figure(figsize=(13.5, 8.0), layout="constrained")
+    figure.suptitle(wrapped(title, 13.5, 12), fontsize=12)
+    figure.supxlabel(
+        "Pictures: white is without data, or a cloud; what is hidden from the model is gray, or tinted where not all of its three "
+        "colors are.\nError: brighter is larger, white where nothing was hidden. "
+        "Squares mark the pixels of the spectra below; their shaded bands were hidden from the model.",
+        fontsize=9,
+        color=INPUT_COLOUR,
+    )
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     axes = upper.subplots(1, 4)
     pictures = (
-        (picture, "input, true colour"),
+        (picture, "input, true color"),
         (seen, f"what the model sees ({hidden.sum() / max(1, valid.sum() * len(hidden)):.0%} hidden)"),
         (true_colour(filled, wavelengths, limits)[0], "hidden values reconstructed"),
     )
     for axis, (image, label) in zip(axes, pictures, strict=False):
         axis.imshow(np.where(valid[..., None], image, 1.0), interpolation="nearest")
-        axis.set_title(label, fontsize=10)
+        axis.set_title(wrapped(label, 2.9, 10), fontsize=10)
     top = float(np.nanpercentile(error, 98)) if np.isfinite(error).any() else 1.0
     drawn = axes[3].imshow(error, interpolation="nearest", cmap="magma", vmin=0, vmax=max(top, 1e-6))
-    axes[3].set_title("mean absolute error of hidden values", fontsize=10)
+    axes[3].set_title(wrapped("mean absolute error of hidden values", 2.2, 10), fontsize=10)
     upper.colorbar(drawn, ax=axes[3], shrink=0.75, label="reflectance")
     for axis in axes:
         axis.set_xticks([])
@@ -112,6 +134,23 @@ def plot_reconstruction(
     lower.axes[0].legend(fontsize=8, loc="upper right")
 
     return save_figure(path, figure)
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """A text in lines of at most `width` inches, in letters of `size` points; names as long as that are cut."""
+    length = max(1, int(width / (LETTER * size)))
+    return "\n".join(line for part in text.split("\n") for line in wrap(part, length))
+
+
+def legend_columns(names: Sequence[str], width: float, size: float) -> int:
+    """How many columns of a legend fit beside each other into a width in inches."""
+    return max(1, min(len(names), int(width / (longest(names, size) + 0.6))))
+
+
+def longest(texts: Iterable[str], size: float) -> float:
+    """Width in inches of the longest of some lines in letters of `size` points; 0 of none."""
+    font = FontProperties(size=size)
+    return max((text_to_path.get_text_width_height_descent(text, font, False)[0] / 72 for text in texts), default=0.0)
 
 
 def with_gaps(wavelengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

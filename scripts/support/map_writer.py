@@ -12,8 +12,10 @@ import json
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +62,36 @@ _OTHER_COLOURS = (
 
 
 def class_colours(class_names: Sequence[str]) -> list[str]:
-    """A colour ("#rrggbb") for each class: one that its name suggests (water is blue), else one that stands apart."""
-    taken: set[str] = set()
-    colours: list[str] = []
-    for name in class_names:
-        shades = next((shades for words, shades in _COLOURS_BY_WORD if any(w in name.lower() for w in words)), ())
-        free = [colour for colour in (*shades, *_OTHER_COLOURS) if colour not in taken]
-        random = np.random.default_rng(len(colours)).integers(40, 230, 3)
-        colour = free[0] if free else f"#{bytes(random.tolist()).hex()}"
-        taken.add(colour)
-        colours.append(colour)
-    return colours
+    """
+    A colour ("#rrggbb") for each class: one that its name suggests (water is blue), else one that stands apart. A name
+    has the same colour whatever the others are and in whatever order, but where two would have the same.
+    """
+    colours: dict[str, str] = {}
+    # Names that are a word themselves have its first shade, whatever longer names are beside them
+    for name in sorted(set(class_names), key=lambda name: (not _suits(name)[1], name)):
+        shades, is_word = _suits(name)
+        seed = zlib.crc32(name.lower().encode())
+        random = np.random.default_rng(seed)
+        candidates = chain(
+            _from_place(shades, 0 if is_word else seed),
+            _from_place(_OTHER_COLOURS, seed),
+            (f"#{bytes(random.integers(40, 230, 3).tolist()).hex()}" for _ in count()),
+        )
+        colours[name] = next(colour for colour in candidates if colour not in colours.values())
+    return [colours[name] for name in class_names]
+
+
+def _suits(name: str) -> tuple[tuple[str, ...], bool]:
+    """The colours that the words of a name suggest, and whether it is one of these words."""
+    for words, shades in _COLOURS_BY_WORD:
+        if any(word in name.lower() for word in words):
+            return shades, name.lower() in words
+    return (), False
+
+
+def _from_place(colours: Sequence[str], place: int) -> Iterator[str]:
+    """All of them, from one on."""
+    return (colours[(place + number) % len(colours)] for number in range(len(colours)))
 
 
 @contextmanager

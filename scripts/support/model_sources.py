@@ -17,6 +17,7 @@ from transformers.utils import (
     SAFE_WEIGHTS_NAME,
     cached_file,
 )
+from transformers.utils import logging as transformers_logging
 
 from modeling_hsst import (
     HSSTConfig,
@@ -220,6 +221,21 @@ def check_sizes(model_class: Any, source: str, config: HSSTConfig, new: tuple[st
         raise ValueError(f"{source}: expected the {numbers:,} weights of the configuration, got a file of {there:,}")
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' report of weights that are new or left out, of which `load_whole` refuses those that no
+    program expects, and without a progress bar, which models this small do not need."""
+    verbosity, has_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bar:
+            transformers_logging.enable_progress_bar()
+
+
 def load_model(
     model_class: Any, source: str, config: HSSTConfig, *, new: tuple[str, ...] = (), unused: tuple[str, ...] = ()
 ) -> Any:
@@ -236,7 +252,7 @@ def load_model(
         ValueError: weights are missing, damaged, of other sizes than the configuration says, or not finite.
     """
     check_sizes(model_class, source, config, new)
-    with reading(source):
+    with reading(source), quietly():
         return load_whole(model_class, source, new=new, unused=unused, config=config, use_safetensors=True)
 
 

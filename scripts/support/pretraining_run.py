@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 from huggingface_hub import HfApi
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -67,6 +69,9 @@ from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_value
 RESULTS_NAME = "all_results.json"
 # Launches in which no process has the whole model
 PARTED_MODELS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where launchers state how many processes they started."""
+
 # What a resumed run must share with the interrupted one to be the same run
 ARGUMENTS_OF_A_RUN = (
     "train_dir dataset_name streaming validation_dir train_val_split tile_size windows_per_tile bands "
@@ -526,7 +531,9 @@ class Run:
         model = accelerator.unwrap_model(self.model)
         model.eval()
         sums = torch.zeros(5, dtype=torch.float64)
-        for batch in self.validation_loader:
+        for batch in tqdm(
+            self.validation_loader, desc="validation", unit="batch", leave=False, disable=not self.is_main
+        ):
             if stop is not None and stop.made:
                 sums[4] = 1
                 break
@@ -711,8 +718,30 @@ def windows_of_step(arguments: argparse.Namespace, accelerator: Accelerator) -> 
     return arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
 
 
+def check_trackers(name: str) -> None:
+    """Raises ValueError where a tracker is asked for that is not installed: accelerate would go on without it."""
+    known, installed = LoggerType.list(), [str(tracker) for tracker in get_available_trackers()]
+    if name not in known:
+        raise ValueError(f"--report_to: expected one of {', '.join(known)}, got {name}")
+    if name not in ("all", *installed):
+        raise ValueError(f"--report_to {name}: it is not installed (installed: {', '.join(installed) or 'none'})")
+
+
+def check_processes(accelerator: Accelerator) -> None:
+    """Raises ValueError where a launcher started more processes than accelerate sees: each would train a model."""
+    for name in WORLD_SIZES:
+        launched = os.environ.get(name, "")
+        if launched.isdigit() and int(launched) > accelerator.num_processes:
+            raise ValueError(
+                f"{name}={launched}, but accelerate sees {accelerator.num_processes} process, so each would train a "
+                f"model of its own into the same folder; on CPUs start them with `ACCELERATE_USE_CPU=true torchrun "
+                f"--nproc_per_node {launched} ...`"
+            )
+
+
 def pretrain(arguments: argparse.Namespace) -> None:
     """The whole run."""
+    check_trackers(arguments.report_to)
     accelerator = Accelerator(
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         mixed_precision=arguments.mixed_precision,
@@ -724,6 +753,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             f"expected a launch with the whole model on each device, got {accelerator.distributed_type.value}, whose "
             "parts a checkpoint would lack"
         )
+    check_processes(accelerator)
     accelerate.utils.set_seed(arguments.seed)
     description = run_description(arguments, accelerator)
 
@@ -743,12 +773,9 @@ def pretrain(arguments: argparse.Namespace) -> None:
             accelerator.print(f"Resumed from {found[0]} after step {run.progress.completed_steps}")
         if arguments.push_to_hub and accelerator.is_main_process:
             create_repository(arguments.hub_model_id, arguments.hub_token)
-        try:
-            if arguments.with_tracking:
-                tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
-                accelerator.init_trackers("hsst_mim", tracked)
-        except ImportError as error:
-            raise ValueError(f"--report_to {arguments.report_to}: {error}") from error
+        if arguments.with_tracking:
+            tracked = {key: value for key, value in description.items() if isinstance(value, (int, float, str))}
+            accelerator.init_trackers("hsst_mim", tracked)
         if accelerator.is_main_process:
             if found is None:
                 remove_earlier_run(arguments.output_dir)

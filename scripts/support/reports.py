@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from textwrap import fill, wrap
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from scipy.stats import t as student_t
 
 from datasets_loading.files import written_whole
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
-from hsst.support.figures import save_figure, true_colour
+from hsst.support.figures import legend_columns, longest, save_figure, true_colour, wrapped
 from hsst.support.map_writer import class_colours
 
 if TYPE_CHECKING:
@@ -81,13 +82,16 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
     support = matrix.sum(axis=1)
     count = len(class_names)
     side = max(4.5, 0.75 * count + 2)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    margin = longest(class_names, 9)  # of names as labels
+    figure = Figure(
+        figsize=(side + 1 + margin, side + 0.7 * margin), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    )
     axis = figure.subplots()
     counts = matrix if count <= LARGEST_MATRIX_WITH_COUNTS else None
     drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
     labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
     axis.set_yticks(range(count), labels, fontsize=9)
-    axis.set_title(fill(title, int(9 * side)), fontsize=11)  # never wider than the figure
+    figure.suptitle(wrapped(title, side + margin, 11), fontsize=11)
     figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
     return save_figure(path, figure)
 
@@ -151,15 +155,22 @@ def plot_land_cover_map(
         predictions = [np.asarray(predicted[scene.name])[part] for predicted in all_maps.values()]
         rows.append((scene.name, picture, reference, predictions, valid & ~hidden))
     height, width = rows[0][1].shape[:2]
-    panel = 4.2 * min(max(width / height, 0.6), 2.5)
+    panel = 4.2 * min(max(width / height, 0.6), 1.5)
     number = 2 + len(all_maps)
-    figure = Figure(figsize=(number * panel + 0.4, 4.4 * len(rows) + 1.0), layout="constrained")
+    handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
+    handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
+    handles.append(Patch(facecolor="white", edgecolor="#999999", label="no data, cloud or shadow"))
+    figure_width = max(number * panel + 0.4, 9.0)
+    columns = legend_columns([str(handle.get_label()) for handle in handles], figure_width - 0.4, 9)
+    row_height = min(4.4, max(panel * height / width, 0.6) + 0.6)
+    figure_height = row_height * len(rows) + 0.6 + 0.22 * -(-len(handles) // columns)
+    figure = Figure(figsize=(figure_width, figure_height), layout="constrained")
     axes = figure.subplots(len(rows), number, squeeze=False)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(wrapped(title, figure_width - 0.4, 12), fontsize=12)
     for axis_row, (name, picture, reference, predictions, valid) in zip(axes, rows, strict=True):
         labelled = int((reference != UNLABELLED).sum())
         panels = [
-            (picture, "true colour"),
+            (picture, "true color"),
             (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
         ]
         for prediction, prediction_name in zip(predictions, all_maps, strict=True):
@@ -174,9 +185,7 @@ def plot_land_cover_map(
         if len(rows) > 1:
             # Products have names as long as two panels are high
             axis_row[0].set_ylabel("\n".join(wrap(name, 34)), fontsize=9)
-    handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
-    handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return save_figure(path, figure)
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 from datasets_loading.files import write_text
 from datasets_loading.scenes import Scene
 from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
-from hsst.support.figures import save_figure, true_colour, true_colour_bands, with_gaps
+from hsst.support.figures import longest, save_figure, true_colour, true_colour_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_colours
 from hsst.support.reports import csv_cell
 
@@ -42,6 +42,9 @@ SPECTRUM_PIXELS = 40_000
 
 EARTH_RADIUS = 6_371_007.0
 """Radius in metres of the sphere with the Earth's surface."""
+
+LONGEST_NAME, MOST_CLASSES = 44, 24
+"""Letters of a name of a class, and names, in the quick look."""
 
 TEXT_COLOUR = "#2b2d33"
 FAINT_COLOUR = "#80848e"
@@ -273,9 +276,11 @@ def write_areas_json(path: Path, summary: SceneSummary, checksums: Mapping[str, 
 def plot_quick_look(path: Path, summary: SceneSummary) -> None:
     """Draws true colour, the map, its confidence and the areas of the classes side by side, and saves them as PNG."""
     height, width = summary.class_map.shape
-    aspect = min(max(height / width, 0.4), 2.2)
-    panel, legend = 4.9, 4.2
-    figure = Figure(figsize=(3 * panel + legend, panel * aspect + 1.4), facecolor="white")
+    present = [shortened(row["name"], LONGEST_NAME) for row in summary.rows() if row["pixels"]]
+    panel, legend = 4.9, 2.2 + max(longest(present, 10), 2.0)
+    # As high as the pictures, and the lines of the legend
+    inside = max(panel * min(height / width, 2.2), 0.32 * (min(len(present), MOST_CLASSES) + 3), 1.8)
+    figure = Figure(figsize=(3 * panel + legend, inside + 1.4), facecolor="white")
     total_width, total_height = figure.get_size_inches()
     bottom, top, gap = 0.62 / total_height, 1 - 0.8 / total_height, 0.16
     axes = [
@@ -283,7 +288,7 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         for number in range(3)
     ]
     pictures = (
-        (summary.picture(), "true colour"),
+        (summary.picture(), "true color"),
         (summary.map_picture(), "land cover"),
         (summary.confidence_picture(), "confidence (probability of the class)"),
     )
@@ -294,8 +299,9 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_edgecolor("#c9ccd3")
-    draw_scale_bar(axes[0], summary)
-    draw_north(axes[0], summary)
+    if min(height, width) * min((panel - gap) / width, inside / height) > 0.9:  # inches, else they would hide it
+        draw_scale_bar(axes[0], summary)
+        draw_north(axes[0], summary)
     left = (gap + 2 * panel + 0.6 * (panel - gap)) / total_width
     bar = figure.add_axes((left, bottom - 0.13 / total_height, 1.9 / total_width, 0.09 / total_height))
     colour_bar = figure.colorbar(ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
@@ -330,6 +336,11 @@ def where_text(summary: SceneSummary) -> str:
     return f"{text} of {size:.3g} m  ·  {name}"
 
 
+def left_out(summary: SceneSummary) -> str:
+    """Which pixels have no class."""
+    return summary.model_metadata.get("left out", "pixels without data")
+
+
 def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     """A bar for each class that occurs, largest first, which is the legend of the map, too."""
     rows = sorted((row for row in summary.rows() if row["pixels"]), key=lambda row: -row["share"])
@@ -337,25 +348,26 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     if not rows:
         axis.text(0, 1, "no pixel has a class", fontsize=11, color=TEXT_COLOUR, va="top")
         return
-    shown, rest = rows[:16], rows[16:]
+    shown, rest = rows[:MOST_CLASSES], rows[MOST_CLASSES:]
     absent = [row["name"] for row in summary.rows() if not row["pixels"]]
     largest = shown[0]["share"]
     lines = max(len(shown) + (1 if rest else 0), 9)
     axis.set_xlim(0, 1)
-    axis.set_ylim(lines + (1.3 if absent else 0.9), -0.35)
+    axis.set_ylim(lines + (1.8 if absent else 1.4), -0.35)
     for line, row in enumerate(shown):
         axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
-        axis.text(0, line + 0.3, row["name"], fontsize=10, color=TEXT_COLOUR, va="center")
+        axis.text(0, line + 0.3, shortened(row["name"], LONGEST_NAME), fontsize=10, color=TEXT_COLOUR, va="center")
         amount = f"{amount_text(row)}   {share_text(row['share'])}"
         axis.text(1, line + 0.3, amount, fontsize=10, color=TEXT_COLOUR, ha="right", va="center")
     if rest:
         share = sum(row["share"] for row in rest)
         axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOUR)
     mapped = summary.num_mapped / summary.num_pixels
-    axis.text(0, lines + 0.7, f"{mapped:.1%} of the raster mapped", fontsize=8.5, color=FAINT_COLOUR, va="center")
-    if absent:
-        note = shortened(f"not found: {', '.join(absent)}", 56)
-        axis.text(0, lines + 1.1, note, fontsize=8.5, color=FAINT_COLOUR, va="center")
+    notes = [f"{mapped:.1%} of the raster mapped", f"pale gray: {left_out(summary)}"]
+    notes += [f"not found: {', '.join(absent)}"] if absent else []
+    for number, note in enumerate(notes):
+        place = lines + 0.6 + 0.45 * number
+        axis.text(0, place, shortened(note, 56), fontsize=8.5, color=FAINT_COLOUR, va="center")
 
 
 def scale_bar_length(width_in_metres: float) -> float:
@@ -474,7 +486,8 @@ def write_page(path: Path, summary: SceneSummary) -> None:
         width=summary.class_map.shape[1],
         height=summary.class_map.shape[0],
         legend=legend or "<tr><td>no pixel has a class</td></tr>",
-        absent=f'<p class="faint">Not found: {html.escape(absent)}.</p>' if absent else "",
+        absent=f'<p class="faint">Clear: no class ({html.escape(left_out(summary))}).</p>'
+        + (f'<p class="faint">Not found: {html.escape(absent)}.</p>' if absent else ""),
         scale_bar=_scale_bar(summary),
         scene_facts=_facts({**summary.scene_metadata, "raster": where_text(summary)}),
         model_facts=_facts(summary.model_metadata),

@@ -335,7 +335,9 @@ def test_segmentation_loss_leaves_out_unlabelled_and_invalid_pixels():
     torch.testing.assert_close(outputs.loss, expected)
     # -1 and -100 mean none as well, as elsewhere
     for none in (-1, -100):
-        torch.testing.assert_close(model(windows(), labels.masked_fill(labels == 255, none), pixel_mask).loss, expected)
+        torch.testing.assert_close(
+            model(windows(), labels.masked_fill(labels == 255, none), pixel_mask).loss, expected
+        )
     assert model(windows(), torch.full_like(labels, 255)).loss == 0
 
 

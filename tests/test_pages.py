@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -10,10 +11,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import rasterio
 from accelerate.commands.launch import launch_command_parser
 from small_products import write_small_product
+from test_predict_scene import save_model
 from torch.distributed.run import get_args_parser
 
 from hsst.__main__ import ADDED, COMMANDS, PROGRAMS
@@ -267,3 +271,85 @@ def test_pretraining_on_two_nodes(tmp_path: Path, run_script) -> None:
     )
     results = json.loads((tmp_path / "outputs" / "hsst" / "all_results.json").read_text())
     assert (results["steps"], results["steps_timed"], results["run"]["num_processes"]) == (6, 2, 1)
+
+
+class StandIn:
+    """Of a class of QGIS: keeps what it is made with."""
+
+    def __init__(self, *given):
+        self.given = given
+
+
+class Algorithm:
+    """Of QgsProcessingAlgorithm: hands out parameters as they are."""
+
+    def __init__(self):
+        self.parameters = []
+
+    def addParameter(self, parameter):  # noqa: N802
+        self.parameters.append(parameter.given[0])
+
+    def value(self, parameters, name, context):
+        return parameters[name]
+
+    parameterAsString = parameterAsBoolean = parameterAsOutputLayer = value  # noqa: N815
+
+
+@pytest.fixture
+def qgis_script(monkeypatch: pytest.MonkeyPatch):
+    core = ModuleType("qgis.core")
+    for name in re.findall(r"^    (Qgs\w+),$", (MANUAL / "qgis" / "hsst_map.py").read_text(), flags=re.M):
+        setattr(core, name, type(name, (StandIn,), {}))
+    core.QgsProcessingAlgorithm = Algorithm
+    core.QgsProcessingException = type("QgsProcessingException", (Exception,), {})
+    core.QgsProcessingContext.LayerDetails = StandIn
+    monkeypatch.setitem(sys.modules, "qgis", ModuleType("qgis"))
+    monkeypatch.setitem(sys.modules, "qgis.core", core)
+    specification = importlib.util.spec_from_file_location("hsst_map", MANUAL / "qgis" / "hsst_map.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_qgis_script_maps_a_scene(qgis_script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the program in another process, as in QGIS; and its command is one that the program understands."""
+    model = save_model(tmp_path / "model")
+    scene, output = write_small_product(tmp_path / "scenes"), tmp_path / "map.tif"
+    (metadata,) = scene.glob("*METADATA.XML")
+    output.write_text("a map of before")
+    loaded, lines = [], []
+    context = SimpleNamespace(
+        project=lambda: "project", addLayerToLoadOnCompletion=lambda *given: loaded.append(given)
+    )
+    feedback = SimpleNamespace(pushInfo=lines.append, isCanceled=lambda: False)
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))  # QGIS's own
+    program = Path(sys.executable).with_name("hsst")
+    parameters = dict(SCENE=metadata, MODEL=model, PROGRAM=program, CONFIDENCE=True, OUTPUT=output)
+    parameters = {name: str(value) if name != "CONFIDENCE" else value for name, value in parameters.items()}
+    algorithm = qgis_script.HsstMap().createInstance()
+    algorithm.initAlgorithm()
+    assert set(algorithm.parameters) == set(parameters)
+    assert algorithm.processAlgorithm(parameters, context, feedback) == {"OUTPUT": str(output)}
+    with rasterio.open(output) as dataset:
+        assert dataset.read(1).min() < 255
+    assert [given[0] for given in loaded] == [str(tmp_path / "map_confidence.tif")]
+    assert Path(loaded[0][0]).is_file() and output.with_suffix(".qml").is_file()
+    assert any("pixels/s" in line for line in lines)
+    check(["hsst", *qgis_script.command_of("hsst", "SCENE", "MODEL", "map.tif", True)[1:]], monkeypatch)
+
+
+def test_qgis_script_hands_on_errors_and_cancels(qgis_script, tmp_path: Path) -> None:
+    python = [sys.executable, "-c"]
+    with pytest.raises(RuntimeError, match="^expected a scene$"):
+        qgis_script.run([*python, "print('reading'); raise SystemExit('expected a scene')"], lambda line: None)
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        qgis_script.run([str(tmp_path / "hsst"), "predict"])
+    lines = []
+    endless = "import time\nwhile True: print('window', flush=True); time.sleep(0.01)"
+    qgis_script.run([*python, endless], lines.append, lambda: len(lines) > 2)
+    assert lines == ["window"] * 3
+    feedback = SimpleNamespace(pushInfo=print, isCanceled=lambda: False)
+    parameters = dict(SCENE="a", MODEL="b", PROGRAM=str(tmp_path / "hsst"), CONFIDENCE=False, OUTPUT="map.tif")
+    for changes, words in (({}, "cannot be started"), ({"OUTPUT": "map.gpkg"}, "expected a GeoTIFF")):
+        with pytest.raises(qgis_script.QgsProcessingException, match=words):
+            qgis_script.HsstMap().processAlgorithm({**parameters, **changes}, None, feedback)

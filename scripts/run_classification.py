@@ -248,13 +248,14 @@ def add_merge_argument(parser: Any, condition: str = "") -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> ModelOptions:
-    from hsst.support.model_sources import parse_overrides
+    overrides = {}
+    if arguments.config_overrides:
+        from hsst.support.model_sources import parse_overrides
 
+        overrides = parse_overrides(arguments.config_overrides, has_dropout=True)
     return ModelOptions(
         checkpoint=arguments.model_name_or_path,
-        config_overrides=parse_overrides(arguments.config_overrides, has_dropout=True)
-        if arguments.config_overrides
-        else {},
+        config_overrides=overrides,
         window_size=arguments.window_size,
         dropout=arguments.dropout,
         head_type=arguments.head_type,

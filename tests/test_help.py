@@ -27,8 +27,28 @@ for program in PROGRAMS:
 """
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    process = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True)
+REFUSED = """
+import importlib, sys
+for program, *arguments in (
+    ["run_mim", "--output_dir", "nowhere"],
+    ["run_classification", "--output_dir", "nowhere", "--model", "hsst"],
+    ["run_classification", "--output_dir", "nowhere", "--batch_size", "0"],
+    ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--window_size", "8"],
+    ["plot_reconstruction", "scene", "--model", "nowhere", "--output", "picture.jpg"],
+    ["publish", "nowhere"],
+):
+    sys.argv = [program, *arguments]
+    try:
+        importlib.import_module(f"hsst.{program}").main()
+    except SystemExit as end:
+        assert end.code == 2, program
+    assert "torch" not in sys.modules, f"{program}: {arguments}"
+"""
+
+
+@pytest.mark.parametrize("program", [HELP_OF_ALL, REFUSED], ids=["help", "refusals"])
+def test_what_needs_no_torch_does_not_wait_for_it(program: str) -> None:
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 
 

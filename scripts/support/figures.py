@@ -95,8 +95,8 @@ def plot_reconstruction(
     figure.suptitle(wrapped(title, 13.5, 12), fontsize=12)
     figure.supxlabel(
         "Pictures: white is without data, or a cloud; what is hidden from the model is gray, or tinted where not all "
-        "of its three colors are.\nError: brighter is larger, white where nothing was hidden. "
-        "Squares mark the pixels of the spectra below; their shaded bands were hidden from the model.",
+        "of its three colors are.\nError: brighter is larger, white where nothing was hidden. Squares mark the pixels "
+        "of the spectra below; their shaded bands were hidden from the model.",
         fontsize=9,
         color=INPUT_COLOUR,
     )

@@ -67,7 +67,7 @@ def class_colours(class_names: Sequence[str]) -> list[str]:
     has the same colour whatever the others are and in whatever order, but where two would have the same.
     """
     colours: dict[str, str] = {}
-    # Names that are a word themselves have its first shade, whatever longer names are beside them
+    # Names of a single word have its first shade, whatever longer names are beside them
     for name in sorted(set(class_names), key=lambda name: (not _suits(name)[1], name)):
         shades, is_word = _suits(name)
         seed = zlib.crc32(name.lower().encode())
@@ -82,10 +82,10 @@ def class_colours(class_names: Sequence[str]) -> list[str]:
 
 
 def _suits(name: str) -> tuple[tuple[str, ...], bool]:
-    """The colours that the words of a name suggest, and whether it is one of these words."""
+    """The colours that the words of a name suggest, and whether it is a single word."""
     for words, shades in _COLOURS_BY_WORD:
         if any(word in name.lower() for word in words):
-            return shades, name.lower() in words
+            return shades, " " not in name
     return (), False
 
 

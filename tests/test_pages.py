@@ -271,6 +271,13 @@ def test_pretraining_on_two_nodes(tmp_path: Path, run_script) -> None:
     )
     results = json.loads((tmp_path / "outputs" / "hsst" / "all_results.json").read_text())
     assert (results["steps"], results["steps_timed"], results["run"]["num_processes"]) == (6, 2, 1)
+    longer = [*arguments, "--max_train_steps", "8", "--output_dir", "outputs/longer"]
+    longer += ["--resume_from_checkpoint", "outputs/hsst/step_4"]
+    shutil.rmtree(tmp_path / ".venv")
+    programs["srun"] = '"${@:3}"'
+    run_as_job(CLUSTER / "pretrain.sh", tmp_path, programs, *longer, **{**changes, "SLURM_NNODES": "1"})
+    results = json.loads((tmp_path / "outputs" / "longer" / "all_results.json").read_text())
+    assert (results["steps"], results["steps_timed"]) == (8, 4)
 
 
 class StandIn:

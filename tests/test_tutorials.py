@@ -13,6 +13,7 @@ import torch
 
 import datasets_loading.simulation.scene
 from datasets_loading.simulation.spectra import simulate_spectral_library
+from modeling_hsst import HSSTBackbone
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "manual" / "tutorials"
@@ -24,7 +25,7 @@ def code_of(name, small):
     """The Python blocks of a tutorial, and its commands."""
     text = (TUTORIALS / name).read_text(encoding="utf-8")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
-    assert {language for language, _ in blocks} <= {"python", "bash"}
+    assert {language for language, _ in blocks} <= {"python", "bash", "text"}  # text: not run
     python = [block for language, block in blocks if language == "python"]
     for there, instead in SMALL.items() if small else ():
         python = [block.replace(there, instead) for block in python]
@@ -120,6 +121,20 @@ def test_lora_compile_onnx(small, run_script, monkeypatch):
     with torch.inference_mode():
         expected = names["merged"](names["windows"]).logits.numpy()
     np.testing.assert_allclose(names["logits"], expected, atol=1e-4)
+
+
+def test_segmentation_heads(small, capfd):
+    names = run("segmentation_heads.md", small)
+    assert names["classes"].shape == names["test"][1].shape == ((8, 32, 32) if not small else (8, 8, 8))
+    assert names["agree"] == 1 and np.isfinite(names["loss"].item())
+    plain = HSSTBackbone.from_pretrained("model_cards/hsst-enmap", out_indices=[8]).eval()
+    window = names["image"][None, :, 8:16, 16:24]
+    with torch.inference_mode():
+        joined = names["backbone"](names["image"][None]).feature_maps[-1]
+        # each window is seen by itself, and lies where it came from
+        torch.testing.assert_close(joined[..., 8:16, 16:24], plain(window).feature_maps[0], atol=1e-3, rtol=0)
+    assert small or names["accuracy"] > 0.5
+    assert "of the pixels of the right half" in capfd.readouterr().out
 
 
 def test_every_tutorial_is_run():

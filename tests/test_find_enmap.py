@@ -204,7 +204,7 @@ def test_a_download_that_is_ended_is_gone_on_with(find, archive: Archive, tmp_pa
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(way)
-    _, error = process.communicate(timeout=10)  # though the server is silent
+    _, error = process.communicate(timeout=60)  # though the server is silent: at once, or after its time-out
     ends = {
         signal.SIGTERM: (143, b"hsst find_enmap: terminated"),
         signal.SIGINT: (130, b"hsst find_enmap: interrupted"),

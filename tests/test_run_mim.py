@@ -562,7 +562,7 @@ def test_validation_needs_no_float64_of_the_device():
     run = SimpleNamespace(
         model=model, validation_loader=loader, processor=HSSTImageProcessor(), config=config, accelerator=accelerator
     )
-    run.arguments = SimpleNamespace(seed=0)
+    run.arguments, run.is_main = SimpleNamespace(seed=0), False
     results = Run.validate(run)
     assert results["eval_loss"] == pytest.approx(0.5)
 

@@ -87,7 +87,7 @@ def main() -> None:
             models = load_models(arguments.model, arguments.landcover)
             map_path = arguments.output.with_name(f"{arguments.output.stem}_map.tif")
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            with tqdm(total=100, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+            with tqdm(total=100, bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}") as bar:
 
                 def report(share: float, what: str) -> None:
                     bar.set_description(what)

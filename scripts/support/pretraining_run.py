@@ -786,3 +786,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             seconds = run.train(stop)
         run.save(seconds, run.total_steps - start_step)
     accelerator.end_training()
+    if accelerator.num_processes > 1:
+        # Gloo's thread still lets go of the last collective. The group is freed on return, and whoever frees it joins
+        # that thread while it waits for the interpreter's lock: forever
+        time.sleep(0.5)

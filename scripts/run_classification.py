@@ -406,7 +406,7 @@ def run_auto(arguments: argparse.Namespace) -> None:
         if given:
             raise ValueError(f"--{name}: expected none with --model auto, which uses all labels and chooses the rest")
     check_least(arguments, 2, "folds")
-    from hsst.support.few_labels import LabelledPixels, choose, inputs_of, test_in_folds
+    from hsst.support.few_labels import LabelledPixels, choose, inputs_of, score_in_folds
     from hsst.support.model_sources import weight_files
 
     data = load_data(arguments, 1, None if arguments.dataset else "test")
@@ -425,7 +425,7 @@ def run_auto(arguments: argparse.Namespace) -> None:
             print(f"Finished before: {arguments.output_dir / RESULTS}")
             return
         variants = inputs_of(pixels, model)
-        tested = test_in_folds(variants, pixels, len(data.class_names), arguments.folds, arguments.seed)
+        tested = score_in_folds(variants, pixels, len(data.class_names), arguments.folds, arguments.seed)
         choice = choose(variants, pixels.classes, pixels.parts, arguments.seed)
         write_auto(arguments, data, pixels, tested, choice, run)
 

@@ -22,7 +22,7 @@ from hsst.support.few_labels import (
     choose,
     inputs_of,
     save_classifier,
-    test_in_folds,
+    score_in_folds,
 )
 
 SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range": [-10.0, 10.0]}
@@ -55,7 +55,7 @@ def test_folds_are_apart_in_space_and_see_no_test_pixel(quick, monkeypatch):
     seen = []
     original = few_labels.tuned
     monkeypatch.setattr(few_labels, "tuned", lambda *given: seen.append(set(given[3])) or original(*given))
-    result = test_in_folds(inputs_of(pixels, None), pixels, len(CLASS_NAMES), 4, 0)
+    result = score_in_folds(inputs_of(pixels, None), pixels, len(CLASS_NAMES), 4, 0)
     assert np.sum(result["confusion_matrix"]) == len(pixels.classes)
     assert len(result["folds"]) == 4 and result["overall_accuracy"] > 0.95
     parts = set(pixels.parts)

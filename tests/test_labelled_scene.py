@@ -386,7 +386,6 @@ def test_damaged_files_are_refused(tmp_path: Path):
 
 
 def test_vector_classes_that_mean_none_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    pytest.importorskip("shapely")
     folder = write_scene(tmp_path / "files")
     with rasterio.open(folder / "images" / "scene.tif") as dataset:
         transform = dataset.transform

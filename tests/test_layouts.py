@@ -16,8 +16,6 @@ from test_predict_scene import save_model
 
 from datasets_loading.scenes import open_scene
 
-pytest.importorskip("h5py")
-
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -653,7 +654,7 @@ def copied(path: Path, driver: str, **options: Any) -> Path:
 def hdf5(path: Path, axes: tuple[int, int, int] = (1, 2, 0), **attributes: float) -> Path:
     values = image()[ORDER].transpose(axes)
     stored = np.rint((values / 10000 - attributes.get("add_offset", 0)) / attributes.get("scale_factor", 1e-4))
-    with pytest.importorskip("h5py").File(path, "w", userblock_size=512 if path.suffix == ".mat" else 0) as file:
+    with h5py.File(path, "w", userblock_size=512 if path.suffix == ".mat" else 0) as file:
         file["reflectance"] = stored.astype(np.int16)
         file["reflectance"].attrs.update(attributes)
     return path

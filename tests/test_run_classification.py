@@ -197,7 +197,6 @@ def test_classes_without_training_pixels_are_named(run_script, tmp_path, caplog)
 
 
 def test_points_in_a_vector_file_train_a_model_that_maps_the_scene(run_script, tmp_path) -> None:
-    pytest.importorskip("pyogrio")
     folder = write_small_scene(tmp_path / "scene")
     _, labels = small_cube()
     with rasterio.open(folder / "images" / "scene.tif") as dataset:

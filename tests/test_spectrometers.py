@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -28,8 +29,6 @@ from datasets_loading.spectrometers import (
     is_prisma,
     open_spectrometer,
 )
-
-h5py = pytest.importorskip("h5py")
 
 BANDS, HEIGHT, WIDTH = 14, 23, 31
 WAVELENGTHS = np.array([412.0, 450.5, 502.3, 555, 610.7, 668, 705.2, 783, 842, 998.4, 1003.2, 1250, 1650.1, 2203.9])

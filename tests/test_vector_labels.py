@@ -8,16 +8,14 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
+from pyogrio import raw
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.raster_file import ProductError
 from datasets_loading.vector_labels import rasterize_features, read_features
-
-pytest.importorskip("pyogrio")
-shapely = pytest.importorskip("shapely")
-raw = pytest.importorskip("pyogrio.raw")
 
 UTM, DEGREES = CRS.from_epsg(32633), CRS.from_epsg(4326)
 GRID = Affine(30, 0, 500_100, 0, -30, 5_400_000)

@@ -170,6 +170,20 @@ def test_relative_positions(shape, kind, masked):
         torch.testing.assert_close(value, expected[name], atol=1e-9, rtol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("positions", [1, 2])
+def test_a_token_that_is_alone_needs_one_head(positions, dropout, monkeypatch):
+    seen = []
+    usual = cpu_layer.SomeOfALayer.__init__
+    monkeypatch.setattr(
+        cpu_layer.SomeOfALayer, "__init__", lambda *given: (seen.append(given[2].query_key.shape), usual(*given))[1]
+    )
+    layer = make_layer(attention_probs_dropout_prob=dropout).train()
+    folded_layer(layer, torch.randn(3, 4, positions, 24, dtype=torch.float64))
+    # Dropout drops the weight of each head by itself
+    assert seen == [(24 if positions == 1 and not dropout else 2 * 24, 24)]
+
+
 @pytest.mark.parametrize("axis", ["spatial", "spectral"])
 def test_hidden_tokens_are_not_seen(axis):
     layer, tokens = make_layer(axis), torch.randn(2, 20, 9, 24, dtype=torch.float64)

@@ -117,6 +117,11 @@ def folded_layer(
     )
     with torch.autocast("cpu", enabled=False):
         query_key, value_output = folded_projections(attention, dtype)
+        heads = slice(None)
+        if sequences.shape[2] == 1 and not settings.dropout["attention"]:
+            # A token that is alone sees itself, whatever its query, so that heads count by their sum: one does for all
+            width, heads = sequences.shape[3], slice(1)
+            query_key, value_output = query_key[:width], value_output.unflatten(1, (-1, width)).sum(1)
         if settings.dropout["attention"]:
             # What dropout takes from contexts is made up for in the smaller matrix
             value_output = value_output * dropout_factor(settings.dropout["attention"])
@@ -126,7 +131,7 @@ def folded_layer(
         norms = before.weight, before.bias, after.weight, after.bias
         bias = None
         if places is not None and attention.position_bias is not None:
-            bias = as_scores_lie(attention.position_bias(places).to(dtype))
+            bias = as_scores_lie(attention.position_bias(places)[:, :, heads].to(dtype))
         weights = LayerWeights(*norms[:2], *attention_weights, *norms[2:], *mlp_weights, bias)
         if torch.is_grad_enabled():
             output = _FoldedLayer.apply(settings, sequences, attention_mask, *weights)

@@ -32,7 +32,7 @@ SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range"
 def quick(monkeypatch):
     """Two heads in place of four, a small forest."""
     heads = {name: few_labels.HEADS[name] for name in ("ridge", "random forest")}
-    heads["random forest"] = (heads["random forest"][0], ({"min_samples_leaf": 1, "n_estimators": 10},))
+    heads["random forest"] = heads["random forest"]._replace(settings=({"min_samples_leaf": 1, "n_estimators": 10},))
     monkeypatch.setattr(few_labels, "HEADS", heads)
 
 

@@ -1,6 +1,7 @@
 """Features beside spectra in real places: splits apart in space, rows computed once, differences as they are."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,19 @@ from conftest import assert_one_clear_line
 from small_land_cover import write_small_checkpoint
 
 from hsst.experiments import real_places
-from hsst.experiments.real_places import Place, blocks, gain, places_table, split, summarize, tuned
+from hsst.experiments.pixel_networks import PixelNetwork
+from hsst.experiments.real_places import (
+    Place,
+    blocks,
+    gain,
+    gains_table,
+    heads_table,
+    places_table,
+    split,
+    summarize,
+    surroundings,
+    tuned,
+)
 
 WAVELENGTHS = np.linspace(450, 2300, 40)
 RANDOM = np.random.default_rng(0)
@@ -22,7 +35,8 @@ def place(name, num_parts=12):
     shapes = np.array([np.sin(WAVELENGTHS / (200 + 60 * number)) for number in range(3)])
     light = np.exp(random.normal(0, 0.5, num_parts))[parts]
     spectra = (0.3 + 0.1 * shapes[classes] + random.normal(0, 0.03, (len(classes), 40))) * light[:, None]
-    return Place(name, spectra.astype(np.float32), WAVELENGTHS, classes.astype(np.int64), parts)
+    spectra = spectra.astype(np.float32)
+    return Place(name, spectra, WAVELENGTHS, classes.astype(np.int64), parts, means=spectra)
 
 
 def test_blocks():
@@ -40,7 +54,7 @@ def test_training_and_test_never_share_a_part():
         chosen.add(tuple(sorted(set(ours.parts[test]))))
     assert len(chosen) > 1
     mask = ours.parts < 3
-    training, test = split(Place(*list(vars(ours).values())[:-1], mask), 4, 0)
+    training, test = split(replace(ours, training=mask), 4, 0)
     assert mask[training].all() and not mask[test].any()
     with pytest.raises(ValueError, match="a place: expected parts that can be kept apart, got one"):
         split(place("a place", 1), 4, 0)
@@ -58,7 +72,16 @@ def test_heads_choose_the_inputs_that_tell_more(head):
 
 
 def row(place, inputs, head, seed, score):
-    return {"place": place, "inputs": inputs, "head": head, "labels": 5, "seed": seed, "data": "", "macro_f1": score}
+    return {
+        "place": place,
+        "inputs": inputs,
+        "window": 1,
+        "head": head,
+        "labels": 5,
+        "seed": seed,
+        "data": "",
+        "macro_f1": score,
+    }
 
 
 def test_gains_are_over_the_best_head_on_spectra():
@@ -71,7 +94,40 @@ def test_gains_are_over_the_best_head_on_spectra():
     assert entry["mean"] == pytest.approx((0.55 - 0.6 + 0.55 - 0.5) / 2) and entry["better"] == 1
     assert entry["low"] < entry["mean"] < entry["high"]
     assert "| a | 5 | **0.600** (SVM) | 0.400 (ridge) | 0.550 (ridge) |" in places_table(result)
+    assert "| hsst over the best on spectra | pixel | 5 |" in gains_table(result, ["hsst"])
+    assert "| hsst | ridge | 0.550 |" in heads_table(result)
     assert gain([np.array([0.1, 0.1]), np.array([0.1, 0.1])])["low"] == pytest.approx(0.1)
+
+
+def test_heads_are_compared_on_the_seeds_they_share():
+    rows = [row("a", "spectra", "ridge", seed, score) for seed, score in enumerate([0.5, 0.5, 0.9])]
+    rows += [row("a", "spectra", "1-D CNN", seed, 0.6) for seed in range(2)]
+    (entry,) = summarize(rows)["scores"]
+    assert entry["best"] == "1-D CNN" and entry["macro_f1"]["ridge"] == 0.5
+
+
+def test_surroundings_are_means_of_windows():
+    image = RANDOM.random((7, 9, 3))
+    found = surroundings(image)
+    assert found.shape == image.shape
+    np.testing.assert_allclose(found[3, 4], image[1:6, 2:7].mean(axis=(0, 1)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_networks_learn_classes_from_few_pixels(tmp_path, num_classes):
+    ours = place("a place")
+    training, test = (of_split[ours.classes[of_split] < num_classes] for of_split in split(ours, 8, 0))
+    checkpoint = write_small_checkpoint(tmp_path / "model")
+    cnn, untouched = PixelNetwork(steps=60), PixelNetwork(str(checkpoint), WAVELENGTHS, steps=0)
+    for network in (cnn, untouched, PixelNetwork(str(checkpoint), WAVELENGTHS, learning_rate=1e-4, steps=20)):
+        predicted = [
+            network.fit(ours.spectra[training], ours.classes[training]).predict(ours.spectra[test]) for _ in range(2)
+        ]
+        assert np.array_equal(*predicted)  # the same from the same seed
+        assert (predicted[0] == ours.classes[test]).mean() > 0.6
+    # Fine-tuning moves the encoder
+    weights = network.network_.hsst.state_dict()
+    assert any(not value.equal(weights[name]) for name, value in untouched.network_.hsst.state_dict().items())
 
 
 def test_command(run_script, tmp_path, monkeypatch, real_figures):
@@ -85,8 +141,8 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     result = run_script(*arguments, "--places", "first")
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    # Spectra have both heads; features, trained and not, the linear one
-    assert len(rows) == 2 * (2 + 1 + 1)
+    # Spectra have both heads; features, trained and not, the linear one; of single pixels and of their surroundings
+    assert len(rows) == 2 * 2 * (2 + 1 + 1) and {row["window"] for row in rows} == {1, 5}
     path = tmp_path / "out" / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:5]) + '{"place": "fir')
     assert run_script(*arguments, "--places", "first").returncode == 0

@@ -19,6 +19,8 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,27 @@ import torch
 import transformers
 from rasterio.features import rasterize
 from scipy.io import loadmat
+from scipy.ndimage import uniform_filter
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text
 from datasets_loading.scenes import open_scene
+from hsst.experiments.pixel_networks import PixelNetwork
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
-from hsst.support.few_labels import HEADS, PREPARATIONS, SLOW_WITH_MANY_FEATURES, tuned
+from hsst.support.few_labels import HEADS, PREPARATIONS, SLOW_WITH_MANY_FEATURES, Head, as_they_are, tuned, unit_norm
 from hsst.support.figures import save_figure
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTModel
+
+CNN, FINE_TUNING = "1-D CNN", "fine-tuning"
+"""Networks that are trained on the drawn pixels, beside the classifiers of scikit-learn."""
+ALL_HEADS = (*HEADS, CNN, FINE_TUNING)
+
+SURROUNDINGS = 5  # pixels, side of the square around a pixel
 
 TEST_PIXELS = 4000  # at most, drawn by class from a test area
 
@@ -57,6 +67,8 @@ class Place:
         classes: int64 (pixels,).
         parts: which part of the place each pixel lies in, int64 (pixels,): pixels of one part stay together.
         training: pixels that may be trained on, bool (pixels,), where the place's makers say so.
+        means: mean spectra of the pixels' surroundings of `SURROUNDINGS` pixels, float32 (pixels, bands), where there
+            is an image.
     """
 
     name: str
@@ -65,6 +77,7 @@ class Place:
     classes: np.ndarray
     parts: np.ndarray
     training: np.ndarray | None = None
+    means: np.ndarray | None = None
 
 
 def blocks(rows: np.ndarray, columns: np.ndarray, side: float) -> np.ndarray:
@@ -85,12 +98,19 @@ def of_cube(
     rows, columns = np.nonzero(classes > 0)
     parts = blocks(rows, columns, side)
     mask = None if training is None else training[rows, columns]
-    return Place(name, cube[rows, columns].astype(np.float32), wavelengths, classes[rows, columns], parts, mask)
+    cube = cube.astype(np.float32)
+    means = surroundings(cube)[rows, columns]
+    return Place(name, cube[rows, columns], wavelengths, classes[rows, columns], parts, mask, means)
+
+
+def surroundings(cube: np.ndarray) -> np.ndarray:
+    """The mean spectrum around each pixel of an image (rows, columns, bands); edges are continued."""
+    return uniform_filter(cube, (SURROUNDINGS, SURROUNDINGS, 0), mode="nearest")
 
 
 def potsdam(folder: Path) -> Place:
     """EnMAP over Potsdam: ten tiles in two areas."""
-    spectra, classes, parts, wavelengths = [], [], [], np.empty(0)
+    spectra, means, classes, parts, wavelengths = [], [], [], [], np.empty(0)
     for number, path in enumerate(sorted((folder / "enmap_potsdam" / "images").glob("*.tif"))):
         with open_scene(path) as image:
             bands = np.flatnonzero(image.valid_bands)
@@ -99,20 +119,26 @@ def potsdam(folder: Path) -> Place:
             pixels = image.read(slice(0, image.shape[0]), slice(0, image.shape[1]), bands) / image.scale
         with rasterio.open(folder / "enmap_potsdam" / "labels" / path.name) as labels:
             codes = labels.read(1).astype(np.int64)
-        rows, columns = np.nonzero((codes > 0) & (pixels > -1).all(axis=0) & (pixels != 0).any(axis=0))
+        has_data = (pixels > -1).all(axis=0) & (pixels != 0).any(axis=0)
+        rows, columns = np.nonzero((codes > 0) & has_data)
         spectra.append(pixels[:, rows, columns].T)
+        near = surroundings(np.where(has_data, pixels, 0.0).transpose(1, 2, 0))
+        share = surroundings(has_data[:, :, None].astype(np.float32))
+        means.append((near[rows, columns] / share[rows, columns]).astype(np.float32))
         classes.append(codes[rows, columns])
         parts.append(number * 1000 + blocks(rows, columns, 16))
     joined = np.concatenate(spectra).astype(np.float32)
-    return Place("Potsdam", joined, wavelengths, np.concatenate(classes), np.concatenate(parts))
+    labels_and_parts = np.concatenate(classes), np.concatenate(parts)
+    return Place("Potsdam", joined, wavelengths, *labels_and_parts, means=np.concatenate(means))
 
 
 def franschhoek(folder: Path) -> Place:
-    """Airborne, 3 m, nine kinds of vegetation and ground; blocks of 2 km."""
+    """Airborne, 3 m, nine kinds of vegetation and ground, in windows of 3x3; blocks of 2 km."""
     data = np.load(folder / "labelled" / "franschhoek" / "pixsample_1126.npz")
     spectra = data["patches"][:, 1, 1].astype(np.float32) / 10000
     parts = blocks(data["y"], data["x"], 2000.0)
-    return Place("Franschhoek", spectra, data["wavelength_nm"].astype(float), data["label"], parts)
+    means = data["patches"].mean(axis=(1, 2), dtype=np.float32) / 10000
+    return Place("Franschhoek", spectra, data["wavelength_nm"].astype(float), data["label"], parts, means=means)
 
 
 def houston(folder: Path) -> Place:
@@ -175,7 +201,7 @@ def neon_trees(folder: Path) -> Place:
     with open(root / "Field" / "train_data.csv", encoding="utf-8") as file:
         species = {row["indvdID"]: row["taxonID"] for row in csv.DictReader(file)}
     names = sorted(set(species.values()))
-    spectra, classes, parts = [], [], []
+    spectra, means, classes, parts = [], [], [], []
     for number, path in enumerate(sorted((root / "HSI").glob("*.tif"))):
         with rasterio.open(path) as image:
             pixels, transform, bounds = image.read(), image.transform, tuple(image.bounds)
@@ -192,13 +218,15 @@ def neon_trees(folder: Path) -> Place:
             codes = rasterize(crowns, out_shape=pixels.shape[1:], transform=transform)
             rows, columns = np.nonzero((codes > 0) & (pixels > 0).all(axis=0))
             spectra.append(pixels[:, rows, columns].T / 10000.0)
+            means.append(surroundings(pixels.transpose(1, 2, 0) / np.float32(10000))[rows, columns])
             classes.append(codes[rows, columns])
             parts.append(np.full(len(rows), number))
     all_classes, all_parts = np.concatenate(classes).astype(np.int64), np.concatenate(parts)
     common = [code for code in np.unique(all_classes) if len(np.unique(all_parts[all_classes == code])) >= 5]
     kept = np.isin(all_classes, common)
     joined = np.concatenate(spectra).astype(np.float32)[kept]
-    return Place("NEON trees", joined, wavelengths, all_classes[kept], all_parts[kept])
+    around = np.concatenate(means)[kept]
+    return Place("NEON trees", joined, wavelengths, all_classes[kept], all_parts[kept], means=around)
 
 
 PLACES: dict[str, Callable[[Path], Place]] = {
@@ -261,7 +289,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("place", "inputs", "head", "labels", "seed", "data"))
+    return tuple(row[name] for name in ("place", "inputs", "window", "head", "labels", "seed", "data"))
 
 
 def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]:
@@ -270,48 +298,83 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
     rows = read_rows(path)
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     done = {row_key(row) for row in rows}
-    sources = {"untrained": untrained(arguments.model[0], output / "untrained")}
+    sources: dict[str, str | None] = {"spectra": None}
+    sources |= {"untrained": untrained(arguments.model[0], output / "untrained")}
     sources |= {Path(source).name: source for source in arguments.model}
     for key in arguments.places:
         place = PLACES[key](arguments.data_dir)
-        for name in ("spectra", *sources):
-            heads = [head for head in arguments.heads if name == "spectra" or head not in SLOW_WITH_MANY_FEATURES]
-            state = "" if name == "spectra" else fingerprint((Path(sources[name]) / "model.safetensors").read_bytes())
+        for (name, source), window in product(sources.items(), (1, SURROUNDINGS)):
+            if window > 1 and place.means is None:
+                continue
+            heads = heads_for(place, source, window)
+            state = "" if source is None else fingerprint((Path(source) / "model.safetensors").read_bytes())
             data = fingerprint(place.spectra, place.classes, place.parts, state)[:12]
+            of_row: dict[str, Any] = {"place": place.name, "inputs": name, "window": window, "data": data}
             wanted = [
-                {"place": place.name, "inputs": name, "head": head, "labels": labels, "seed": seed, "data": data}
+                of_row | {"head": head, "labels": labels, "seed": seed}
                 for labels in arguments.labels
                 for seed in range(arguments.seeds)
                 for head in heads
+                if head in arguments.heads
             ]
             wanted = [row for row in wanted if row_key(row) not in done]
-            variants = inputs_of(place, sources.get(name)) if wanted else []
+            is_frozen = any(row["head"] in HEADS for row in wanted)
+            variants = inputs_of(place, source, window) if is_frozen else {}
             with open(path, "a", encoding="utf-8") as file:
-                for row in tqdm(wanted, desc=f"{place.name}, {name}", unit="row", disable=None):
-                    row |= run(place, variants, row["head"], row["labels"], row["seed"])
+                for row in tqdm(wanted, desc=f"{place.name}, {name}, {window}", unit="row", disable=None):
+                    seen = variants if row["head"] in HEADS else network_inputs(place, row["head"])
+                    row |= run(place, seen, heads[row["head"]], row["labels"], row["seed"])
                     file.write(json.dumps(row) + "\n")
                     file.flush()
                     rows.append(row)
     return rows
 
 
-def inputs_of(place: Place, source: str | None) -> list[np.ndarray]:
-    """What classifiers see of the pixels: features of a model, or without one the spectra in several preparations."""
+def inputs_of(place: Place, source: str | None, window: int) -> dict[str, np.ndarray]:
+    """
+    What classifiers may see of the pixels, by name: features of a model, or without one the spectra in several
+    preparations; with a window also those of the mean spectrum around each pixel, and both side by side.
+    """
     if source is None:
-        return [prepare(place.spectra) for prepare in PREPARATIONS]
-    return [HSSTFeatures(source, place.wavelengths, scale=1.0).fit_transform(place.spectra)]
+        views: dict[str, Callable[[np.ndarray], np.ndarray]] = {view.__name__: view for view in PREPARATIONS}
+    else:
+        views = {"": HSSTFeatures(source, place.wavelengths, scale=1.0).fit(place.spectra).transform}
+    seen = {name: view(place.spectra) for name, view in views.items()}
+    if window > 1 and place.means is not None:
+        means = {name: view(place.means) for name, view in views.items()}
+        seen |= {f"{name}, mean": values for name, values in means.items()}
+        last = next(reversed(views))
+        seen[f"{last}, pixel and mean"] = np.hstack([seen[last], means[last]])
+    return seen
 
 
-def run(place: Place, variants: Sequence[np.ndarray], head: str, num_labels: int, seed: int) -> dict[str, Any]:
+def heads_for(place: Place, source: str | None, window: int) -> dict[str, Head]:
+    """Classifiers of a model's features and its fine-tuning, or without a model those of spectra."""
+    if source is None:
+        network = Head(PixelNetwork, tuple({"learning_rate": rate} for rate in (1e-3, 3e-3)), "as they are")
+        return HEADS if window > 1 else HEADS | {CNN: network}
+    build = partial(PixelNetwork, source, place.wavelengths, steps=40)
+    network = Head(build, tuple({"learning_rate": rate} for rate in (1e-5, 1e-4)), "as they are")
+    linear = {name: head for name, head in HEADS.items() if name not in SLOW_WITH_MANY_FEATURES}
+    return linear if window > 1 else linear | {FINE_TUNING: network}
+
+
+def network_inputs(place: Place, head: str) -> dict[str, np.ndarray]:
+    """What a network may be given: it standardizes by itself, and finds derivatives by itself."""
+    preparations = (as_they_are, unit_norm) if head == CNN else (as_they_are,)
+    return {prepare.__name__: prepare(place.spectra) for prepare in preparations}
+
+
+def run(place: Place, variants: Mapping[str, np.ndarray], head: Head, num_labels: int, seed: int) -> dict[str, Any]:
     """One row: scores of a head that was tuned and trained on few pixels."""
     training, test = split(place, num_labels, seed)
-    ours = [variant[training] for variant in variants]
+    names, ours = list(variants), [values[training] for values in variants.values()]
     best = tuned(head, ours, place.classes[training], place.parts[training], seed)
-    predicted = best.classifier.predict(variants[best.preparation][test])
+    predicted = best.classifier.predict(variants[names[best.preparation]][test])
     return {
         "macro_f1": float(f1_score(place.classes[test], predicted, average="macro")),
         "average_accuracy": float(balanced_accuracy_score(place.classes[test], predicted)),
-        "preparation": PREPARATIONS[best.preparation].__name__ if len(variants) > 1 else "",
+        "preparation": names[best.preparation],
         "settings": best.settings,
         "training_pixels": len(training),
         "test_pixels": len(test),
@@ -320,40 +383,34 @@ def run(place: Place, variants: Sequence[np.ndarray], head: str, num_labels: int
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Mean macro F1 of each place, inputs and head; the best head of each; and what inputs gain over the best head on
-    spectra, whichever that is for a place in the end, over places and seeds, with an interval by bootstrap over both.
+    Mean macro F1 of each place, inputs, window and head, over the seeds that all heads have; the best head of each;
+    and what inputs gain over the best head on spectra that saw the same window, whichever that is for a place in the
+    end, over places and seeds, with an interval by bootstrap over both.
     """
-    budgets = sorted({row["labels"] for row in rows})
-    places = list(dict.fromkeys(row["place"] for row in rows))
-    inputs = list(dict.fromkeys(row["inputs"] for row in rows))
+    of_heads: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        key = row["place"], row["inputs"], row["window"], row["labels"]
+        of_heads.setdefault(key, {}).setdefault(row["head"], {})[row["seed"]] = row["macro_f1"]
     scores: list[dict[str, Any]] = []
-    best: dict[tuple[str, str, int], dict[int, float]] = {}
-    for place in places:
-        for name in inputs:
-            for labels in budgets:
-                of_heads: dict[str, dict[int, float]] = {}
-                for row in rows:
-                    if (row["place"], row["inputs"], row["labels"]) == (place, name, labels):
-                        of_heads.setdefault(row["head"], {})[row["seed"]] = row["macro_f1"]
-                if not of_heads:
-                    continue
-                head = max(of_heads, key=lambda head: float(np.mean(list(of_heads[head].values()))))
-                best[place, name, labels] = of_heads[head]
-                means = {head: float(np.mean(list(values.values()))) for head, values in of_heads.items()}
-                scores.append({"place": place, "inputs": name, "labels": labels, "best": head, "macro_f1": means})
+    best: dict[tuple[Any, ...], dict[int, float]] = {}
+    for key, heads in of_heads.items():
+        shared = set.intersection(*(set(of_head) for of_head in heads.values()))
+        means = {head: float(np.mean([of_head[seed] for seed in shared])) for head, of_head in heads.items()}
+        chosen = max(means, key=lambda head: means[head])
+        best[key] = heads[chosen]
+        names = dict(zip(("place", "inputs", "window", "labels"), key, strict=True))
+        scores.append({**names, "best": chosen, "macro_f1": means})
+    places, inputs, windows, budgets = (list(dict.fromkeys(column)) for column in zip(*of_heads, strict=True))
     gains = []
-    for name in inputs[1:]:
-        for reference in ("spectra", "untrained"):
-            for labels in budgets:
-                if name == reference:
-                    continue
-                pairs = [
-                    np.array([best[place, name, labels][seed] - others[seed] for seed in sorted(others)])
-                    for place in places
-                    if (others := best.get((place, reference, labels))) and (place, name, labels) in best
-                ]
-                if pairs:
-                    gains.append({"inputs": name, "to": reference, "labels": labels, **gain(pairs)})
+    for name, window, reference, labels in product(inputs[1:], windows, ("spectra", "untrained"), sorted(budgets)):
+        pairs = [
+            np.array([ours[seed] - others[seed] for seed in sorted(set(ours) & set(others))])
+            for place in places
+            if (others := best.get((place, reference, window, labels)))
+            and (ours := best.get((place, name, window, labels)))
+        ]
+        if pairs and name != reference:
+            gains.append({"inputs": name, "window": window, "to": reference, "labels": labels, **gain(pairs)})
     return {"scores": scores, "gains": gains}
 
 
@@ -370,27 +427,41 @@ def gain(pairs: Sequence[np.ndarray], draws: int = 10_000) -> dict[str, Any]:
     return {"mean": mean, "low": float(low), "high": float(high), "better": better, "places": len(pairs)}
 
 
-def places_table(result: Mapping[str, Any]) -> str:
+def places_table(result: Mapping[str, Any], window: int = 1) -> str:
     """Markdown of a result file: the best head of each inputs in each place, and the gains."""
-    entries = result["scores"]
+    entries = [entry for entry in result["scores"] if entry["window"] == window]
     inputs = list(dict.fromkeys(entry["inputs"] for entry in entries))
-    budgets = sorted({entry["labels"] for entry in entries})
     found = {(entry["place"], entry["inputs"], entry["labels"]): entry for entry in entries}
     rows = []
-    for place in dict.fromkeys(entry["place"] for entry in entries):
-        for labels in budgets:
-            values = [found.get((place, name, labels)) for name in inputs]
-            means = [None if value is None else value["macro_f1"][value["best"]] for value in values]
-            top = max(mean for mean in means if mean is not None)
-            cells = [
-                ""
-                if value is None or mean is None
-                else f"{'**' if mean == top else ''}{mean:.3f}{'**' if mean == top else ''} ({value['best']})"
-                for value, mean in zip(values, means, strict=True)
-            ]
-            rows.append([place, str(labels), *cells])
+    for place, labels in sorted_pairs(entries):
+        values = [found[place, name, labels] for name in inputs]
+        means = [value["macro_f1"][value["best"]] for value in values]
+        cells = [
+            f"{'**' if mean == max(means) else ''}{mean:.3f}{'**' if mean == max(means) else ''} ({value['best']})"
+            for value, mean in zip(values, means, strict=True)
+        ]
+        rows.append([place, str(labels), *cells])
     header = ["macro F1", "labels per class", *("best on spectra" if name == "spectra" else name for name in inputs)]
-    return f"{markdown_table(header, rows)}\n\n{gains_table(result)}"
+    return markdown_table(header, rows)
+
+
+def heads_table(result: Mapping[str, Any]) -> str:
+    """Markdown of the mean over places of every head on single pixels."""
+    means: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for entry in result["scores"]:
+        for head, value in entry["macro_f1"].items() if entry["window"] == 1 else ():
+            means.setdefault((entry["inputs"], head), {}).setdefault(entry["labels"], []).append(value)
+    budgets = sorted({entry["labels"] for entry in result["scores"]})
+    rows = [
+        [*names, *(f"{np.mean(of_budgets[labels]):.3f}" for labels in budgets)] for names, of_budgets in means.items()
+    ]
+    return markdown_table(["inputs", "head", *(f"macro F1, {labels} labels per class" for labels in budgets)], rows)
+
+
+def sorted_pairs(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Places in their order, each with its numbers of labels in ascending order."""
+    places = list(dict.fromkeys(entry["place"] for entry in entries))
+    return [(place, labels) for place in places for labels in sorted({entry["labels"] for entry in entries})]
 
 
 def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) -> str:
@@ -398,6 +469,7 @@ def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) 
     lines = [
         [
             f"{entry['inputs']} over {'the best on spectra' if entry['to'] == 'spectra' else 'the untrained network'}",
+            "pixel" if entry["window"] == 1 else f"{entry['window']}x{entry['window']}",
             str(entry["labels"]),
             f"{100 * entry['mean']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})",
             f"{entry['better']} of {entry['places']}",
@@ -405,37 +477,56 @@ def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) 
         for entry in result["gains"]
         if inputs is None or entry["inputs"] in inputs
     ]
-    return markdown_table(["points of macro F1", "labels per class", "mean (95 % interval)", "better in"], lines)
+    return markdown_table(
+        ["points of macro F1", "sees", "labels per class", "mean (95 % interval)", "better in"], lines
+    )
 
 
 def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
-    """What each inputs gain over the best on spectra, place by place."""
+    """What each inputs gain over the best on spectra, place by place: filled of single pixels, hollow of windows."""
     from matplotlib.figure import Figure
 
     entries = result["scores"]
     budgets = sorted({entry["labels"] for entry in entries})
-    inputs = [name for name in dict.fromkeys(entry["inputs"] for entry in entries) if name != "spectra"]
+    series = [
+        (name, window)
+        for name, window in dict.fromkeys((entry["inputs"], entry["window"]) for entry in entries)
+        if name != "spectra"
+    ]
     places = list(dict.fromkeys(entry["place"] for entry in entries))
-    found = {(entry["place"], entry["inputs"], entry["labels"]): entry for entry in entries}
-    figure = Figure(figsize=(4.6 * len(budgets), 0.5 * len(places) + 1.6), layout="constrained")
+    found = {(entry["place"], entry["inputs"], entry["window"], entry["labels"]): entry for entry in entries}
+    names = list(dict.fromkeys(name for name, _ in series))
+    figure = Figure(figsize=(4.6 * len(budgets), 0.6 * len(places) + 1.8), layout="constrained")
     for axis, labels in zip(
         figure.subplots(1, len(budgets), sharex=True, sharey=True, squeeze=False)[0], budgets, strict=True
     ):
-        for number, (name, marker) in enumerate(zip(inputs, "osD^v*Px" * 4, strict=False)):
-            gained = [
-                100 * (ours["macro_f1"][ours["best"]] - spectra["macro_f1"][spectra["best"]])
-                for place in places
-                if (ours := found[place, name, labels]) and (spectra := found[place, "spectra", labels])
-            ]
-            axis.plot(gained, np.arange(len(places)) + 0.12 * (number - len(inputs) / 2), marker, label=name)
+        for number, (name, window) in enumerate(series):
+            gained, heights = [], []
+            for height, place in enumerate(places):
+                ours, spectra = (found.get((place, who, window, labels)) for who in (name, "spectra"))
+                if ours and spectra:
+                    gained.append(100 * (ours["macro_f1"][ours["best"]] - spectra["macro_f1"][spectra["best"]]))
+                    heights.append(height + 0.6 * ((number + 0.5) / len(series) - 0.5))
+            color = f"C{names.index(name)}"
+            style = {"color": color, "marker": "osD^v*Px"[names.index(name) % 8], "linestyle": "none"}
+            seen = "" if window == 1 else f", {window}x{window}"
+            filling = color if window == 1 else "none"
+            axis.plot(gained, heights, label=f"{name}{seen}", markerfacecolor=filling, **style)
         axis.axvline(0, color="0.5", linewidth=1)
         axis.set_title(f"{labels} labels per class")
         axis.set_xlabel("points of macro F1 over the best on spectra")
         axis.grid(axis="x", color="0.9")
     axis.set_yticks(range(len(places)), places)
     axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(inputs), frameon=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
     return save_figure(path, figure)
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """All tables of a result file."""
+    windows = sorted({entry["window"] for entry in result["scores"]})
+    tables = [places_table(result, window) for window in windows]
+    return "\n\n".join([*tables, gains_table(result), heads_table(result)])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -443,7 +534,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the places")
     parser.add_argument("--model", nargs="+", default=["model_cards/hsst-enmap"], help="folders of models to compare")
     parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=tuple(PLACES), help="(all)")
-    parser.add_argument("--heads", nargs="+", choices=tuple(HEADS), default=tuple(HEADS), help="(all)")
+    parser.add_argument("--heads", nargs="+", choices=ALL_HEADS, default=ALL_HEADS, help="(all)")
     parser.add_argument("--labels", nargs="+", type=int, default=[5, 20], help="pixels of each class")
     parser.add_argument("--seeds", type=int, default=10, help="(10)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
@@ -461,9 +552,9 @@ def main() -> None:
             settings = {"models": [Path(source).name for source in arguments.model], "seeds": arguments.seeds}
             result = {"settings": settings, **summarize(rows)}
             write_json(arguments.output_dir / "real_places.json", result)
-            write_text(arguments.output_dir / "real_places.md", places_table(result) + "\n")
+            write_text(arguments.output_dir / "real_places.md", report(result) + "\n")
             plot_gains(arguments.output_dir / "real_places.png", result)
-    print(places_table(result))
+    print(report(result))
 
 
 if __name__ == "__main__":

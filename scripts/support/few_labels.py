@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import skops.io
@@ -66,7 +66,21 @@ def with_derivatives(spectra: np.ndarray) -> np.ndarray:
 PREPARATIONS = (as_they_are, unit_norm, both, with_derivatives)
 """What a classifier may be given of spectra (pixels, bands)."""
 
-Head = tuple[Callable[..., Any], tuple[dict[str, Any], ...]]
+
+class Head(NamedTuple):
+    """
+    A classifier of scikit-learn.
+
+    Attributes:
+        build: makes it from settings.
+        settings: those among which it chooses.
+        sees: what it sees of the values: `"distances"` or products only, `"values"` that are standardized, or values
+            `"as they are"`.
+    """
+
+    build: Callable[..., Any]
+    settings: tuple[dict[str, Any], ...]
+    sees: str = "distances"
 
 
 def _grid(name: str, *values: Any) -> tuple[dict[str, Any], ...]:
@@ -74,15 +88,16 @@ def _grid(name: str, *values: Any) -> tuple[dict[str, Any], ...]:
 
 
 HEADS: dict[str, Head] = {
-    "ridge": (partial(RidgeClassifier, class_weight="balanced"), _grid("alpha", 1e4, 1e3, 1e2, 10.0, 1.0, 0.1)),
-    "logistic regression": (
+    "ridge": Head(partial(RidgeClassifier, class_weight="balanced"), _grid("alpha", 1e4, 1e3, 1e2, 10.0, 1.0, 0.1)),
+    "logistic regression": Head(
         partial(LogisticRegression, max_iter=300, class_weight="balanced"),
         _grid("C", 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
     ),
-    "SVM": (partial(SVC, class_weight="balanced"), _grid("C", 0.1, 1.0, 10.0, 100.0, 1000.0)),
-    "random forest": (
+    "SVM": Head(partial(SVC, class_weight="balanced"), _grid("C", 0.1, 1.0, 10.0, 100.0, 1000.0)),
+    "random forest": Head(
         partial(RandomForestClassifier, n_estimators=200, random_state=0, class_weight="balanced_subsample"),
         _grid("min_samples_leaf", 1, 3),
+        sees="values",
     ),
 }
 """Classifiers, each with the settings among which it chooses."""
@@ -108,12 +123,14 @@ class Tuned:
     score: float
 
 
-def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts: np.ndarray, seed: int) -> Tuned:
+def tuned(
+    head: str | Head, variants: Sequence[np.ndarray], classes: np.ndarray, parts: np.ndarray, seed: int
+) -> Tuned:
     """
-    The best of some variants of the same pixels (pixels, values) and settings of a head, by macro F1 in folds of
-    parts.
+    The best of some variants of the same pixels (pixels, values) and settings of a head, one of `HEADS` or another, by
+    macro F1 in folds of parts.
     """
-    build, settings = HEADS[head]
+    build, settings, sees = HEADS[head] if isinstance(head, str) else head
     # A smaller forest ranks settings as well
     tried = partial(build, n_estimators=50) if head == "random forest" else build
     count = min(FOLDS, len(np.unique(parts)))
@@ -126,9 +143,11 @@ def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts:
             folds = [fold for fold in splitter.split(variants[0], classes, parts) if len(set(classes[fold[0]])) > 1]
             for number, variant in enumerate(variants):
                 for training, test in folds:
-                    # Rotated to as many values as pixels: the same for classifiers that see distances or products only
-                    pixels = StandardScaler().fit(variant[training]).transform(variant)
-                    if head != "random forest" and pixels.shape[1] > len(training):
+                    pixels = variant
+                    if sees != "as they are":
+                        pixels = StandardScaler().fit(variant[training]).transform(variant)
+                    # Rotated to as many values as pixels
+                    if sees == "distances" and pixels.shape[1] > len(training):
                         pixels = pixels @ np.linalg.svd(pixels[training], full_matrices=False)[2].T
                     for place, setting in enumerate(settings):
                         fitted = tried(**setting).fit(pixels[training], classes[training])
@@ -137,7 +156,8 @@ def tuned(head: str, variants: Sequence[np.ndarray], classes: np.ndarray, parts:
     best, place = divmod(int(scores.argmax()), len(settings))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        classifier = make_pipeline(StandardScaler(), clone(build(**settings[place])))
+        scaler = () if sees == "as they are" else (StandardScaler(),)
+        classifier = make_pipeline(*scaler, clone(build(**settings[place])))
         classifier.fit(variants[best], classes)
     return Tuned(best, classifier, settings[place], float(scores.max()) / max(len(folds), 1))
 

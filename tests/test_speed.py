@@ -26,11 +26,20 @@ def test_variants_take_turns(part, run_script, tmp_path):
         )
         assert rows[2]["same_class"] == 1
     assert all(f"| {name} |" in result.stdout for name in names)
+    assert all(row["matrix_rate"] > 0 for row in rows)
+
+
+def test_single_pixels(run_script, tmp_path):
+    arguments = ["inference", "--output_dir", tmp_path, "--config_overrides", SMALL, "--turns", 1, "--window", 1]
+    result = run_script(SCRIPT, *arguments, "--device", "cpu", "--variants", "plain; fast")
+    assert result.returncode == 0, result.stderr
+    assert "batches of 16 windows of 1x1" in result.stdout and (tmp_path / "speed_inference_pixels_cpu.json").is_file()
 
 
 def test_what_cannot_be_measured_is_one_line(run_script, tmp_path):
     arguments = [SCRIPT, "train", "--output_dir", tmp_path / "out", "--device", "cpu"]
     assert_one_clear_line(run_script(*arguments, "--variants", "warp"), "--variants", "plain; sdpa", "got warp")
+    assert_one_clear_line(run_script(*arguments, "--window", 0), "--window", "at least 1, got 0")
     assert_one_clear_line(run_script(*arguments, "--turns", 0), "--turns", "at least 1, got 0")
     assert_one_clear_line(run_script(*arguments, "--model", tmp_path / "none"), "--model", "none")
     assert not (tmp_path / "out").exists()

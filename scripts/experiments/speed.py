@@ -14,12 +14,14 @@ import platform
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
@@ -71,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--variants", default="", help=f"names with ; between them, the first is compared with: {list(VARIANTS)}"
     )
+    parser.add_argument("--window", type=int, help="side of windows in pixels, 1 for single pixels (the model's)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows")
     parser.add_argument("--turns", type=int, default=5, help="times each variant is measured")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
@@ -119,7 +122,7 @@ def one_pass(model: Any, variant: Variant, part: str, pixel_values: torch.Tensor
 
         def predict() -> torch.Tensor:
             with torch.inference_mode():
-                return model(pixel_values=pixel_values.to(model.dtype)).logits
+                return model(pixel_values=pixel_values.to(model.dtype), interpolate_pos_encoding=True).logits
 
         return predict
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
@@ -127,7 +130,7 @@ def one_pass(model: Any, variant: Variant, part: str, pixel_values: torch.Tensor
 
     def train() -> None:
         with torch.autocast(pixel_values.device.type, torch.bfloat16, enabled=half):
-            loss = model(pixel_values=pixel_values).loss
+            loss = model(pixel_values=pixel_values, interpolate_pos_encoding=True).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -135,27 +138,40 @@ def one_pass(model: Any, variant: Variant, part: str, pixel_values: torch.Tensor
     return train
 
 
+@cache
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
+    """Operations a second in the product of two large square matrices."""
+    size = 8192 if device == "cuda" else 1024
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.timeit(5).median
+
+
 def measure(
     part: str,
     variants: dict[str, Variant],
     config: HSSTConfig,
     model: str | None,
+    window: tuple[int, int],
     batch_size: int,
     turns: int,
     device: str,
 ) -> list[dict[str, Any]]:
     """
-    A row for each variant: `windows_per_second`, `ratio` to the first one; of inference, the `largest_difference` of a
-    logit from the first one's, as a share of its largest, and the share of pixels with the `same_class`; on a GPU,
-    `megabytes_per_window` at the peak.
+    A row for each variant: `windows_per_second`, `ratio` to the first one, and the share of the `matrix_rate` of the
+    same run, with the arithmetic of the first one, whatever a variant saves of it; of inference, the
+    `largest_difference` of a logit from the first one's, as a share of its largest, and the share of pixels with the
+    `same_class`; on a GPU, `megabytes_per_window` at the peak.
     """
     torch.manual_seed(1)
-    pixel_values = torch.randn(batch_size, config.num_channels, *config.window_size, device=device)
-    passes, rows, reference = {}, [], None
+    pixel_values = torch.randn(batch_size, config.num_channels, *window, device=device)
+    passes, rows, reference, operations = {}, [], None, 0
     for name, variant in tqdm(variants.items(), desc="warming up", leave=False, disable=None):
         passes[name] = one_pass(build(variant, part, config, model, device), variant, part, pixel_values)
-        for _ in range(2):
+        with FlopCounterMode(display=False) as counted:
             outputs = passes[name]()
+        operations = operations or counted.get_total_flops()
+        passes[name]()
         row: dict[str, Any] = {"name": name, "variant": asdict(variant)}
         if part == "inference":
             logits = outputs.float()
@@ -178,6 +194,8 @@ def measure(
         times = seconds[row["name"]]
         row |= {"seconds": times, "windows_per_second": batch_size / statistics.median(times)}
         row["ratio"] = slowest / statistics.median(times)
+        rate = matrix_rate(getattr(torch, variants[row["name"]].dtype), device)
+        row["matrix_rate"] = operations / statistics.median(times) / rate
     return rows
 
 
@@ -186,6 +204,7 @@ def speed_table(result: dict[str, Any]) -> str:
     columns = {
         "windows_per_second": ("windows/s", "{:,.1f}"),
         "ratio": (f"to {result['rows'][0]['name']}", "{:.2f}x"),
+        "matrix_rate": ("of the matrix rate", "{:.0%}"),
         "largest_difference": ("largest difference of a logit", "{:.1%}"),
         "same_class": ("same class", "{:.2%}"),
         "megabytes_per_window": ("memory of a window", "{:,.1f} MB"),
@@ -194,14 +213,15 @@ def speed_table(result: dict[str, Any]) -> str:
     rows = [[row["name"], *(shape.format(row[name]) for name, (_, shape) in shown.items())] for row in result["rows"]]
     table = markdown_table(["", *(title for title, _ in shown.values())], rows)
     about = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['turns']} turns"
-    return f"{table}\n\n{about}, batches of {result['batch_size']} windows, {result['parameters']:,} parameters."
+    windows = f"{result['batch_size']} windows" + (f" of {result['window']}" if "window" in result else "")
+    return f"{table}\n\n{about}, batches of {windows}, {result['parameters']:,} parameters."
 
 
 def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("speed.py"):
-        check_least(arguments, 1, "batch_size", "turns")
+        check_least(arguments, 1, "batch_size", "turns", *(["window"] if arguments.window is not None else []))
         variants = chosen_variants(arguments.variants, arguments.part, arguments.device)
         if arguments.model and arguments.config_overrides:
             raise ValueError("--config_overrides: expected none beside --model, got both")
@@ -211,7 +231,8 @@ def main() -> None:
         if arguments.model:
             config = read_config(arguments.model, "--model")
         device, size, turns = arguments.device, arguments.batch_size, arguments.turns
-        rows = measure(arguments.part, variants, config, arguments.model, size, turns, device)
+        window = config.window_size if arguments.window is None else (arguments.window, arguments.window)
+        rows = measure(arguments.part, variants, config, arguments.model, window, size, turns, device)
         plain = build(VARIANTS["plain"], arguments.part, config, None, "cpu")
         result = {
             "part": arguments.part,
@@ -219,12 +240,14 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "batch_size": size,
+            "window": "x".join(map(str, window)),
             "turns": turns,
             "parameters": sum(parameter.numel() for parameter in plain.parameters()),
             "config": json.loads(config.to_json_string()),
             "rows": rows,
         }
-        path = write_json(arguments.output_dir / f"speed_{arguments.part}_{device}.json", result)
+        pixels = "_pixels" if arguments.window == 1 else ""
+        path = write_json(arguments.output_dir / f"speed_{arguments.part}{pixels}_{device}.json", result)
     print(speed_table(result))
     print(path)
 

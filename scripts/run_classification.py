@@ -407,11 +407,13 @@ def run_auto(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{name}: expected none with --model auto, which uses all labels and chooses the rest")
     check_least(arguments, 2, "folds")
     from hsst.support.few_labels import LabelledPixels, choose, inputs_of, score_in_folds
-    from hsst.support.model_sources import weight_files
+    from hsst.support.model_sources import read_config, weight_files
 
+    model = arguments.model_name_or_path
+    if model is not None:
+        read_config(model, "--model_name_or_path")
     data = load_data(arguments, 1, None if arguments.dataset else "test")
     pixels = LabelledPixels.of(data, arguments.block_size)
-    model = arguments.model_name_or_path
     if model is not None and pixels.wavelengths is None:
         raise ValueError(
             f"--model_name_or_path: the labelled scenes have no wavelengths, which features of {model} need"

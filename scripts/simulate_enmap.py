@@ -23,7 +23,7 @@ from hsst.support.command_line import HelpFormatter, one_line_errors
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write into, made if missing")
-    parser.add_argument("--num_scenes", type=int, default=1, help="default: 1")
+    parser.add_argument("--num_scenes", type=int, default=1, help="scenes to simulate")
     parser.add_argument("--size", type=int, default=1024, help="height and width in pixels")
     parser.add_argument("--height", type=int, help="height in pixels, instead of --size")
     parser.add_argument("--width", type=int, help="width in pixels, instead of --size")

@@ -156,6 +156,17 @@ def test_bad_input_is_one_clear_line(arguments, words, run_script, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_hub_out_of_reach_is_no_model_without_weights(run_script, tmp_path, monkeypatch):
+    """Said at once, before labels are read."""
+    for module in ("huggingface_hub.constants", "transformers.utils.hub.constants"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
+    command = ["run_classification.py", "--data_dir", tmp_path, "--model", "auto", "--output_dir", tmp_path / "out"]
+    result = run_script(*command, "--model_name_or_path", "hsg-aiml/hsst-enmap")
+    assert_one_clear_line(result, "--model_name_or_path", "the Hub gave none", "connect")
+
+
 def saved(folder, classifier, inputs="spectra"):
     folder.mkdir()
     save_classifier(folder, classifier, Description(inputs, "as_they_are", ["a", "b"], 5, SEEN))

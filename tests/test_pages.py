@@ -25,6 +25,10 @@ from hsst.__main__ import ADDED, COMMANDS, PROGRAMS
 ROOT = Path(__file__).parents[1]
 MANUAL = ROOT / "docs" / "manual"
 PAGES = [ROOT / "README.md", *sorted(MANUAL.rglob("*.md"))]
+OTHER_PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "lab").glob("*.md"))]
+OTHER_PAGES += sorted((ROOT / "model_cards").glob("*/README.md"))
+OF_A_TAG = "The commands are those of tag `v0.1.0`"
+"""How a page begins whose commands are of programs that may be gone."""
 
 OTHERS = {
     "bash": "scripts of this repository, looked for",
@@ -34,6 +38,7 @@ OTHERS = {
     "pip": "installs",
     "python -m pip": "installs",
     "hf": "the command of huggingface_hub",
+    "pre-commit": "installed by who wants it",
     "sbatch": "SLURM's",
     "python spaces/app.py": "needs gradio; tests/test_space.py parses its arguments",
 }
@@ -47,7 +52,7 @@ def relative(path: Path) -> str:
 def commands_in(script: str) -> list[list[str]]:
     """The words of each command of a shell script, without comments, loops and what assigns variables."""
     found = []
-    for line in script.replace("\\\n", " ").splitlines():
+    for line in script.replace("\\\n", "").splitlines():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"\w+=.*", words[0], flags=re.S):
             words = words[1:]
@@ -113,10 +118,10 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert (ROOT / words[1]).is_file(), words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=relative)
 def test_commands_are_read_by_their_programs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = []
-    for words in commands_of(page):
+    for words in commands_of(page) if OF_A_TAG not in page.read_text(encoding="utf-8") else []:
         try:
             check(words, monkeypatch)
         except SystemExit:

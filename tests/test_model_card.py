@@ -12,9 +12,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.real_places import gains_table
-from hsst.experiments.reconstruction import reconstruction_table
-from hsst.experiments.sensors import sensor_table
 from hsst.publish import stage_model_folder
+from hsst.support.card_tables import reconstruction_table, sensor_table
 from modeling_hsst import HSSTForMaskedImageModeling, HSSTForSemanticSegmentation, HSSTImageProcessor
 from modeling_hsst.hub_hsst import code_files
 

@@ -36,7 +36,6 @@ from datasets_loading.files import fingerprint
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS, UNLABELLED
-from hsst.experiments.joint_attention import JointAttentionModel
 from hsst.experiments.pixel_classifiers import (
     fit_pixel_classifier,
     fold_groups,
@@ -648,8 +647,6 @@ def build_network(
         return model_class(config)
     if model_entry(name).kind == "hsst":
         network = model_class(config)
-        if options.joint_attention:
-            network.hsst = JointAttentionModel(config)
         if model_entry(name).needs_checkpoint:
             assert options.checkpoint is not None
             take_encoder(network, start.encoder or options.checkpoint)

@@ -1,4 +1,4 @@
-"""Labelled scenes in memory: pixels without data have no label, fewer labels share a cube, splits keep windows apart."""
+"""Labelled scenes in memory: pixels without data have no label, fewer labels share a cube, windows stay apart."""
 
 import numpy as np
 import pytest

@@ -139,9 +139,6 @@ MODELS: dict[str, ModelEntry] = {
 }
 """Every model by its name."""
 
-CLASSIFIERS_OF_FEATURES = {"knn-features": "knn", "linear-probe-pixels": "linear-probe"}
-"""Models that are known by another name to `fit_pixel_classifier`."""
-
 
 @dataclass(frozen=True)
 class ModelOptions:

@@ -97,6 +97,8 @@ def test_error_falls_and_both_runs_are_recorded(tmp_path, run_script):
     third = json.loads((tmp_path / "third" / "all_results.json").read_text())
     assert third["earlier"] == second and third["history"][0]["validation"] == second["history"][1]["validation"]
     assert_one_clear_line(run_script(SCRIPT, *usual, 1, *given), tmp_path / "third", "no other run")
+    both = ["--config_overrides", "hidden_size=24", "--output_dir", tmp_path / "fourth"]
+    assert_one_clear_line(run_script(SCRIPT, *usual, 1, *given, *both), "--config_overrides", "got both")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_error_falls_and_both_runs_are_recorded(tmp_path, run_script):
         ({**ABOUT, "wavelengths": "[[1]]"}, "tiles.safetensors", "float() argument"),
         (ABOUT, "missing.safetensors", "No such file"),
         ({}, "tiles.safetensors", "scale"),
-        (ABOUT | {"wavelengths": "[500.0]"}, "tiles.safetensors", "Expected a band within 5.0 nm"),
+        (ABOUT | {"wavelengths": "[500.0]"}, "tiles.safetensors", "1 wavelengths of 20 bands"),
         (ABOUT, "tiles.safetensors", "Expected a band within 5.0 nm of each of the model's 200 bands"),
         ("small", "tiles.safetensors", "for windows of (8, 8) pixels"),
     ],

@@ -52,11 +52,11 @@ class TileTensors:
             with safe_open(path, framework="pt") as file:
                 about, tiles = file.metadata() or {}, file.get_tensor("tiles")
             scale, nodata = float(about["scale"]), int(about["nodata"])
+            centers = [float(center) for center in json.loads(about["wavelengths"])]
             if tiles.dtype != torch.int16 or tiles.ndim != 4 or min(tiles.shape[2:]) < max(config.window_size):
                 raise ValueError(f"{tiles.dtype} {tuple(tiles.shape)} for windows of {config.window_size} pixels")
-            if not 0 < scale < float("inf"):
-                raise ValueError(f"a scale {scale:g}")
-            centers = [float(center) for center in json.loads(about["wavelengths"])]
+            if not 0 < scale < float("inf") or tiles.shape[1] != len(centers):
+                raise ValueError(f"a scale {scale:g}, and {len(centers)} wavelengths of {tiles.shape[1]} bands")
             bands = HSSTImageProcessor(wavelengths=config.wavelengths).match_wavelengths(centers)
             return cls(tiles[:, bands], scale, nodata)
         except (SafetensorError, OSError, LookupError, ValueError, TypeError, RecursionError) as error:
@@ -125,6 +125,8 @@ def validate(model: Any, processor: HSSTImageProcessor, source: TileTensors, mas
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     source, overrides = arguments.model_name_or_path, arguments.config_overrides
+    if source and overrides:
+        raise ValueError("--config_overrides: expected none beside --model_name_or_path, got both")
     if source:
         config: Any = read_config(source, "--model_name_or_path")
         model: Any = load_model(HSSTForMaskedImageModeling, source, config)

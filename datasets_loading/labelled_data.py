@@ -36,6 +36,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
+from scipy.sparse.csgraph import connected_components
 
 from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.raster_file import ProductError, fail
@@ -598,17 +599,9 @@ def _group_by_grid(
 
 def _neighbourhoods(corners: np.ndarray, sizes: np.ndarray) -> list[list[int]]:
     """Numbers of tiles that hang together across gaps of up to `JOIN_GAP` pixels."""
-    left = set(range(len(corners)))
-    groups = []
-    while left:
-        group = [left.pop()]
-        for number in group:
-            gaps = np.maximum(corners - (corners[number] + sizes[number]), corners[number] - (corners + sizes))
-            near = {int(other) for other in np.flatnonzero(gaps.max(axis=1) <= JOIN_GAP)} & left
-            left -= near
-            group += sorted(near)
-        groups.append(sorted(group))
-    return sorted(groups)
+    gaps = np.maximum(corners[:, None] - (corners + sizes)[None], 0).max(axis=2)
+    _, group = connected_components(np.maximum(gaps, gaps.T) <= JOIN_GAP, directed=False)
+    return [np.flatnonzero(group == number).tolist() for number in range(group.max() + 1)]
 
 
 def _fingerprint(*paths: str | Path | None) -> str:

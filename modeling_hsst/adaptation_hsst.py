@@ -22,14 +22,12 @@ trained bands, from which those of the new bands are interpolated. Where LayerNo
 
 The blocks stay those of the trained model as far as the sensor covers them: each is given the bands around its trained
 ones, be they few or many, so that its tokens mean what they meant in training, and a sensor that covers everything
-gives what an image resampled to the trained bands would give. Blocks of the same number of bands, on request, cover
-other parts of the spectrum; they take the embedding of the trained block that is nearest by mean wavelength.
+gives what an image resampled to the trained bands would give.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any, TypeVar
 
 import torch
@@ -49,8 +47,6 @@ SAME_BAND_NANOMETERS = 0.01
 LARGEST_GAP = 3.0
 # A band of the trained model whose width is that of a new one, but for so much, is that band
 SAME_WIDTH_SHARE = 0.01
-# What one band of padding counts when blocks are formed, beside the logarithm of how much wider or narrower they are
-PADDING_COST = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class AdaptationReport:
     band_patch_size: int
     num_blocks: int
     num_padded_bands: int  # zeros that fill its last block
-    # For each block the trained block that it was, or whose mean wavelength is nearest
+    # For each block the trained block that it was
     source_blocks: tuple[int, ...]
     # Band centers in nm that blocks hold and that are no band of the trained model
     interpolated_bands: tuple[float, ...]
@@ -71,12 +67,11 @@ class AdaptationReport:
     left_out_bands: tuple[float, ...]
     # First and last band center in nm of the trained blocks that the sensor covers less than half of
     unused_blocks: tuple[tuple[float, float], ...]
-    exact_positions: bool  # whether positions were computed (`"wavelength"`) rather than interpolated
 
     @property
     def complete(self) -> bool:
         """Whether everything was carried over."""
-        return not (self.uncovered_bands or self.unused_blocks or self.num_padded_bands) and self.exact_positions
+        return not (self.uncovered_bands or self.unused_blocks or self.num_padded_bands)
 
     def __str__(self) -> str:
         parts = [f"{self.num_blocks} blocks of up to {self.band_patch_size} bands"]
@@ -95,8 +90,6 @@ class AdaptationReport:
         if self.unused_blocks:
             named = ", ".join(f"{first:.0f}-{last:.0f}" for first, last in self.unused_blocks)
             parts.append(f"{len(self.unused_blocks)} trained blocks that the sensor does not cover ({named} nm)")
-        if not self.exact_positions:
-            parts.append("positions interpolated between trained ones")
         return "; ".join(parts)
 
 
@@ -105,7 +98,6 @@ def adapt_to_wavelengths(
     wavelengths: Sequence[float],
     fwhm: Sequence[float] | None = None,
     *,
-    band_patch_size: int | None = None,
     return_report: bool = False,
 ) -> Any:
     """
@@ -116,16 +108,12 @@ def adapt_to_wavelengths(
     are carried over by wavelength (see the module's first lines), a block keeps its position, everything else is
     copied. The model given is left as it is.
 
-    Models whose blocks share one embedding or one decoder get blocks of the same number of bands instead, of as many
-    as make them cover about what the trained blocks cover, and so do sensors that cover less than half of each block.
-
     Args:
-        model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`.
+        model ([`PreTrainedModel`]): any HSST model whose configuration has `wavelengths`, and whose blocks have
+            embeddings and decoders of their own.
         wavelengths (`Sequence[float]`): band centers of the sensor in nm, ascending, each once.
         fwhm (`Sequence[float]`, *optional*): full width at half maximum of each band in nm. By default a band is as
             wide as it is far from the next one, up to three times what is usual among them.
-        band_patch_size (`int`, *optional*): bands of a block, for blocks of all bands of the sensor in their order, as
-            many in each.
         return_report (`bool`, *optional*, defaults to `False`): whether to return a report as well. Otherwise it is
             logged in one line, as a warning where something could not be carried over.
 
@@ -133,9 +121,9 @@ def adapt_to_wavelengths(
         A model of the same class, dtype, device and mode, or the model and an [`AdaptationReport`].
 
     Raises:
-        ValueError: the model's configuration has no wavelengths; the new ones are not ascending, not in nm or all
-            farther from the trained bands than they are wide; the widths are not one positive number for each band; or
-            blocks would have no band.
+        ValueError: the model's configuration has no wavelengths, or its blocks share weights; the new ones are not
+            ascending, not in nm or all farther from the trained bands than they are wide; the widths are not one
+            positive number for each band; or the sensor covers less than half of each block.
     """
     config = model.config
     if getattr(config, "model_type", None) != HSSTConfig.model_type:
@@ -146,13 +134,8 @@ def adapt_to_wavelengths(
             "trained on: its configuration has no `wavelengths`."
         )
     centers, widths = check_bands(wavelengths, fwhm)
-    adapter = WavelengthAdapter(config, centers, widths, band_patch_size)
+    adapter = WavelengthAdapter(config, centers, widths)
     report = adapter.report()
-    if len(report.uncovered_bands) == len(centers):
-        raise ValueError(
-            f"`wavelengths` must lie near bands that the model was trained on ({config.wavelengths[0]:.0f} to "
-            f"{config.wavelengths[-1]:.0f} nm), got {centers[0]:.0f} to {centers[-1]:.0f} nm."
-        )
 
     values = copy.deepcopy(config.to_dict())
     values.update(
@@ -161,7 +144,7 @@ def adapt_to_wavelengths(
         band_patch_size=adapter.band_patch_size,
         block_bands=adapter.block_bands,
         block_centers=adapter.block_centers,
-        spectral_positions=adapter.between_blocks(torch.tensor(config.spectral_positions).double()).tolist(),
+        spectral_positions=[float(config.spectral_positions[block]) for block in report.source_blocks],
     )
     new_config = type(config).from_dict(values)
     new_config._attn_implementation = config._attn_implementation
@@ -177,11 +160,6 @@ def adapt_to_wavelengths(
     for name, parameter in adapted.named_parameters():
         parameter.requires_grad_(trained[name])
 
-    if not report.exact_positions:
-        logger.warning(
-            f"Positions of type {config.position_embedding_type!r} are interpolated between those of the trained "
-            "blocks; models with `position_embedding_type='wavelength'` move to other sensors better."
-        )
     if return_report:
         return adapted, report
     logger.log(logging.INFO if report.complete else logging.WARNING, f"Adapted to other wavelengths: {report}.")
@@ -222,10 +200,10 @@ def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> t
 class WavelengthAdapter:
     """
     Carries the weights of a model of a configuration with wavelengths over to bands of other centers and widths in nm
-    (float64 tensors (bands,), centers ascending). `band_patch_size` is chosen where absent.
+    (float64 tensors (bands,), centers ascending).
     """
 
-    def __init__(self, config: Any, centers: torch.Tensor, widths: torch.Tensor, band_patch_size: int | None = None):
+    def __init__(self, config: Any, centers: torch.Tensor, widths: torch.Tensor):
         self.config = config
         self.centers, self.widths = centers, widths
         self.trained_centers = torch.tensor(config.wavelengths, dtype=torch.float64)
@@ -233,11 +211,9 @@ class WavelengthAdapter:
         self.trained_means = torch.tensor(config.block_wavelengths, dtype=torch.float64)
         if (self.trained_centers.diff() <= 0).any():
             raise ValueError("Carrying weights over needs a model whose own `wavelengths` ascend, each once.")
-        if band_patch_size is not None and not 1 <= band_patch_size <= len(centers):
-            raise ValueError(
-                f"`band_patch_size` must lie between 1 and the {len(centers)} bands of the sensor, got "
-                f"{band_patch_size}."
-            )
+        # CODEPATH: blocks that share weights, a variant of the paper, cannot differ in what their places mean
+        if not (config.blockwise_patch_embedding and config.blockwise_decoder):
+            raise ValueError("Carrying weights over needs a model whose blocks share neither embedding nor decoder.")
         self.trained_blocks = _even_blocks(len(self.trained_centers), config.band_patch_size)
         if config.block_bands is not None:
             self.trained_blocks = [list(bands) for bands in config.block_bands]
@@ -263,13 +239,13 @@ class WavelengthAdapter:
             for index, bands in enumerate(self.trained_blocks)
             if covered[bands].double().mean() >= 0.5 and not self._is_constant(bands)
         ]
-        shares_weights = not (config.blockwise_patch_embedding and config.blockwise_decoder)
-        # CODEPATH: blocks that share weights cannot differ in what their places mean
-        self.keeps_blocks = band_patch_size is None and not shares_weights and len(self.covered_blocks) > 0
-        if self.keeps_blocks:
-            self._keep_trained_blocks()
-        else:
-            self._form_even_blocks(band_patch_size or self._choose_band_patch_size())
+        if not self.covered_blocks:
+            raise ValueError(
+                "`wavelengths` must lie near half of the bands of a block that the model was trained on "
+                f"({config.wavelengths[0]:.0f} to {config.wavelengths[-1]:.0f} nm), got {centers[0]:.0f} to "
+                f"{centers[-1]:.0f} nm."
+            )
+        self._keep_trained_blocks()
         # Whether every new block is a trained block, place by place, so that there is nothing to interpolate
         if self.is_same_sensor and self.block_bands is not None:
             self.is_subset = self.block_bands == [self.trained_blocks[index] for index in self.source_blocks.tolist()]
@@ -281,28 +257,6 @@ class WavelengthAdapter:
         """Whether a block would be of one band, in which a LayerNorm of its values leaves nothing to tell."""
         bands = self.resampling[trained].sum(dim=0).count_nonzero()
         return bool(self.config.normalize_token_values and self.config.patch_size == 1 and bands < 2)
-
-    @staticmethod
-    def _means(blocks: list[list[int]], centers: torch.Tensor) -> torch.Tensor:
-        return torch.stack([centers[bands].mean() for bands in blocks])
-
-    def _form_even_blocks(self, band_patch_size: int) -> None:
-        """Blocks of consecutive bands, each the block of the trained one whose mean wavelength is nearest."""
-        if (self.trained_means.diff() <= 0).any():
-            raise ValueError(
-                "Blocks of consecutive bands need a model whose own blocks (`block_bands`, `block_centers`) ascend by "
-                "wavelength."
-            )
-        self.band_patch_size = band_patch_size
-        self.blocks = _even_blocks(len(self.centers), band_patch_size)
-        self.block_bands: list[list[int]] | None = None
-        self.block_centers: list[float] | None = None
-        self.means = self._means(self.blocks, self.centers)
-        self.source_blocks = (self.means[:, None] - self.trained_means[None, :]).abs().argmin(dim=1)
-        # For positions and the decoder: the two trained blocks between whose means a new one lies, and their shares
-        spacing, points = nearest_spacing(self.trained_means), torch.zeros_like(self.means)
-        weights = interpolation_weights(self.trained_means, spacing, self.means, points)
-        self.block_weights = torch.from_numpy(weights)
 
     def _keep_trained_blocks(self) -> None:
         """The trained blocks that the sensor covers, each of the bands that give the values of its trained ones."""
@@ -319,41 +273,23 @@ class WavelengthAdapter:
         self.source_blocks = torch.tensor(self.covered_blocks)
         self.blocks = [sorted(found[index]) for index in self.covered_blocks]
         self.means = self.trained_means[self.source_blocks]
-        self.block_weights = torch.eye(len(self.trained_blocks), dtype=torch.float64)[self.source_blocks]
         self.band_patch_size = max(len(bands) for bands in self.blocks)
         # Bands over at least as many places, each over about as many as the others
         places = range(self.band_patch_size)
+        self.block_bands: list[list[int]] | None
         self.block_bands = [[bands[place * len(bands) // len(places)] for place in places] for bands in self.blocks]
         # The same bands stay in the same places, whichever these are
         if self.is_same_sensor and self.config.block_bands is not None:
             self.band_patch_size = self.config.band_patch_size
             self.block_bands = [self.trained_blocks[index] for index in self.covered_blocks]
-        self.block_centers = self.means.tolist()
+        self.block_centers: list[float] | None = self.means.tolist()
         even = _even_blocks(len(self.centers), self.band_patch_size)
         # The configuration need not say what it takes for granted
         if self.blocks == even and (self._are_trained_blocks() or self.block_bands == even):
             self.block_bands = None
-            if (self.means - self._means(self.blocks, self.centers)).abs().max() <= SAME_BAND_NANOMETERS:
+            means = torch.stack([self.centers[bands].mean() for bands in self.blocks])
+            if (self.means - means).abs().max() <= SAME_BAND_NANOMETERS:
                 self.block_centers = None
-
-    def _choose_band_patch_size(self) -> int:
-        """The number of bands with which blocks cover most nearly what the nearest trained blocks cover."""
-        trained_spans = torch.stack([self.trained_widths[list(set(bands))].sum() for bands in self.trained_blocks])
-        # Not the widths of the bands, which may overlap
-        spacing = torch.from_numpy(nearest_spacing(self.centers))
-
-        def cost(size: int) -> float:
-            blocks = _even_blocks(len(self.centers), size)
-            differences = []
-            for bands in blocks:
-                nearest = int((self.trained_means - self.centers[bands].mean()).abs().argmin())
-                differences.append(abs(log(float(spacing[bands].sum() / trained_spans[nearest]))))
-            padded = size * len(blocks) - len(self.centers)
-            return sum(differences) / len(blocks) + PADDING_COST * padded / (size * len(blocks))
-
-        sizes = range(1, len(self.centers) + 1)
-        trained_size = self.config.band_patch_size
-        return min(sizes, key=lambda size: (round(cost(size), 6), abs(size - trained_size)))
 
     def report(self) -> AdaptationReport:
         """What can be carried over and what cannot."""
@@ -367,8 +303,6 @@ class WavelengthAdapter:
             if index not in self.covered_blocks
         ]
         padded = 0 if self.block_bands else self.band_patch_size * len(self.blocks) - len(self.centers)
-        # CODEPATH: positions of wavelengths are computed, those of other types kept or interpolated
-        exact = self.config.encodes_wavelengths or self.is_subset or self.keeps_blocks
         return AdaptationReport(
             band_patch_size=self.band_patch_size,
             num_blocks=len(self.blocks),
@@ -378,7 +312,6 @@ class WavelengthAdapter:
             uncovered_bands=tuple(self.centers[~self.near.any(dim=1)].tolist()),
             left_out_bands=tuple(self.centers[left_out].tolist()),
             unused_blocks=tuple(unused),
-            exact_positions=exact,
         )
 
     def _are_trained_blocks(self) -> bool:
@@ -400,10 +333,10 @@ class WavelengthAdapter:
             values = tensor.detach().cpu().double()
             prefix, _, kind = name.rpartition(".")
             if kind == "spectral_embeddings":  # (1, blocks, width)
-                values = self.between_blocks(values[0])[None]
+                values = values[:, self.source_blocks]
             elif kind == "position_embeddings":  # (1, blocks * positions and a spare one, width)
                 tokens = values[0, :-1].unflatten(0, (len(self.trained_blocks), -1))
-                values = torch.cat([self.between_blocks(tokens).flatten(0, 1), values[0, -1:]])[None]
+                values = torch.cat([tokens[self.source_blocks].flatten(0, 1), values[0, -1:]])[None]
             elif prefix.rpartition(".")[2] == "decoder":
                 values = self._decoder(values)
             adapted[name] = values.to(tensor.dtype)
@@ -415,34 +348,23 @@ class WavelengthAdapter:
             adapted.update(self._concat_head(trained))
         return adapted
 
-    def between_blocks(self, values: torch.Tensor) -> torch.Tensor:
-        """Values (trained blocks, ...) interpolated to the mean wavelengths of the new blocks (blocks, ...)."""
-        return torch.tensordot(self.block_weights, values, dims=1)
-
     def _embeddings(self, prefix: str, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Linear embeddings and the LayerNorm before them, whose weights are multiplied into the linear ones."""
         names = [f"{prefix}.{name}" for name in ("weight", "bias", "layernorm_before.weight", "layernorm_before.bias")]
         if self.is_subset:
-            kept = names[:2] if self.config.blockwise_patch_embedding else []
-            return {name: trained[name].detach().cpu()[self.source_blocks] for name in kept}
+            return {name: trained[name].detach().cpu()[self.source_blocks] for name in names[:2]}
         # Without a LayerNorm values are taken as they are
         num_values = trained[names[0]].shape[2]
         given = {names[2]: torch.ones(num_values), names[3]: torch.zeros(num_values)} | trained
         weight, bias, scale, shift = (given[name].detach().cpu().double() for name in names)
         bias = bias + weight @ shift
         bands = (weight * scale).unflatten(2, (self.config.band_patch_size, -1))  # (blocks, width, band, pixel)
-        # CODEPATH: one embedding for all blocks is the paper's variant
-        if not self.config.blockwise_patch_embedding:
-            places = _resample_places(self.band_patch_size, self.config.band_patch_size)
-            new_weight, new_bias = torch.einsum("nwbp,bk->nwkp", bands, places), bias
-        else:
-            # A mean of two blocks would be a token of a kind that no layer was trained on
-            new_bias = bias[self.source_blocks]
-            new_weight = torch.zeros(len(self.blocks), weight.shape[1], self.band_patch_size, bands.shape[3]).double()
-            for new, source in enumerate(self.source_blocks.tolist()):
-                resampling = self._embedded_bands(new, self.trained_blocks[source])
-                carried = torch.einsum("wbp,bk->wkp", bands[source, :, : len(resampling)], resampling)
-                new_weight[new, :, : carried.shape[1]] = carried
+        new_bias = bias[self.source_blocks]
+        new_weight = torch.zeros(len(self.blocks), weight.shape[1], self.band_patch_size, bands.shape[3]).double()
+        for new, source in enumerate(self.source_blocks.tolist()):
+            resampling = self._embedded_bands(new, self.trained_blocks[source])
+            carried = torch.einsum("wbp,bk->wkp", bands[source, :, : len(resampling)], resampling)
+            new_weight[new, :, : carried.shape[1]] = carried
         ones = torch.ones(new_weight.shape[2] * new_weight.shape[3])
         values = zip(names, (new_weight.flatten(2), new_bias, ones, torch.zeros_like(ones)), strict=True)
         return {name: value.to(trained[name].dtype) for name, value in values if name in trained}
@@ -450,12 +372,7 @@ class WavelengthAdapter:
     def _embedded_bands(self, new: int, source: list[int]) -> torch.Tensor:
         """Weights (trained bands, places) that give the values of a trained block from those of a new one."""
         bands = self.blocks[new]
-        if self.keeps_blocks:
-            resampling = self.resampling[source][:, bands]
-        else:
-            # Level beyond the bands of the block
-            wanted = self.trained_centers[source], self.trained_widths[source]
-            resampling = torch.from_numpy(interpolation_weights(self.centers[bands], self.widths[bands], *wanted))
+        resampling = self.resampling[source][:, bands]
         if self.block_bands is None:
             return resampling
         # A band in several places counts as one
@@ -468,13 +385,9 @@ class WavelengthAdapter:
         """A decoder's weight (blocks, values, width) or bias (blocks, values)."""
         bands = values.unflatten(1, (self.config.band_patch_size, -1))  # (blocks, band, pixel, ...)
         if self.is_subset:
-            return values[self.source_blocks] if self.config.blockwise_decoder else values
-        # CODEPATH: one decoder for all blocks is the paper's variant
-        if not self.config.blockwise_decoder:
-            resampling = _resample_places(self.config.band_patch_size, self.band_patch_size)
-            return torch.tensordot(resampling, bands[0], dims=1).flatten(0, 1)[None]
+            return values[self.source_blocks]
         adapted = torch.zeros(len(self.blocks), self.band_patch_size, *bands.shape[2:], dtype=values.dtype)
-        for new, trained in self.block_weights.nonzero().tolist():
+        for new, trained in enumerate(self.source_blocks.tolist()):
             target = self.blocks[new] if self.block_bands is None else self.block_bands[new]
             source, places = torch.tensor(self.trained_blocks[trained]).unique(return_inverse=True)
             source_bands = self.trained_centers[source], self.trained_widths[source]
@@ -482,7 +395,7 @@ class WavelengthAdapter:
             # A band in several places has the mean of their values
             resampling = torch.from_numpy(weights)[:, places] / torch.bincount(places)[places]
             carried = torch.tensordot(resampling, bands[trained, : resampling.shape[1]], dims=1)
-            adapted[new, : len(carried)] += self.block_weights[new, trained] * carried
+            adapted[new, : len(carried)] = carried
         return adapted.flatten(1, 2)
 
     def _concat_head(self, trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -491,16 +404,7 @@ class WavelengthAdapter:
         weight, bias, scale, shift = (trained[name].detach().cpu().double() for name in names)
         bias = bias + weight @ shift
         blocks = (weight * scale).unflatten(1, (len(self.trained_blocks), -1))  # (classes, blocks, width)
-        if self.keeps_blocks:
-            resampling = self.block_weights.T
-        else:
-            spacing = nearest_spacing(self.trained_means)
-            weights = interpolation_weights(self.means, nearest_spacing(self.means), self.trained_means, spacing)
-            resampling = torch.from_numpy(weights)
-            # A sensor without SWIR has nothing to say in place of SWIR blocks
-            distances = (self.trained_means[:, None] - self.means[None, :]).abs().min(dim=1).values
-            resampling[distances > torch.from_numpy(spacing)] = 0.0
-        new_weight = torch.einsum("cbw,bk->ckw", blocks, resampling).flatten(1)
+        new_weight = blocks[:, self.source_blocks].flatten(1)
         ones = torch.ones(new_weight.shape[1])
         values = (new_weight, bias, ones, torch.zeros_like(ones))
         return {name: value.to(trained[name].dtype) for name, value in zip(names, values, strict=True)}
@@ -510,15 +414,6 @@ def _even_blocks(num_bands: int, band_patch_size: int) -> list[list[int]]:
     """Blocks of consecutive bands, the last one of those that are left."""
     starts = range(0, num_bands, band_patch_size)
     return [list(range(start, min(start + band_patch_size, num_bands))) for start in starts]
-
-
-def _resample_places(num_values: int, num_targets: int) -> torch.Tensor:
-    """Weights (targets, values) between evenly spaced places of a block: for layers that all blocks share."""
-    centers = (torch.arange(num_values, dtype=torch.float64) + 0.5) / num_values
-    targets = (torch.arange(num_targets, dtype=torch.float64) + 0.5) / num_targets
-    widths = torch.full_like(centers, 1 / num_values)
-    target_widths = torch.full_like(targets, 1 / num_targets)
-    return torch.from_numpy(interpolation_weights(centers, widths, targets, target_widths))
 
 
 def adapt_processor(
@@ -574,8 +469,6 @@ def load_for_wavelengths(
     pretrained_model_name_or_path: str,
     wavelengths: Sequence[float],
     fwhm: Sequence[float] | None = None,
-    *,
-    band_patch_size: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """
@@ -589,13 +482,13 @@ def load_for_wavelengths(
     Args:
         auto_class: an Auto class or a class of this package, anything with `from_pretrained`.
         pretrained_model_name_or_path (`str`): a repository's name or a folder.
-        wavelengths, fwhm, band_patch_size: as in `adapt_to_wavelengths`, whose ValueErrors are raised.
+        wavelengths, fwhm: as in `adapt_to_wavelengths`, whose ValueErrors are raised.
         kwargs: for `from_pretrained`.
     """
     loaded = auto_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
     if hasattr(loaded, "image_mean"):
         return adapt_processor(loaded, wavelengths, fwhm)
-    return adapt_to_wavelengths(loaded, wavelengths, fwhm, band_patch_size=band_patch_size)
+    return adapt_to_wavelengths(loaded, wavelengths, fwhm)
 
 
 __all__ = ["AdaptationReport", "adapt_processor", "adapt_to_wavelengths", "load_for_wavelengths"]

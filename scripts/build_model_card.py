@@ -23,6 +23,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from datasets_loading.files import only_writer, write_json, write_text, written_into
 from hsst.publish import CARD_NAME, check_sources, training_sources
+from hsst.support.card_tables import MODEL, other_labels_table, reconstruction_table, sensor_table
 from hsst.support.command_line import HelpFormatter, one_line_errors
 from hsst.support.reports import markdown_table, without_folders
 
@@ -31,11 +32,15 @@ TEMPLATE = Path(__file__).parent / "support" / "model_card.md"
 MODEL_CLASSES = ("HSSTForMaskedImageModeling", "HSSTForSemanticSegmentation", "HSSTForImageClassification")
 # Argument, the command whose result file of this name it takes, the kind of model that it is about, and its figure
 EVALUATIONS = {
-    "reconstruction": ("reconstruction.py", "a pre-trained model", "reconstruction_spectra.png"),
+    "reconstruction": ("reconstruction.py of commit bd54004", "a pre-trained model", "reconstruction_spectra.png"),
     "label_efficiency": ("label_efficiency.py", None, None),
     "real_places": ("real_places.py", None, None),
-    "sensors": ("sensors.py", None, None),
-    "other_labels": ("other_labels.py", "one fine-tuned for land cover", "other_labels_map.png"),
+    "sensors": ("sensors.py of commit bd54004", None, None),
+    "other_labels": (
+        "other_labels.py of commit bd54004",
+        "one fine-tuned for land cover",
+        "other_labels_map.png",
+    ),
 }
 
 
@@ -159,10 +164,7 @@ def model_card(
         scale: stored number of a reflectance of 1.
     """
     from hsst.experiments.label_efficiency import label_efficiency_table
-    from hsst.experiments.other_labels import other_labels_table
     from hsst.experiments.real_places import gains_table
-    from hsst.experiments.reconstruction import MODEL, reconstruction_table
-    from hsst.experiments.sensors import sensor_table
 
     evaluations = evaluations or {}
     runs, land_cover = training_runs(results), "accuracy_per_class" in results

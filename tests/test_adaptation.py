@@ -31,10 +31,7 @@ CASES = {
     "learned": (HSSTModel, {"position_embedding_type": "learned"}),
     "sincos": (HSSTModel, {"position_embedding_type": "sincos"}),
     "masked": (HSSTForMaskedImageModeling, {"mask_type": "unit"}),
-    "masked, learned, shared": (
-        HSSTForMaskedImageModeling,
-        {"position_embedding_type": "learned", "blockwise_patch_embedding": False, "blockwise_decoder": False},
-    ),
+    "masked, learned": (HSSTForMaskedImageModeling, {"position_embedding_type": "learned"}),
     "visible only": (HSSTForMaskedImageModeling, {"visible_only": True, "decoder_hidden_size": 12}),
     "visible only, sincos": (
         HSSTForMaskedImageModeling,
@@ -96,7 +93,7 @@ def test_its_own_wavelengths_change_nothing(case):
     model = tiny(CASES[case][0], **CASES[case][1])
     adapted, report = adapt_to_wavelengths(model, WAVELENGTHS, return_report=True)
     assert type(adapted) is type(model)
-    assert report.band_patch_size == model.config.band_patch_size and report.exact_positions
+    assert report.band_patch_size == model.config.band_patch_size
     assert not (report.interpolated_bands or report.uncovered_bands or report.unused_blocks)
     pixel_values = torch.randn(2, len(WAVELENGTHS), 4, 4)
     for expected, got in zip(outputs_of(model, pixel_values), outputs_of(adapted, pixel_values), strict=True):
@@ -105,12 +102,12 @@ def test_its_own_wavelengths_change_nothing(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_another_sensor_of_any_class_and_size(case):
-    """Any number of bands, the last block padded: the outputs have the right shapes and are finite."""
+    """The outputs have the right shapes and are finite."""
     model = tiny(CASES[case][0], **CASES[case][1])
     wavelengths = [505.0 + 6.5 * band for band in range(43)]
-    adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=6, return_report=True)
-    assert (report.num_blocks, report.num_padded_bands) == (8, 5)
-    assert adapted.config.wavelengths == wavelengths and adapted.config.num_blocks == 8
+    adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
+    assert report.num_blocks == len(report.source_blocks) == adapted.config.num_blocks < model.config.num_blocks
+    assert adapted.config.wavelengths == wavelengths
     outputs = outputs_of(adapted, torch.randn(2, 43, 4, 4))
     assert all(output.isfinite().all() for output in outputs)
     if model.config.position_embedding_type == "wavelength":
@@ -142,7 +139,7 @@ def test_bands_split_in_two_are_decoded_to_the_lines_between():
     model = tiny(HSSTForMaskedImageModeling, mask_type="unit")
     quarter = [5.0] * 12
     halves = [w + s for w, q in zip(WAVELENGTHS[:12], quarter, strict=True) for s in (-q / 2, q / 2)]
-    adapted = adapt_to_wavelengths(model, halves, band_patch_size=8)
+    adapted = adapt_to_wavelengths(model, halves)
     tokens = torch.randn(2, 3 * 16, 24)
     with torch.no_grad():
         trained = model.decoder(torch.cat([tokens, torch.zeros(2, 9 * 16, 24)], dim=1), None)[:, :3]
@@ -162,20 +159,6 @@ def test_whole_blocks_keep_their_embeddings():
         expected = model.embeddings(pixel_values).unflatten(1, (12, 16))[:, [1, 2, 5]]
         got = adapted.embeddings(pixel_values[:, bands]).unflatten(1, (3, 16))
     assert torch.equal(got, expected)
-
-
-def test_blocks_between_two_take_the_nearest_one():
-    """Whatever the share of the other: tokens of two kinds are not mixed."""
-    model = tiny(normalize_token_values=False)
-    spacing = WAVELENGTHS[1] - WAVELENGTHS[0]
-    moved = [wavelength + 1.6 * spacing for wavelength in WAVELENGTHS]  # 0.4 of a block
-    adapted, report = adapt_to_wavelengths(model, moved, band_patch_size=4, return_report=True)
-    embeddings, trained = adapted.embeddings.patch_embeddings, model.embeddings.patch_embeddings
-    assert report.source_blocks[:6] == tuple(range(6))
-    torch.testing.assert_close(embeddings.bias, trained.bias[list(report.source_blocks)])
-    # A spectrum that is level within each block gives what it gives in the trained blocks
-    sums = [layer.weight.sum(dim=2) for layer in (embeddings, trained)]
-    torch.testing.assert_close(sums[0], sums[1][list(report.source_blocks)], atol=1e-5, rtol=1e-5)
 
 
 def test_a_padded_block_is_carried_over_as_it_is():
@@ -215,31 +198,19 @@ def test_what_cannot_be_carried_over_is_reported(caplog):
 
 
 @pytest.mark.parametrize("kind", ["learned", "sincos"])
-def test_trained_positions_are_interpolated_with_a_warning(kind, caplog):
+def test_trained_positions_stay_with_their_blocks(kind):
     model = tiny(position_embedding_type=kind)
-    wavelengths = [520.0 + 10 * band for band in range(8)]  # blocks midway between the trained ones
-    with caplog.at_level(logging.WARNING):
-        adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
-    assert not report.exact_positions and "interpolated" in str(report)
-    assert "wavelength" in caplog.text
+    adapted, report = adapt_to_wavelengths(model, [540.0 + 5 * band for band in range(16)], return_report=True)
     with torch.no_grad():
         trained = model.embeddings.position_embeddings((4, 4))
         got = adapted.embeddings.position_embeddings((4, 4))
-    torch.testing.assert_close(got, (trained[:, :2] + trained[:, 1:3]) / 2)
+    assert report.source_blocks == (1, 2) and torch.equal(got, trained[:, 1:3])
 
 
-def test_blocks_that_share_an_embedding_cover_what_trained_blocks_cover():
-    settings = {"position_embedding_type": "wavelength", "num_spatial_layers": 1, "num_spectral_layers": 1}
-    model = HSSTModel(HSSTConfig(**settings, blockwise_patch_embedding=False))
-
-    def size(count, first, last):
-        wavelengths = torch.linspace(first, last, count).tolist()
-        return adapt_to_wavelengths(model, wavelengths, return_report=True)[1].band_patch_size
-
-    # Trained blocks of visible light are 47 to 66 nm wide
-    assert 47 <= size(120, 400.0, 800.0) * 400 / 119 <= 70
-    assert 40 <= size(48, 374.0, 1047.0) * 673 / 47 <= 90
-    assert 8 <= size(285, 380.0, 2490.0) <= 15
+@pytest.mark.parametrize("name", ["blockwise_patch_embedding", "blockwise_decoder"])
+def test_models_whose_blocks_share_weights_cannot_be_adapted(name):
+    with pytest.raises(ValueError, match="blocks share neither embedding nor decoder"):
+        adapt_to_wavelengths(tiny(HSSTForMaskedImageModeling, **{name: False}), WAVELENGTHS)
 
 
 @pytest.mark.parametrize("kind", ["wavelength", "learned", "sincos"])
@@ -250,7 +221,7 @@ def test_a_sensor_that_covers_all_gives_what_a_resampled_image_gives(kind, patch
     model = tiny(HSSTForSemanticSegmentation, num_labels=3, head_type="concat", **settings)
     wavelengths = [490.0 + 7.3 * band for band in range(210)]
     adapted, report = adapt_to_wavelengths(model, wavelengths, return_report=True)
-    assert report.source_blocks == tuple(range(12)) and report.exact_positions and not report.unused_blocks
+    assert report.source_blocks == tuple(range(12)) and not report.unused_blocks
     numbers = [len(set(bands)) for bands in adapted.config.block_bands]
     assert min(numbers) < max(numbers) == report.band_patch_size
     assert all(sorted(bands) == bands for bands in adapted.config.block_bands)
@@ -273,16 +244,14 @@ def test_bands_that_the_model_was_not_trained_near_are_left_out():
     assert adapted.config.block_wavelengths == pytest.approx([515.0, 555.0, 595.0])
     weight = adapted.embeddings.patch_embeddings.weight
     assert not weight[0, :, 0].any() and weight[0, :, 1].any()
-    # On request all are seen
-    adapted, report = adapt_to_wavelengths(model, wavelengths, band_patch_size=4, return_report=True)
-    assert adapted.config.block_bands is None and adapted.config.num_blocks == 6 and not report.left_out_bands
     # Near one band each of two blocks that the sensor does not cover
     report = adapt_to_wavelengths(model, [*WAVELENGTHS[:8], 773.0, 775.0], return_report=True)[1]
     assert (report.source_blocks, report.uncovered_bands, report.left_out_bands) == ((0, 1), (), (773.0, 775.0))
     assert "; 2 bands left out" in str(report)
-    # A sensor within a part of a block has no block to keep
-    adapted, report = adapt_to_wavelengths(model, [521.0, 522.0, 523.0], return_report=True)
-    assert adapted.config.block_bands is None and report.source_blocks[0] == 0
+    # A sensor within a part of a block has it where it is near half of its bands
+    assert adapt_to_wavelengths(model, [521.0, 522.0, 523.0], return_report=True)[1].source_blocks == (0,)
+    with pytest.raises(ValueError, match="near half of the bands of a block .+, got 534 to 536 nm"):
+        adapt_to_wavelengths(model, [534.0, 535.0, 536.0])
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -342,8 +311,6 @@ def test_blocks_in_any_order():
     repeated = tiny(**settings | {"block_bands": [[0, 0, 0, 1], [4, 5, 6, 7]]})
     same = adapt_to_wavelengths(repeated, WAVELENGTHS[:12])
     torch.testing.assert_close(outputs_of(same, pixel_values), outputs_of(repeated, pixel_values))
-    with pytest.raises(ValueError, match="ascend by wavelength"):
-        adapt_to_wavelengths(model, WAVELENGTHS[:12], band_patch_size=4)
 
 
 def test_a_model_adapted_twice_is_what_it_was():
@@ -395,24 +362,23 @@ def test_adapted_models_train_and_save(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wavelengths", "fwhm", "size", "words"),
+    ("wavelengths", "fwhm", "words"),
     [
-        ([510.0, 500.0, 520.0], None, None, ("ascending", "510 nm before 500 nm", "bands 0 and 1")),
-        ([500.0, 500.0, 520.0], None, None, ("each once", "500 nm before 500 nm")),
-        ([0.5, 0.51], None, None, ("nm", "0.5 to 0.51", "1000")),
-        ([500.0, float("nan")], None, None, ("nm",)),
-        ([], None, None, ("got none",)),
-        ([500.0, 510.0], [5.0], None, ("2 bands", "got 1")),
-        ([500.0, 510.0], [5.0, -1.0], None, ("positive", "-1")),
-        ([500.0, 510.0], [5.0, float("inf")], None, ("positive", "inf")),
-        ([500.0, 510.0], [], None, ("got none",)),
-        ([500.0, 510.0], None, 3, ("band_patch_size", "2 bands", "got 3")),
-        ([5000.0, 5010.0], None, None, ("500 to 1960 nm", "5000 to 5010 nm")),
+        ([510.0, 500.0, 520.0], None, ("ascending", "510 nm before 500 nm", "bands 0 and 1")),
+        ([500.0, 500.0, 520.0], None, ("each once", "500 nm before 500 nm")),
+        ([0.5, 0.51], None, ("nm", "0.5 to 0.51", "1000")),
+        ([500.0, float("nan")], None, ("nm",)),
+        ([], None, ("got none",)),
+        ([500.0, 510.0], [5.0], ("2 bands", "got 1")),
+        ([500.0, 510.0], [5.0, -1.0], ("positive", "-1")),
+        ([500.0, 510.0], [5.0, float("inf")], ("positive", "inf")),
+        ([500.0, 510.0], [], ("got none",)),
+        ([5000.0, 5010.0], None, ("500 to 1960 nm", "5000 to 5010 nm")),
     ],
 )
-def test_wrong_bands_are_one_clear_error(wavelengths, fwhm, size, words):
+def test_wrong_bands_are_one_clear_error(wavelengths, fwhm, words):
     with pytest.raises(ValueError) as error:
-        adapt_to_wavelengths(tiny(), wavelengths, fwhm, band_patch_size=size)
+        adapt_to_wavelengths(tiny(), wavelengths, fwhm)
     for word in words:
         assert word in str(error.value)
 
@@ -455,5 +421,5 @@ def test_one_line_at_loading(tmp_path):
     assert isinstance(model, HSSTForSemanticSegmentation) and model.config.num_labels == 5
     with torch.no_grad():
         assert model(**processor(torch.rand(24, 4, 4) * 5000)).logits.shape == (1, 5, 4, 4)
-    masked = load_for_wavelengths(AutoModelForMaskedImageModeling, str(tmp_path), wavelengths, band_patch_size=4)
-    assert masked.config.band_patch_size == 4
+    masked = load_for_wavelengths(AutoModelForMaskedImageModeling, str(tmp_path), wavelengths)
+    assert masked.config.wavelengths == wavelengths

@@ -38,6 +38,7 @@ from hsst.support.fine_tuning import (
     predict,
     turn_window,
 )
+from hsst.support.matched_classes import matched_classes
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, settings_for
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
@@ -418,3 +419,18 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path, data) -> None
     network = build_network("hsst-scratch", data, FAST, ModelOptions(None, TINY), StartingPoint(BANDS), 5)
     with pytest.raises(ValueError, match="expected all weights of the model, found none for .*fc1.weight"):
         take_encoder(network, str(folder))
+
+
+def test_classes_stand_for_those_of_their_name_or_that_they_are_merged_into():
+    model, labels = ["oak", "pine", "water", "snow"], ["tree", "water"]
+    assert matched_classes(model, labels, {"tree": ["oak", "pine"]}) == [0, 0, 1, 2]
+    assert matched_classes(model, labels, {}) == [2, 2, 1, 2]
+    assert matched_classes(model, labels, {"tree": ["water"]}) == [2, 2, 0, 2]
+    for merged, words in (
+        ({"wood": ["oak"]}, "labels (tree, water), got wood"),
+        ({"tree": ["elm"]}, "tree: expected classes of the model (oak, pine, water, snow), got elm"),
+        ({"tree": ["oak"], "water": ["oak"]}, "oak: expected one class that it stands for, got tree, water"),
+    ):
+        with pytest.raises(ValueError) as error:
+            matched_classes(model, labels, merged)
+        assert words in str(error.value)

@@ -170,7 +170,7 @@ def test_the_example_of_the_readme(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "data", "error"),
     [
-        ({"wavelengths": [9000.0 + band for band in range(20)]}, (4, 20), "must lie near bands"),
+        ({"wavelengths": [9000.0 + band for band in range(20)]}, (4, 20), "must lie near half"),
         ({"wavelengths": WAVELENGTHS[:-1]}, (4, 20), "one for each of the 20 bands of the data, but there are 19"),
         ({"wavelengths": WAVELENGTHS, "pooling": "most"}, (4, 20), "'mean', 'blocks', got 'most'"),
         ({"wavelengths": WAVELENGTHS}, (4, 20, 3), r"spectra \(pixels, 20\) or windows"),

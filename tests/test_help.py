@@ -34,6 +34,7 @@ for program, *arguments in (
     ["run_classification", "--output_dir", "nowhere", "--model", "hsst"],
     ["run_classification", "--output_dir", "nowhere", "--batch_size", "0"],
     ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--window_size", "8"],
+    ["predict_scene", "nowhere.tif", "--model", "m", "--output", "o.tif"],
     ["plot_reconstruction", "scene", "--model", "nowhere", "--output", "picture.jpg"],
     ["publish", "nowhere"],
 ):

@@ -23,10 +23,7 @@ from hsst.experiments.label_efficiency import (
     Run,
     _compare,
     append_row,
-    described,
-    interval,
     label_efficiency_table,
-    percent,
     plan_runs,
     plot_label_efficiency,
     pooled_scores,
@@ -36,6 +33,7 @@ from hsst.experiments.label_efficiency import (
     summarise,
     untrained_classes,
 )
+from hsst.support.reports import described, interval, percent
 from hsst.support.training_settings import ModelOptions
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from small_land_cover import CLASS_NAMES, write_small_checkpoint, write_small_sc
 
 import hsst.publish
 from hsst.build_model_card import model_card, validation_table, without_folders
-from hsst.experiments.sensors import ADAPTED, RESAMPLED, WAYS
 from hsst.publish import check_model_folder, stage_model_folder
+from hsst.support.card_tables import ADAPTED, RESAMPLED, WAYS
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
 RESULTS = {
@@ -275,23 +275,15 @@ def test_a_land_cover_model_on_other_sensors(land_cover, fine_tuned, tmp_path, r
 
 
 def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, run_script, quick_check):
-    scene = fine_tuned / "scene"
-    arguments = [
-        "experiments/other_labels.py",
-        "--data_dir",
-        scene,
-        "--model",
-        fine_tuned / "run",
-        "--title",
-        "Some tiles",
-    ]
-    arguments += ["--merge", f"{CLASS_NAMES[0]}={CLASS_NAMES[0]},{CLASS_NAMES[1]}", "--use_cpu"]
-    arguments += ["--class_names", ",".join(CLASS_NAMES)]
-    result = run_script(*arguments, "--output_dir", tmp_path / "other")
-    assert result.returncode == 0, result.stderr
+    scores = {"accuracy_per_class": [0.5, None], "overall_accuracy": 0.5, "average_accuracy": 0.5}
+    labels = {"class_names": ["tree", "none of these"], "stand_for": {"tree": ["oak", "pine"]}, "title": "Some tiles"}
     # A result file may hold a sentence on the data, by hand
-    path = tmp_path / "other" / "other_labels.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "remark": "They were looked at before."}))
+    remark = {"remark": "They were looked at before."}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "other_labels.json").write_text(
+        json.dumps({**scores, **labels, **remark, "labelled_pixels": [7, 0], "area_statistics": scores})
+    )
+    matplotlib.image.imsave(tmp_path / "other" / "other_labels_map.png", np.zeros((4, 4, 3)))
     build = ["build_model_card.py", "--output", tmp_path / "card", "--final", "--other_labels", tmp_path / "other"]
     result = run_script(*build, "--model", fine_tuned / "run")
     assert result.returncode == 0, result.stderr
@@ -299,7 +291,7 @@ def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, ru
     text = (tmp_path / "card" / "README.md").read_text()
     assert "Some tiles: labels of other classes" in text and "![The area in true colour" in text
     assert "They were looked at before.\n\n![" in text
-    assert f"| {CLASS_NAMES[0]} | {CLASS_NAMES[0]}, {CLASS_NAMES[1]} |" in text
+    assert "| tree | oak, pine | 7 | 50.0% | 50.0% |" in text
     assert "says little of real ones" in text and "`--scene_statistics` standardises a scene" in text
     result = run_script(*build, "--model", pretrained)
     assert_one_clear_line(result, "--other_labels", "expected one fine-tuned for land cover", "pre-trained")

@@ -9,7 +9,8 @@ from small_land_cover import CLASS_NAMES, TINY, small_data, write_small_checkpoi
 
 from hsst.experiments import baselines
 from hsst.experiments.baselines import StartingPoint, build_network, remembered_features, run_model, training_processor
-from hsst.experiments.pixel_classifiers import fit_pixel_classifier, frozen_features
+from hsst.experiments.pixel_classifiers import frozen_features, head_of
+from hsst.support.few_labels import tuned
 from hsst.support.fine_tuning import AreaTensors
 from hsst.support.training_settings import FineTuningSettings, ModelOptions
 from modeling_hsst import HSSTForSemanticSegmentation, HSSTImageProcessor
@@ -138,8 +139,8 @@ def test_balanced_classifiers_find_rare_classes(name) -> None:
     groups = np.arange(2000) // 100
     found = {}
     for balanced in (False, True):
-        estimator = fit_pixel_classifier(name, features, classes, groups, 0, balanced).estimator
-        found[balanced] = (estimator.predict(features + 0.01)[classes == 1] == 1).mean()
+        classifier = tuned(head_of(name, 0, balanced), [features], classes, groups, 0).classifier
+        found[balanced] = (classifier.predict(features + 0.01)[classes == 1] == 1).mean()
     assert found[True] > found[False] + 0.1
 
 

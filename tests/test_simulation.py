@@ -26,13 +26,6 @@ from datasets_loading.simulation.spectra import (
     SunAndView,
     simulate_spectral_library,
 )
-from hsst.experiments.realism import (
-    Tile,
-    adjoining_blocks,
-    explained_variance,
-    nearest_spectral_angles,
-    window_bands,
-)
 
 ROOT = Path(__file__).parent.parent
 VEGETATION = ("broadleaf forest", "needleleaf forest", "meadow", "maize", "green cereal", "beet and potato")
@@ -363,27 +356,3 @@ def test_script_writes_products(run_script: Any, tmp_path: Path) -> None:
     assert other.returncode == 2 and "expected nothing, or what is written there" in other.stderr
     assert "Traceback" not in other.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
-
-
-# Measures of realism
-
-
-def test_measures_of_realism() -> None:
-    generator = np.random.default_rng(0)
-    pixels = generator.normal(size=(500, 2)) @ generator.normal(size=(2, 30)) + 5.0
-    assert explained_variance(pixels)[1] == pytest.approx(1.0)
-    assert explained_variance(pixels)[0] < 1.0
-    np.testing.assert_allclose(nearest_spectral_angles(pixels, 3.0 * pixels), 0.0, atol=0.05)
-    one, other = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
-    assert nearest_spectral_angles(one, other)[0] == pytest.approx(45.0, abs=1e-3)
-    window = window_bands(np.array(ENMAP.wavelengths))
-    assert not window[[band(761), band(940), band(1130)]].any()
-    assert window[[band(550), band(865), band(1650), band(2200)]].all()
-
-
-def test_tiles_adjoin_by_edges_not_by_corners() -> None:
-    def tile(column: int, row: int) -> Tile:
-        bounds = (column * 10.0, -row * 10.0 - 10.0, column * 10.0 + 10.0, -row * 10.0)
-        return Tile(f"{column}_{row}", np.zeros((1, 1, 1), dtype=np.float32), np.array([500.0]), bounds)
-
-    assert adjoining_blocks([tile(0, 0), tile(1, 0), tile(2, 1), tile(2, 2)]) == [[0, 1], [2, 3]]

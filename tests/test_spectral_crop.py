@@ -33,7 +33,7 @@ def test_a_crop_is_the_model_of_its_blocks(blocks):
     bands = slice(5 * first, 5 * end)
     pixel_values = torch.randn(2, 23, 4, 4)
     pixel_mask = torch.rand(2, 4, 4) < 0.8
-    part = adapt_to_wavelengths(model, model.config.wavelengths[bands], band_patch_size=5)
+    part = adapt_to_wavelengths(model, model.config.wavelengths[bands])
     expected = part(pixel_values[:, bands], pixel_mask=pixel_mask).logits
     crop = SpectralCrop(model, 1.0, seed=0)
     logits = crop(blocks, pixel_values, pixel_mask=pixel_mask).logits

@@ -36,13 +36,8 @@ from datasets_loading.files import fingerprint
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS, UNLABELLED
-from hsst.experiments.joint_attention import JointAttentionModel
-from hsst.experiments.pixel_classifiers import (
-    fit_pixel_classifier,
-    fold_groups,
-    frozen_features,
-    map_of,
-)
+from hsst.experiments.pixel_classifiers import fold_groups, frozen_features, head_of, map_of
+from hsst.support.few_labels import tuned
 from hsst.support.fine_tuning import (
     AreaTensors,
     FineTuned,
@@ -53,7 +48,6 @@ from hsst.support.fine_tuning import (
 from hsst.support.matched_classes import matched_classes
 from hsst.support.model_sources import OTHER_PARTS, check_sizes, load_model, read_config, read_processor
 from hsst.support.training_settings import (
-    CLASSIFIERS_OF_FEATURES,
     STATISTICS,
     FineTuningSettings,
     ModelOptions,
@@ -315,11 +309,11 @@ def run_model(
             start_from_head(network, options.checkpoint, settings, options.merged)
         stops_early = data.class_counts("validation").any() and settings.early_stopping_patience is not None
         validation = make_area("validation") if stops_early else None
-        tuned = fine_tune(network, training, settings, validation=validation, progress=progress)
+        fine_tuned = fine_tune(network, training, settings, validation=validation, progress=progress)
         trained = time.perf_counter()
         test = make_area("test")
         maps = predict(network, test, settings, labelled_only=labelled_only, progress=progress)
-        results: dict[str, Any] = {"model": network, "parameters": network.num_parameters(), "training": tuned}
+        results: dict[str, Any] = {"model": network, "parameters": network.num_parameters(), "training": fine_tuned}
     else:
         features: Callable[[AreaTensors, np.ndarray], np.ndarray] = lambda area, pixels: area.spectra(pixels)
         if entry.kind == "features":
@@ -333,19 +327,14 @@ def run_model(
                 encoder = encoder.to("cuda")
             features = lambda area, pixels: remembered_features(encoder, area, pixels, settings)
         pixels = training.labelled_pixels()
-        fitted = fit_pixel_classifier(
-            CLASSIFIERS_OF_FEATURES.get(name, name),
-            features(training, pixels),
-            training.classes(pixels),
-            fold_groups(pixels),
-            settings.seed,
-            balanced=settings.class_weights == "balanced",
-        )
+        head = head_of(name, settings.seed, settings.class_weights == "balanced")
+        seen, classes = [features(training, pixels)], training.classes(pixels)
+        fitted = tuned(head, seen, classes, fold_groups(pixels), settings.seed)
         trained = time.perf_counter()
         test = make_area("test")
         wanted = test.labelled_pixels() if labelled_only else test.own_pixels()
-        maps = map_of(test, wanted, fitted.estimator.predict(features(test, wanted)))
-        results = {"model": fitted.estimator, "chosen": dict(fitted.settings)}
+        maps = map_of(test, wanted, fitted.classifier.predict(features(test, wanted)))
+        results = {"model": fitted.classifier, "chosen": fitted.settings}
     return Outcome(
         maps=maps,
         confusion=confusion_of(maps, test),
@@ -648,8 +637,6 @@ def build_network(
         return model_class(config)
     if model_entry(name).kind == "hsst":
         network = model_class(config)
-        if options.joint_attention:
-            network.hsst = JointAttentionModel(config)
         if model_entry(name).needs_checkpoint:
             assert options.checkpoint is not None
             take_encoder(network, start.encoder or options.checkpoint)

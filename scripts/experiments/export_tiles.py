@@ -1,8 +1,7 @@
 """
-Tiles as plain tensors, for `run_mim_tensors.py`: products, GeoTIFF tiles or a corpus as one safetensors file.
+Tiles as a plain tensor, for `run_mim_tensors.py`: products, images or a corpus as one safetensors file.
 
     python scripts/experiments/export_tiles.py --data_dir products --output tiles.safetensors
-    python scripts/experiments/export_tiles.py --data_dir crops --tile_size 20 --output crops.safetensors
 
 Bands that hold data in every source are kept. Images of another size than --tile_size are cut into squares of it, the
 last ones flush with the edge, so that nothing is left out.
@@ -19,7 +18,8 @@ from tqdm.auto import tqdm
 
 from datasets_loading.corpus import is_corpus, read_corpus
 from datasets_loading.files import written_whole
-from datasets_loading.tiles import Tiles, read_tile_set
+from datasets_loading.tiles import read_tile_set
+from datasets_loading.windows import tile_to_windows
 from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors, reading_of
 
 
@@ -32,54 +32,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def squares_of(tiles: Tiles, side: int) -> list[tuple[int, int, int]]:
-    """Number of the tile, first row and first column of each square.
-
-    Raises:
-        ValueError: a tile is smaller than a square.
-    """
-    squares = []
-    for number, (height, width) in enumerate(tiles.shapes.tolist()):
-        if min(height, width) < side:
-            raise ValueError(
-                f"--tile_size: expected at most the size of every image, got {side} and {height}x{width} pixels in "
-                f"{tiles.names[number]}"
-            )
-        rows = [min(start, height - side) for start in range(0, height, side)]
-        columns = [min(start, width - side) for start in range(0, width, side)]
-        squares += [(number, row, column) for row in rows for column in columns]
-    return squares
-
-
-def export(arguments: argparse.Namespace) -> None:
-    if is_corpus(arguments.data_dir):
-        tiles = read_corpus(arguments.data_dir, streaming=False)
-    else:
-        tiles = read_tile_set(arguments.data_dir, arguments.tile_size, **reading_of(arguments))
-    if tiles.wavelengths is None:
-        raise ValueError(f"{arguments.data_dir}: expected tiles that state their wavelengths, got none")
-    bands = np.flatnonzero(tiles.valid_bands)
-    side = arguments.tile_size
-    squares = squares_of(tiles, side)
-    # NumPy's memory errors are said in a line; those of torch are errors of any kind
-    stack = torch.from_numpy(np.empty((len(squares), len(bands), side, side), dtype=np.int16))
-    for place, (number, row, column) in enumerate(tqdm(squares, desc="tiles", unit="tile")):
-        stack[place] = torch.from_numpy(np.asarray(tiles[number])[bands, row : row + side, column : column + side])
-    about = {
-        "wavelengths": json.dumps(tiles.wavelengths[bands].tolist()),
-        "scale": repr(float(tiles.scale)),
-        "nodata": repr(int(tiles.nodata)),
-    }
-    with written_whole(arguments.output) as partial:
-        save_file({"tiles": stack}, partial, about)
-    print(f"{len(stack):,} tiles of {len(bands)} bands and {side}x{side} pixels: {arguments.output}")
-
-
 def main() -> None:
     arguments = parse_arguments()
+    folder, side = arguments.data_dir, arguments.tile_size
     with one_line_errors("export_tiles.py"):
         check_least(arguments, 1, "tile_size")
-        export(arguments)
+        tiles = read_corpus(folder) if is_corpus(folder) else read_tile_set(folder, side, **reading_of(arguments))
+        if tiles.wavelengths is None:
+            raise ValueError(f"{folder}: expected tiles that state their wavelengths, got none")
+        if tiles.shapes.min() < side:
+            raise ValueError(
+                f"--tile_size: expected at most {tiles.shapes.min()}, as small as an image is, got {side}"
+            )
+        bands = np.flatnonzero(tiles.valid_bands)
+        squares = [
+            tile_to_windows(np.asarray(tiles[number])[bands], side)
+            for number in tqdm(range(len(tiles)), desc="tiles", unit="tile")
+        ]
+        about = {"wavelengths": json.dumps(tiles.wavelengths[bands].tolist()), "scale": repr(float(tiles.scale))}
+        with written_whole(arguments.output) as partial:
+            save_file({"tiles": torch.cat(squares)}, partial, about | {"nodata": repr(int(tiles.nodata))})
+        count = sum(map(len, squares))
+    print(f"{count:,} tiles of {len(bands)} bands and {side}x{side} pixels: {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -65,7 +65,7 @@ from hsst.run_classification import (
 )
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors, parse_named
 from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
-from hsst.support.reports import interval, markdown_table, shares_of
+from hsst.support.reports import described, markdown_table, percent, shares_of
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, check_model, settings_for
 
 Row = Mapping[str, Any]
@@ -149,35 +149,18 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One of `MODELS` under a name of its own, with options of its own in each direction."""
-
-    model: str
-    options: Mapping[str, ModelOptions]
-
-
-@dataclass(frozen=True)
 class Experiment:
     """What all runs share: the data of each direction (same scenes, other splits), what models are made of, given
-    settings of fine-tuning, a description (runs of another one are not mixed with these), and models beside `MODELS`.
-    """
+    settings of fine-tuning, and a description (runs of another one are not mixed with these)."""
 
     directions: Mapping[str, LabelledData]
     options: ModelOptions = ModelOptions()
     settings: Mapping[str, Any] = field(default_factory=dict)
     description: Mapping[str, Any] = field(default_factory=dict)
-    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return next(iter(self.directions.values())).class_names
-
-    def model_of(self, run: Run) -> tuple[str, ModelOptions]:
-        """The model of a run, one of `MODELS`, and what it is made of."""
-        if run.model not in self.variants:
-            return run.model, self.options
-        variant = self.variants[run.model]
-        return variant.model, variant.options[run.direction]
 
 
 def plan_runs(
@@ -191,14 +174,13 @@ def plan_runs(
 def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     """Trains and tests once; the row of the run. Errors name it."""
     data, budget = experiment.directions[run.direction], Budget.parse(run.budget)
-    model, options = experiment.model_of(run)
     try:
         labels = draw_labels(
             data.labels, data.split, fraction=budget.fraction, per_class=budget.per_class, seed=run.seed
         )
         data = data.with_labels(labels)
-        settings = replace(settings_for(model, experiment.settings), seed=run.seed)
-        outcome = run_model(model, data, settings, options, labelled_only=True)
+        settings = replace(settings_for(run.model, experiment.settings), seed=run.seed)
+        outcome = run_model(run.model, data, settings, experiment.options, labelled_only=True)
     except ValueError as error:
         raise ValueError(f"{run.model}, {budget.title}, seed {run.seed}, {run.direction}: {error}") from error
     scores = land_cover_scores(outcome.confusion)
@@ -221,18 +203,15 @@ def run_experiment(
     folder: str | Path,
     *,
     processes: int | None = None,
-    prepare: Callable[[Sequence[Run]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Does the runs that are not done yet, and writes each one's row to `runs.csv` as soon as it is; returns the rows of
-    all runs in their order. `processes` is the number of GPUs by default, or one; `prepare` is given the runs that are
-    left. The folder is made if need be, and not left behind without anything in it. Runs of another experiment are not
-    mixed with these: ValueError.
+    all runs in their order. `processes` is the number of GPUs by default, or one. The folder is made if need be, and
+    not left behind without anything in it. Runs of another experiment are not mixed with these: ValueError.
     """
     # None shall fail after hours of others
-    for run in {run.model: run for run in runs}.values():
-        model, options = experiment.model_of(run)
-        check_model(model, settings_for(model, experiment.settings), options)
+    for model in {run.model for run in runs}:
+        check_model(model, settings_for(model, experiment.settings), experiment.options)
     folder = Path(folder)
     path, description = folder / "runs.csv", folder / "experiment.json"
     with only_writer(folder):
@@ -246,8 +225,6 @@ def run_experiment(
                 )
         done = {run_of(row): row for row in read_rows(path)}
         left = [run for run in runs if run not in done]
-        if prepare is not None and left:
-            prepare(left)
         with tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs") as bar:
             for run, row in _execute(experiment, left, processes):
                 if not description.is_file():
@@ -348,16 +325,6 @@ def pooled_scores(rows: Sequence[Row], directions: Sequence[str]) -> dict[tuple[
             totals = {name: sum(row[name] for row in chosen) for name in ("labels", "train_seconds")}
             pooled[key] = {**land_cover_scores(matrix), **totals, "parameters": chosen[0]["parameters"]}
     return pooled
-
-
-def described(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Mean, standard deviation and 95 % interval (low, high) of values; None where none is known."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    low, high = interval(known) or (None, None)
-    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return {"mean": float(np.mean(known)), "std": deviation, "low": low, "high": high}
 
 
 def summarise(
@@ -511,19 +478,6 @@ def over_seeds(entries: Sequence[Mapping[str, Any]]) -> str:
     return f"mean of {seeds} {noun}{'; bands: 95 % interval' if numbers[-1] > 2 else ''}"
 
 
-def percent(described: Mapping[str, Any] | None, is_bold: bool = False) -> str:
-    """A mean, perhaps in bold, with its interval, in percent."""
-    if described is None:
-        return "–"
-    mean = f"{100 * described['mean']:.1f}"
-    mean = f"**{mean}**" if is_bold else mean
-    if described["low"] is None:
-        return mean
-    # a dash would run into a minus sign
-    to = " to " if described["low"] < 0 else "–"
-    return f"{mean} ({100 * described['low']:.1f}{to}{100 * described['high']:.1f})"
-
-
 def label_efficiency_table(summary: Mapping[str, Any]) -> str:
     """Markdown of `label_efficiency.json`: percent, mean over seeds with its 95 % interval, the best in bold."""
     scores = {"overall_accuracy": "overall accuracy", "average_accuracy": "average accuracy"}
@@ -538,23 +492,6 @@ def label_efficiency_table(summary: Mapping[str, Any]) -> str:
         labels = f"{entry['budget_title']} ({entry['labels']:,.0f})"
         rows.append([labels, entry["title"], str(len(entry["seeds"])), *cells])
     return markdown_table(("labels", "model", "seeds", *scores.values()), rows)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser, budgets: str, about: str = "") -> None:
-    """Arguments that every program of many runs has."""
-    text = f"{about}labels per class, or shares of the labels ({budgets})"
-    parser.add_argument("--budgets", default=budgets, help=text.replace("%", "%%"))
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
-    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
-    add_training_arguments(parser)
-
-
-def add_area_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the labelled scene that runs are on, and of its areas."""
-    text = "an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more"
-    parser.add_argument("--area", action="append", default=[], metavar="NAME=AREA", help=text)
-    add_data_arguments(parser)
 
 
 def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str, LabelledData]:
@@ -584,7 +521,7 @@ def checkpoint_fingerprint(checkpoint: str) -> str:
     return fingerprint(*(part for file in files for part in (file.name, file.read_bytes()))) if files else checkpoint
 
 
-def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[Experiment, range]:
+def set_up(arguments: argparse.Namespace, models: Sequence[str]) -> tuple[Experiment, range]:
     """Reads the data and checks what can be known before the first run, `models` before the data are read."""
     check_least(arguments, 1, "seeds", "processes")
     options, settings = options_of(arguments), given_settings(arguments)
@@ -613,12 +550,8 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str] = ()) -> tuple[E
         "areas": arguments.area,
         "splits": {name: data.split.settings for name, data in directions.items()},
         "settings": settings,
-        # what variants add is no argument, and what was not asked for is left out
-        "options": {
-            name: value
-            for name, value in asdict(options).items()
-            if name != "joint_attention" and (name != "merged" or value)
-        },
+        # what was not asked for is left out
+        "options": {name: value for name, value in asdict(options).items() if name != "merged" or value},
     }
     return Experiment(directions, options, settings, description), range(arguments.seeds)
 
@@ -635,8 +568,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
     parser.add_argument("--models", default=",".join(MODELS), help="the first is compared with the others (all)")
-    add_run_arguments(parser, "5,20,10%,100%")
-    add_area_arguments(parser)
+    text = "labels per class, or shares of the labels (5,20,10%%,100%%)"
+    parser.add_argument("--budgets", default="5,20,10%,100%", help=text)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
+    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
+    add_training_arguments(parser)
+    text = "an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more"
+    parser.add_argument("--area", action="append", default=[], metavar="NAME=AREA", help=text)
+    add_data_arguments(parser)
     arguments = parser.parse_args()
     if arguments.recipe is not None:
         parser.set_defaults(**recipe_defaults(arguments.recipe, vars(arguments)))

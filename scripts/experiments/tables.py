@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hsst.build_model_card import sources_table
-from hsst.experiments.ablation import ladder_table, mask_table
 from hsst.experiments.label_efficiency import label_efficiency_table
-from hsst.experiments.other_labels import other_labels_table
 from hsst.experiments.real_places import gains_table, places_table
-from hsst.experiments.reconstruction import reconstruction_table
-from hsst.experiments.sensors import sensor_table
 from hsst.experiments.speed import speed_table
 from hsst.inspect_images import images_table
+from hsst.support.card_tables import other_labels_table, reconstruction_table, sensor_table
 from hsst.support.command_line import HelpFormatter, one_line_errors
 from hsst.support.reports import markdown_table
 
@@ -35,22 +32,6 @@ def result(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.relative_to(ROOT)}: expected the result file of a table, found none")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def pretraining_on_potsdam() -> str:
-    """Masked pre-training on the real EnMAP tiles of Potsdam, one row for each run."""
-    header = ("masks", "hidden", "parameters", "windows seen", "before", "after", "band mean")
-    rows = []
-    for path in sorted(RESULTS.glob("pretraining_potsdam_*.json")):
-        run = result(path.stem)
-        about = [run["run"]["mask_type"] or "tube", f"{run['realised_mask_ratio']:.0%}"]
-        counts = [f"{run[name]:,}" for name in ("parameters", "windows_seen")]
-        errors = [
-            f"{run[f'{name}_loss']:.3f}" for name in ("start_eval", "eval", "eval_band_mean", "eval_visible_mean")
-        ]
-        errors[1] = f"**{errors[1]}**"
-        rows.append([*about, *counts, *errors])
-    return markdown_table([*header, "mean of visible tokens"], rows)
 
 
 def soak() -> str:
@@ -84,12 +65,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "other_labels": lambda: other_labels_table(result("other_labels")),
     "training_sources": sources_table,
     "label_efficiency": lambda: label_efficiency_table(result("label_efficiency")),
-    "ablation_ladder": lambda: ladder_table(result("ablation")),
-    "ablation_masks": lambda: mask_table(result("ablation")),
     "label_efficiency_windows": lambda: label_efficiency_table(result("label_efficiency_windows")),
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
-    "pretraining_on_potsdam": pretraining_on_potsdam,
     "real_places": lambda: places_table(result("real_places")),
     "real_places_gains": lambda: gains_table(result("real_places"), ["hsst-enmap"]),
     "soak": soak,

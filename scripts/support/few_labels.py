@@ -128,19 +128,21 @@ def tuned(
 ) -> Tuned:
     """
     The best of some variants of the same pixels (pixels, values) and settings of a head, one of `HEADS` or another, by
-    macro F1 in folds of parts.
+    macro F1 in folds of parts; the first of both where pixels are too few for folds.
     """
     build, settings, sees = HEADS[head] if isinstance(head, str) else head
     # A smaller forest ranks settings as well
-    tried = partial(build, n_estimators=50) if head == "random forest" else build
-    count = min(FOLDS, len(np.unique(parts)))
+    is_forest = getattr(build, "func", build) is RandomForestClassifier
+    tried = partial(build, n_estimators=50) if is_forest else build
+    count = min(FOLDS, len(np.unique(parts)), int(np.unique(classes, return_counts=True)[1].max()))
     splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
     scores = np.zeros((len(variants), len(settings)))
     folds: list[Any] = []
     if count > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that a fold lacks
-            folds = [fold for fold in splitter.split(variants[0], classes, parts) if len(set(classes[fold[0]])) > 1]
+            dealt = splitter.split(variants[0], classes, parts)
+            folds = [fold for fold in dealt if len(set(classes[fold[0]])) > 1 and len(fold[1])]
             for number, variant in enumerate(variants):
                 for training, test in folds:
                     pixels = variant

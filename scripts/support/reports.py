@@ -52,6 +52,29 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def described(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Mean, standard deviation and 95 % interval (low, high) of values; None where none is known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    low, high = interval(known) or (None, None)
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"mean": float(np.mean(known)), "std": deviation, "low": low, "high": high}
+
+
+def percent(described: Mapping[str, Any] | None, is_bold: bool = False) -> str:
+    """A mean, perhaps in bold, with its interval, in percent."""
+    if described is None:
+        return "–"
+    mean = f"{100 * described['mean']:.1f}"
+    mean = f"**{mean}**" if is_bold else mean
+    if described["low"] is None:
+        return mean
+    # a dash would run into a minus sign
+    to = " to " if described["low"] < 0 else "–"
+    return f"{mean} ({100 * described['low']:.1f}{to}{100 * described['high']:.1f})"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
@@ -126,10 +149,9 @@ def plot_land_cover_map(
     data: LabelledData,
     maps: Mapping[str, np.ndarray],
     title: str,
-    others: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Path:
     """
-    Draws test area, reference and predictions side by side as PNG: one row for each scene (the first four), cut to its
+    Draws test area, reference and prediction side by side as PNG: one row for each scene (the first four), cut to its
     test area.
 
     Args:
@@ -137,10 +159,8 @@ def plot_land_cover_map(
         data: scenes with labels and split.
         maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
         title: what the figure shows.
-        others: further predictions by their names.
     """
     colours = to_rgba_array(class_colours(data.class_names))
-    all_maps = {"prediction": maps, **(others or {})}
     scenes = [scene for scene in data.scenes if scene.name in maps][:4]
     rows = []
     for scene in scenes:
@@ -152,31 +172,27 @@ def plot_land_cover_map(
         picture = np.where(valid[..., None], true_colour(reflectance, data.wavelengths)[0], 1.0)
         reference = np.where(area[part], scene.labels[part], UNLABELLED)
         hidden = data.split.codes[scene.name][part] == NO_SPLIT
-        predictions = [np.asarray(predicted[scene.name])[part] for predicted in all_maps.values()]
-        rows.append((scene.name, picture, reference, predictions, valid & ~hidden))
+        rows.append((scene.name, picture, reference, np.asarray(maps[scene.name])[part], valid & ~hidden))
     height, width = rows[0][1].shape[:2]
     panel = 4.2 * min(max(width / height, 0.6), 1.5)
-    number = 2 + len(all_maps)
     handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
     handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
     handles.append(Patch(facecolor="white", edgecolor="#999999", label="no data, cloud or shadow"))
-    figure_width = max(number * panel + 0.4, 9.0)
+    figure_width = max(3 * panel + 0.4, 9.0)
     columns = legend_columns([str(handle.get_label()) for handle in handles], figure_width - 0.4, 9)
     row_height = min(4.4, max(panel * height / width, 0.6) + 0.6)
     figure_height = row_height * len(rows) + 0.6 + 0.22 * -(-len(handles) // columns)
     figure = Figure(figsize=(figure_width, figure_height), layout="constrained")
-    axes = figure.subplots(len(rows), number, squeeze=False)
+    axes = figure.subplots(len(rows), 3, squeeze=False)
     figure.suptitle(wrapped(title, figure_width - 0.4, 12), fontsize=12)
-    for axis_row, (name, picture, reference, predictions, valid) in zip(axes, rows, strict=True):
+    for axis_row, (name, picture, reference, prediction, valid) in zip(axes, rows, strict=True):
         labelled = int((reference != UNLABELLED).sum())
+        right = int(((reference == prediction) & (reference != UNLABELLED)).sum())
         panels = [
             (picture, "true color"),
             (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
+            (_coloured(prediction, valid, colours), f"prediction ({right / max(labelled, 1):.0%} right)"),
         ]
-        for prediction, prediction_name in zip(predictions, all_maps, strict=True):
-            right = (reference == prediction) & (reference != UNLABELLED)
-            share = f"{right.sum() / max(labelled, 1):.0%} right"
-            panels.append((_coloured(prediction, valid, colours), f"{prediction_name} ({share})"))
         for axis, (image, label) in zip(axis_row, panels, strict=True):
             axis.imshow(image, interpolation="nearest")
             axis.set_title(label, fontsize=10)

@@ -139,9 +139,6 @@ MODELS: dict[str, ModelEntry] = {
 }
 """Every model by its name."""
 
-CLASSIFIERS_OF_FEATURES = {"knn-features": "knn", "linear-probe-pixels": "linear-probe"}
-"""Models that are known by another name to `fit_pixel_classifier`."""
-
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -159,8 +156,6 @@ class ModelOptions:
         adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
         merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts
             as the checkpoint's; others stand for the class of their own name.
-        joint_attention: let all tokens of HSST attend to each other in every layer, in place of its factorised
-            attention; for models that do not load the checkpoint's weights.
     """
 
     checkpoint: str | None = None
@@ -170,7 +165,6 @@ class ModelOptions:
     head_type: str | None = None
     statistics: str | None = None
     adapt_bands: bool = False
-    joint_attention: bool = False
     merged: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 

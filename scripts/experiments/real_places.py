@@ -303,7 +303,7 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
     sources |= {Path(source).name: source for source in arguments.model}
     for key in arguments.places:
         place = PLACES[key](arguments.data_dir)
-        for (name, source), window in product(sources.items(), (1, SURROUNDINGS)):
+        for (name, source), window in product(sources.items(), arguments.windows):
             if window > 1 and place.means is None:
                 continue
             heads = heads_for(place, source, window)
@@ -535,6 +535,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", default=["model_cards/hsst-enmap"], help="folders of models to compare")
     parser.add_argument("--places", nargs="+", choices=tuple(PLACES), default=tuple(PLACES), help="(all)")
     parser.add_argument("--heads", nargs="+", choices=ALL_HEADS, default=ALL_HEADS, help="(all)")
+    parser.add_argument(
+        "--windows",
+        nargs="+",
+        type=int,
+        choices=(1, SURROUNDINGS),
+        default=(1, SURROUNDINGS),
+        help="whether models see pixels alone, or the mean spectrum around them as well (both)",
+    )
     parser.add_argument("--labels", nargs="+", type=int, default=[5, 20], help="pixels of each class")
     parser.add_argument("--seeds", type=int, default=10, help="(10)")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")

@@ -16,7 +16,7 @@ from typing import Any
 
 from hsst.build_model_card import sources_table
 from hsst.experiments.label_efficiency import label_efficiency_table
-from hsst.experiments.real_places import gains_table, places_table
+from hsst.experiments.real_places import SURROUNDINGS, gains_table, heads_table, places_table
 from hsst.experiments.speed import speed_table
 from hsst.inspect_images import images_table
 from hsst.support.card_tables import other_labels_table, reconstruction_table, sensor_table
@@ -69,6 +69,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_efficiency_mixing": lambda: label_efficiency_table(result("label_efficiency_mixing")),
     "label_efficiency_first": lambda: label_efficiency_table(result("label_efficiency_first")),
     "real_places": lambda: places_table(result("real_places")),
+    "real_places_windows": lambda: places_table(result("real_places"), SURROUNDINGS),
+    "real_places_all_gains": lambda: gains_table(result("real_places")),
+    "real_places_heads": lambda: heads_table(result("real_places")),
     "real_places_gains": lambda: gains_table(result("real_places"), ["hsst-enmap"]),
     "soak": soak,
     "faults": faults,

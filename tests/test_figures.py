@@ -10,6 +10,7 @@ from test_scene_report import WAVELENGTHS, scene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS
 from hsst.experiments.label_efficiency import plot_label_efficiency
+from hsst.support.features import plot_features
 from hsst.support.figures import marked_pixels, plot_reconstruction, true_colour, true_colour_bands
 from hsst.support.reports import plot_confusion, plot_land_cover_map
 from hsst.support.scene_report import SceneSummary, plot_quick_look
@@ -127,6 +128,13 @@ def test_reconstructions_of_any_shape_are_whole(tmp_path, drawn, shape):
     plot_reconstruction(tmp_path / "a.png", **given, wavelengths=wavelengths, title="a product of a long name " * 9)
     assert_nothing_is_cut(drawn[0])
     assert "white is without data" in drawn[0].get_supxlabel()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pictures_of_features_are_whole(tmp_path, drawn, shape):
+    features = np.random.default_rng(0).random((4, *shape))
+    plot_features(tmp_path / "a.png", features, "ENMAP01-____L2A-DT9000000041_20220710T084920Z_001_V010111_x00080")
+    assert_nothing_is_cut(drawn[0])
 
 
 @pytest.mark.parametrize("number", [2, 20])

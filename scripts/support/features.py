@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from datasets_loading.scenes import Scene, open_scene
-from hsst.support.figures import save_figure
+from hsst.support.figures import save_figure, wrapped
 from hsst.support.map_writer import raster_writer
 from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, read_processor
 from hsst.support.scene_maps import SETTINGS_TAG, settings_text
@@ -210,13 +210,19 @@ def write_scene_features(features: SceneFeatures, scene: Scene, path: Path, sett
             rows, columns = rows[rows % step == 0], columns[columns % step == 0]
             values = part.probabilities[:, rows - part.rows.start][:, :, columns - part.columns.start]
             sample[:, rows[0] // step : rows[-1] // step + 1, columns[0] // step : columns[-1] // step + 1] = values
-        figure = Figure(figsize=(6, 6 * scene.shape[0] / scene.shape[1] + 0.5), layout="constrained")
-        axis = figure.subplots()
-        axis.imshow(features_as_colors(sample), interpolation="nearest")
-        axis.set_title(f"features of {scene.name}", wrap=True, fontsize=9)
-        axis.axis("off")
-        save_figure(path.with_suffix(".png"), figure)
+        plot_features(path.with_suffix(".png"), sample, scene.name)
     return count
+
+
+def plot_features(path: Path, features: np.ndarray, name: str) -> Path:
+    """A picture of features (features, height, width) as `features_as_colors` gives them."""
+    _, height, width = features.shape
+    figure = Figure(figsize=(6, 6 * height / width + 0.5), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(features_as_colors(features), interpolation="nearest")
+    axis.set_title(wrapped(f"features of {name}", 5.5, 9), fontsize=9)
+    axis.axis("off")
+    return save_figure(path, figure)
 
 
 def features_as_colors(features: np.ndarray) -> np.ndarray:

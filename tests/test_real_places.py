@@ -141,8 +141,8 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     result = run_script(*arguments, "--places", "first")
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    # Spectra have both heads; features, trained and not, the linear one; of single pixels and of their surroundings
-    assert len(rows) == 2 * 2 * (2 + 1 + 1) and {row["window"] for row in rows} == {1, 5}
+    # Spectra and features, trained and not, have both heads; of single pixels and of their surroundings
+    assert len(rows) == 2 * 2 * 2 * 3 and {row["window"] for row in rows} == {1, 5}
     assert run_script(*arguments[:-1], tmp_path / "pixels", "--places", "first", "--windows", 1).returncode == 0
     pixels = [json.loads(line) for line in (tmp_path / "pixels" / "rows.jsonl").read_text().splitlines()]
     assert pixels == [row for row in rows if row["window"] == 1]

@@ -355,8 +355,8 @@ def heads_for(place: Place, source: str | None, window: int) -> dict[str, Head]:
         return HEADS if window > 1 else HEADS | {CNN: network}
     build = partial(PixelNetwork, source, place.wavelengths, steps=40)
     network = Head(build, tuple({"learning_rate": rate} for rate in (1e-5, 1e-4)), "as they are")
-    linear = {name: head for name, head in HEADS.items() if name not in SLOW_WITH_MANY_FEATURES}
-    return linear if window > 1 else linear | {FINE_TUNING: network}
+    frozen = {name: head for name, head in HEADS.items() if name not in SLOW_WITH_MANY_FEATURES}
+    return frozen if window > 1 else frozen | {FINE_TUNING: network}
 
 
 def network_inputs(place: Place, head: str) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import csv
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -383,9 +383,10 @@ def run(place: Place, variants: Mapping[str, np.ndarray], head: Head, num_labels
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Mean macro F1 of each place, inputs, window and head, over the seeds that all heads have; the best head of each;
-    and what inputs gain over the best head on spectra that saw the same window, whichever that is for a place in the
-    end, over places and seeds, with an interval by bootstrap over both.
+    Mean macro F1 of each place, inputs, window and head, and of the seeds that all heads `shared`; the best head of
+    each; and what inputs gain over the best head on spectra that saw the same window, whichever that is for a place in
+    the end, over places and seeds, with an interval by bootstrap over both. A head with fewer seeds than others is the
+    best one where it is ahead of the best of those on its own seeds.
     """
     of_heads: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
@@ -394,12 +395,17 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores: list[dict[str, Any]] = []
     best: dict[tuple[Any, ...], dict[int, float]] = {}
     for key, heads in of_heads.items():
-        shared = set.intersection(*(set(of_head) for of_head in heads.values()))
-        means = {head: float(np.mean([of_head[seed] for seed in shared])) for head, of_head in heads.items()}
-        chosen = max(means, key=lambda head: means[head])
+        shared = set.intersection(*(set(of_seeds) for of_seeds in heads.values()))
+        most = max(map(len, heads.values()))
+        chosen = max((head for head in heads if len(heads[head]) == most), key=lambda head: mean_of(heads[head]))
+        for head, of_seeds in heads.items():
+            if mean_of(of_seeds) > mean_of(heads[chosen], of_seeds):
+                chosen = head
         best[key] = heads[chosen]
         names = dict(zip(("place", "inputs", "window", "labels"), key, strict=True))
-        scores.append({**names, "best": chosen, "macro_f1": means})
+        means = {head: mean_of(of_seeds) for head, of_seeds in heads.items()}
+        of_shared = {head: mean_of(of_seeds, shared) for head, of_seeds in heads.items()}
+        scores.append({**names, "best": chosen, "macro_f1": means, "shared": of_shared})
     places, inputs, windows, budgets = (list(dict.fromkeys(column)) for column in zip(*of_heads, strict=True))
     gains = []
     for name, window, reference, labels in product(inputs[1:], windows, ("spectra", "untrained"), sorted(budgets)):
@@ -412,6 +418,11 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if pairs and name != reference:
             gains.append({"inputs": name, "window": window, "to": reference, "labels": labels, **gain(pairs)})
     return {"scores": scores, "gains": gains}
+
+
+def mean_of(of_seeds: Mapping[int, float], seeds: Iterable[int] | None = None) -> float:
+    """The mean over seeds, some or all."""
+    return float(np.mean([of_seeds[seed] for seed in (of_seeds if seeds is None else seeds)]))
 
 
 def gain(pairs: Sequence[np.ndarray], draws: int = 10_000) -> dict[str, Any]:
@@ -446,10 +457,10 @@ def places_table(result: Mapping[str, Any], window: int = 1) -> str:
 
 
 def heads_table(result: Mapping[str, Any]) -> str:
-    """Markdown of the mean over places of every head on single pixels."""
+    """Markdown of the mean over places of every head on single pixels, on the seeds that all heads have."""
     means: dict[tuple[str, str], dict[int, list[float]]] = {}
     for entry in result["scores"]:
-        for head, value in entry["macro_f1"].items() if entry["window"] == 1 else ():
+        for head, value in entry["shared"].items() if entry["window"] == 1 else ():
             means.setdefault((entry["inputs"], head), {}).setdefault(entry["labels"], []).append(value)
     budgets = sorted({entry["labels"] for entry in result["scores"]})
     rows = [

@@ -99,13 +99,12 @@ def test_gains_are_over_the_best_head_on_spectra():
     assert gain([np.array([0.1, 0.1]), np.array([0.1, 0.1])])["low"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("score, best", [(0.6, "1-D CNN"), (0.49, "ridge")])
-def test_a_head_with_fewer_seeds_is_compared_on_its_own(score, best):
+def test_a_head_with_fewer_seeds_is_compared_on_its_own():
     rows = [row("a", "spectra", "ridge", seed, value) for seed, value in enumerate([0.5, 0.5, 0.9])]
-    rows += [row("a", "spectra", "1-D CNN", seed, score) for seed in range(2)]
+    rows += [row("a", "spectra", "1-D CNN", seed, 0.7) for seed in range(2)]
     (entry,) = summarize(rows)["scores"]
-    assert entry["best"] == best and entry["macro_f1"]["ridge"] == pytest.approx(1.9 / 3)
-    assert entry["shared"] == {"ridge": 0.5, "1-D CNN": pytest.approx(score)}
+    assert entry["best"] == "ridge" and entry["macro_f1"]["ridge"] == pytest.approx(1.9 / 3)
+    assert entry["shared"] == {"ridge": 0.5, "1-D CNN": pytest.approx(0.7)}
 
 
 def test_surroundings_are_means_of_windows():

@@ -383,10 +383,9 @@ def run(place: Place, variants: Mapping[str, np.ndarray], head: Head, num_labels
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Mean macro F1 of each place, inputs, window and head, and of the seeds that all heads `shared`; the best head of
-    each; and what inputs gain over the best head on spectra that saw the same window, whichever that is for a place in
-    the end, over places and seeds, with an interval by bootstrap over both. A head with fewer seeds than others is the
-    best one where it is ahead of the best of those on its own seeds.
+    Mean macro F1 of each place, inputs, window and head, and of the seeds that all heads `shared`; the best of the
+    heads that have the most seeds; and what inputs gain over the best head on spectra that saw the same window,
+    whichever that is for a place in the end, over places and seeds, with an interval by bootstrap over both.
     """
     of_heads: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
@@ -398,9 +397,6 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         shared = set.intersection(*(set(of_seeds) for of_seeds in heads.values()))
         most = max(map(len, heads.values()))
         chosen = max((head for head in heads if len(heads[head]) == most), key=lambda head: mean_of(heads[head]))
-        for head, of_seeds in heads.items():
-            if mean_of(of_seeds) > mean_of(heads[chosen], of_seeds):
-                chosen = head
         best[key] = heads[chosen]
         names = dict(zip(("place", "inputs", "window", "labels"), key, strict=True))
         means = {head: mean_of(of_seeds) for head, of_seeds in heads.items()}

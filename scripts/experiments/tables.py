@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),
     "speed_inference_cpu": lambda: speed_table(result("speed_inference_cpu")),
+    "speed_inference_pixels_cpu": lambda: speed_table(result("speed_inference_pixels_cpu")),
     "images": lambda: images_table(result("images")["images"]),
 }
 

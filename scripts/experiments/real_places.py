@@ -383,8 +383,8 @@ def run(place: Place, variants: Mapping[str, np.ndarray], head: Head, num_labels
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    Mean macro F1 of each place, inputs, window and head, and of the seeds that all heads `shared`; the best of the
-    heads that have the most seeds; and what inputs gain over the best head on spectra that saw the same window,
+    Mean macro F1 of each place, inputs, window and head, and of the seeds that all inputs and heads `shared`; the best
+    of the heads that have the most seeds; and what inputs gain over the best head on spectra that saw the same window,
     whichever that is for a place in the end, over places and seeds, with an interval by bootstrap over both.
     """
     of_heads: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
@@ -394,7 +394,14 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scores: list[dict[str, Any]] = []
     best: dict[tuple[Any, ...], dict[int, float]] = {}
     for key, heads in of_heads.items():
-        shared = set.intersection(*(set(of_seeds) for of_seeds in heads.values()))
+        shared = set.intersection(
+            *(
+                set(of_seeds)
+                for other, of_others in of_heads.items()
+                if (other[0], *other[2:]) == (key[0], *key[2:])
+                for of_seeds in of_others.values()
+            )
+        )
         most = max(map(len, heads.values()))
         chosen = max((head for head in heads if len(heads[head]) == most), key=lambda head: mean_of(heads[head]))
         best[key] = heads[chosen]

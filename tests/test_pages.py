@@ -217,7 +217,9 @@ def test_jobs_start_what_their_programs_understand(script: Path, tmp_path: Path,
     head = re.match(r"#!.*\n(#.*\n)+", script.read_text(encoding="utf-8"))
     assert head and head[0].count("#SBATCH --") == script.read_text(encoding="utf-8").count("#SBATCH")
     note = f'printf "%s\\n" "$(basename "$0")" "$@" > {tmp_path}/words; echo "$RANK $WORLD_SIZE" > {tmp_path}/share'
-    programs = {"srun": note, "hsst": note, "scontrol": '[ "$*" = "show hostnames node[1-2]" ] && echo "node1\nnode2"'}
+    # More names than a pipe holds: the job reads the first one and does not end with the rest
+    names = '[ "$*" = "show hostnames node[1-2]" ] && printf "node%d\\n" {1..20000}'
+    programs = {"srun": note, "hsst": note, "scontrol": names}
     added = ["--seed", "5"] if script.name == "pretrain.sh" else ["--html"]
     run_as_job(script, tmp_path, programs, *added)
     name, *words = (tmp_path / "words").read_text().splitlines()

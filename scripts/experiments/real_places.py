@@ -555,7 +555,7 @@ def parse_arguments() -> argparse.Namespace:
         type=int,
         choices=(1, SURROUNDINGS),
         default=(1, SURROUNDINGS),
-        help="whether models see pixels alone, or the mean spectrum around them as well (both)",
+        help="1 for pixels alone, 5 for the mean spectrum around them as well (all)",
     )
     parser.add_argument("--labels", nargs="+", type=int, default=[5, 20], help="pixels of each class")
     parser.add_argument("--seeds", type=int, default=10, help="(10)")

@@ -36,7 +36,7 @@ from hsst.support.uploads import LARGEST_UPLOAD, gather_upload, open_checked, wi
 EXAMPLES = {"Fields": 3, "Lakes and forest": 11, "City and river": 5}
 """Seeds of the simulated scenes."""
 
-EXAMPLE_SIDE = 256
+EXAMPLE_SIDE = 128
 KEPT_SCENES = 4
 PICTURES = {
     "true color": "at 640, 550 and 460 nm",
@@ -266,7 +266,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for scenes and maps")
     parser.add_argument(
-        "--example_size", type=int, default=EXAMPLE_SIDE, help="side of the simulated scenes in pixels (256)"
+        "--example_size", type=int, default=EXAMPLE_SIDE, help="side of the simulated scenes in pixels (128)"
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: what is faster here")
     return parser.parse_args()

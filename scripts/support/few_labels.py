@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import skops.io
 import torch
-from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -156,7 +155,7 @@ def tuned(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         steps = seen_through(sees, *variants[best].shape)
-        classifier = make_pipeline(*(step for _, step in steps.steps), clone(build(**settings[place])))
+        classifier = Pipeline([*steps.steps, ("classifier", build(**settings[place]))])
         classifier.fit(variants[best], classes)
     return Tuned(best, classifier, settings[place], float(scores.max()) / max(len(folds), 1))
 

@@ -134,9 +134,9 @@ def test_concatenated_features_average_to_the_mean_ones(data, area, checkpoint) 
 @pytest.mark.parametrize("name", ["random-forest", "svm", "logistic-regression"])
 def test_balanced_classifiers_find_rare_classes(name) -> None:
     generator = np.random.default_rng(0)
-    classes = (generator.random(2000) < 0.05).astype(int)
-    features = generator.normal(size=(2000, 2)) + classes[:, None]
-    groups = np.arange(2000) // 100
+    classes = (generator.random(600) < 0.07).astype(int)
+    features = generator.normal(size=(600, 2)) + classes[:, None]
+    groups = np.arange(600) // 30
     found = {}
     for balanced in (False, True):
         classifier = tuned(head_of(name, 0, balanced), [features], classes, groups, 0).classifier

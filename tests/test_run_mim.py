@@ -58,10 +58,8 @@ def write_tile(path, image, wavelengths=None):
                 dataset.update_tags(band + 1, wavelength=str(wavelengths[band]))
 
 
-@pytest.fixture
-def tiles(tmp_path):
+def write_tiles(folder):
     """Six tiles of 16x16 pixels whose bands and neighbours are alike, as those of real scenes are."""
-    folder = tmp_path / "tiles"
     folder.mkdir()
     generator = np.random.default_rng(0)
     spectra = np.cumsum(generator.uniform(-300, 400, (3, NUM_BANDS)), axis=1) + 2000
@@ -72,6 +70,11 @@ def tiles(tmp_path):
             image[:, :3, :3] = -32768
         write_tile(folder / f"tile_{number}.tif", image.astype(np.int16), 450 + 30 * np.arange(NUM_BANDS))
     return folder
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    return write_tiles(tmp_path / "tiles")
 
 
 def test_what_images_do_not_state_is_given(tiles, tmp_path, run_script):
@@ -208,11 +211,19 @@ def test_a_resumed_run_is_the_same_run(tiles, tmp_path, run_script):
     assert history(resumed)[-1]["step"] == 32
 
 
-def in_two_processes(port, *arguments, use_cpu="true"):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    environment = os.environ | {"ACCELERATE_USE_CPU": use_cpu, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(part) for part in (*command, SCRIPTS / "run_mim.py", *arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """The output folder of a run of four steps in two processes, and its arguments."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    tiles, output = write_tiles(folder / "tiles"), folder / "model"
+    arguments = ["--train_dir", tiles, "--num_train_epochs", 2, "--checkpointing_steps", 2, *ARGUMENTS]
+    arguments += ["--per_device_eval_batch_size", 3]  # not the same number of batches on both
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    command += [str(part) for part in (SCRIPTS / "run_mim.py", "--output_dir", output, *arguments)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    return SimpleNamespace(output=output, arguments=arguments)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -265,19 +276,16 @@ def test_a_damaged_checkpoint_is_passed_over(tiles, tmp_path, run_script):
     assert_one_clear_line(run_script(*arguments, "--max_train_steps", 6), output, "got 3 damaged ones")
 
 
-def test_a_checkpoint_of_more_processes_goes_on_where_that_is_allowed(tiles, tmp_path, run_script):
-    arguments = ["--train_dir", tiles, "--max_train_steps", 6, "--checkpointing_steps", 3, "--windows_per_tile", 6]
-    arguments += [*ARGUMENTS, "--output_dir", tmp_path / "model"]
-    result = in_two_processes(29619, *arguments)
-    assert result.returncode == 0, result.stderr
-    assert_one_clear_line(
-        run_script("run_mim.py", *arguments, "--resume_from_checkpoint", "latest"), "num_processes was 2 and is 1"
-    )
-    (tmp_path / "model" / "step_6" / "manifest.json").unlink()
-    result = run_script("run_mim.py", *arguments, "--resume_from_checkpoint", "latest", "--allow_changed_run")
+def test_a_checkpoint_of_more_processes_goes_on_where_that_is_allowed(of_two_processes, tmp_path, run_script):
+    output = tmp_path / "model"
+    shutil.copytree(of_two_processes.output, output)
+    arguments = [*of_two_processes.arguments, "--output_dir", output, "--resume_from_checkpoint", "latest"]
+    assert_one_clear_line(run_script("run_mim.py", *arguments), "num_processes was 2 and is 1")
+    (output / "step_4" / "manifest.json").unlink()
+    result = run_script("run_mim.py", *arguments, "--allow_changed_run")
     assert result.returncode == 0, result.stderr
     assert "another run from here on: num_processes was 2 and is 1" in result.stderr
-    assert "after step 3" in result.stdout
+    assert "after step 2" in result.stdout
 
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
@@ -349,12 +357,12 @@ def test_no_code_of_a_checkpoint_is_run(tiles, tmp_path, run_script):
     assert not (tmp_path / "executed").exists()
 
 
-def test_processes_that_do_not_see_each_other_are_refused(tiles, tmp_path):
+def test_processes_that_do_not_see_each_other_are_refused(tiles, tmp_path, run_script, monkeypatch):
     """Each would train a model of its own into the same folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
     output = tmp_path / "model"
-    result = in_two_processes(29621, "--train_dir", tiles, "--output_dir", output, *ARGUMENTS, use_cpu="false")
-    assert result.returncode and "run_mim.py: error: WORLD_SIZE=2, but accelerate sees 1 process" in result.stderr
-    assert "(exitcode: 2)" in result.stderr
+    result = run_script("run_mim.py", "--train_dir", tiles, "--output_dir", output, *ARGUMENTS)
+    assert_one_clear_line(result, "WORLD_SIZE=2, but accelerate sees 1 process")
     assert not output.exists()
 
 
@@ -369,12 +377,8 @@ def test_loading_an_encoder_is_quiet(tmp_path, capfd):
         load_model(HSSTForSemanticSegmentation, str(tmp_path), config, new=OTHER_PARTS)
 
 
-def test_two_processes_see_different_windows(tiles, tmp_path):
-    output = tmp_path / "model"
-    arguments = ["--train_dir", tiles, "--output_dir", output, "--num_train_epochs", 2, *ARGUMENTS]
-    arguments += ["--per_device_eval_batch_size", 3]  # not the same number of batches on both
-    result = in_two_processes(29617, *arguments)
-    assert result.returncode == 0, result.stderr
+def test_two_processes_see_different_windows(of_two_processes):
+    output = of_two_processes.output
     results = json.loads((output / "all_results.json").read_text())
     assert results["run"]["num_processes"] == 2 and results["steps"] == 4
     epochs = [entry for entry in history(output) if "windows" in entry]

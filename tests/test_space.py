@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,6 +45,21 @@ def app():
 @pytest.fixture(scope="module")
 def models():
     return load_models(*MODELS)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.3, torch.bfloat16), (0.9, torch.float32), (2.0, torch.float32)])
+def test_half_precision_is_chosen_where_it_is_measured_to_be_faster(monkeypatch, half, expected):
+    """Some processors have instructions for it and are slower with them."""
+
+    class Timer:
+        def __init__(self, statement, globals, num_threads):
+            self.seconds = half if globals["left"].dtype == torch.bfloat16 else 1.0
+
+        def timeit(self, number):
+            return SimpleNamespace(mean=self.seconds)
+
+    monkeypatch.setattr(explored_scene, "Timer", Timer)
+    assert explored_scene.faster_dtype() == expected
 
 
 @pytest.fixture(scope="module")

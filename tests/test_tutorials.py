@@ -102,7 +102,7 @@ def test_fine_tune_with_trainer(small, capfd):
 
 
 def test_lora_compile_onnx(small, run_script, monkeypatch):
-    """Each block, and the command before the one that reads what it wrote; twice at the size it has in the tutorial."""
+    """Each block, and the command before the one that reads what it wrote; twice at its own size."""
     for package in ("peft", "onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     if small:

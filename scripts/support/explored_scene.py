@@ -125,7 +125,8 @@ def faster_dtype() -> torch.dtype:
     for dtype in (torch.float32, torch.bfloat16):
         left, right = torch.randn(2, 512, 512).to(dtype)
         timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
-        seconds[dtype] = timer.timeit(5).mean
+        # The shortest: the first ones wake threads, and a busy machine only makes them longer
+        seconds[dtype] = min(timer.timeit(5).mean for _ in range(5))
     return torch.bfloat16 if 1.3 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 

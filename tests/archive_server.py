@@ -48,6 +48,7 @@ from small_products import (
     write_small_product,
 )
 
+from datasets_loading import archive, stac_items
 from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import open_scene
 from datasets_loading.sensors import ENMAP
@@ -376,6 +377,8 @@ def set_plain_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
     monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "5")
+    for module in (archive, stac_items):
+        monkeypatch.setattr(module, "RETRY_PAUSES", (0, 0, 0))
 
 
 def log_in(monkeypatch: pytest.MonkeyPatch, home: Path, way: str, secret: str) -> None:

@@ -40,8 +40,6 @@ PARTS = ("METADATA.XML", "SPECTRAL_IMAGE_COG.TIF", "QL_QUALITY_CLOUD_COG.TIF", "
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     set_plain_environment(monkeypatch, tmp_path)
-    monkeypatch.setattr(stac_items, "RETRY_PAUSES", (0, 0, 0))
-    monkeypatch.setattr(archive_module, "RETRY_PAUSES", (0, 0, 0))
 
 
 @pytest.fixture(scope="module")

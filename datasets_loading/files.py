@@ -154,6 +154,36 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
     return write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """
+    What `append_row` wrote; a last line that was cut off in writing is removed from the file.
+
+    Raises:
+        ValueError: a line is no JSON object.
+    """
+    path = Path(path)
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with written_whole(path) as partial:
+            partial.write_bytes(whole)
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append({**json.loads(line)})
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:100]!r}") from None
+    return rows
+
+
+def append_row(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Adds a JSON object as a line at the end of a file, and waits until the disk has it."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def fingerprint(*parts: bytes | str | np.ndarray) -> str:
     """SHA-256 of some parts, arrays with their shapes and types, hexadecimal."""
     digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
@@ -12,15 +12,8 @@ from multiprocessing.connection import wait
 
 
 @contextmanager
-def local_executor(
-    num_workers: int, flag: str = "--num_workers", begin: Callable[[], None] | None = None
-) -> Iterator[Executor | None]:
-    """Processes of this machine, or None for one worker, which is the calling process itself.
-
-    Args:
-        num_workers: how many.
-        flag: the argument that says so, for the error.
-        begin: what a worker does before its first piece of work.
+def local_executor(num_workers: int) -> Iterator[Executor | None]:
+    """So many processes of this machine, or None for one worker, which is the calling process itself.
 
     Raises:
         OSError: a worker was killed, as for lack of memory.
@@ -28,20 +21,20 @@ def local_executor(
     if num_workers <= 1:
         yield None
         return
-    # Started afresh: threads of the raster and Parquet libraries do not survive a fork, nor does CUDA.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin, (begin,)) as executor:
+    # Started afresh: threads of the raster and Parquet libraries do not survive a fork.
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent) as executor:
         try:
             yield executor
         except BrokenExecutor:
             raise OSError(
                 "expected workers to stay alive, but one was killed, perhaps for lack of memory: run again with a "
-                f"lower {flag}"
+                "lower --num_workers"
             ) from None
         finally:
             executor.shutdown(cancel_futures=True)
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
+def _end_with_parent() -> None:
     """Has this worker end when the process that started it is gone: its output is a later run's then."""
     parent = parent_process()
     assert parent is not None
@@ -51,5 +44,3 @@ def _begin(begin: Callable[[], None] | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    if begin is not None:
-        begin()

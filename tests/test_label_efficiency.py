@@ -14,6 +14,7 @@ import pytest
 from conftest import assert_one_clear_line
 from small_land_cover import CLASS_NAMES, TINY, small_cube, small_data, write_small_checkpoint, write_small_scene
 
+from datasets_loading.files import append_row, read_rows
 from datasets_loading.land_cover_metric import land_cover_scores
 from hsst.experiments import label_efficiency
 from hsst.experiments.label_efficiency import (
@@ -22,12 +23,10 @@ from hsst.experiments.label_efficiency import (
     Experiment,
     Run,
     _compare,
-    append_row,
     label_efficiency_table,
     plan_runs,
     plot_label_efficiency,
     pooled_scores,
-    read_rows,
     run_experiment,
     run_of,
     summarise,
@@ -88,7 +87,7 @@ def test_senseless_budgets_are_refused(text) -> None:
 
 
 def test_rows_are_read_as_they_were_written(tmp_path) -> None:
-    path = tmp_path / "runs.csv"
+    path = tmp_path / "runs.jsonl"
     rows = [made_up_row("svm", "5", seed, "a to b", [[3, 1], [0, 4]]) for seed in range(3)]
     for row in rows:
         append_row(path, row)
@@ -96,18 +95,19 @@ def test_rows_are_read_as_they_were_written(tmp_path) -> None:
 
 
 def test_a_row_that_was_cut_off_is_done_again(tmp_path) -> None:
-    path = tmp_path / "runs.csv"
+    path = tmp_path / "runs.jsonl"
     for seed in range(2):
         append_row(path, made_up_row("svm", "5", seed, "a to b", [[3, 1], [0, 4]]))
     content = path.read_bytes()
-    for cut in (len(content) - 1, len(content) - 20, content.index(b"\n") + 3):
+    for cut in (len(content) - 1, len(content) - 20, content.index(b"\n") + 3, 3):
         path.write_bytes(content[:cut])
         left = len(read_rows(path))
         append_row(path, made_up_row("svm", "5", 7, "a to b", [[3, 1], [0, 4]]))
         assert [row["seed"] for row in read_rows(path)] == [*range(left), 7]
-    path.write_text("other,columns\n1,2\n")
-    with pytest.raises(ValueError, match="expected the columns model, budget"):
-        read_rows(path)
+    for other in ("other,columns\n", "1\n", "[\n"):
+        path.write_text(content.decode() + other)
+        with pytest.raises(ValueError, match="runs.jsonl, line 3: expected a JSON object"):
+            read_rows(path)
 
 
 def test_runs_that_are_done_are_not_done_again(tmp_path, monkeypatch) -> None:
@@ -121,7 +121,7 @@ def test_runs_that_are_done_are_not_done_again(tmp_path, monkeypatch) -> None:
     assert calls == runs[:3]
     rows = run_experiment(experiment(), runs, tmp_path)
     assert calls == runs and [run_of(row) for row in rows] == runs and rows[:3] == first
-    assert run_experiment(experiment(), runs, tmp_path) == read_rows(tmp_path / "runs.csv")
+    assert run_experiment(experiment(), runs, tmp_path) == read_rows(tmp_path / "runs.jsonl")
     assert len(calls) == len(runs)
     by_run = {run_of(row): row for row in rows}
     assert by_run[Run("knn", "2", 0, "left to right")]["labels"] == 6
@@ -137,7 +137,7 @@ def test_an_error_loses_no_other_run(tmp_path) -> None:
     runs = [Run("knn", "2", 0, "left to right"), Run("cnn-1d", "2", 0, "left to right")]
     with pytest.raises(ValueError, match="cnn-1d, 2 per class, seed 0, left to right: learning_rate: expected one"):
         run_experiment(experiment(DIVERGING), runs, tmp_path)
-    assert [run_of(row) for row in read_rows(tmp_path / "runs.csv")] == runs[:1]
+    assert [run_of(row) for row in read_rows(tmp_path / "runs.jsonl")] == runs[:1]
 
 
 def test_an_error_in_the_first_run_leaves_nothing(tmp_path) -> None:
@@ -173,15 +173,6 @@ def test_runs_with_other_settings_are_not_mixed(tmp_path) -> None:
     run_experiment(experiment(given={"max_steps": 3}), runs, tmp_path)
     with pytest.raises(ValueError, match="expected runs with given .+'max_steps': 3.+, got .+'max_steps': 4"):
         run_experiment(experiment(given={"max_steps": 4}), runs, tmp_path)
-
-
-@pytest.mark.slow
-def test_several_processes_do_the_same_runs(tmp_path) -> None:
-    runs = plan_runs(["knn", "svm"], ["3"], range(2), ["left to right"])
-    alone = run_experiment(experiment(), runs, tmp_path / "one", processes=1)
-    together = run_experiment(experiment(), runs, tmp_path / "two", processes=2)
-    for row, same in zip(alone, together, strict=True):
-        assert row["confusion_matrix"] == same["confusion_matrix"] and run_of(row) == run_of(same)
 
 
 def test_directions_are_pooled_before_they_are_scored() -> None:
@@ -338,7 +329,7 @@ def test_command_tests_on_each_area_once(run_script, tmp_path) -> None:
     assert summary["directions"] == ["right to left", "left to right"] and summary["runs"] == 16
     data = small_data()
     total = sum(data.class_counts(split).sum() for split in ("train", "test"))
-    rows = read_rows(tmp_path / "output" / "runs.csv")
+    rows = read_rows(tmp_path / "output" / "runs.jsonl")
     tested = [
         np.sum(row["confusion_matrix"])
         for row in rows
@@ -403,7 +394,7 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path) -> None:
     given = [*script_arguments(tmp_path), "--models", "knn,cnn-1d", "--budgets", "3", "--seeds", 4]
     command = [sys.executable, str(ROOT / "scripts" / SCRIPT), *map(str, given)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    path = tmp_path / "output" / "runs.csv"
+    path = tmp_path / "output" / "runs.jsonl"
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while (not path.is_file() or path.read_bytes().count(b"\n") < 4) and time.monotonic() < deadline:
@@ -415,27 +406,6 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path) -> None:
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
     rows = read_rows(path)
     assert rows[: len(done)] == done and len(rows) == len({run_of(row) for row in rows}) == 16
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are listed in /proc")
-def test_workers_end_with_a_killed_command(tmp_path) -> None:
-    given = [*script_arguments(tmp_path), "--models", "knn", "--budgets", "3", "--seeds", 50, "--processes", 2]
-    command = [sys.executable, str(ROOT / "scripts" / SCRIPT), *map(str, given)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    path = tmp_path / "output" / "runs.csv"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while (not path.is_file() or path.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(children) >= 2
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
 def test_models_are_compared_over_the_seeds_that_both_have():

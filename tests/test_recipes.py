@@ -11,8 +11,9 @@ from small_land_cover import write_small_checkpoint, write_small_scene
 from small_products import WAVELENGTHS
 
 from datasets_loading.enmap_dfc import EnMAPDFC
+from datasets_loading.files import read_rows
 from datasets_loading.houston2018 import official_areas
-from hsst.experiments.label_efficiency import read_rows, recipe_defaults
+from hsst.experiments.label_efficiency import recipe_defaults
 
 SCRIPT = "experiments/label_efficiency.py"
 QUICK = ("--max_steps", 1, "--seeds", 1, "--stride", 8, "--use_cpu")
@@ -61,7 +62,7 @@ def test_enmap_dfc_runs_on_the_papers_tiles(few_tiles, run_script, tmp_path) -> 
     assert split["scenes"]["test"] == ["tile1", "tile5"] and len(split["scenes"]["train"]) == 7
     settings = summary["experiment"]["settings"]
     assert (settings["max_steps"], settings["batch_size"], settings["head_learning_rate"]) == (1, 2, 5e-3)
-    assert {row["model"] for row in read_rows(output / "runs.csv")} == {"hsst", "hsst-scratch", "cnn-3d"}
+    assert {row["model"] for row in read_rows(output / "runs.jsonl")} == {"hsst", "hsst-scratch", "cnn-3d"}
     assert summary["comparisons_to_scratch"][0]["baseline"] == "hsst-scratch"
 
 

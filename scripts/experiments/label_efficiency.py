@@ -8,10 +8,10 @@ How few labels are enough: models over label budgets, seeds and areas, each area
     python scripts/experiments/label_efficiency.py --recipe houston2018 --data_dir 2018IEEE_Contest \\
         --model_name_or_path outputs/hsst --output_dir outputs/houston2018
 
-Without areas, the split of the data is the only direction. Every run is a row of `runs.csv` as soon as it is done: the
-same command resumes where it was interrupted, and with more models, budgets or seeds it adds theirs. At the end,
-`label_efficiency.json` and `.png` hold the results. With several GPUs, each takes runs of its own. A recipe sets the
-paper's data, areas, budgets and fine-tuning; arguments on the command line override it.
+Without areas, the split of the data is the only direction. Every run is a row of `runs.jsonl` as soon as it is done:
+the same command resumes where it was interrupted, and with more models, budgets or seeds it adds theirs. At the end,
+`label_efficiency.json` and `.png` hold the results. A recipe sets the paper's data, areas, budgets and fine-tuning;
+arguments on the command line override it.
 
 Predictions of all directions are pooled into one confusion matrix per model, budget and seed. Means, standard
 deviations and intervals (Student's t) are over seeds, which draw the labels and the weights; models are compared seed
@@ -21,32 +21,25 @@ by seed.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import itertools
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from datasets_loading.files import fingerprint, only_writer, write_json, written_whole
+from datasets_loading.files import append_row, fingerprint, only_writer, read_rows, write_json
 from datasets_loading.labelled_data import LabelledData
 from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.splits import draw_labels
-from datasets_loading.workers import local_executor
 from hsst.experiments.baselines import (
     check_classes,
     choose_window_size,
@@ -69,11 +62,6 @@ from hsst.support.reports import described, markdown_table, percent, shares_of
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, check_model, settings_for
 
 Row = Mapping[str, Any]
-TEXT_COLUMNS = ("model", "budget", "direction")
-COLUMNS = (
-    *("model", "budget", "seed", "direction", "labels", "overall_accuracy", "average_accuracy", "train_seconds"),
-    *("predict_seconds", "parameters", "steps", "chosen_settings", "confusion_matrix"),
-)
 SCORES = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou", "kappa")
 COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
 # Apart for eyes that tell red and green apart badly, too, and from the first model's red
@@ -197,23 +185,17 @@ def execute_run(experiment: Experiment, run: Run) -> dict[str, Any]:
     }
 
 
-def run_experiment(
-    experiment: Experiment,
-    runs: Sequence[Run],
-    folder: str | Path,
-    *,
-    processes: int | None = None,
-) -> list[dict[str, Any]]:
+def run_experiment(experiment: Experiment, runs: Sequence[Run], folder: str | Path) -> list[dict[str, Any]]:
     """
-    Does the runs that are not done yet, and writes each one's row to `runs.csv` as soon as it is; returns the rows of
-    all runs in their order. `processes` is the number of GPUs by default, or one. The folder is made if need be, and
-    not left behind without anything in it. Runs of another experiment are not mixed with these: ValueError.
+    Does the runs that are not done yet, and writes each one's row to `runs.jsonl` as soon as it is; returns the rows
+    of all runs in their order. The folder is made if need be, and not left behind without anything in it. Runs of
+    another experiment are not mixed with these: ValueError.
     """
     # None shall fail after hours of others
     for model in {run.model for run in runs}:
         check_model(model, settings_for(model, experiment.settings), experiment.options)
     folder = Path(folder)
-    path, description = folder / "runs.csv", folder / "experiment.json"
+    path, description = folder / "runs.jsonl", folder / "experiment.json"
     with only_writer(folder):
         if description.is_file():
             wanted, found = json.loads(json.dumps(experiment.description)), json.loads(description.read_text("utf-8"))
@@ -226,7 +208,8 @@ def run_experiment(
         done = {run_of(row): row for row in read_rows(path)}
         left = [run for run in runs if run not in done]
         with tqdm(total=len(runs), initial=len(runs) - len(left), desc="runs") as bar:
-            for run, row in _execute(experiment, left, processes):
+            for run in left:
+                row = execute_run(experiment, run)
                 if not description.is_file():
                     write_json(description, experiment.description)
                 append_row(path, row)
@@ -236,79 +219,8 @@ def run_experiment(
     return [done[run] for run in runs]
 
 
-_experiment: Experiment | None = None
-
-
-def _execute(
-    experiment: Experiment, runs: Sequence[Run], processes: int | None
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Rows in the order in which they are done."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    devices = (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
-    processes = min(processes or max(count, 1), len(runs))
-    queue = get_context("spawn").SimpleQueue()
-    for number in range(processes):
-        queue.put(devices[number % count] if count else None)
-    with local_executor(processes, "--processes", partial(_begin, experiment, queue)) as executor:
-        if executor is None:
-            for run in runs:
-                yield run, execute_run(experiment, run)
-        else:
-            futures = {executor.submit(_work, run): run for run in runs}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-
-
-def _begin(experiment: Experiment, devices: Any) -> None:
-    """In a worker: takes a device of its own, before CUDA is used."""
-    global _experiment
-    if (device := devices.get()) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    _experiment = experiment
-
-
-def _work(run: Run) -> dict[str, Any]:
-    assert _experiment is not None
-    return execute_run(_experiment, run)
-
-
 def run_of(row: Mapping[str, Any]) -> Run:
     return Run(str(row["model"]), str(row["budget"]), int(row["seed"]), str(row["direction"]))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of runs that are done; a last line that was cut off in writing is removed from the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        with written_whole(path) as partial:
-            partial.write_bytes(whole)
-    lines = whole.decode("utf-8").splitlines()
-    if not lines:
-        return []
-    reader = csv.DictReader(lines)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise ValueError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {lines[0][:200]}")
-    return [
-        {name: text if name in TEXT_COLUMNS else json.loads(text or "null") for name, text in row.items()}
-        for row in reader
-    ]
-
-
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds a row at the end of the file, and waits until the disk has it."""
-    is_new = not path.is_file() or path.stat().st_size == 0
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(COLUMNS)
-        values = (row[name] for name in COLUMNS)
-        writer.writerow([json.dumps(value) if isinstance(value, (list, dict)) else value for value in values])
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def pooled_scores(rows: Sequence[Row], directions: Sequence[str]) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -523,7 +435,7 @@ def checkpoint_fingerprint(checkpoint: str) -> str:
 
 def set_up(arguments: argparse.Namespace, models: Sequence[str]) -> tuple[Experiment, range]:
     """Reads the data and checks what can be known before the first run, `models` before the data are read."""
-    check_least(arguments, 1, "seeds", "processes")
+    check_least(arguments, 1, "seeds")
     options, settings = options_of(arguments), given_settings(arguments)
     checked = FineTuningSettings(**settings)
     if checked.early_stopping_patience is not None:
@@ -572,7 +484,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--budgets", default="5,20,10%,100%", help=text)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
-    parser.add_argument("--processes", type=int, help="runs at the same time (one for each GPU, or one)")
     add_training_arguments(parser)
     text = "an area as [SCENE,]ROW,ROW,COLUMN,COLUMN or a scene; give two or more"
     parser.add_argument("--area", action="append", default=[], metavar="NAME=AREA", help=text)
@@ -593,7 +504,7 @@ def main() -> None:
         experiment, seeds = set_up(arguments, models)
         directions = list(experiment.directions)
         runs = plan_runs(models, budgets, seeds, directions)
-        rows = run_experiment(experiment, runs, arguments.output_dir, processes=arguments.processes)
+        rows = run_experiment(experiment, runs, arguments.output_dir)
         untrained = untrained_classes(experiment.directions)
         summary = summarise(rows, directions, experiment.class_names, experiment.description, untrained)
         print(label_efficiency_table(summary))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from datasets_loading.files import fingerprint, only_writer, write_json, write_text
+from datasets_loading.files import append_row, fingerprint, only_writer, read_rows, write_json, write_text
 from datasets_loading.scenes import open_scene
 from hsst.experiments.pixel_networks import PixelNetwork
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
@@ -277,17 +276,6 @@ def untrained(source: str, folder: Path) -> str:
     return str(folder)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows that were computed before; a last line that was cut is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
 def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("place", "inputs", "window", "head", "labels", "seed", "data"))
 
@@ -296,7 +284,6 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
     """All rows, those of `rows.jsonl` and new ones."""
     path = output / "rows.jsonl"
     rows = read_rows(path)
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     done = {row_key(row) for row in rows}
     sources: dict[str, str | None] = {"spectra": None}
     sources |= {"untrained": untrained(arguments.model[0], output / "untrained")}
@@ -320,13 +307,11 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
             wanted = [row for row in wanted if row_key(row) not in done]
             is_frozen = any(row["head"] in HEADS for row in wanted)
             variants = inputs_of(place, source, window) if is_frozen else {}
-            with open(path, "a", encoding="utf-8") as file:
-                for row in tqdm(wanted, desc=f"{place.name}, {name}, {window}", unit="row", disable=None):
-                    seen = variants if row["head"] in HEADS else network_inputs(place, row["head"])
-                    row |= run(place, seen, heads[row["head"]], row["labels"], row["seed"])
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    rows.append(row)
+            for row in tqdm(wanted, desc=f"{place.name}, {name}, {window}", unit="row", disable=None):
+                seen = variants if row["head"] in HEADS else network_inputs(place, row["head"])
+                row |= run(place, seen, heads[row["head"]], row["labels"], row["seed"])
+                append_row(path, row)
+                rows.append(row)
     return rows
 
 

@@ -26,7 +26,7 @@ api.create_repo(sys.argv[1], exist_ok=True)
 api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2])
 """
 
-# What a user of the package does; prints everything the test compares
+# What a user of the package does; prints everything the test compares, a line for each name
 LOAD = """
 import json, os, sys
 import numpy as np
@@ -37,32 +37,34 @@ from transformers import (
 )
 if type(AutoImageProcessor).__name__ == "DummyObject":  # transformers 5.17 exports it beside torchvision only
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
-name, image_file, trust = sys.argv[1], sys.argv[2], sys.argv[3] == "trust"
-options = {"trust_remote_code": True} if trust else {}
-processor = AutoImageProcessor.from_pretrained(name, **options)
-inputs = processor(np.load(image_file), return_tensors="pt")
-report = {"config": type(AutoConfig.from_pretrained(name, **options)).__name__, "processor": type(processor).__name__}
-for auto_class in (
-    AutoModel, AutoModelForMaskedImageModeling, AutoModelForImageClassification, AutoModelForSemanticSegmentation,
-    AutoBackbone,
-):
-    if auto_class is AutoBackbone and os.path.isdir(name):
-        continue  # transformers 5.23 asks the Hub even for a folder: AutoBackbone takes names only
-    model, loading = auto_class.from_pretrained(name, output_loading_info=True, **options)
-    model.eval()
-    with torch.no_grad():
-        outputs = model(**inputs)
-    report[auto_class.__name__] = {
-        "class": type(model).__name__,
-        "module": type(model).__module__,
-        "missing": sorted(loading["missing_keys"]),
-        "mismatched": sorted(map(str, loading["mismatched_keys"])),
-        "shape": list((outputs.feature_maps[-1] if "feature_maps" in outputs else outputs[0]).shape),
-    }
-    if auto_class is AutoModel:
-        report["tokens"] = outputs.last_hidden_state.double().sum().item()
-report["imported"] = sorted(module for module in sys.modules if module.split(".")[0] == "modeling_hsst")
-print(json.dumps(report))
+*names, image_file, trust = sys.argv[1:]
+options = {"trust_remote_code": True} if trust == "trust" else {}
+for name in names:
+    processor = AutoImageProcessor.from_pretrained(name, **options)
+    inputs = processor(np.load(image_file), return_tensors="pt")
+    config = AutoConfig.from_pretrained(name, **options)
+    report = {"config": type(config).__name__, "processor": type(processor).__name__}
+    for auto_class in (
+        AutoModel, AutoModelForMaskedImageModeling, AutoModelForImageClassification,
+        AutoModelForSemanticSegmentation, AutoBackbone,
+    ):
+        if auto_class is AutoBackbone and os.path.isdir(name):
+            continue  # transformers 5.23 asks the Hub even for a folder: AutoBackbone takes names only
+        model, loading = auto_class.from_pretrained(name, output_loading_info=True, **options)
+        model.eval()
+        with torch.no_grad():
+            outputs = model(**inputs)
+        report[auto_class.__name__] = {
+            "class": type(model).__name__,
+            "module": type(model).__module__,
+            "missing": sorted(loading["missing_keys"]),
+            "mismatched": sorted(map(str, loading["mismatched_keys"])),
+            "shape": list((outputs.feature_maps[-1] if "feature_maps" in outputs else outputs[0]).shape),
+        }
+        if auto_class is AutoModel:
+            report["tokens"] = outputs.last_hidden_state.double().sum().item()
+    report["imported"] = sorted(module for module in sys.modules if module.split(".")[0] == "modeling_hsst")
+    print(json.dumps(report))
 """
 
 # The package may be installed in place: nothing but a finder before all others keeps it out
@@ -194,19 +196,16 @@ def test_load_by_name_after_importing_the_package(
     assert report["AutoModel"]["module"] == "modeling_hsst.modeling_hsst"
 
 
-def test_load_by_name_without_the_package(hub: LoopbackHub, pushed: Path, image: np.ndarray, tmp_path: Path) -> None:
+def test_load_without_the_package(hub: LoopbackHub, pushed: Path, image: np.ndarray, tmp_path: Path) -> None:
+    """By name, and from a folder."""
     np.save(tmp_path / "image.npy", image)
-    report = json.loads(run_client(hub, tmp_path, BLOCK + LOAD, REPOSITORY, "image.npy", "trust").splitlines()[-1])
-    check_report(report, image)
-    assert "AutoBackbone" in report
-    assert report["imported"] == []
-    assert report["AutoModel"]["module"].startswith("transformers_modules.")
-
-
-def test_load_a_folder_without_the_package(hub: LoopbackHub, pushed: Path, image: np.ndarray, tmp_path: Path) -> None:
-    np.save(tmp_path / "image.npy", image)
-    report = json.loads(run_client(hub, tmp_path, BLOCK + LOAD, str(pushed), "image.npy", "trust").splitlines()[-1])
-    check_report(report, image)
+    printed = run_client(hub, tmp_path, BLOCK + LOAD, REPOSITORY, str(pushed), "image.npy", "trust")
+    by_name, from_folder = (json.loads(line) for line in printed.splitlines()[-2:])
+    for report in (by_name, from_folder):
+        check_report(report, image)
+        assert report["imported"] == []
+        assert report["AutoModel"]["module"].startswith("transformers_modules.")
+    assert "AutoBackbone" in by_name
 
 
 def test_push_to_hub_of_the_library(hub: LoopbackHub, pushed: Path, tmp_path: Path) -> None:

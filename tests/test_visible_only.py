@@ -148,10 +148,9 @@ def test_every_parameter_learns():
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("mask_type", ["tube", "grid"])
-def test_compiles_without_graph_breaks(mask_type):
+def test_compiles_without_graph_breaks():
     torch.manual_seed(0)
-    model = HSSTForMaskedImageModeling(config_of(mask_type))
+    model = HSSTForMaskedImageModeling(config_of("grid"))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     pixel_values, mask = torch.randn(2, 30, 8, 8), masks(model.config, 2)
     pixel_mask = torch.rand(2, 8, 8) > 0.2

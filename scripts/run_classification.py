@@ -12,7 +12,7 @@ training, validation and test. The output folder holds `all_results.json`, `conf
 `land_cover_map.png`, and the model with its processor, for `AutoModelForSemanticSegmentation.from_pretrained`.
 
 --model auto is for few labels: by cross-validation it takes what classifies single pixels best, spectra or the
-features of --model_name_or_path, with ridge, logistic regression, SVM or a random forest; tests that choice on all
+features of --model_name_or_path or both, with ridge, logistic regression, SVM or a random forest; tests it on all
 labels, in --folds that are apart in space; and trains it on all of them, for `predict_scene.py`.
 """
 
@@ -450,15 +450,14 @@ def write_auto(
     )
     from modeling_hsst import HSSTImageProcessor
 
-    features = choice.inputs == "features"
-    preparation = "as_they_are" if features else PREPARATIONS[choice.tuned.preparation].__name__
+    preparation = "as_they_are" if choice.inputs == "features" else PREPARATIONS[choice.tuned.preparation].__name__
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
     processor = HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))
     settings = processor_settings(processor)
     description = Description(choice.inputs, preparation, list(data.class_names), len(pixels.bands), settings)
     names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
     names["with_derivatives"] = " as they are, of unit norm, and derivatives"
-    title = f"{choice.head} on {choice.inputs}{names[preparation]}"
+    title = f"{choice.head} on {choice.inputs.replace('spectra', 'spectra' + names[preparation])}"
     reach = tested["interval"]["overall_accuracy"]
     between = "" if reach is None else f", 95 % interval over folds {reach[0]:.1%} to {reach[1]:.1%}"
     summary = (
@@ -469,7 +468,7 @@ def write_auto(
     with written_into(arguments.output_dir, last=RESULTS) as folder:
         write_confusion_csv(folder / "confusion_matrix.csv", matrix, data.class_names)
         plot_confusion(folder / "confusion_matrix.png", matrix, data.class_names, summary)
-        model = arguments.model_name_or_path if features else None
+        model = None if choice.inputs == "spectra" else arguments.model_name_or_path
         save_classifier(folder, choice.tuned.classifier, description, model)
         results = {
             **tested,

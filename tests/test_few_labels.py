@@ -23,6 +23,8 @@ from hsst.support.few_labels import (
     inputs_of,
     save_classifier,
     score_in_folds,
+    tuned,
+    voting,
 )
 
 SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range": [-10.0, 10.0]}
@@ -73,11 +75,43 @@ def test_better_inputs_are_chosen(quick):
     tells = noise + 4 * np.eye(20)[classes]
     assert choose({"spectra": [noise], "features": [tells]}, classes, parts, 0).inputs == "features"
     choice = choose({"spectra": [noise, tells], "features": [noise]}, classes, parts, 0)
-    assert choice.inputs == "spectra" and choice.tuned.preparation == 1 and len(choice.scores) == 3
+    assert choice.inputs == "spectra" and choice.tuned.preparation == 1 and len(choice.scores) == 4
 
 
-@pytest.mark.parametrize("model", [None, "checkpoint"])
-def test_from_labels_to_a_map(model, quick, run_script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("head", few_labels.LINEAR)
+def test_scores_of_spectra_and_features_are_added(head, num_classes):
+    """Of more values than pixels and of fewer: one classifier of both side by side."""
+    generator = np.random.default_rng(0)
+    classes, parts = np.arange(60) % num_classes, np.arange(60) // 6
+    spectra, features = (
+        generator.normal(size=(60, size)) + generator.normal(size=(num_classes, size))[classes] for size in (20, 90)
+    )
+    alone = [tuned(head, [values], classes, parts, 0) for values in (spectra, features)]
+    variants = {"spectra": [spectra], "features": [features]}
+    both = voting(*alone, variants, classes, parts, 0)
+    expected = sum(
+        each.classifier.decision_function(values) for each, values in zip(alone, (spectra, features), strict=True)
+    )
+    side_by_side = np.hstack([spectra, features])
+    np.testing.assert_allclose(both.classifier.decision_function(side_by_side), expected, atol=1e-8)
+    assert (both.classifier.predict(side_by_side) == classes).mean() > 0.9 and 0 < both.score <= 1
+
+
+def test_both_are_chosen_where_each_tells_a_part(quick):
+    generator = np.random.default_rng(0)
+    classes, parts = np.arange(120) % 4, np.arange(120) // 6
+    noise = generator.normal(size=(2, 120, 10))
+    spectra, features = noise[0] + 8 * np.eye(10)[classes // 2], noise[1] + 8 * np.eye(10)[classes % 2]
+    choice = choose({"spectra": [spectra], "features": [features]}, classes, parts, 0)
+    assert choice.inputs == few_labels.SPECTRA_AND_FEATURES
+    seen = choice.seen({"spectra": [spectra], "features": [features]})
+    assert (choice.tuned.classifier.predict(seen) == classes).mean() > 0.9
+
+
+@pytest.mark.parametrize("inputs", ["spectra", "features", "spectra and features"])
+def test_from_labels_to_a_map(inputs, quick, run_script, tmp_path, monkeypatch):
+    model = inputs != "spectra"
     scene = write_small_scene(tmp_path / "data")
     arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8, "--folds", 3]
     arguments += ["--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "out"]
@@ -85,12 +119,12 @@ def test_from_labels_to_a_map(model, quick, run_script, tmp_path, monkeypatch):
         arguments += ["--model_name_or_path", write_small_checkpoint(tmp_path / "checkpoint")]
         original = few_labels.tuned
 
-        def only_features(head, variants, *others):
+        def only_these(head, variants, *others):
             found = original(head, variants, *others)
-            found.score *= len(variants) == 1  # of features there is one variant
+            found.score = 2.0 if inputs == "features" and len(variants) == 1 else -1.0  # of features there is one
             return found
 
-        monkeypatch.setattr(few_labels, "tuned", only_features)
+        monkeypatch.setattr(few_labels, "tuned", only_these)
     result = run_script(*arguments)
     assert result.returncode == 0, result.stderr
     assert (
@@ -98,7 +132,8 @@ def test_from_labels_to_a_map(model, quick, run_script, tmp_path, monkeypatch):
         and "pixels in 3 folds, 95 % interval over folds" in result.stdout
     )
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
-    assert ("features" if model else "spectra") in results["chosen"] and len(results["folds"]) == 3
+    assert results["chosen"].split(" on ")[1].startswith(inputs.split()[0]) and len(results["folds"]) == 3
+    assert results["chosen"].endswith(" and features") == (inputs == "spectra and features")
     assert "Finished before" in run_script(*arguments).stdout
     mapped = ["predict_scene.py", scene / "images" / "scene.tif", "--model", tmp_path / "out", "--confidence"]
     result = run_script(*mapped, "--output", tmp_path / "map.tif")

@@ -99,6 +99,15 @@ def test_gains_are_over_the_best_head_on_spectra():
     assert gain([np.array([0.1, 0.1]), np.array([0.1, 0.1])])["low"] == pytest.approx(0.1)
 
 
+def test_features_beside_spectra_have_a_control_of_their_own():
+    scores = {"spectra": 0.5, "untrained": 0.4, "untrained and spectra": 0.55, "hsst": 0.52, "hsst and spectra": 0.58}
+    rows = [row("a", inputs, "ridge", seed, score) for inputs, score in scores.items() for seed in range(2)]
+    gains = {(entry["inputs"], entry["to"]): entry["mean"] for entry in summarize(rows)["gains"]}
+    assert gains["hsst and spectra", "untrained and spectra"] == pytest.approx(0.03)
+    assert gains["hsst and spectra", "spectra"] == pytest.approx(0.08)
+    assert gains["hsst", "untrained"] == pytest.approx(0.12) and ("hsst and spectra", "untrained") not in gains
+
+
 def test_a_head_with_fewer_seeds_is_compared_on_its_own():
     rows = [row("a", "spectra", "ridge", seed, value) for seed, value in enumerate([0.5, 0.5, 0.9])]
     rows += [row("a", "spectra", "1-D CNN", seed, 0.7) for seed in range(2)]
@@ -127,8 +136,8 @@ def test_networks_learn_classes_from_few_pixels(tmp_path, num_classes):
         assert np.array_equal(*predicted)  # the same from the same seed
         assert (predicted[0] == ours.classes[test]).mean() > 0.6
     # Fine-tuning moves the encoder
-    weights = network.network_.hsst.state_dict()
-    assert any(not value.equal(weights[name]) for name, value in untouched.network_.hsst.state_dict().items())
+    weights = network.network_.encoder.state_dict()
+    assert any(not value.equal(weights[name]) for name, value in untouched.network_.encoder.state_dict().items())
 
 
 def test_command(run_script, tmp_path, monkeypatch, real_figures):
@@ -137,13 +146,14 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     monkeypatch.setattr(
         real_places, "PLACES", {"first": lambda _: place("first"), "second": lambda _: place("second")}
     )
-    arguments = ["experiments/real_places.py", "--data_dir", tmp_path, "--model", checkpoint, "--seeds", 2]
+    arguments = ["experiments/real_places.py", "--data_dir", tmp_path, "--model", checkpoint, "--seeds", 1]
     arguments += ["--heads", "ridge", "SVM", "--labels", 3, "--output_dir", tmp_path / "out"]
     result = run_script(*arguments, "--places", "first")
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    # Spectra and features, trained and not, have both heads; of single pixels and of their surroundings
-    assert len(rows) == 2 * 2 * 2 * 3 and {row["window"] for row in rows} == {1, 5}
+    # Spectra and features, trained and not, have both heads; of single pixels and of their surroundings; linear heads
+    # on single pixels vote with those on spectra
+    assert len(rows) == 2 * 2 * 3 + 2 and {row["window"] for row in rows} == {1, 5}
     assert run_script(*arguments[:-1], tmp_path / "pixels", "--places", "first", "--windows", 1).returncode == 0
     pixels = [json.loads(line) for line in (tmp_path / "pixels" / "rows.jsonl").read_text().splitlines()]
     assert pixels == [row for row in rows if row["window"] == 1]

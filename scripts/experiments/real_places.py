@@ -40,7 +40,17 @@ from hsst.experiments.pixel_networks import PixelNetwork
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
-from hsst.support.few_labels import HEADS, PREPARATIONS, SLOW_WITH_MANY_FEATURES, Head, as_they_are, tuned, unit_norm
+from hsst.support.few_labels import (
+    HEADS,
+    LINEAR,
+    PREPARATIONS,
+    SLOW_WITH_MANY_FEATURES,
+    Head,
+    as_they_are,
+    tuned,
+    unit_norm,
+    voting,
+)
 from hsst.support.figures import save_figure
 from hsst.support.reports import markdown_table
 from modeling_hsst import HSSTModel
@@ -48,6 +58,9 @@ from modeling_hsst import HSSTModel
 CNN, FINE_TUNING = "1-D CNN", "fine-tuning"
 """Networks that are trained on the drawn pixels, beside the classifiers of scikit-learn."""
 ALL_HEADS = (*HEADS, CNN, FINE_TUNING)
+
+AND_SPECTRA = " and spectra"
+"""Ends the name of inputs that are features of a model beside spectra, of which classifiers vote."""
 
 SURROUNDINGS = 5  # pixels, side of the square around a pixel
 
@@ -294,22 +307,26 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
             if window > 1 and place.means is None:
                 continue
             heads = heads_for(place, source, window)
+            voting_heads = {head: HEADS[head] for head in LINEAR} if source is not None and window == 1 else {}
             state = "" if source is None else fingerprint((Path(source) / "model.safetensors").read_bytes())
             data = fingerprint(place.spectra, place.classes, place.parts, state)[:12]
-            of_row: dict[str, Any] = {"place": place.name, "inputs": name, "window": window, "data": data}
             wanted = [
-                of_row | {"head": head, "labels": labels, "seed": seed}
+                {"place": place.name, "inputs": inputs, "window": window, "data": data}
+                | {"head": head, "labels": labels, "seed": seed}
                 for labels in arguments.labels
                 for seed in range(arguments.seeds)
-                for head in heads
+                for inputs, of_inputs in ((name, heads), (name + AND_SPECTRA, voting_heads))
+                for head in of_inputs
                 if head in arguments.heads
             ]
             wanted = [row for row in wanted if row_key(row) not in done]
             is_frozen = any(row["head"] in HEADS for row in wanted)
             variants = inputs_of(place, source, window) if is_frozen else {}
+            spectra = inputs_of(place, None, 1) if voting_heads else {}
             for row in tqdm(wanted, desc=f"{place.name}, {name}, {window}", unit="row", disable=None):
                 seen = variants if row["head"] in HEADS else network_inputs(place, row["head"])
-                row |= run(place, seen, heads[row["head"]], row["labels"], row["seed"])
+                beside = spectra if row["inputs"] != name else None
+                row |= run(place, seen, heads[row["head"]], row["labels"], row["seed"], beside)
                 append_row(path, row)
                 rows.append(row)
     return rows
@@ -350,16 +367,33 @@ def network_inputs(place: Place, head: str) -> dict[str, np.ndarray]:
     return {prepare.__name__: prepare(place.spectra) for prepare in preparations}
 
 
-def run(place: Place, variants: Mapping[str, np.ndarray], head: Head, num_labels: int, seed: int) -> dict[str, Any]:
-    """One row: scores of a head that was tuned and trained on few pixels."""
+def run(
+    place: Place,
+    variants: Mapping[str, np.ndarray],
+    head: Head,
+    num_labels: int,
+    seed: int,
+    spectra: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """One row: scores of a head tuned and trained on few pixels; with `spectra`, it votes with one on these."""
     training, test = split(place, num_labels, seed)
-    names, ours = list(variants), [values[training] for values in variants.values()]
-    best = tuned(head, ours, place.classes[training], place.parts[training], seed)
-    predicted = best.classifier.predict(variants[names[best.preparation]][test])
+    given = place.classes[training], place.parts[training], seed
+    best = tuned(head, [values[training] for values in variants.values()], *given)
+    name = list(variants)[best.preparation]
+    seen = variants[name]
+    if spectra is not None:
+        ours = {
+            "spectra": [values[training] for values in spectra.values()],
+            "features": [values[training] for values in variants.values()],
+        }
+        best = voting(tuned(head, ours["spectra"], *given), best, ours, *given)
+        name = list(spectra)[best.preparation]
+        seen = np.hstack([spectra[name], seen])
+    predicted = best.classifier.predict(seen[test])
     return {
         "macro_f1": float(f1_score(place.classes[test], predicted, average="macro")),
         "average_accuracy": float(balanced_accuracy_score(place.classes[test], predicted)),
-        "preparation": names[best.preparation],
+        "preparation": name,
         "settings": best.settings,
         "training_pixels": len(training),
         "test_pixels": len(test),
@@ -396,7 +430,9 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         scores.append({**names, "best": chosen, "macro_f1": means, "shared": of_shared})
     places, inputs, windows, budgets = (list(dict.fromkeys(column)) for column in zip(*of_heads, strict=True))
     gains = []
-    for name, window, reference, labels in product(inputs[1:], windows, ("spectra", "untrained"), sorted(budgets)):
+    for name, window, to, labels in product(inputs[1:], windows, ("spectra", "untrained"), sorted(budgets)):
+        # The control of features beside spectra is the untrained network beside spectra
+        reference = to + AND_SPECTRA if to == "untrained" and name.endswith(AND_SPECTRA) else to
         pairs = [
             np.array([ours[seed] - others[seed] for seed in sorted(set(ours) & set(others))])
             for place in places
@@ -463,11 +499,18 @@ def sorted_pairs(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     return [(place, labels) for place in places for labels in sorted({entry["labels"] for entry in entries})]
 
 
+OVER = {
+    "spectra": "the best on spectra",
+    "untrained": "the untrained network",
+    "untrained" + AND_SPECTRA: "the untrained network" + AND_SPECTRA,
+}
+
+
 def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) -> str:
     """Markdown of what inputs gain on average over places."""
     lines = [
         [
-            f"{entry['inputs']} over {'the best on spectra' if entry['to'] == 'spectra' else 'the untrained network'}",
+            f"{entry['inputs']} over {OVER[entry['to']]}",
             "pixel" if entry["window"] == 1 else f"{entry['window']}x{entry['window']}",
             str(entry["labels"]),
             f"{100 * entry['mean']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})",

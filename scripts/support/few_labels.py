@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import skops.io
 import torch
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -104,6 +106,11 @@ HEADS: dict[str, Head] = {
 
 SLOW_WITH_MANY_FEATURES = ("random forest",)
 
+LINEAR = ("ridge", "logistic regression")
+"""Heads whose classifiers of spectra and of features may vote together."""
+
+SPECTRA_AND_FEATURES = "spectra and features"
+
 
 @dataclass
 class Tuned:
@@ -134,23 +141,18 @@ def tuned(
     # A smaller forest ranks settings as well
     is_forest = getattr(build, "func", build) is RandomForestClassifier
     tried = partial(build, n_estimators=50) if is_forest else build
-    count = min(FOLDS, len(np.unique(parts)), int(np.unique(classes, return_counts=True)[1].max()))
-    splitter = StratifiedGroupKFold(max(count, 2), shuffle=True, random_state=seed)
     scores = np.zeros((len(variants), len(settings)))
-    folds: list[Any] = []
-    if count > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that a fold lacks
-            dealt = splitter.split(variants[0], classes, parts)
-            folds = [fold for fold in dealt if len(set(classes[fold[0]])) > 1 and len(fold[1])]
-            for number, variant in enumerate(variants):
-                for training, test in folds:
-                    steps = seen_through(sees, len(training), variant.shape[1])
-                    pixels = steps.fit(variant[training]).transform(variant)
-                    for place, setting in enumerate(settings):
-                        fitted = tried(**setting).fit(pixels[training], classes[training])
-                        predicted = fitted.predict(pixels[test])
-                        scores[number, place] += f1_score(classes[test], predicted, average="macro")
+    folds = folds_of(classes, parts, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that a fold lacks
+        for number, variant in enumerate(variants):
+            for training, test in folds:
+                steps = seen_through(sees, len(training), variant.shape[1])
+                pixels = steps.fit(variant[training]).transform(variant)
+                for place, setting in enumerate(settings):
+                    fitted = tried(**setting).fit(pixels[training], classes[training])
+                    predicted = fitted.predict(pixels[test])
+                    scores[number, place] += f1_score(classes[test], predicted, average="macro")
     best, place = divmod(int(scores.argmax()), len(settings))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -158,6 +160,63 @@ def tuned(
         classifier = Pipeline([*steps.steps, ("classifier", build(**settings[place]))])
         classifier.fit(variants[best], classes)
     return Tuned(best, classifier, settings[place], float(scores.max()) / max(len(folds), 1))
+
+
+def folds_of(classes: np.ndarray, parts: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Folds of parts in which a classifier chooses: training and test pixels of each; none where there are too few."""
+    count = min(FOLDS, len(np.unique(parts)), int(np.unique(classes, return_counts=True)[1].max()))
+    if count < 2:
+        return []
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that a fold lacks
+        dealt = list(splitter.split(classes, classes, parts))
+    return [fold for fold in dealt if len(set(classes[fold[0]])) > 1 and len(fold[1])]
+
+
+def voting(
+    of_spectra: Tuned,
+    of_features: Tuned,
+    variants: Mapping[str, Sequence[np.ndarray]],
+    classes: np.ndarray,
+    parts: np.ndarray,
+    seed: int,
+) -> Tuned:
+    """
+    Two linear classifiers of a head, of spectra and of features, whose scores are added: one classifier of both side
+    by side , with its score in the folds in which both chose.
+    """
+    seen = [variants["spectra"][of_spectra.preparation], variants["features"][of_features.preparation]]
+    found = []
+    for training, test in folds_of(classes, parts, seed):
+        pair = [
+            clone(each.classifier).fit(values[training], classes[training])
+            for each, values in zip((of_spectra, of_features), seen, strict=True)
+        ]
+        predicted = added(pair, [values[training] for values in seen]).predict(np.hstack(seen)[test])
+        found.append(f1_score(classes[test], predicted, average="macro"))
+    classifier = added([of_spectra.classifier, of_features.classifier], seen)
+    settings = {"spectra": of_spectra.settings, "features": of_features.settings}
+    return Tuned(of_spectra.preparation, classifier, settings, float(np.mean(found)) if found else 0.0)
+
+
+def added(pipelines: Sequence[Pipeline], seen: Sequence[np.ndarray]) -> Pipeline:
+    """
+    The linear classifier whose scores are the sum of those of others, of what each was trained on (pixels, values),
+    side by side: after standardizing, their coefficients side by side.
+    """
+    coefficients, intercept = [], 0.0
+    for pipeline in pipelines:
+        _, *rotation, last = (step for _, step in pipeline.steps)
+        own, intercept = np.atleast_2d(last.coef_), intercept + last.intercept_
+        for rotated in rotation:
+            own = own @ rotated.components_
+            intercept = intercept - own @ rotated.mean_
+        coefficients.append(own)
+    classifier = deepcopy(last)
+    classifier.coef_, classifier.intercept_ = np.hstack(coefficients), intercept
+    classifier.n_features_in_ = classifier.coef_.shape[1]
+    return make_pipeline(StandardScaler().fit(np.hstack(seen)), classifier)
 
 
 def seen_through(sees: str, num_pixels: int, num_values: int) -> Pipeline:
@@ -231,7 +290,7 @@ class Choice:
     What was chosen for some pixels.
 
     Attributes:
-        inputs: "spectra" or "features".
+        inputs: "spectra", "features" or `SPECTRA_AND_FEATURES`.
         head: one of `HEADS`.
         tuned: the classifier.
         scores: macro F1 of each inputs and head that were tried, by which it was chosen.
@@ -242,14 +301,27 @@ class Choice:
     tuned: Tuned
     scores: dict[str, float]
 
+    def seen(self, variants: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+        """What the classifier sees of pixels (pixels, values), of what there is of them."""
+        if self.inputs != SPECTRA_AND_FEATURES:
+            return variants[self.inputs][self.tuned.preparation]
+        return np.hstack([variants["spectra"][self.tuned.preparation], variants["features"][0]])
+
 
 def choose(variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int) -> Choice:
-    """The best of all heads on spectra, and of those quick with features, by cross-validation in folds of parts."""
+    """
+    The best of all heads on spectra, of those quick with features, and of linear ones on both, by cross-validation in
+    folds of parts.
+    """
     tried: dict[tuple[str, str], Tuned] = {}
     for inputs, of_inputs in variants.items():
         for head in HEADS:
             if inputs == "spectra" or head not in SLOW_WITH_MANY_FEATURES:
                 tried[inputs, head] = tuned(head, of_inputs, classes, parts, seed)
+    for head in LINEAR if "features" in variants else ():
+        if head in HEADS:
+            pair = tried["spectra", head], tried["features", head]
+            tried[SPECTRA_AND_FEATURES, head] = voting(*pair, variants, classes, parts, seed)
     best = max(tried, key=lambda name: tried[name].score)
     scores = {", ".join(name): round(entry.score, 4) for name, entry in tried.items()}
     return Choice(*best, tried[best], scores)
@@ -286,7 +358,7 @@ def score_in_folds(
             pixels.parts[training],
             seed,
         )
-        predicted = choice.tuned.classifier.predict(variants[choice.inputs][choice.tuned.preparation][test])
+        predicted = choice.tuned.classifier.predict(choice.seen(variants)[test])
         part = confusion_matrix(predicted, pixels.classes[test].astype(np.uint8), num_classes=num_classes)
         matrix += part
         scores = land_cover_scores(part)
@@ -316,7 +388,7 @@ class Description:
     What stands beside a saved classifier.
 
     Attributes:
-        inputs: "spectra", or "features" of the model in the same folder.
+        inputs: "spectra", "features" of the model in the same folder, or `SPECTRA_AND_FEATURES`.
         preparation: name of one of `PREPARATIONS`.
         class_names: name of each class.
         num_bands: of the spectra.
@@ -390,7 +462,7 @@ class PixelPredictor(ScenePredictor):
         files = [folder / CLASSIFIER, folder / DESCRIPTION]
         num_bands = self.description.num_bands
         self.features = None
-        if self.description.inputs == "features":
+        if self.description.inputs != "spectra":
             self.features = HSSTFeatures(str(folder), self.processor.wavelengths, scale=1.0)
             self.features.fit(np.zeros((1, num_bands)))
             self.features.features_.model.to(**place)
@@ -408,7 +480,8 @@ class PixelPredictor(ScenePredictor):
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
         spectra = values[:, :, 0, 0].numpy()
-        seen = self.prepare(spectra) if self.features is None else self.features.transform(spectra)
+        views = [] if self.description.inputs == "features" else [self.prepare(spectra)]
+        seen = np.hstack(views if self.features is None else [*views, self.features.transform(spectra)])
         if hasattr(self.classifier, "predict_proba"):
             found = self.classifier.predict_proba(seen)
         else:

@@ -65,6 +65,11 @@ _RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
 _WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
 _WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
+_OLDER_FORMATS = {
+    b"CDF": "classic NetCDF (nccopy -k nc4 converts it, or gdal_translate to GeoTIFF)",
+    b"\x0e\x03\x13\x01": "HDF4 (h4toh5 converts it, or gdal_translate to GeoTIFF)",
+}
+_MOST_LISTED = 8
 _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
@@ -336,8 +341,10 @@ class ArrayFile:
             fail(self.path, f"the wavelengths of an array of {size}", advice)
         fitting = [axis for axis in (2, 0, 1) if shape[axis] == known]
         if len(fitting) != 1:
-            where = "no axis" if not fitting else f"{len(fitting)} axes"
-            fail(self.path, f"one axis of {known} bands as there are wavelengths", f"{where} in an array of {size}")
+            found = f"no axis in an array of {size}"
+            if fitting:
+                found = f"{len(fitting)} axes in an array of {size}: leave out a row or column of pixels"
+            fail(self.path, f"one axis of {known} bands as there are wavelengths", found)
         return fitting[0]
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
@@ -538,6 +545,11 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             kinds |= {f"int{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)}
             kinds |= {f"uint{bits}": f"u{bits // 8}" for bits in (8, 16, 32, 64)}
             return {name: (shape, kinds[kind]) for name, shape, kind in whosmat(path) if kind in kinds}
+        with path.open("rb") as file:
+            start = file.read(4)
+        for signature, older in _OLDER_FORMATS.items():
+            if start.startswith(signature):
+                fail(path, "HDF5 or NetCDF 4", older)
         h5py: Any = importlib.import_module("h5py")
 
         arrays = {}
@@ -566,7 +578,9 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def _choose_array(
     path: Path, arrays: dict[str, tuple[tuple[int, ...], str]], variable: str | None, dimensions: int
 ) -> str:
-    held = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no numbers"
+    listed = [f"{name} {shape}" for name, (shape, _) in arrays.items()]
+    more = len(listed) - _MOST_LISTED
+    held = ", ".join(listed[:_MOST_LISTED] + [f"{more} more"] * (more > 0)) or "no numbers"
     if variable is not None:
         if variable not in arrays or len(arrays[variable][0]) != dimensions:
             fail(path, f"an array {variable} with {dimensions} dimensions", f"{held}")

@@ -752,6 +752,33 @@ def test_numpy_files_need_wavelengths(tmp_path: Path) -> None:
 # Files that are damaged, or no images
 
 
+def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    envi(tmp_path / "lone.img", image()).with_suffix(".hdr").unlink()
+    with refused(tmp_path / "lone.img", "ENVI image with its header", "gdal_translate"):
+        open_raster(tmp_path / "lone.img")
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"CDF\x01", "classic NetCDF (nccopy -k nc4"), (b"\x0e\x03\x13\x01", "HDF4 (h4toh5")]
+)
+def test_older_formats_of_arrays_are_refused_with_what_to_do(tmp_path: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "a.nc").write_bytes(start + bytes(64))
+    with refused(tmp_path / "a.nc", kind):
+        open_raster(tmp_path / "a.nc")
+
+
+def test_of_many_arrays_the_first_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{f"band_{band}": image()[band] for band in range(BANDS)})
+    with refused(tmp_path / "a.npz", "band_7 (12, 14), 12 more", "--variable"):
+        open_raster(tmp_path / "a.npz")
+
+
+def test_an_image_with_as_many_columns_as_bands_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", image((HEIGHT, BANDS)))
+    with refused(tmp_path / "a.npy", "2 axes in an array of 20 x 12 x 20: leave out"):
+        open_raster(tmp_path / "a.npy", wavelengths=CENTRES)
+
+
 @pytest.mark.parametrize("kept", [0.3, 0.995])
 def test_files_that_were_cut_off_are_refused(any_format: Path, entrance: Reader, kept: float) -> None:
     content = any_format.read_bytes()
@@ -803,7 +830,7 @@ def test_texts_that_name_other_files_or_addresses_open_nothing(tmp_path: Path, e
     path.parent.mkdir()
     path.write_text(TEXTS[kind])
     for reader in (entrance, read_label_values):
-        with refused(path, "not recognized"):
+        with refused(path, "no GeoTIFF"):
             reader(path)
 
 

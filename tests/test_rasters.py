@@ -281,6 +281,12 @@ def test_numbers_without_a_scale_are_read_where_they_are_clear_and_this_is_said(
     assert f"read as {how}" in said(caplog, path)
 
 
+def test_dark_numbers_without_a_scale_name_the_other_scale(tmp_path: Path, speaking: Reader, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", image() // 10)
+    np.testing.assert_array_equal(speaking(path), image() // 10)
+    assert "--scale 1000" in said(caplog, path)
+
+
 SUNLIGHT = np.interp(CENTRES, [550, 2200], [1, 0.04])[:, None, None].astype(np.float32)
 UNCLEAR: dict[str, tuple[np.ndarray, Any]] = {
     # numbers, and their wavelengths

@@ -64,6 +64,10 @@ _SIDE_FILES = (".hdr", ".tfw", ".wld", ".prj", ".imd", ".rpb", "_rpc.txt", "_mtl
 _RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
 _WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
+_WAVELENGTH_IN_NAME = re.compile(
+    r"(?<![\w.,-])(\d+(?:\.\d+)?) ?(nm|nanomet(?:er|re)s?|[uµμ]m|micromet(?:er|re)s?|microns?)\b", re.I
+)
+"""As in "418.24 nm" or "band 1 (418.24 Nanometers)", which GDAL and xarray give to bands as names."""
 _WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
 _OLDER_FORMATS = {
     b"CDF": "classic NetCDF (nccopy -k nc4 converts it, or gdal_translate to GeoTIFF)",
@@ -213,7 +217,7 @@ class GdalFile:
     def _stated_wavelengths(
         self, dataset: DatasetReader, header: dict[str, str], tags: Sequence[dict[str, str]]
     ) -> tuple[np.ndarray | None, np.ndarray | None, str | None]:
-        """Centres, widths and unit: from an ENVI header, tags of the bands, or GDAL's own domain IMAGERY."""
+        """Centres, widths and unit: from an ENVI header, tags or GDAL's own domain IMAGERY or names of the bands."""
         count = dataset.count
         centres = _header_numbers(header, "wavelength", count, self.location)
         if centres is not None:
@@ -240,6 +244,9 @@ class GdalFile:
             widths_text = [tag.get(width_key) for tag in source]
             widths = self._to_numbers(widths_text, width_key) if all(widths_text) else None
             return self._to_numbers(texts, key), widths, unit or units.pop()
+        named = [_WAVELENGTH_IN_NAME.findall(dataset.descriptions[band - 1] or "") for band in self._file_bands]
+        if all(len(found) == 1 for found in named) and len({unit for ((_, unit),) in named}) == 1:
+            return np.array([float(number) for ((number, _),) in named]), None, named[0][0][1]
         return None, None, None
 
     def _to_numbers(self, texts: Sequence[str | None], key: str) -> np.ndarray:

@@ -755,6 +755,20 @@ def test_numpy_files_need_wavelengths(tmp_path: Path) -> None:
         open_raster(path, wavelengths=CENTRES[:7])
 
 
+@pytest.mark.parametrize("names", ["{:g} nm", "band (%s {:g} Nanometers)", "{:g}µm"])
+def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) -> None:
+    path = tif(tmp_path / "a.tif", image()[ORDER], tagged=False)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = [names.format(CENTRES[band] / (1000 if "µ" in names else 1)) for band in ORDER]
+    with open_raster(path) as raster:
+        np.testing.assert_allclose(raster.wavelengths, CENTRES, atol=0.01)
+        np.testing.assert_array_equal(raster.read_stored(), image())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.set_band_description(1, "mean of 500 nm and 510 nm")
+    with open_raster(path) as raster:
+        assert raster.wavelengths is None
+
+
 # Files that are damaged, or no images
 
 

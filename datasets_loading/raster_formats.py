@@ -293,21 +293,22 @@ class ArrayFile:
         """Puts in wavelengths and widths that are arrays of the file; gives its list of good bands."""
         shape = arrays[self.variable][0]
 
-        def find(names: re.Pattern[str]) -> tuple[str, np.ndarray] | None:
+        def find(names: re.Pattern[str]) -> tuple[np.ndarray, str | None] | None:
             for name, (own_shape, own_dtype) in arrays.items():
                 is_line = math.prod(own_shape) == max(own_shape, default=0) and math.prod(own_shape) in shape
                 if names.fullmatch(name.split("/")[-1]) and is_line and np.dtype(own_dtype).kind in "iufb":
-                    return name, np.asarray(_read_array(self.path, name)).reshape(-1).astype(np.float64)
+                    array = _read_array(self.path, name)
+                    in_name = next((unit for unit in ("nm", "um") if name.lower().endswith(unit)), None)
+                    return np.asarray(array).reshape(-1).astype(np.float64), _unit_of(array) or in_name
             return None
 
         centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
         if centres is not None and with_wavelengths:
-            unit = next((unit for unit in ("nm", "um") if centres[0].lower().endswith(unit)), None)
-            fits = widths is not None and widths[1].shape == centres[1].shape
+            fits = widths is not None and widths[0].shape == centres[0].shape
             self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometres(
-                centres[1], widths[1] if widths is not None and fits else None, unit, self.path
+                centres[0], widths[0] if widths is not None and fits else None, centres[1], self.path
             )
-        return None if good is None else good[1] > 0
+        return None if good is None else good[0] > 0
 
     def _state_attributes(self, num_bands: int) -> None:
         """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
@@ -630,6 +631,15 @@ def _read_array(path: Path, name: str) -> Any:
         array = file[name]
         check_hdf5(array, file, path)
         return _Transposed(array) if ending == ".mat" else array
+
+
+def _unit_of(array: Any) -> str | None:
+    """The unit that an HDF5 or NetCDF array states, None where it states none."""
+    for name, value in getattr(array, "attrs", {}).items():
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if name.lower() in ("unit", "units") and isinstance(text, str):
+            return text
+    return None
 
 
 class _Transposed:

@@ -769,6 +769,21 @@ def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) 
         assert raster.wavelengths is None
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("angstrom", 10), (b"nanometers", 1), ("um", 1e-3)])
+def test_the_unit_of_wavelengths_in_hdf5_counts(tmp_path: Path, unit: str | bytes, factor: float) -> None:
+    path = hdf5(tmp_path / "a.nc")
+    with h5py.File(path, "r+") as file:
+        file["wavelength"] = CENTRES[ORDER] * factor
+        file["wavelength"].attrs["units"] = unit
+    with open_raster(path) as raster:
+        np.testing.assert_allclose(raster.wavelengths, CENTRES)
+        assert not any("without a unit" in note for note in raster.notes)
+    with h5py.File(path, "r+") as file:
+        file["wavelength"].attrs["units"] = "furlong"
+    with refused(path, "the unit 'furlong'"):
+        open_raster(path)
+
+
 # Files that are damaged, or no images
 
 

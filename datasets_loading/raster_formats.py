@@ -321,9 +321,12 @@ class ArrayFile:
         for name, values in held.items():
             if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
                 fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
-        for name in ("missing_value", "_FillValue"):
-            if name in held:
-                self.stated.nodata = float(held[name][0])
+        fills = [name for name in ("missing_value", "_FillValue") if name in held]
+        if str(attributes.get("_Unsigned")).lower() == "true" and self.dtype.kind == "i":
+            self.dtype = np.dtype(f"u{self.dtype.itemsize}")
+            held |= {name: held[name].astype(self.dtype) for name in fills}
+        for name in fills:
+            self.stated.nodata = float(held[name][0])
         if "scale_factor" in held or "add_offset" in held:
             self.stated.gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
             self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)

@@ -784,6 +784,16 @@ def test_the_unit_of_wavelengths_in_hdf5_counts(tmp_path: Path, unit: str | byte
         open_raster(path)
 
 
+def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    with h5py.File(path, "w") as file:
+        file["reflectance"] = with_rows(image().astype(np.uint16) * 10, 65535)[ORDER].view(np.int16)
+        file["reflectance"].attrs.update({"_Unsigned": "true", "scale_factor": 1e-5, "_FillValue": np.int16(-1)})
+        file["wavelength"] = CENTRES[ORDER]
+    np.testing.assert_array_equal(read_stored(path), with_rows(image(), NODATA))
+    np.testing.assert_array_equal(read(path), with_rows(image(), NODATA))
+
+
 # Files that are damaged, or no images
 
 

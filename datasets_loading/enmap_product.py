@@ -483,7 +483,7 @@ def _only_metadata(path: Path, names: list[str]) -> str:
         inner = [name for name in names if name.lower().endswith((".zip", *ARCHIVE_ENDINGS))]
         if inner:
             fail(path, "one METADATA.XML", f"archives in it: unpack {PurePosixPath(inner[0]).name} first")
-        fail(path, "one METADATA.XML", f"none among {len(names)} files")
+        fail(path, "one METADATA.XML", f"none among {len(names)} files: if it is no product, name the image itself")
     if len(found) > 1:
         fail(path, "one METADATA.XML", f"{len(found)}: open them one by one")
     return found[0]

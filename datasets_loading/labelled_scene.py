@@ -124,7 +124,7 @@ class LabelledScene(LabelledBuilder):
         config = self.config
         image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
         labels_path = self.data_dir / config.labels
-        if labels_path.is_file() and labels_path.suffix.lower() in VECTOR_ENDINGS:
+        if labels_path.suffix.lower() in VECTOR_ENDINGS and not labels_path.is_dir():
             cubes = [self._read_image(path) for path in image_paths]
             names, label_values = self._vector_labels(labels_path, cubes)
             tiles = list(zip(cubes, label_values, strict=True))

@@ -131,6 +131,8 @@ def raster_errors(location: str) -> Iterator[None]:
             yield
     except RasterioError as error:
         reason = str(error.__cause__ or error).replace(location, PurePosixPath(location).name)
+        if "not recognized as being in a supported file format" in reason:
+            reason = "no GeoTIFF, ENVI image with its header or JPEG 2000 (gdal_translate makes a GeoTIFF of others)"
         fail(location, "a whole, readable raster", reason)
 
 

@@ -64,7 +64,16 @@ _SIDE_FILES = (".hdr", ".tfw", ".wld", ".prj", ".imd", ".rpb", "_rpc.txt", "_mtl
 _RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
 _WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
+_WAVELENGTH_IN_NAME = re.compile(
+    r"(?<![\w.,-])(\d+(?:\.\d+)?) ?(nm|nanomet(?:er|re)s?|[uµμ]m|micromet(?:er|re)s?|microns?)\b", re.I
+)
+"""As in "418.24 nm" or "band 1 (418.24 Nanometers)", which GDAL and xarray give to bands as names."""
 _WIDTH_NAMES = re.compile(r"(band_?)?fwhms?(_?(nm|um))?", re.I)
+_OLDER_FORMATS = {
+    b"CDF": "classic NetCDF (nccopy -k nc4 converts it, or gdal_translate to GeoTIFF)",
+    b"\x0e\x03\x13\x01": "HDF4 (h4toh5 converts it, or gdal_translate to GeoTIFF)",
+}
+_MOST_LISTED = 8
 _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
@@ -208,7 +217,7 @@ class GdalFile:
     def _stated_wavelengths(
         self, dataset: DatasetReader, header: dict[str, str], tags: Sequence[dict[str, str]]
     ) -> tuple[np.ndarray | None, np.ndarray | None, str | None]:
-        """Centres, widths and unit: from an ENVI header, tags of the bands, or GDAL's own domain IMAGERY."""
+        """Centres, widths and unit: from an ENVI header, tags or GDAL's own domain IMAGERY or names of the bands."""
         count = dataset.count
         centres = _header_numbers(header, "wavelength", count, self.location)
         if centres is not None:
@@ -235,6 +244,9 @@ class GdalFile:
             widths_text = [tag.get(width_key) for tag in source]
             widths = self._to_numbers(widths_text, width_key) if all(widths_text) else None
             return self._to_numbers(texts, key), widths, unit or units.pop()
+        named = [_WAVELENGTH_IN_NAME.findall(dataset.descriptions[band - 1] or "") for band in self._file_bands]
+        if all(len(found) == 1 for found in named) and len({unit for ((_, unit),) in named}) == 1:
+            return np.array([float(number) for ((number, _),) in named]), None, named[0][0][1]
         return None, None, None
 
     def _to_numbers(self, texts: Sequence[str | None], key: str) -> np.ndarray:
@@ -281,21 +293,22 @@ class ArrayFile:
         """Puts in wavelengths and widths that are arrays of the file; gives its list of good bands."""
         shape = arrays[self.variable][0]
 
-        def find(names: re.Pattern[str]) -> tuple[str, np.ndarray] | None:
+        def find(names: re.Pattern[str]) -> tuple[np.ndarray, str | None] | None:
             for name, (own_shape, own_dtype) in arrays.items():
                 is_line = math.prod(own_shape) == max(own_shape, default=0) and math.prod(own_shape) in shape
                 if names.fullmatch(name.split("/")[-1]) and is_line and np.dtype(own_dtype).kind in "iufb":
-                    return name, np.asarray(_read_array(self.path, name)).reshape(-1).astype(np.float64)
+                    array = _read_array(self.path, name)
+                    in_name = next((unit for unit in ("nm", "um") if name.lower().endswith(unit)), None)
+                    return np.asarray(array).reshape(-1).astype(np.float64), _unit_of(array) or in_name
             return None
 
         centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
         if centres is not None and with_wavelengths:
-            unit = next((unit for unit in ("nm", "um") if centres[0].lower().endswith(unit)), None)
-            fits = widths is not None and widths[1].shape == centres[1].shape
+            fits = widths is not None and widths[0].shape == centres[0].shape
             self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometres(
-                centres[1], widths[1] if widths is not None and fits else None, unit, self.path
+                centres[0], widths[0] if widths is not None and fits else None, centres[1], self.path
             )
-        return None if good is None else good[1] > 0
+        return None if good is None else good[0] > 0
 
     def _state_attributes(self, num_bands: int) -> None:
         """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
@@ -308,9 +321,12 @@ class ArrayFile:
         for name, values in held.items():
             if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
                 fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
-        for name in ("missing_value", "_FillValue"):
-            if name in held:
-                self.stated.nodata = float(held[name][0])
+        fills = [name for name in ("missing_value", "_FillValue") if name in held]
+        if str(attributes.get("_Unsigned")).lower() == "true" and self.dtype.kind == "i":
+            self.dtype = np.dtype(f"u{self.dtype.itemsize}")
+            held |= {name: held[name].astype(self.dtype) for name in fills}
+        for name in fills:
+            self.stated.nodata = float(held[name][0])
         if "scale_factor" in held or "add_offset" in held:
             self.stated.gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
             self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
@@ -336,8 +352,10 @@ class ArrayFile:
             fail(self.path, f"the wavelengths of an array of {size}", advice)
         fitting = [axis for axis in (2, 0, 1) if shape[axis] == known]
         if len(fitting) != 1:
-            where = "no axis" if not fitting else f"{len(fitting)} axes"
-            fail(self.path, f"one axis of {known} bands as there are wavelengths", f"{where} in an array of {size}")
+            found = f"no axis in an array of {size}"
+            if fitting:
+                found = f"{len(fitting)} axes in an array of {size}: leave out a row or column of pixels"
+            fail(self.path, f"one axis of {known} bands as there are wavelengths", found)
         return fitting[0]
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
@@ -538,6 +556,11 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             kinds |= {f"int{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)}
             kinds |= {f"uint{bits}": f"u{bits // 8}" for bits in (8, 16, 32, 64)}
             return {name: (shape, kinds[kind]) for name, shape, kind in whosmat(path) if kind in kinds}
+        with path.open("rb") as file:
+            start = file.read(4)
+        for signature, older in _OLDER_FORMATS.items():
+            if start.startswith(signature):
+                fail(path, "HDF5 or NetCDF 4", older)
         h5py: Any = importlib.import_module("h5py")
 
         arrays = {}
@@ -566,7 +589,9 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def _choose_array(
     path: Path, arrays: dict[str, tuple[tuple[int, ...], str]], variable: str | None, dimensions: int
 ) -> str:
-    held = ", ".join(f"{name} {shape}" for name, (shape, _) in arrays.items()) or "no numbers"
+    listed = [f"{name} {shape}" for name, (shape, _) in arrays.items()]
+    more = len(listed) - _MOST_LISTED
+    held = ", ".join(listed[:_MOST_LISTED] + [f"{more} more"] * (more > 0)) or "no numbers"
     if variable is not None:
         if variable not in arrays or len(arrays[variable][0]) != dimensions:
             fail(path, f"an array {variable} with {dimensions} dimensions", f"{held}")
@@ -609,6 +634,15 @@ def _read_array(path: Path, name: str) -> Any:
         array = file[name]
         check_hdf5(array, file, path)
         return _Transposed(array) if ending == ".mat" else array
+
+
+def _unit_of(array: Any) -> str | None:
+    """The unit that an HDF5 or NetCDF array states, None where it states none."""
+    for name, value in getattr(array, "attrs", {}).items():
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if name.lower() in ("unit", "units") and isinstance(text, str):
+            return text
+    return None
 
 
 class _Transposed:

@@ -439,7 +439,8 @@ class Raster(Closing):
         unscaled = quantity is None or (quantity == "radiance" and not is_scaled)
         if unscaled and 255 < high <= 20_000 and np.dtype(self._file.dtype).itemsize > 1:
             what = quantity or "reflectance"
-            self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as {what} x 10000")
+            dark = ", which is dark (--scale 1000 if it is reflectance x 1000)" if high < 1000 else ""
+            self.notes.append(f"no scale stated: numbers up to {high:,.0f} read as {what} x 10000{dark}")
             if falls is not None and falls < _LOWEST_INFRARED / 2 and not radiance:
                 self.notes.append(doubt)
             return ENMAP.scale, f"assumed: {what} x 10000"

@@ -23,6 +23,7 @@ import importlib.metadata
 import json
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -488,7 +489,7 @@ def write_auto(
         print(f"warning: fewer than {FEW_PIXELS} test pixels, so that their scores say little: {', '.join(rare)}")
     print(f"{title}, chosen by cross-validation among {len(choice.scores)}\nTested apart in space: {summary}")
     print(f"Results: {arguments.output_dir / RESULTS}")
-    print(f"Map: hsst predict SCENE --model {arguments.output_dir} --output map.tif")
+    print(f"Map: hsst predict SCENE --model {shlex.quote(str(arguments.output_dir))} --output map.tif")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ PICTURES = {
 """What is shown of a scene, with a caption each."""
 
 STYLE = """
-.gradio-container { max-width: 1500px !important; }
+.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
 #status { font-size: 0.85rem; overflow-wrap: anywhere; }
 .caption { display: flex; align-items: center; gap: 0.5rem; font-size: 0.85rem; opacity: 0.8; }
 .caption span { flex: 1; height: 0.7rem; border-radius: 2px;

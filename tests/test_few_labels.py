@@ -170,8 +170,9 @@ def test_rare_classes_are_named(quick, run_script, tmp_path):
     values.flat[meadow[:-9]] = 0
     scene = write_small_scene(tmp_path / "data", values=values)
     arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8]
-    result = run_script(*arguments, "--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "out")
+    result = run_script(*arguments, "--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "my maps")
     assert "fewer than 30 test pixels" in result.stdout and "meadow (9)" in result.stdout, result.stderr
+    assert f"hsst predict SCENE --model '{tmp_path / 'my maps'}' --output" in result.stdout  # to be pasted
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,8 @@ def test_missing_files_are_named(tmp_path: Path):
     assert_one_clear_line(
         lambda: builder(folder, tmp_path).data, folder / "labels" / "tile_16_0.tif", "got no such file"
     )
+    mistyped = builder(folder, tmp_path, labels="points.geojson")
+    assert_one_clear_line(lambda: mistyped.data, f"{folder / 'points.geojson'}: expected labels")
     (folder / "images").rename(folder / "pictures")
     (folder / "images").mkdir()
     assert_one_clear_line(lambda: builder(folder, tmp_path).data, folder / "images", "got none")

@@ -281,6 +281,12 @@ def test_numbers_without_a_scale_are_read_where_they_are_clear_and_this_is_said(
     assert f"read as {how}" in said(caplog, path)
 
 
+def test_dark_numbers_without_a_scale_name_the_other_scale(tmp_path: Path, speaking: Reader, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", image() // 10)
+    np.testing.assert_array_equal(speaking(path), image() // 10)
+    assert "--scale 1000" in said(caplog, path)
+
+
 SUNLIGHT = np.interp(CENTRES, [550, 2200], [1, 0.04])[:, None, None].astype(np.float32)
 UNCLEAR: dict[str, tuple[np.ndarray, Any]] = {
     # numbers, and their wavelengths
@@ -749,7 +755,73 @@ def test_numpy_files_need_wavelengths(tmp_path: Path) -> None:
         open_raster(path, wavelengths=CENTRES[:7])
 
 
+@pytest.mark.parametrize("names", ["{:g} nm", "band (%s {:g} Nanometers)", "{:g}µm"])
+def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) -> None:
+    path = tif(tmp_path / "a.tif", image()[ORDER], tagged=False)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.descriptions = [names.format(CENTRES[band] / (1000 if "µ" in names else 1)) for band in ORDER]
+    with open_raster(path) as raster:
+        np.testing.assert_allclose(raster.wavelengths, CENTRES, atol=0.01)
+        np.testing.assert_array_equal(raster.read_stored(), image())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.set_band_description(1, "mean of 500 nm and 510 nm")
+    with open_raster(path) as raster:
+        assert raster.wavelengths is None
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("angstrom", 10), (b"nanometers", 1), ("um", 1e-3)])
+def test_the_unit_of_wavelengths_in_hdf5_counts(tmp_path: Path, unit: str | bytes, factor: float) -> None:
+    path = hdf5(tmp_path / "a.nc")
+    with h5py.File(path, "r+") as file:
+        file["wavelength"] = CENTRES[ORDER] * factor
+        file["wavelength"].attrs["units"] = unit
+    with open_raster(path) as raster:
+        np.testing.assert_allclose(raster.wavelengths, CENTRES)
+        assert not any("without a unit" in note for note in raster.notes)
+    with h5py.File(path, "r+") as file:
+        file["wavelength"].attrs["units"] = "furlong"
+    with refused(path, "the unit 'furlong'"):
+        open_raster(path)
+
+
+def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    with h5py.File(path, "w") as file:
+        file["reflectance"] = with_rows(image().astype(np.uint16) * 10, 65535)[ORDER].view(np.int16)
+        file["reflectance"].attrs.update({"_Unsigned": "true", "scale_factor": 1e-5, "_FillValue": np.int16(-1)})
+        file["wavelength"] = CENTRES[ORDER]
+    np.testing.assert_array_equal(read_stored(path), with_rows(image(), NODATA))
+    np.testing.assert_array_equal(read(path), with_rows(image(), NODATA))
+
+
 # Files that are damaged, or no images
+
+
+def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    envi(tmp_path / "lone.img", image()).with_suffix(".hdr").unlink()
+    with refused(tmp_path / "lone.img", "ENVI image with its header", "gdal_translate"):
+        open_raster(tmp_path / "lone.img")
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"CDF\x01", "classic NetCDF (nccopy -k nc4"), (b"\x0e\x03\x13\x01", "HDF4 (h4toh5")]
+)
+def test_older_formats_of_arrays_are_refused_with_what_to_do(tmp_path: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "a.nc").write_bytes(start + bytes(64))
+    with refused(tmp_path / "a.nc", kind):
+        open_raster(tmp_path / "a.nc")
+
+
+def test_of_many_arrays_the_first_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{f"band_{band}": image()[band] for band in range(BANDS)})
+    with refused(tmp_path / "a.npz", "band_7 (12, 14), 12 more", "--variable"):
+        open_raster(tmp_path / "a.npz")
+
+
+def test_an_image_with_as_many_columns_as_bands_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", image((HEIGHT, BANDS)))
+    with refused(tmp_path / "a.npy", "2 axes in an array of 20 x 12 x 20: leave out"):
+        open_raster(tmp_path / "a.npy", wavelengths=CENTRES)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.995])
@@ -803,7 +875,7 @@ def test_texts_that_name_other_files_or_addresses_open_nothing(tmp_path: Path, e
     path.parent.mkdir()
     path.write_text(TEXTS[kind])
     for reader in (entrance, read_label_values):
-        with refused(path, "not recognized"):
+        with refused(path, "no GeoTIFF"):
             reader(path)
 
 

@@ -282,7 +282,7 @@ def test_headers_without_data_or_with_several_or_of_others_are_refused(tmp_path:
         open_raster(path)
     path.write_text("BYTEORDER I\nLAYOUT BIL\nNROWS 6\nNCOLS 7\nNBANDS 4\nNBITS 16\n")
     (tmp_path / "cube.bil").write_bytes(image().tobytes())
-    for name, words in (("cube.hdr", ["the word ENVI", "'BYTEORDER I"]), ("cube.bil", ["not recognized"])):
+    for name, words in (("cube.hdr", ["the word ENVI", "'BYTEORDER I"]), ("cube.bil", ["no GeoTIFF"])):
         with refused(tmp_path / name, *words):
             open_raster(tmp_path / name)
 

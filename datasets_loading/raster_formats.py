@@ -244,8 +244,10 @@ class GdalFile:
             widths_text = [tag.get(width_key) for tag in source]
             widths = self._to_numbers(widths_text, width_key) if all(widths_text) else None
             return self._to_numbers(texts, key), widths, unit or units.pop()
+        # Names are for people: a file of wavelengths beside the image was put there for programs
+        has_sidecar = os.path.lexists(Path(self.location).with_name(SIDECAR_NAME))
         named = [_WAVELENGTH_IN_NAME.findall(dataset.descriptions[band - 1] or "") for band in self._file_bands]
-        if all(len(found) == 1 for found in named) and len({unit for ((_, unit),) in named}) == 1:
+        if not has_sidecar and all(len(found) == 1 for found in named) and len({unit for ((_, unit),) in named}) == 1:
             return np.array([float(number) for ((number, _),) in named]), None, named[0][0][1]
         return None, None, None
 

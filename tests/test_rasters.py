@@ -763,6 +763,11 @@ def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) 
     with open_raster(path) as raster:
         np.testing.assert_allclose(raster.wavelengths, CENTRES, atol=0.01)
         np.testing.assert_array_equal(raster.read_stored(), image())
+    # A file beside the image was put there for programs
+    (tmp_path / "wavelengths.txt").write_text("\n".join(f"{CENTRES[band] + 1}" for band in ORDER))
+    with open_raster(path) as raster:
+        np.testing.assert_allclose(raster.wavelengths, CENTRES + 1)
+    (tmp_path / "wavelengths.txt").unlink()
     with rasterio.open(path, "r+") as dataset:
         dataset.set_band_description(1, "mean of 500 nm and 510 nm")
     with open_raster(path) as raster:

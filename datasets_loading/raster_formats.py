@@ -20,7 +20,10 @@ from typing import IO, Any
 
 import numpy as np
 import rasterio
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -74,6 +77,7 @@ _OLDER_FORMATS = {
     b"\x0e\x03\x13\x01": "HDF4 (h4toh5 converts it, or gdal_translate to GeoTIFF)",
 }
 _MOST_LISTED = 8
+_EASTINGS = ("x", "lon", "longitude", "easting")
 _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
@@ -285,6 +289,7 @@ class ArrayFile:
             if good is not None and len(good) == shape[self.axis]:
                 self.stated.good_bands = good
             self._state_attributes(shape[self.axis])
+            self._state_grid()
             height, width = (length for axis, length in enumerate(shape) if axis != self.axis)
             self.shape = (shape[self.axis], height, width)
         self.block_shape = min(self.shape[1], 64), self.shape[2]
@@ -334,6 +339,34 @@ class ArrayFile:
             self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
         if "units" in held and is_radiance(str(held["units"][0])):
             self.stated.quantity = "radiance"
+
+    def _state_grid(self) -> None:
+        """CRS and transform by the CF conventions, where a NetCDF array has coordinates (or GDAL's `GeoTransform`)."""
+        array = self._array()
+        if not hasattr(array, "attrs"):
+            return
+        mapping = _text(array.attrs.get("grid_mapping"))
+        rows, columns = (_scales_of(array, axis)[:1] for axis in range(3) if axis != self.axis)
+        try:
+            about: Any = {}
+            if mapping:
+                about = (array.parent[mapping] if mapping in array.parent else array.file[mapping]).attrs
+            wkt = _text(about.get("crs_wkt", about.get("spatial_ref")))
+            in_degrees = [_unit_of(*found) for found in (rows, columns) if found] == ["degrees_north", "degrees_east"]
+            if wkt or in_degrees:
+                if any(found.name.split("/")[-1].lower() in _EASTINGS for found in rows):
+                    raise ValueError("columns before rows")
+                crs = CRS.from_wkt(wkt) if wkt else CRS.from_epsg(4326)
+                given = _text(about.get("GeoTransform"))
+                if given:
+                    transform = Affine.from_gdal(*map(float, given.split()))
+                else:
+                    (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
+                    transform = Affine(width, 0, left - width / 2, 0, height, top - height / 2)
+                self.stated.crs, self.stated.transform = crs, transform
+        except (CRSError, ValueError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            self.stated.notes.append(f"its place on Earth is not understood and left out ({reason[:100]})")
 
     def _length_of(self, wavelengths: Any) -> int | None:
         if isinstance(wavelengths, (str, Path)):
@@ -638,13 +671,34 @@ def _read_array(path: Path, name: str) -> Any:
         return _Transposed(array) if ending == ".mat" else array
 
 
+def _text(value: Any) -> str | None:
+    """An attribute of an HDF5 file as text, None where it is something else."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text if isinstance(text, str) else None
+
+
 def _unit_of(array: Any) -> str | None:
     """The unit that an HDF5 or NetCDF array states, None where it states none."""
-    for name, value in getattr(array, "attrs", {}).items():
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if name.lower() in ("unit", "units") and isinstance(text, str):
-            return text
-    return None
+    stated = (_text(value) for name, value in getattr(array, "attrs", {}).items() if name.lower() in ("unit", "units"))
+    return next(filter(None, stated), None)
+
+
+def _scales_of(array: Any, axis: int) -> list[Any]:
+    """The arrays of coordinates along an axis of an HDF5 array; none where the file has lost them."""
+    try:
+        return [*array.dims[axis].values()]
+    except (RuntimeError, OSError):
+        return []
+
+
+def _first_and_step(coordinates: Any) -> tuple[float, float]:
+    """The first of evenly spaced coordinates, and the step between them; ValueError where they are not."""
+    values = np.asarray(coordinates[()], dtype=np.float64).reshape(-1)
+    steps = np.diff(values)
+    is_even = len(steps) and steps[0] and np.abs(steps - steps[0]).max() <= 0.01 * abs(steps[0])
+    if not is_even:  # as of NaN
+        raise ValueError("coordinates that are not evenly spaced")
+    return float(values[0]), float((values[-1] - values[0]) / len(steps))
 
 
 class _Transposed:

@@ -19,6 +19,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from scipy.io import savemat
@@ -787,6 +788,42 @@ def test_the_unit_of_wavelengths_in_hdf5_counts(tmp_path: Path, unit: str | byte
         file["wavelength"].attrs["units"] = "furlong"
     with refused(path, "the unit 'furlong'"):
         open_raster(path)
+
+
+@pytest.mark.parametrize("way", ["GeoTransform", "coordinates", "degrees"])
+def test_netcdf_says_where_it_lies(tmp_path: Path, way: str) -> None:
+    """As rioxarray, GDAL and xarray write it; what cannot be understood is left out, and the log says so."""
+    path = hdf5(tmp_path / "a.nc", (0, 1, 2))
+    names = ("lat", "lon") if way == "degrees" else ("y", "x")
+    steps, corner = ((-0.01, 0.01), (53.0, 12.0)) if way == "degrees" else ((-30.0, 30.0), (5_900_000.0, 400_000.0))
+    with h5py.File(path, "r+") as file:
+        file["wavelength"] = CENTRES[ORDER]
+        array = file["reflectance"]
+        for axis, (name, step, start) in enumerate(zip(names, steps, corner, strict=True), 1):
+            file[name] = start + step * (np.arange(array.shape[axis]) + 0.5)
+            file[name].make_scale(name)
+            array.dims[axis].attach_scale(file[name])
+            file[name].attrs["units"] = ("degrees_north", "degrees_east")[axis - 1] if way == "degrees" else "m"
+        if way != "degrees":
+            file["spatial_ref"] = 0
+            file["spatial_ref"].attrs["crs_wkt"] = CRS.from_epsg(32633).to_wkt()
+            array.attrs["grid_mapping"] = "spatial_ref"
+        if way == "GeoTransform":
+            file["spatial_ref"].attrs["GeoTransform"] = "400000.0 30.0 0.0 5900000.0 0.0 -30.0"
+            del file["x"]
+    expected = Affine(steps[1], 0, corner[1], 0, steps[0], corner[0])
+    with open_raster(path) as raster:
+        assert raster.crs == CRS.from_epsg(4326 if way == "degrees" else 32633)
+        assert raster.transform.almost_equals(expected, 1e-6)
+        np.testing.assert_array_equal(raster.read_stored(), image())
+    with h5py.File(path, "r+") as file:
+        if way == "GeoTransform":
+            file["spatial_ref"].attrs["GeoTransform"] = "somewhere"
+        else:
+            file[names[0]][2] += 5 * steps[0]
+    with open_raster(path) as raster:
+        assert raster.crs is None and raster.transform is None
+        assert any("place on Earth is not understood" in note for note in raster.notes)
 
 
 def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> None:

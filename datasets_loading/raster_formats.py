@@ -229,8 +229,13 @@ class GdalFile:
             widths = _header_numbers(header, "fwhm", count, self.location)
             return centres[places], None if widths is None else widths[places], header.get("wavelength_units")
         imagery = [dataset.tags(band, ns="IMAGERY") for band in self._file_bands]
+        tags = [{name.lower(): text for name, text in tag.items()} for tag in tags]
+        of_centers, of_widths = (
+            next((name for tag in tags for name in tag if names.fullmatch(name)), "")
+            for names in (_WAVELENGTH_NAMES, _WIDTH_NAMES)
+        )
         for source, key, width_key, unit in (
-            (tags, "wavelength", "fwhm", None),
+            (tags, of_centers, of_widths, _unit_in_name(of_centers)),
             (imagery, "CENTRAL_WAVELENGTH_UM", "FWHM_UM", "um"),
         ):
             texts = [tag.get(key) for tag in source]
@@ -305,8 +310,8 @@ class ArrayFile:
                 is_line = math.prod(own_shape) == max(own_shape, default=0) and math.prod(own_shape) in shape
                 if names.fullmatch(name.split("/")[-1]) and is_line and np.dtype(own_dtype).kind in "iufb":
                     array = _read_array(self.path, name)
-                    in_name = next((unit for unit in ("nm", "um") if name.lower().endswith(unit)), None)
-                    return np.asarray(array).reshape(-1).astype(np.float64), _unit_of(array) or in_name
+                    unit = _unit_of(array) or _unit_in_name(name)
+                    return np.asarray(array).reshape(-1).astype(np.float64), unit
             return None
 
         centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
@@ -681,6 +686,11 @@ def _unit_of(array: Any) -> str | None:
     """The unit that an HDF5 or NetCDF array states, None where it states none."""
     stated = (_text(value) for name, value in getattr(array, "attrs", {}).items() if name.lower() in ("unit", "units"))
     return next(filter(None, stated), None)
+
+
+def _unit_in_name(name: str) -> str | None:
+    """As of `wavelength_nm`."""
+    return next((unit for unit in ("nm", "um") if name.lower().endswith(unit)), None)
 
 
 def _scales_of(array: Any, axis: int) -> list[Any]:

@@ -175,6 +175,18 @@ def test_tags_of_the_bands(tmp_path: Path, key: str, unit: str, factor: float) -
     assert_bands(open_raster(write_tif(tmp_path / "a.tif", tags)))
 
 
+@pytest.mark.parametrize(
+    ("names", "factor"),
+    [(("Wavelength", "FWHM"), 1.0), (("center_wavelength", "fwhm"), 1.0), (("wavelength_um", "fwhm_um"), 1e-3)],
+)
+def test_tags_of_other_names(tmp_path: Path, names: tuple[str, str], factor: float) -> None:
+    pairs = zip(CENTRES, WIDTHS, strict=True)
+    tags = [{names[0]: centre * factor, names[1]: width * factor} for centre, width in pairs]
+    raster = open_raster(write_tif(tmp_path / "a.tif", tags))
+    assert_bands(raster)
+    assert factor == 1 or not any("micrometres" in note for note in raster.notes)
+
+
 def test_tags_in_micrometres_without_a_unit_are_understood_and_said(tmp_path: Path) -> None:
     raster = open_raster(write_tif(tmp_path / "a.tif", [{"wavelength": centre / 1e3} for centre in CENTRES]))
     assert any("micrometres" in note for note in raster.notes)

@@ -507,7 +507,7 @@ OVER = {
 
 
 def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) -> str:
-    """Markdown of what inputs gain on average over places."""
+    """Markdown of what inputs, some with and without spectra beside them or all, gain on average over places."""
     lines = [
         [
             f"{entry['inputs']} over {OVER[entry['to']]}",
@@ -517,7 +517,7 @@ def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) 
             f"{entry['better']} of {entry['places']}",
         ]
         for entry in result["gains"]
-        if inputs is None or entry["inputs"] in inputs
+        if inputs is None or entry["inputs"].removesuffix(AND_SPECTRA) in inputs
     ]
     return markdown_table(
         ["points of macro F1", "sees", "labels per class", "mean (95 % interval)", "better in"], lines

@@ -125,4 +125,4 @@ def open_browser(folder: Path) -> Iterator[Browser]:
     finally:
         os.close(to_browser)
         process.terminate()
-        process.wait(10)
+        process.wait(120)

@@ -358,7 +358,7 @@ def address(app, cache, models, product):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
     assert "Traceback" not in process.stdout.read()
 
 

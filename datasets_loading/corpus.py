@@ -430,7 +430,9 @@ def prepare_corpus(
                 bar.set_postfix(tiles=num_tiles)
                 _stop_at_error([outcome], strict)
         errors = tuple(error for outcome in sorted(outcomes, key=attrgetter("source")) for error in outcome.errors)
-        summaries = [SourceSummary.read(path) for path in source_files(output_dir)]
+        for source in todo:
+            finished.pop(source.name, None)
+        summaries = [finished.get(path.stem) or SourceSummary.read(path) for path in source_files(output_dir)]
         if not summaries:
             raise ProductError(
                 errors[0]

@@ -422,13 +422,17 @@ def prepare_corpus(
                 (output_dir / name).unlink(missing_ok=True)
         with tqdm(total=len(sources), initial=len(sources) - len(todo), unit="source", disable=not progress) as bar:
             bar.set_description("preparing")
+            num_tiles = 0
             for outcome in _run(todo, output_dir, settings, bands, executor):
                 outcomes.append(outcome)
                 bar.update()
-                bar.set_postfix(tiles=sum(done.num_tiles for done in outcomes))
+                num_tiles += outcome.num_tiles
+                bar.set_postfix(tiles=num_tiles)
                 _stop_at_error([outcome], strict)
         errors = tuple(error for outcome in sorted(outcomes, key=attrgetter("source")) for error in outcome.errors)
-        summaries = [SourceSummary.read(path) for path in source_files(output_dir)]
+        for source in todo:
+            finished.pop(source.name, None)
+        summaries = [finished.get(path.stem) or SourceSummary.read(path) for path in source_files(output_dir)]
         if not summaries:
             raise ProductError(
                 errors[0]

@@ -10,7 +10,9 @@ wavelength comes from METADATA.XML, and all bands are given in ascending wavelen
 from __future__ import annotations
 
 import logging
+import os
 import re
+import time
 import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -18,7 +20,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -114,13 +116,35 @@ def metadata_beside(image: Path) -> Path | None:
     match = _FILE_NAME.fullmatch(image.name)
     if match is None or match["part"].upper() != "SPECTRAL_IMAGE":
         return None
-    for file in sorted(image.parent.iterdir()):
-        other = _FILE_NAME.fullmatch(file.name)
-        is_own = other is not None and other["prefix"].lower() == match["prefix"].lower()
-        if is_own and other is not None and other["part"].upper() == "METADATA" and _is_metadata(file.name):
-            return file
+    for name in filter(_is_metadata, _files_beside(image)):
+        return image.with_name(name)
     item = image.with_name(match["prefix"].rstrip("-_") + ".json")
     return item if item.is_file() else None
+
+
+def _files_beside(file: Path) -> list[str]:
+    """Sorted names of the files of one product, of which `file` is one, that lie in its folder."""
+    match = _FILE_NAME.fullmatch(file.name)
+    assert match is not None
+    changed = file.parent.stat().st_mtime_ns
+    # A folder that has just changed may change again at what is the same time for a coarse clock
+    listed = _files_by_product if time.time_ns() - changed > 3e9 else _files_by_product.__wrapped__
+    return listed(file.parent, changed).get(match["prefix"].lower(), [])
+
+
+@lru_cache(maxsize=4)
+def _files_by_product(folder: Path, changed: int) -> dict[str, list[str]]:
+    """
+    Sorted names of a folder's files by the prefix of their product in lower case. Kept until the folder is `changed`:
+    of many products in one folder, each would have all of it listed otherwise.
+    """
+    names: dict[str, list[str]] = {}
+    with os.scandir(folder) as entries:
+        for name in sorted(entry.name for entry in entries if entry.is_file()):
+            match = _FILE_NAME.fullmatch(name)
+            if match:
+                names.setdefault(match["prefix"].lower(), []).append(name)
+    return names
 
 
 def only_image(folder: Path) -> Path | None:
@@ -444,7 +468,7 @@ def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
         content = read_text_file(path / metadata_file, "a METADATA.XML")
         prefix = f"{path}/"
     elif _is_metadata(path.name) and path.is_file():
-        names = sorted(file.name for file in path.parent.iterdir() if file.is_file())
+        names = _files_beside(path)
         metadata_file = path.name
         content = read_text_file(path, "a METADATA.XML")
         prefix = f"{path.parent}/"

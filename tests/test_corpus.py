@@ -111,6 +111,31 @@ def prepare(data_dir, output_dir, **options):
     return prepare_corpus(data_dir, output_dir, SETTINGS, progress=False, **options)
 
 
+def test_files_that_stay_are_read_once(products, corpus, tmp_path, monkeypatch):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "corpus" / "data" / f"{product_name(0)}.parquet").unlink()
+    read, read_one = [], SourceSummary.read
+    monkeypatch.setattr(SourceSummary, "read", lambda path: read.append(path.stem) or read_one(path))
+    prepare_corpus(products, tmp_path / "corpus", SETTINGS, progress=False)
+    assert sorted(read) == [product_name(number) for number in range(4)]
+    assert contents(tmp_path / "corpus") == contents(corpus)
+
+
+def test_counting_tiles_does_not_start_again_at_each_source(products, corpus, tmp_path, monkeypatch):
+    read = []
+
+    class Counted(datasets_loading.corpus.Outcome):
+        def __getattribute__(self, name):
+            read.extend([name] * (name == "num_tiles"))
+            return super().__getattribute__(name)
+
+    shutil.copytree(corpus, tmp_path / "corpus")
+    outcomes = [Counted(str(number), (), 1) for number in range(50)]
+    monkeypatch.setattr("datasets_loading.corpus._run", lambda *arguments: iter(outcomes))
+    prepare_corpus(products, tmp_path / "corpus", SETTINGS)
+    assert len(read) == len(outcomes)
+
+
 def contents(folder):
     """Every file of a corpus with its bytes; the lock of a run is no part of it."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")

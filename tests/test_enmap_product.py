@@ -38,6 +38,7 @@ from small_products import (
 from datasets_loading.enmap_product import EnMAPProduct, find_products
 from datasets_loading.raster_file import ProductError
 from datasets_loading.sensors import ENMAP, ENMAP_DETECTORS
+from datasets_loading.tiles import find_sources
 
 SHARED = Path(os.environ.get("HSST_SHARED", Path(__file__).parents[2] / "shared"))
 OFFICIAL = SHARED / "data" / "enmap_l2a_product"
@@ -234,6 +235,30 @@ def test_files_of_another_product_and_archivers_twins_are_left_alone(tmp_path: P
     assert_one_line(error, folder)
     with EnMAPProduct.open(folder / f"{NAME}-METADATA.XML") as product:
         assert_is_small_product(product)
+
+
+def test_a_folder_of_many_products_is_not_listed_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(4):
+        for file in write_small_product(tmp_path / "products", NAME.replace("6195", f"000{number}")).iterdir():
+            file.rename(flat / file.name)
+    os.utime(flat, (0, 0))
+    listings = []
+    for name in ("listdir", "scandir"):
+        list_folder = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, found=list_folder: listings.append(path) or found(path))
+    found = find_sources(flat).products
+    assert len({EnMAPProduct.open(path).name for path in found}) == 4
+    assert len(listings) == 2  # by the walk, and by product
+
+
+def test_files_that_come_later_are_seen(folder: Path):
+    layer, metadata = part(folder, "QL_QUALITY_CLOUD"), part(folder, "METADATA")
+    layer.rename(layer.with_suffix(".hidden"))
+    assert EnMAPProduct.open(metadata).missing_layers == ("cloud",)
+    layer.with_suffix(".hidden").rename(layer)
+    assert EnMAPProduct.open(metadata).missing_layers == ()
 
 
 def test_find_products_lists_folders_and_archives_sorted_without_unfinished_ones(tmp_path: Path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hsst.build_model_card import sources_table
+from hsst.experiments.growth import CORPUS_STAGES, costs_table, network_table, processes_table
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.real_places import SURROUNDINGS, gains_table, heads_table, places_table
 from hsst.experiments.speed import speed_table
@@ -78,6 +79,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),
     "speed_inference_cpu": lambda: speed_table(result("speed_inference_cpu")),
     "speed_inference_pixels_cpu": lambda: speed_table(result("speed_inference_pixels_cpu")),
+    "growth_scenes": lambda: costs_table(result("growth")["scenes"], ("map",), "megapixels", "million pixels"),
+    "growth_corpus": lambda: costs_table(result("growth")["corpus"], CORPUS_STAGES),
+    "growth_processes": lambda: processes_table(result("growth")),
+    "growth_network": lambda: network_table(result("growth")),
     "images": lambda: images_table(result("images")["images"]),
 }
 

@@ -525,7 +525,10 @@ def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) 
 
 
 def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
-    """What each inputs gain over the best on spectra, place by place: filled of single pixels, hollow of windows."""
+    """
+    What each inputs gain over the best on spectra, place by place: a color for each model, filled of single pixels,
+    hollow of windows.
+    """
     from matplotlib.figure import Figure
 
     entries = result["scores"]
@@ -538,6 +541,7 @@ def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
     places = list(dict.fromkeys(entry["place"] for entry in entries))
     found = {(entry["place"], entry["inputs"], entry["window"], entry["labels"]): entry for entry in entries}
     names = list(dict.fromkeys(name for name, _ in series))
+    models = list(dict.fromkeys(name.removesuffix(AND_SPECTRA) for name in names))
     figure = Figure(figsize=(4.6 * len(budgets), 0.6 * len(places) + 1.8), layout="constrained")
     for axis, labels in zip(
         figure.subplots(1, len(budgets), sharex=True, sharey=True, squeeze=False)[0], budgets, strict=True
@@ -549,7 +553,7 @@ def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
                 if ours and spectra:
                     gained.append(100 * (ours["macro_f1"][ours["best"]] - spectra["macro_f1"][spectra["best"]]))
                     heights.append(height + 0.6 * ((number + 0.5) / len(series) - 0.5))
-            color = f"C{names.index(name)}"
+            color = f"C{models.index(name.removesuffix(AND_SPECTRA))}"
             style = {"color": color, "marker": "osD^v*Px"[names.index(name) % 8], "linestyle": "none"}
             seen = "" if window == 1 else f", {window}x{window}"
             filling = color if window == 1 else "none"
@@ -560,7 +564,9 @@ def plot_gains(path: Path, result: Mapping[str, Any]) -> Path:
         axis.grid(axis="x", color="0.9")
     axis.set_yticks(range(len(places)), places)
     axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 4), frameon=False
+    )
     return save_figure(path, figure)
 
 

@@ -1,6 +1,7 @@
 """Classifiers for few labels: chosen inside training folds, tested apart in space, mapped, and safe to load."""
 
 import json
+import socket
 import zipfile
 
 import numpy as np
@@ -198,6 +199,19 @@ def test_a_hub_out_of_reach_is_no_model_without_weights(run_script, tmp_path, mo
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
+    command = ["run_classification.py", "--data_dir", tmp_path, "--model", "auto", "--output_dir", tmp_path / "out"]
+    result = run_script(*command, "--model_name_or_path", "hsg-aiml/hsst-enmap")
+    assert_one_clear_line(result, "--model_name_or_path", "the Hub gave none", "connect")
+
+
+def test_without_network_nobody_waits_for_the_hub(run_script, tmp_path, monkeypatch):
+    def unknown(*arguments, **options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("hsst.support.model_sources.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: pytest.fail("waited"))
     command = ["run_classification.py", "--data_dir", tmp_path, "--model", "auto", "--output_dir", tmp_path / "out"]
     result = run_script(*command, "--model_name_or_path", "hsg-aiml/hsst-enmap")
     assert_one_clear_line(result, "--model_name_or_path", "the Hub gave none", "connect")

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,15 @@ def test_known_good_versions_satisfy_the_bounds() -> None:
     for line, _ in requirement_lines():
         requirement = Requirement(line)
         assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, line
+
+
+def test_readme_for_pypi_has_no_link_that_leads_nowhere() -> None:
+    convert = runpy.run_path(str(ROOT / "setup.py"))["readme_for_pypi"]
+    text = "![A scene](docs/a.png) [data](docs/data.md#bands), [Hub](https://huggingface.co)"
+    assert convert(text, "") == " data, [Hub](https://huggingface.co)"
+    at = "https://example.org/hsst/blob/main/"
+    assert convert(text, at) == (
+        "![A scene](https://example.org/hsst/raw/main/docs/a.png) "
+        f"[data]({at}docs/data.md#bands), [Hub](https://huggingface.co)"
+    )
+    assert re.findall(r"\]\((?!https?://)", convert((ROOT / "README.md").read_text(encoding="utf-8"))) == []

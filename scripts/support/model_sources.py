@@ -2,12 +2,16 @@
 
 import json
 import math
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers.utils import (
@@ -57,6 +61,8 @@ def read_config(source: str, flag: str) -> HSSTConfig:
     missing = f"{flag}: expected a folder or the name of a repository of the Hub, but there is no folder {source}"
     if not folder.is_dir() and (folder.is_absolute() or source.startswith((".", "~")) or len(folder.parts) > 2):
         raise ValueError(f"{missing}, and repositories have names like owner/model")
+    if not folder.is_dir():
+        stay_offline_without_network()
     try:
         path = Path(str(cached_file(source, CONFIG_NAME)))
     except OSError as error:
@@ -88,6 +94,16 @@ def read_config(source: str, flag: str) -> HSSTConfig:
     if not config.architectures or not all(isinstance(name, str) for name in config.architectures):
         config.architectures = ["nothing"]
     return config
+
+
+def stay_offline_without_network() -> None:
+    """Where the Hub's address is unknown, only its cache is looked into: the client tries for half a minute a file."""
+    if getproxies():
+        return  # which may know it
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except socket.gaierror:
+        constants.HF_HUB_OFFLINE = True
 
 
 def some(value: object) -> str:

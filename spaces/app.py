@@ -55,6 +55,7 @@ STYLE = """
 .legend { border-collapse: collapse; width: 100%; font-size: 0.85rem; margin: 0 !important; border: 0 !important; }
 .legend tr, .legend td { padding: 1px 5px !important; border: 0 !important; }
 .legend td:nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+@media (max-width: 700px) { #spectrum { contain: inline-size; } #spectrum .layout { overflow-x: auto; } #spectrum img { min-width: 700px; } }
 .legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: 2px; vertical-align: middle; }
 """
 ABOUT = """# HSST: what a model sees in a hyperspectral image
@@ -207,7 +208,7 @@ def build_page(gallery: Gallery) -> gr.Blocks:
                     pictures.append(gr.Image(format="png", interactive=False, buttons=["fullscreen"], **name_of))
                     gr.HTML(f'<div class="caption">{caption}</div>', padding=False)
         with gr.Row():
-            with gr.Column(scale=3, min_width=480):
+            with gr.Column(scale=3, min_width=320):
                 text = gr.HTML(elem_id="pixel", padding=False)
                 plot = gr.Plot(show_label=False, elem_id="spectrum", format="png")
             with gr.Column(scale=1, min_width=240):

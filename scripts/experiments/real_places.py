@@ -307,7 +307,7 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
             if window > 1 and place.means is None:
                 continue
             heads = heads_for(place, source, window)
-            voting_heads = {head: HEADS[head] for head in LINEAR} if source is not None and window == 1 else {}
+            voting_heads = {head: HEADS[head] for head in LINEAR} if source is not None else {}
             state = "" if source is None else fingerprint((Path(source) / "model.safetensors").read_bytes())
             data = fingerprint(place.spectra, place.classes, place.parts, state)[:12]
             wanted = [
@@ -322,7 +322,7 @@ def compute(arguments: argparse.Namespace, output: Path) -> list[dict[str, Any]]
             wanted = [row for row in wanted if row_key(row) not in done]
             is_frozen = any(row["head"] in HEADS for row in wanted)
             variants = inputs_of(place, source, window) if is_frozen else {}
-            spectra = inputs_of(place, None, 1) if voting_heads else {}
+            spectra = inputs_of(place, None, window) if voting_heads else {}
             for row in tqdm(wanted, desc=f"{place.name}, {name}, {window}", unit="row", disable=None):
                 seen = variants if row["head"] in HEADS else network_inputs(place, row["head"])
                 beside = spectra if row["inputs"] != name else None

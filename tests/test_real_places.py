@@ -152,8 +152,8 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     # Spectra and features, trained and not, have both heads; of single pixels and of their surroundings; linear heads
-    # on single pixels vote with those on spectra
-    assert len(rows) == 2 * 2 * 3 + 2 and {row["window"] for row in rows} == {1, 5}
+    # vote with those on spectra of the same pixels
+    assert len(rows) == 2 * (2 * 3 + 2) and {row["window"] for row in rows} == {1, 5}
     assert run_script(*arguments[:-1], tmp_path / "pixels", "--places", "first", "--windows", 1).returncode == 0
     pixels = [json.loads(line) for line in (tmp_path / "pixels" / "rows.jsonl").read_text().splitlines()]
     assert pixels == [row for row in rows if row["window"] == 1]

@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from soak import pretraining, run, write_tiles
 
-from faults.harness import Fault, losses
+from faults.harness import Fault, good_folder, losses
 from hsst import run_mim
 
 STEPS = 4
@@ -23,7 +22,7 @@ STEPS = 4
 @cache
 def good_run() -> Path:
     """A folder with tiles and a run of some steps, made once, in processes of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="good-run-"))
+    folder = good_folder()
     write_tiles(folder / "tiles")
     code, printed = run(program(), Path("tiles"), Path("out"), place=folder)
     if code:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from small_products import NAME, edit_metadata, small_cube, write_small_product
 
 from datasets_loading.corpus import SCHEMA, SUMMARY_KEY, CutSettings, prepare_corpus, read_corpus
 from datasets_loading.files import fingerprint
-from faults.harness import Fault
+from faults.harness import Fault, good_folder
 from faults.readers import damages
 from hsst import prepare_enmap
 
@@ -30,7 +29,7 @@ FILES = ("settings.json", "band_statistics.json", f"data/{NAME}.parquet")
 @cache
 def good() -> Path:
     """A folder with two products, and a corpus of them, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="good-corpus-"))
+    folder = good_folder()
     quality = {"cloud": np.zeros((2 * SIZE, 3 * SIZE), dtype=np.uint8)}
     for number, name in enumerate((NAME, OTHER)):
         cube = small_cube(number)[:, : 2 * SIZE, 50 : 50 + 3 * SIZE]

@@ -10,12 +10,14 @@ A group is a module of this folder with a function `faults()` that yields `Fault
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import importlib
 import io
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -169,6 +171,13 @@ def _child(fault: Fault, folder: Path, report: Path) -> None:
         message = message if outcome == "silent" else ""
     report.write_text(json.dumps({"outcome": outcome, "message": message}))
     os._exit(0)
+
+
+def good_folder() -> Path:
+    """A new folder for good input, which goes when this process ends, but not with those forked from it."""
+    folder = Path(tempfile.mkdtemp(prefix="good-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _forbid_network() -> list[str]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from small_benchmarks import write_raster
 from small_land_cover import CLASS_NAMES, WAVELENGTHS, small_cube, small_data, write_small_checkpoint
 
-from faults.harness import Fault, digest, losses
+from faults.harness import Fault, digest, good_folder, losses
 from hsst import convert_maskedsst_checkpoint, predict_scene
 from hsst.convert_maskedsst_checkpoint import read_published_checkpoint
 from hsst.experiments.baselines import build_network, starting_point
@@ -33,7 +33,7 @@ CODE = "from pathlib import Path\nPath(__file__).parents[2].joinpath('executed')
 @cache
 def good() -> Path:
     """Model folders and a scene, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="good-models-"))
+    folder = good_folder()
     write_small_checkpoint(folder / "classifier", class_names=CLASS_NAMES)
     write_small_checkpoint(folder / "pretrained")
     write_raster(

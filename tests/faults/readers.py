@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import struct
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -23,7 +22,7 @@ from spectrometer_files import DESIS_NAME, EMIT_NAME, PRISMA_NAME
 
 from datasets_loading.files import fingerprint
 from datasets_loading.scenes import open_scene
-from faults.harness import Fault
+from faults.harness import Fault, good_folder
 
 Change = Callable[[Path], object]
 
@@ -53,7 +52,7 @@ FORMATS = {
 @cache
 def good(kind: str) -> Path:
     """A folder with a good image of a format, made once."""
-    folder = Path(tempfile.mkdtemp(prefix="good-")) / "image"
+    folder = good_folder() / "image"
     cube = small_cube()[:, :40, 30:80]
     if kind == "product":
         quality = {"cloud": np.zeros(cube.shape[1:], dtype=np.uint8)}

@@ -191,6 +191,7 @@ JOB = {
     "SLURM_CPUS_PER_TASK": "16",
     "SLURM_JOB_ID": "7",
     "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_ARRAY_TASK_MIN": "1",
     "SLURM_ARRAY_TASK_COUNT": "16",
 }
 
@@ -231,7 +232,7 @@ def test_jobs_start_what_their_programs_understand(script: Path, tmp_path: Path,
         assert launched.training_script_args[-2:] == added
     else:
         check([name, *words], monkeypatch)
-        assert words[-1:] == added and (tmp_path / "share").read_text() == "3 16\n"
+        assert words[-1:] == added and (tmp_path / "share").read_text() == "2 16\n"
 
 
 def test_jobs_of_the_page_take_arguments_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-
 # What QGIS sets for its own Python, GDAL and PROJ: another Python would fail with it, or find no coordinate system
 OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_DATA", "PROJ_LIB")
 

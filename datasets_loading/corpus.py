@@ -1130,7 +1130,8 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
             raise error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error from None
         return _tiles_of_dataset(builder.as_dataset(split="train"), statistics)
     if streaming:
-        raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got something else")
+        got = "another one" if folder.is_dir() else "no such folder"
+        raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got {got}")
     try:
         dataset = load_dataset(str(name), split="train")
     except ValueError:  # load_dataset's way of saying that this is a folder of save_to_disk

@@ -241,6 +241,8 @@ def main() -> None:
             raise ValueError("--window: expected with --features only; a map is made with the model's windows")
         # What launchers tell a process; scenes are dealt out without a word between processes
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
+        if not 0 <= rank < num_processes:
+            raise ValueError(f"RANK: expected from 0 on and below WORLD_SIZE={num_processes}, got {rank}")
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
         work = work_of(arguments, local_rank)
         own = list(maps.items())[rank::num_processes]

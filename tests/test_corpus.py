@@ -948,6 +948,8 @@ def test_other_datasets_of_tiles(tmp_path, form):
     np.testing.assert_allclose(mean[0], images[:, 0].mean() / 10000)
     with pytest.raises(ValueError, match="expected a folder written by prepare_enmap.py"):
         read_corpus(tmp_path / "data", streaming=True)
+    with pytest.raises(ValueError, match="nowhere: .* got no such folder"):
+        read_corpus(tmp_path / "nowhere", streaming=True)
 
 
 def test_other_datasets_must_have_the_columns_and_one_set_of_bands(tmp_path):

@@ -191,6 +191,7 @@ JOB = {
     "SLURM_CPUS_PER_TASK": "16",
     "SLURM_JOB_ID": "7",
     "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_ARRAY_TASK_MIN": "1",
     "SLURM_ARRAY_TASK_COUNT": "16",
 }
 
@@ -227,11 +228,11 @@ def test_jobs_start_what_their_programs_understand(script: Path, tmp_path: Path,
         assert words[:3] == ["--kill-on-bad-exit=1", "--cpus-per-task=16", "torchrun"]
         check(words[2:], monkeypatch)
         launched = get_args_parser().parse_args(words[3:])
-        assert (launched.nnodes, launched.nproc_per_node, launched.rdzv_endpoint) == ("2", "4", "node1:29500")
+        assert (launched.nnodes, launched.nproc_per_node, launched.rdzv_endpoint) == ("2", "4", "node1:10007")
         assert launched.training_script_args[-2:] == added
     else:
         check([name, *words], monkeypatch)
-        assert words[-1:] == added and (tmp_path / "share").read_text() == "3 16\n"
+        assert words[-1:] == added and (tmp_path / "share").read_text() == "2 16\n"
 
 
 def test_jobs_of_the_page_take_arguments_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,12 +331,16 @@ def test_qgis_script_maps_a_scene(qgis_script, tmp_path: Path, monkeypatch: pyte
     scene, output = write_small_product(tmp_path / "scenes"), tmp_path / "map.tif"
     (metadata,) = scene.glob("*METADATA.XML")
     output.write_text("a map of before")
-    loaded, lines = [], []
+    loaded, lines, styled = [], [], []
     context = SimpleNamespace(
-        project=lambda: "project", addLayerToLoadOnCompletion=lambda *given: loaded.append(given)
+        project=lambda: "project",
+        addLayerToLoadOnCompletion=lambda *given: loaded.append(given),
+        willLoadLayerOnCompletion=lambda path: path == str(output),
+        layerToLoadOnCompletionDetails=lambda path: SimpleNamespace(setPostProcessor=styled.append),
     )
     feedback = SimpleNamespace(pushInfo=lines.append, isCanceled=lambda: False)
-    monkeypatch.setenv("PYTHONHOME", str(tmp_path))  # QGIS's own
+    for name in ("PYTHONHOME", "PROJ_LIB", "PROJ_DATA"):
+        monkeypatch.setenv(name, str(tmp_path))  # QGIS's own
     program = Path(sys.executable).with_name("hsst")
     parameters = dict(SCENE=metadata, MODEL=model, PROGRAM=program, CONFIDENCE=True, OUTPUT=output)
     parameters = {name: str(value) if name != "CONFIDENCE" else value for name, value in parameters.items()}
@@ -345,6 +350,10 @@ def test_qgis_script_maps_a_scene(qgis_script, tmp_path: Path, monkeypatch: pyte
     assert algorithm.processAlgorithm(parameters, context, feedback) == {"OUTPUT": str(output)}
     with rasterio.open(output) as dataset:
         assert dataset.read(1).min() < 255
+        assert dataset.crs.to_string().startswith("EPSG:")
+    (style,) = styled
+    style.postProcessLayer(SimpleNamespace(loadDefaultStyle=lambda: loaded.append(["style"])), context, feedback)
+    assert loaded.pop() == ["style"]
     assert [given[0] for given in loaded] == [str(tmp_path / "map_confidence.tif")]
     assert Path(loaded[0][0]).is_file() and output.with_suffix(".qml").is_file()
     assert any("pixels/s" in line for line in lines)

@@ -311,6 +311,8 @@ def test_many_scenes_are_dealt_out_and_none_is_done_twice(run_script, product, m
         monkeypatch.setenv(name, value)
     assert run_script(*arguments).returncode == 0
     assert sorted(file.name for file in (tmp_path / "maps").glob("*.tif")) == ["b.tif"]
+    monkeypatch.setenv("RANK", "2")  # as of jobs numbered from one: the first scene would be nobody's
+    assert_one_clear_line(run_script(*arguments), "RANK", "WORLD_SIZE=2", "got 2")
     written = (tmp_path / "maps" / "b.tif").stat().st_mtime_ns
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name)

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -228,8 +229,12 @@ def of_two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_goes_on(tiles, tmp_path, run_script, number, exit_code):
-    """Without a checkpoint asked for; in the first validation, in which there is nothing to save, too."""
+    """
+    Sent to all processes of the run, as by SLURM. Without a checkpoint asked for; in the first validation, in which
+    there is nothing to save, too.
+    """
     arguments = ["--train_dir", tiles, "--max_train_steps", 12, "--windows_per_tile", 6, *ARGUMENTS]
+    arguments += ["--dataloader_num_workers", 1]
     arguments += ["--resume_from_checkpoint", "latest"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_script("run_mim.py", "--output_dir", whole, *arguments).returncode == 0
@@ -241,12 +246,16 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiles, tmp_path, run_script
 
         def with_signal(self, *given):
             if not asked and (ending != "saved" or self.progress.completed_steps == 5):
-                asked.append(os.kill(os.getpid(), number))
+                everyone = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+                asked.append(len(everyone))
+                subprocess.run(["kill", f"-{number.value}", *map(str, everyone)], check=True)
+                time.sleep(0.5)
             return method(self, *given)
 
         patch.setattr(place, with_signal)
         result = run_script("run_mim.py", "--output_dir", stopped, *arguments)
     assert result.returncode == exit_code and "Traceback" not in result.stderr
+    assert asked == [2 if ending == "saved" else 1]
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(f"run_mim.py: {'terminated' if exit_code == 143 else 'interrupted'}: {ending}")
     assert [path.name for path in stopped.glob("step_*")] == (["step_5"] if ending == "saved" else [])

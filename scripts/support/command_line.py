@@ -119,6 +119,24 @@ class StopRequest:
         self.signal = number
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """
+    For workers of a DataLoader (`worker_init_fn`): SLURM, `torchrun` and terminals send signals to all processes of a
+    run, but only the one that trains is to end itself, and its workers must live until then. SIGTERM from that one
+    still ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, daemon=True).start()
+
+
+def _end_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def stop(program: str, message: str, exit_code: int) -> NoReturn:
     """Ends a program with a line."""
     tqdm.write(f"{program}: {message}", file=sys.stderr)  # not behind a progress bar

@@ -39,7 +39,7 @@ from datasets_loading.windows import (
     windows_to_tile,
 )
 from hsst.support.checkpoints import HISTORY, Checkpoint, latest_checkpoint, step_folders
-from hsst.support.command_line import StopRequest
+from hsst.support.command_line import StopRequest, leave_signals_to_parent
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import OTHER_PARTS, load_model
 from hsst.support.pretraining import (
@@ -659,6 +659,7 @@ def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description
         sampler=sampler,
         drop_last=True,
         num_workers=arguments.dataloader_num_workers,
+        worker_init_fn=leave_signals_to_parent,
     )
     share = accelerator.num_processes, accelerator.process_index
     validation_loader = DataLoader(

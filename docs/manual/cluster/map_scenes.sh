@@ -13,5 +13,5 @@ export HF_HUB_OFFLINE=1 # compute nodes seldom have a network
 export OMP_NUM_THREADS=4
 
 # Every sixteenth scene is this job's
-export RANK="$SLURM_ARRAY_TASK_ID" WORLD_SIZE="$SLURM_ARRAY_TASK_COUNT"
+export RANK=$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN)) WORLD_SIZE="$SLURM_ARRAY_TASK_COUNT"
 hsst predict 'scenes/*.ZIP' --model outputs/land_cover --output maps "$@"

@@ -11,11 +11,15 @@ from qgis.core import (
     QgsProcessingAlgorithm,
     QgsProcessingContext,
     QgsProcessingException,
+    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingParameterBoolean,
     QgsProcessingParameterFile,
     QgsProcessingParameterRasterDestination,
     QgsProcessingParameterString,
 )
+
+# What QGIS sets for its own Python, GDAL and PROJ: another Python would fail with it, or find no coordinate system
+OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_DATA", "PROJ_LIB")
 
 
 def command_of(program, scene, model, output, confidence=False):
@@ -34,8 +38,7 @@ def run(command, say=print, is_canceled=lambda: False):
     Runs a command, and says its lines as they come. RuntimeError with the last line where it fails; where it is
     canceled it is ended, and leaves no half-written map.
     """
-    # What QGIS sets for its own Python would mislead another one
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_QGIS}
     environment["PYTHONIOENCODING"] = "utf-8"
     hidden = {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {}
     try:
@@ -61,6 +64,16 @@ def run(command, say=print, is_canceled=lambda: False):
                 return
     if process.returncode:
         raise RuntimeError(last or f"{command[0]} ended with exit code {process.returncode}")
+
+
+class MapStyle(QgsProcessingLayerPostProcessorInterface):
+    """Gives the map the style beside it (.qml). Processing loads layers without, and would list 256 classes."""
+
+    def postProcessLayer(self, layer, context, feedback):  # noqa: N802
+        layer.loadDefaultStyle()
+
+
+MAP_STYLE = MapStyle()  # QGIS keeps no reference of its own
 
 
 class HsstMap(QgsProcessingAlgorithm):
@@ -107,7 +120,11 @@ class HsstMap(QgsProcessingAlgorithm):
             run(command_of(program, scene, model, output, confidence), feedback.pushInfo, feedback.isCanceled)
         except RuntimeError as error:
             raise QgsProcessingException(str(error)) from None
-        if confidence and not feedback.isCanceled():
+        if feedback.isCanceled():
+            return {}
+        if context.willLoadLayerOnCompletion(output):
+            context.layerToLoadOnCompletionDetails(output).setPostProcessor(MAP_STYLE)
+        if confidence:
             details = QgsProcessingContext.LayerDetails("Confidence", context.project(), "CONFIDENCE")
             context.addLayerToLoadOnCompletion(confidence_of(output), details)
         return {self.OUTPUT: output}

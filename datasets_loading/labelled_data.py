@@ -55,7 +55,7 @@ JOIN_GAP = 64
 _GRID_TOLERANCE = 0.05
 _TILE_NAME = re.compile(r"tile_(\d+)_(\d+)")
 
-NEVER_CLASSES = (255, -1, -100, -9999)
+NEVER_CLASSES = (255, -1, -100, -9999, -32768, 65535, -(2**31), 2**31 - 1, 2**32 - 1)
 """Values of label rasters that mean no class in every convention, unless a class has that number by name."""
 
 

@@ -99,10 +99,8 @@ class GdalFile:
         _check_side_files(location)
         dataset = self.dataset
         _check_is_whole(dataset, location)
-        alpha = [
-            band for band, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
-        ]
-        self._alpha = alpha[0] if alpha and dataset.count > 1 else None
+        # GDAL's option ALPHA=YES marks the second or fourth of many bands, which is one of the spectrum
+        self._alpha = dataset.count if dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha else None
         self._file_bands = [band for band in dataset.indexes if band != self._alpha]
         flags = [flag for kinds in dataset.mask_flag_enums for flag in kinds]
         self._has_mask = self._alpha is None and MaskFlags.per_dataset in flags
@@ -130,6 +128,7 @@ class GdalFile:
             except ProductError:
                 reason = explain_failure(self.location)
                 if reason is None:
+                    _check_byte_order_mark(Path(self.location))
                     raise
                 fail(self.location.removeprefix("/vsicurl/"), "a GeoTIFF", reason)
         return self._datasets[os.getpid()]
@@ -212,6 +211,11 @@ class GdalFile:
                 # As "Arbitrary" in ENVI headers: such coordinates lie nowhere on Earth
                 stated.transform = stated.crs = None
                 stated.notes.append("its local coordinate system is left out")
+        elif dataset.gcps[0]:
+            stated.notes.append("its ground control points are left out (gdalwarp lays it on a map by them)")
+        if ColorInterp.alpha in dataset.colorinterp[:-1]:
+            marked = dataset.colorinterp.index(ColorInterp.alpha) + 1
+            stated.notes.append(f"band {marked} is marked as alpha and read as one of the spectrum")
         texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
         if stated.quantity is None and any(map(is_radiance, texts)):
             stated.quantity = "radiance"
@@ -454,6 +458,15 @@ def envi_data(header: Path) -> Path:
     return others[0]
 
 
+def _check_byte_order_mark(path: Path) -> None:
+    """Refuses an ENVI header with the mark that Windows' editors put before UTF-8: the library then sees no header."""
+    for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr")):
+        if header.is_file() and read_text_file(header, "an ENVI header").startswith(b"\xef\xbb\xbf"):
+            fail(
+                header, "an ENVI header, which begins with the word ENVI", "a byte order mark: save it without (UTF-8)"
+            )
+
+
 def _check_side_files(location: str) -> None:
     """Refuses files beside an image that the library reads whole however large, skips where damaged, or follows."""
     if location.startswith("/vsi"):
@@ -546,7 +559,7 @@ def _header_numbers(header: dict[str, str], key: str, count: int, where: str) ->
     text = header.get(key)
     if text is None or not text.strip("{} \t\r\n"):
         return None
-    fields = [field.strip() for field in text.strip().strip("{}").split(",")]
+    fields = [field.strip() for field in text.strip().strip("{}").rstrip(", \t\r\n").split(",")]
     values = np.array([_number(field) for field in fields])
     named = key.replace("_", " ")
     if len(values) != count:

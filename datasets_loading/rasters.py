@@ -457,7 +457,7 @@ class Raster(Closing):
             dark = f"dark reflectance x 10000 ({advised(10000)})"
             reading = f"which may be percent ({advised(100)}), 8 bits ({advised(255)}) or {dark}"
         else:
-            reading = "far above 10000: reflectance x another scale (--scale), or radiance"
+            reading = "which may be reflectance x another scale (--scale), or radiance"
         kind = "fractions" if fraction_like else f"numbers of {np.dtype(self._file.dtype)}"
         after = "" if quantity is None else f" after its {own}"
         fail(

@@ -19,6 +19,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
@@ -602,7 +603,7 @@ def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: dict[str, Any]
         _ = builder.data
 
 
-@pytest.mark.parametrize("value", [255, -1, -100, -9999, math.nan, 7])
+@pytest.mark.parametrize("value", [255, -1, -100, -9999, -32768, 65535, -(2**31), math.nan, 7])
 def test_values_that_mean_no_class_everywhere_are_unlabelled_but_for_those_with_a_name(
     tmp_path: Path, value: float
 ) -> None:
@@ -837,6 +838,42 @@ def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> No
 
 
 # Files that are damaged, or no images
+
+
+def test_a_band_marked_as_alpha_before_the_last_is_read_and_told(tmp_path: Path, caplog: Log) -> None:
+    """As GDAL's option ALPHA=YES marks the second of many bands."""
+    path = tif(tmp_path / "a.tif", with_rows(image(), 0), alpha="YES")
+    np.testing.assert_array_equal(read_scene(path), with_rows(image(), 0))
+    assert "band 2 is marked as alpha and read as one of the spectrum" in said(caplog, path)
+
+
+def test_lists_of_a_header_may_end_with_a_comma(tmp_path: Path, entrance: Reader) -> None:
+    path = envi(tmp_path / "a.img", image(), f"fwhm = {listed(np.full(BANDS, 7))}".replace("}", ",}"))
+    np.testing.assert_array_equal(entrance(path), image())
+    with open_raster(path) as raster:
+        assert raster.fwhm is not None and (raster.fwhm == 7).all()
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.img.hdr"])
+def test_a_byte_order_mark_before_a_header_is_named(tmp_path: Path, name: str) -> None:
+    path = envi(tmp_path / "a.img", image())
+    content = path.with_suffix(".hdr").read_bytes()
+    path.with_suffix(".hdr").unlink()
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    for opened in (path, tmp_path / name):
+        with refused(tmp_path / name, "byte order mark"):
+            open_raster(opened)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points_are_left_out_and_told(tmp_path: Path, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", image(), crs=None, transform=None)
+    corners = [GroundControlPoint(row, col, 5e5 + 30 * col, 5.8e6 - 30 * row) for row, col in ((0, 0), (0, 9), (9, 0))]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.gcps = corners, CRS.from_epsg(32633)
+    with open_scene(path) as scene:
+        assert scene.transform is None
+    assert "ground control points are left out (gdalwarp" in said(caplog, path)
 
 
 def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_loading.files import fingerprint, only_writer
+from datasets_loading.files import check_writable, fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
 
@@ -242,6 +242,8 @@ def main() -> None:
         # What launchers tell a process; scenes are dealt out without a word between processes
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
+        for folder in {path.parent for path in maps.values()}:
+            check_writable(folder)  # the model takes its time to load
         work = work_of(arguments, local_rank)
         own = list(maps.items())[rank::num_processes]
         failures = []

@@ -112,7 +112,13 @@ class GdalFile:
         self.block_shape = dataset.block_shapes[0]
         together = dataset.count if dataset.profile.get("interleave") == "pixel" else 1
         check_fits(location, float(math.prod(self.block_shape)) * self.dtype.itemsize * together, "blocks of a size")
+        num_pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0
+        if num_pages and dataset.count == 1:
+            advice = "as Pillow and ImageJ write: make them bands of one page"
+            fail(location, "one page in a GeoTIFF", f"{num_pages} pages of one band, {advice}")
         self.stated = self._read_stated(dataset)
+        if num_pages:
+            self.stated.notes.append(f"the first of its {num_pages} pages is read")
 
     @property
     def dataset(self) -> DatasetReader:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -270,6 +271,10 @@ def _read_with_gdal(path: Path, class_column: str | None, where: str) -> _Read:
             column, note = _choose_column(kinds, class_column, where)
             raw = import_module("pyogrio.raw")
             meta, _, stored, (values,) = raw.read(path, layer=layers[0], columns=[column])
+            if values.dtype.kind == "O" and meta["encoding"] == "ISO-8859-1":
+                # a shapefile without its .cpg file, which says what it is encoded in
+                texts = [decode_text(text.encode("latin-1")) if isinstance(text, str) else text for text in values]
+                values = np.array([*texts, None], dtype=object)[:-1]
         geometries = shapely.from_wkb(stored)
     except ProductError:
         raise
@@ -304,7 +309,7 @@ def _read_csv(path: Path, class_column: str | None, where: str) -> _Read:
     kinds = {name: _kind_of_texts(texts, point) for name, texts in table.items()}
     column, note = _choose_column(kinds, class_column, where)
     values = np.array(table[column], dtype=object)
-    if kinds[column] in ("integer", "number"):
+    if kinds[column] == "number":
         values = np.array([float(text.replace(",", ".") or "nan") for text in table[column]])
     in_degrees = found[0] in _DEGREES
     geometries = np.full(len(lines), None, dtype=object)
@@ -398,7 +403,8 @@ def _class_texts(values: np.ndarray, column: str, where: str) -> list[str | None
     others = [value for value in values if not isinstance(value, str | None)]
     if others:
         fail(where, expected, type(others[0]).__name__)
-    texts = [(value or "").strip() for value in values]
+    # one name for "ä" as one sign or two, and whatever blanks are in it
+    texts = [" ".join(unicodedata.normalize("NFC", value or "").split()) for value in values]
     return [None if text in ("", *_MISSING) else text for text in texts]
 
 

@@ -19,6 +19,7 @@ import rasterio
 import rasterio.shutil
 import torch
 from affine import Affine
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -845,6 +846,14 @@ def test_a_band_marked_as_alpha_before_the_last_is_read_and_told(tmp_path: Path,
     path = tif(tmp_path / "a.tif", with_rows(image(), 0), alpha="YES")
     np.testing.assert_array_equal(read_scene(path), with_rows(image(), 0))
     assert "band 2 is marked as alpha and read as one of the spectrum" in said(caplog, path)
+
+
+def test_pages_of_one_band_are_no_image(tmp_path: Path) -> None:
+    """As libraries for pictures write a cube: GDAL reads the first page alone."""
+    pages = [Image.fromarray(band.astype(np.uint16)) for band in image()]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with refused(tmp_path / "a.tif", f"{BANDS} pages of one band", "make them bands of one page"):
+        open_raster(tmp_path / "a.tif")
 
 
 def test_lists_of_a_header_may_end_with_a_comma(tmp_path: Path, entrance: Reader) -> None:

@@ -409,6 +409,33 @@ def test_texts_that_mean_missing_are_no_class(tmp_path, missing):
         assert labels.class_names == names and "lack of a class: 1" in labels.description
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_shapefile_may_have_lost_its_encoding(tmp_path, encoding, kept):
+    path, spots = tmp_path / "a.shp", [point(0.5, 1.5), point(1.5, 1.5), point(2.5, 1.5)]
+    names = np.array(["Wälder", "Brache – 5 €", None], dtype=object)
+    raw.write(
+        path, shapely.to_wkb(spots), [names], ["crop"], crs="EPSG:32633", geometry_type="Point", encoding=encoding
+    )
+    if not kept:
+        path.with_suffix(".cpg").unlink()
+    assert rasterize_labels(path, **IMAGE).class_names == ("Brache – 5 €", "Wälder")
+
+
+def test_names_of_classes_do_not_depend_on_how_they_are_typed(tmp_path):
+    names = ['"bare soil"', '"bare  soil"', '"bare\nsoil"', "W\u00e4lder", "Wa\u0308lder"]
+    lines = [f"{500_115 + 30 * n},5399900,{name}" for n, name in enumerate(names)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,crop", *lines]), encoding="utf-8")
+    assert rasterize_labels(tmp_path / "a.csv", **IMAGE).counts == {"W\u00e4lder": 2, "bare soil": 3}
+
+
+def test_long_codes_are_not_rounded(tmp_path):
+    codes = [str(10**19 + 1), str(10**19 + 2)]
+    lines = [f"{500_115 + 30 * n},5399900,{code}" for n, code in enumerate(codes)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,crop", *lines]))
+    assert rasterize_labels(tmp_path / "a.csv", **IMAGE).class_names == tuple(codes)
+
+
 def test_truth_values_are_named_and_names_in_two_cases_are_told(tmp_path):
     spots = [{"type": "Point", "coordinates": [*in_degrees(point(n + 0.5, 1.5)).coords[0]]} for n in range(2)]
     truth = [(spot, {"crop": value, "tags": ["a", "b"]}) for spot, value in zip(spots, (True, False), strict=True)]

@@ -296,6 +296,8 @@ def check_same_grid(
         raise ProductError(
             f"{where}: expected {size[0]} x {size[1]} labels as {image.name} has pixels, got {shape[0]} x {shape[1]}"
         )
+    if image.transform is not None and transform is None:
+        logger.warning("%s states no place, and is taken to lie on the pixels of %s", where, image.name)
     if image.transform is None or transform is None:
         return
     check_same_crs(crs, image.crs, image.transform, where, image.name)

@@ -98,7 +98,7 @@ class GdalFile:
         self._datasets: dict[int, DatasetReader] = {}
         _check_side_files(location)
         dataset = self.dataset
-        _check_is_whole(dataset, location)
+        spare = _check_is_whole(dataset, location)
         # GDAL's option ALPHA=YES marks the second or fourth of many bands, which is one of the spectrum
         self._alpha = dataset.count if dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha else None
         self._file_bands = [band for band in dataset.indexes if band != self._alpha]
@@ -117,6 +117,8 @@ class GdalFile:
             advice = "as Pillow and ImageJ write: make them bands of one page"
             fail(location, "one page in a GeoTIFF", f"{num_pages} pages of one band, {advice}")
         self.stated = self._read_stated(dataset)
+        if spare:
+            self.stated.notes.append(f"it goes on for {spare:,} bytes after the image that its ENVI header describes")
         if num_pages:
             self.stated.notes.append(f"the first of its {num_pages} pages is read")
 
@@ -490,10 +492,13 @@ def _check_side_files(location: str) -> None:
                 fail(beside, "names of files in its folder", repr(name))
 
 
-def _check_is_whole(dataset: DatasetReader, location: str) -> None:
-    """Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map."""
+def _check_is_whole(dataset: DatasetReader, location: str) -> int:
+    """
+    Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map. Gives
+    the bytes that follow the image in an ENVI file: with another size in its header, it may be another image.
+    """
     if location.startswith("/vsi"):
-        return
+        return 0
     try:
         size = Path(location).stat().st_size
         header = dataset.tags(ns="ENVI")
@@ -507,6 +512,7 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
             sizes += int(start)
             if size < sizes:
                 fail(location, f"{sizes:,} bytes as its ENVI header declares", f"{size:,}: it was cut off")
+            return size - sizes
         elif dataset.driver == "GTiff":
             if _end_of_tags(Path(location)) > size:
                 fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
@@ -522,7 +528,8 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
                     if start and length and int(start) + int(length) > size:
                         fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
     except (OSError, struct.error):
-        return
+        pass
+    return 0
 
 
 def _check_envi_header(dataset: DatasetReader) -> None:

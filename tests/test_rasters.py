@@ -488,6 +488,35 @@ def test_a_lowest_number_that_is_often_there_is_said(tmp_path: Path, speaking: R
     assert caplog.text.count("16.7% of the numbers are -999, the lowest, and read as data (--nodata -999)") == 1
 
 
+@pytest.mark.parametrize(
+    ("numbers", "fill", "scale"),
+    [("fractions", 9999, 1), ("fractions", 9.969209968386869e36, 1), ("percent", 9999, 100)],
+)
+def test_a_fill_far_above_all_numbers_does_not_decide_their_scale(
+    tmp_path: Path, entrance: Reader, numbers: str, fill: float, scale: float
+) -> None:
+    values = fractions() if numbers == "fractions" else (fractions() * 100)
+    path = tif(tmp_path / "a.tif", with_rows(values, fill))
+    with refused(path, f"(--nodata {float(np.float32(fill)):.9g})"):
+        entrance(path)
+    given = f"{float(np.float32(fill)):.9g}"
+    np.testing.assert_array_equal(entrance(path, nodata=float(given), scale=scale), with_rows(image(), NODATA))
+
+
+def test_a_highest_number_that_is_often_there_is_said(tmp_path: Path, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", with_rows(image(), 20_000))
+    read_scene(path)
+    assert "of the numbers are 20000, the highest by far, and read as data (--nodata 20000)" in said(caplog, path)
+
+
+def test_bytes_after_the_image_of_a_header_are_said(tmp_path: Path, caplog: Log) -> None:
+    path = envi(tmp_path / "a.img", image())
+    header = path.with_suffix(".hdr")
+    header.write_text(header.read_text().replace(f"lines = {HEIGHT}", f"lines = {HEIGHT - 1}"))
+    read_scene(path)
+    assert f"it goes on for {2 * BANDS * WIDTH} bytes after the image" in said(caplog, path)
+
+
 def test_data_beside_the_sample_of_a_large_image_decide_what_its_numbers_are(tmp_path: Path) -> None:
     values = np.full((BANDS, 500, 500), -9999, dtype=np.float32)
     values[:, 40:60, 40:60] = 0.2 + np.arange(20) / 100
@@ -615,6 +644,12 @@ def test_values_that_mean_no_class_everywhere_are_unlabelled_but_for_those_with_
         names = {1: "water", 2: "soil", 3: "forest", int(value): "snow"}
         (scene,) = labelled(tmp_path, labels, class_names=names).data.scenes
         assert np.unique(scene.labels).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_labels_that_state_no_place_are_said_to_lie_on_the_image(tmp_path: Path, caplog: Log) -> None:
+    _ = labelled(tmp_path, LABELS, grid={"crs": None, "transform": None}).data
+    assert "a.tif states no place, and is taken to lie on the pixels of a" in caplog.text
 
 
 def test_class_names_for_labels_that_count_from_0_are_asked_about(tmp_path: Path, caplog: Log) -> None:

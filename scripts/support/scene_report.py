@@ -215,7 +215,9 @@ def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
     areas = np.full(summary.shape[0], in_units * float(summary.crs.linear_units_factor[1]) ** 2)
     if summary.crs.to_dict().get("proj") == "merc":
         # Mercator's meters, those of web maps, are longer than those on the ground by 1 / cos(latitude)
-        x, y = transform @ (np.full(len(areas), summary.shape[1] / 2), np.arange(len(areas)) + 0.5)
+        middle, rows = summary.shape[1] / 2, np.arange(len(areas)) + 0.5
+        x = transform.c + transform.a * middle + transform.b * rows
+        y = transform.f + transform.d * middle + transform.e * rows
         areas *= np.cos(np.radians(transform_coordinates(summary.crs, "EPSG:4326", x, y)[1])) ** 2
     return areas
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -87,6 +88,14 @@ def written_into(folder: str | Path, last: str) -> Iterator[Path]:
             _to_disk(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raises OSError, which names the folder, where no file can be written into it, or it cannot be made."""
+    folder = Path(folder)
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    with _errors_name(folder, "folder"), tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 @contextmanager

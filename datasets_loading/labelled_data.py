@@ -55,7 +55,7 @@ JOIN_GAP = 64
 _GRID_TOLERANCE = 0.05
 _TILE_NAME = re.compile(r"tile_(\d+)_(\d+)")
 
-NEVER_CLASSES = (255, -1, -100, -9999)
+NEVER_CLASSES = (255, -1, -100, -9999, -32768, 65535, -(2**31), 2**31 - 1, 2**32 - 1)
 """Values of label rasters that mean no class in every convention, unless a class has that number by name."""
 
 
@@ -296,6 +296,8 @@ def check_same_grid(
         raise ProductError(
             f"{where}: expected {size[0]} x {size[1]} labels as {image.name} has pixels, got {shape[0]} x {shape[1]}"
         )
+    if image.transform is not None and transform is None:
+        logger.warning("%s states no place, and is taken to lie on the pixels of %s", where, image.name)
     if image.transform is None or transform is None:
         return
     check_same_crs(crs, image.crs, image.transform, where, image.name)

@@ -16,6 +16,7 @@ one pixel grid are laid side by side. MATLAB files hold the image as (height, wi
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from datasets_loading.labelled_data import (
     to_classes,
 )
 from datasets_loading.raster_file import ProductError, fail, is_hidden
-from datasets_loading.raster_formats import GdalFile
+from datasets_loading.raster_formats import ARRAY_ENDINGS, GdalFile, envi_data
 from datasets_loading.scenes import is_product, name_of, open_scene
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import is_desis
@@ -58,7 +59,7 @@ from datasets_loading.splits import (
     split_by_scenes,
     with_validation,
 )
-from datasets_loading.vector_labels import VECTOR_ENDINGS, rasterize_features, read_features
+from datasets_loading.vector_labels import OTHER_ENDINGS, VECTOR_ENDINGS, rasterize_features, read_features
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class LabelledScene(LabelledBuilder):
         config = self.config
         image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
         labels_path = self.data_dir / config.labels
-        if labels_path.suffix.lower() in VECTOR_ENDINGS and not labels_path.is_dir():
+        if labels_path.suffix.lower() in (*VECTOR_ENDINGS, *OTHER_ENDINGS) and not labels_path.is_dir():
             cubes = [self._read_image(path) for path in image_paths]
             names, label_values = self._vector_labels(labels_path, cubes)
             tiles = list(zip(cubes, label_values, strict=True))
@@ -332,10 +333,16 @@ def _class_names(
 
 
 def _tagged_names(path: Path) -> dict[int, str]:
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    """Names of label values by the tags `class_<value>` of a GeoTIFF, or by the `class names` of an ENVI header."""
+    if path.suffix.lower() in ARRAY_ENDINGS:
         return {}
-    file = GdalFile(str(path))
+    file = GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
     tags = {**file.dataset.tags(), **file.dataset.tags(1)}
+    listed = file.dataset.tags(ns="ENVI").get("class_names", "").strip("{} ")
     file.close()
     names = {key.removeprefix("class_"): name for key, name in tags.items() if key.startswith("class_")}
-    return {int(value): name for value, name in names.items() if value.isdigit()}
+    found = {int(value): name for value, name in names.items() if value.isdigit()}
+    of_header = {value: name.strip() for value, name in enumerate(listed.split(","))} if listed else {}
+    if re.fullmatch(r"unclassified|background|no ?data|none|0|", of_header.get(0, ""), re.I):
+        of_header.pop(0, None)
+    return found or of_header

@@ -167,6 +167,16 @@ def read_text_file(path: Path, expected: str, largest: int = LARGEST_TEXT) -> by
     return content
 
 
+def decode_text(content: bytes) -> str:
+    """The text of a file that may be in UTF-16 with a byte order mark, UTF-8 or Windows-1252, as Excel writes."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
 def available_memory() -> int:
     """Bytes that this process can have without paging: what the system, its container and its limits leave."""
     amounts = _memory_of_system(), _memory_of_container(), _memory_of_process()

@@ -98,11 +98,9 @@ class GdalFile:
         self._datasets: dict[int, DatasetReader] = {}
         _check_side_files(location)
         dataset = self.dataset
-        _check_is_whole(dataset, location)
-        alpha = [
-            band for band, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
-        ]
-        self._alpha = alpha[0] if alpha and dataset.count > 1 else None
+        spare = _check_is_whole(dataset, location)
+        # GDAL's option ALPHA=YES marks the second or fourth of many bands, which is one of the spectrum
+        self._alpha = dataset.count if dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha else None
         self._file_bands = [band for band in dataset.indexes if band != self._alpha]
         flags = [flag for kinds in dataset.mask_flag_enums for flag in kinds]
         self._has_mask = self._alpha is None and MaskFlags.per_dataset in flags
@@ -114,7 +112,15 @@ class GdalFile:
         self.block_shape = dataset.block_shapes[0]
         together = dataset.count if dataset.profile.get("interleave") == "pixel" else 1
         check_fits(location, float(math.prod(self.block_shape)) * self.dtype.itemsize * together, "blocks of a size")
+        num_pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0
+        if num_pages and dataset.count == 1:
+            advice = "as Pillow and ImageJ write: make them bands of one page"
+            fail(location, "one page in a GeoTIFF", f"{num_pages} pages of one band, {advice}")
         self.stated = self._read_stated(dataset)
+        if spare:
+            self.stated.notes.append(f"it goes on for {spare:,} bytes after the image that its ENVI header describes")
+        if num_pages:
+            self.stated.notes.append(f"the first of its {num_pages} pages is read")
 
     @property
     def dataset(self) -> DatasetReader:
@@ -130,6 +136,7 @@ class GdalFile:
             except ProductError:
                 reason = explain_failure(self.location)
                 if reason is None:
+                    _check_byte_order_mark(Path(self.location))
                     raise
                 fail(self.location.removeprefix("/vsicurl/"), "a GeoTIFF", reason)
         return self._datasets[os.getpid()]
@@ -212,6 +219,11 @@ class GdalFile:
                 # As "Arbitrary" in ENVI headers: such coordinates lie nowhere on Earth
                 stated.transform = stated.crs = None
                 stated.notes.append("its local coordinate system is left out")
+        elif dataset.gcps[0]:
+            stated.notes.append("its ground control points are left out (gdalwarp lays it on a map by them)")
+        if ColorInterp.alpha in dataset.colorinterp[:-1]:
+            marked = dataset.colorinterp.index(ColorInterp.alpha) + 1
+            stated.notes.append(f"band {marked} is marked as alpha and read as one of the spectrum")
         texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
         if stated.quantity is None and any(map(is_radiance, texts)):
             stated.quantity = "radiance"
@@ -454,6 +466,15 @@ def envi_data(header: Path) -> Path:
     return others[0]
 
 
+def _check_byte_order_mark(path: Path) -> None:
+    """Refuses an ENVI header with the mark that Windows' editors put before UTF-8: the library then sees no header."""
+    for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr")):
+        if header.is_file() and read_text_file(header, "an ENVI header").startswith(b"\xef\xbb\xbf"):
+            fail(
+                header, "an ENVI header, which begins with the word ENVI", "a byte order mark: save it without (UTF-8)"
+            )
+
+
 def _check_side_files(location: str) -> None:
     """Refuses files beside an image that the library reads whole however large, skips where damaged, or follows."""
     if location.startswith("/vsi"):
@@ -471,10 +492,13 @@ def _check_side_files(location: str) -> None:
                 fail(beside, "names of files in its folder", repr(name))
 
 
-def _check_is_whole(dataset: DatasetReader, location: str) -> None:
-    """Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map."""
+def _check_is_whole(dataset: DatasetReader, location: str) -> int:
+    """
+    Refuses a file that ends before its header says: the library would read zeros, or fail at the end of a map. Gives
+    the bytes that follow the image in an ENVI file: with another size in its header, it may be another image.
+    """
     if location.startswith("/vsi"):
-        return
+        return 0
     try:
         size = Path(location).stat().st_size
         header = dataset.tags(ns="ENVI")
@@ -488,6 +512,7 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
             sizes += int(start)
             if size < sizes:
                 fail(location, f"{sizes:,} bytes as its ENVI header declares", f"{size:,}: it was cut off")
+            return size - sizes
         elif dataset.driver == "GTiff":
             if _end_of_tags(Path(location)) > size:
                 fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
@@ -503,7 +528,8 @@ def _check_is_whole(dataset: DatasetReader, location: str) -> None:
                     if start and length and int(start) + int(length) > size:
                         fail(location, "a whole GeoTIFF", f"one that was cut off at {size:,} bytes")
     except (OSError, struct.error):
-        return
+        pass
+    return 0
 
 
 def _check_envi_header(dataset: DatasetReader) -> None:
@@ -546,7 +572,7 @@ def _header_numbers(header: dict[str, str], key: str, count: int, where: str) ->
     text = header.get(key)
     if text is None or not text.strip("{} \t\r\n"):
         return None
-    fields = [field.strip() for field in text.strip().strip("{}").split(",")]
+    fields = [field.strip() for field in text.strip().strip("{}").rstrip(", \t\r\n").split(",")]
     values = np.array([_number(field) for field in fields])
     named = key.replace("_", " ")
     if len(values) != count:

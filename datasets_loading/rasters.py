@@ -436,7 +436,9 @@ class Raster(Closing):
         if fraction_like and (falls or 0) > _LOWEST_INFRARED:
             self.notes.append(f"no scale stated: fractions up to {high:.3g} read as reflectance from 0 to 1")
             return 1.0, "assumed: reflectance x 1"
-        unscaled = quantity is None or (quantity == "radiance" and not is_scaled)
+        fill, times = self._likely_fill
+        # A fill far above all other numbers would decide what they are
+        unscaled = (quantity is None or (quantity == "radiance" and not is_scaled)) and times < 100
         if unscaled and 255 < high <= 20_000 and np.dtype(self._file.dtype).itemsize > 1:
             what = quantity or "reflectance"
             dark = ", which is dark (--scale 1000 if it is reflectance x 1000)" if high < 1000 else ""
@@ -457,7 +459,9 @@ class Raster(Closing):
             dark = f"dark reflectance x 10000 ({advised(10000)})"
             reading = f"which may be percent ({advised(100)}), 8 bits ({advised(255)}) or {dark}"
         else:
-            reading = "far above 10000: reflectance x another scale (--scale), or radiance"
+            reading = "which may be reflectance x another scale (--scale), or radiance"
+        if fill is not None:
+            reading += f"; where {fill:.9g}, far above all others, means no data, say so (--nodata {fill:.9g})"
         kind = "fractions" if fraction_like else f"numbers of {np.dtype(self._file.dtype)}"
         after = "" if quantity is None else f" after its {own}"
         fail(
@@ -465,6 +469,17 @@ class Raster(Closing):
             "stored numbers (reflectance x 10000), or the scale that makes them reflectance",
             f"{kind} up to {high:.4g}{after}, {reading}",
         )
+
+    @cached_property
+    def _likely_fill(self) -> tuple[float | None, float]:
+        """The highest number and how many times the next one it is, where it is twice that and occurs often."""
+        known = self._sample_without_fills[np.isfinite(self._sample_without_fills)]
+        highest = float(known.max(initial=0))
+        others = known[known < highest]
+        if self._no_fills or highest <= 0 or not others.size or known.size - others.size < 0.005 * known.size:
+            return None, 1.0
+        times = highest / max(float(others.max()), 1e-9)
+        return (highest, times) if times >= 2 else (None, 1.0)
 
     @property
     def _has_fractions(self) -> bool:
@@ -546,10 +561,13 @@ class Raster(Closing):
                 f"{below:.1%} of the numbers below it, the lowest is {lowest:g}: --nodata {lowest:g} leaves that out, "
                 "--nodata nan takes all as data",
             )
-        if lowest < 0 and count > 0.005 * known.size:
+        ends = [(lowest, "lowest")] if lowest < 0 and count > 0.005 * known.size else []
+        if self._likely_fill[0] is not None:
+            ends.append((self._likely_fill[0], "highest by far"))
+        for number, end in ends:
+            share = float((known == number).mean())
             self.notes.append(
-                f"{count / known.size:.1%} of the numbers are {lowest:g}, the lowest, and read as data "
-                f"(--nodata {lowest:g})"
+                f"{share:.1%} of the numbers are {number:g}, the {end}, and read as data (--nodata {number:g})"
             )
 
     def __getstate__(self) -> dict[str, Any]:

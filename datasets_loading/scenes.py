@@ -175,6 +175,9 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
             logger.warning("%s: %s", path, "; ".join(product.notes))
         return scene
     path = Path(path)
+    part = product_part(path.name)
+    if part not in (None, "SPECTRAL_IMAGE", "METADATA") and path.is_file():
+        fail(path, "the product's SPECTRAL_IMAGE or METADATA.XML", f"its {part}")
     image = only_image(path) if path.is_dir() and not is_desis(path) else path
     if image is not None and product_part(image.name) == "SPECTRAL_IMAGE" and image.is_file():
         path = image

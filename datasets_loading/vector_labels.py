@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,16 +28,29 @@ from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform as transform_coordinates
 
-from datasets_loading.raster_file import ProductError, fail, read_text_file
+from datasets_loading.raster_file import ProductError, decode_text, fail, read_text_file
 
-VECTOR_ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".csv")
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt")
+VECTOR_ENDINGS = (".gpkg", ".geojson", ".json", ".shp", *_TABLE_ENDINGS)
 """Endings of the files that are read, in lower case."""
+
+OTHER_ENDINGS = (".xlsx", ".xls", ".ods", ".kml", ".kmz", ".gpx", ".gml", ".fgb", ".parquet", ".dbf", ".shx", ".prj")
+"""Endings of tables and vector files that are not read: they have to be saved in another format first."""
 
 MAX_CLASSES = 255
 """Labels are uint8 in the scenes, where one value means unlabelled."""
 
-_DEGREES = (("lon", "lat"), ("longitude", "latitude"))
-_COORDINATES = (*_DEGREES, ("easting", "northing"), ("x", "y"), ("wkt",), ("wkt_geom",), ("geometry",))
+_DEGREES = (("lon", "lat"), ("longitude", "latitude"), ("long", "lat"), ("lng", "lat"))
+_METERS = (
+    ("easting", "northing"),
+    ("x", "y"),
+    ("xcoord", "ycoord"),
+    ("point_x", "point_y"),
+    ("rechtswert", "hochwert"),
+)
+_COORDINATES = (*_DEGREES, *_METERS, ("wkt",), ("wkt_geom",), ("geometry",))
+# As pandas reads them, and what a German Excel writes
+_MISSING = "#N/A #NA #NV -NaN -nan <NA> <Null> N/A NA NULL NaN None n/a nan null".split()
 _POLYGON, _FIRST_COLLECTION = 3, 4
 _NO_CLASS = 2**16 - 1
 _LARGEST_SMALL_POLYGON = 2**22
@@ -95,8 +109,9 @@ def read_features(path: str | Path, class_column: str | None = None, *, where: s
     """Reads points and polygons with their classes.
 
     Args:
-        path: GeoPackage, GeoJSON, shapefile or CSV file. A CSV file has a header and the columns lon and lat, or
-            longitude and latitude (WGS 84), or x and y, easting and northing, or wkt (coordinates of the image).
+        path: GeoPackage, GeoJSON, shapefile or CSV file, whose columns are separated by commas, semicolons or tabs.
+            A CSV file has a header and the columns lon and lat, or longitude and latitude (WGS 84), or x and y,
+            easting and northing, or wkt (coordinates of the image).
         class_column: column of the classes; by default the only one that holds text or whole numbers.
         where: what messages call the file, by default its path.
 
@@ -106,11 +121,12 @@ def read_features(path: str | Path, class_column: str | None = None, *, where: s
     """
     path, where = Path(path), where or str(path)
     if path.suffix.lower() not in VECTOR_ENDINGS:
-        fail(where, f"a vector file ({', '.join(VECTOR_ENDINGS)})", f"the ending {path.suffix!r}")
+        advice = "save tables as CSV (UTF-8), and others as GeoPackage, in a GIS"
+        fail(where, f"a vector file ({', '.join(VECTOR_ENDINGS)})", f"the ending {path.suffix!r}: {advice}")
     if not path.is_file():
         fail(where, "labels", "no such file")
     shapely = _optional("shapely", where)
-    read = _read_csv if path.suffix.lower() == ".csv" else _read_with_gdal
+    read = _read_csv if path.suffix.lower() in _TABLE_ENDINGS else _read_with_gdal
     geometries, classes, crs, notes = read(path, class_column, where)
     unnamed = np.array([name is None for name in classes], dtype=bool)
     empty = (shapely.is_missing(geometries) | shapely.is_empty(geometries)) & ~unnamed
@@ -139,6 +155,10 @@ def read_features(path: str | Path, class_column: str | None = None, *, where: s
         fail(where, f"coordinates in {crs}, which the file states or implies", f"{place} in feature {number}")
     whole = all(re.fullmatch(r"-?[0-9]+", name) for name in names)
     class_names = tuple(sorted(set(names), key=int if whole else str))
+    in_one_case = Counter(name.casefold() for name in class_names)
+    twins = [name for name in class_names if in_one_case[name.casefold()] > 1]
+    if twins:
+        notes.append(f"names that differ only in case are classes of their own: {', '.join(twins)}")
     if len(class_names) > MAX_CLASSES:
         fail(where, f"at most {MAX_CLASSES} classes", f"{len(class_names)} ({notes[0]})")
     return VectorFeatures(where, parts, feature_of_part, names, class_names, crs, notes)
@@ -242,12 +262,19 @@ def _read_with_gdal(path: Path, class_column: str | None, where: str) -> _Read:
             info = pyogrio.read_info(path, layer=layers[0])
             if not info["features"]:
                 fail(where, "points or polygons with a class", "none")
-            types = zip(info["fields"], (np.dtype(kind) for kind in info["dtypes"]), strict=True)
             named = {"O": "text", "i": "integer", "b": "integer", "f": "number"}
-            kinds = {str(name): named.get(kind.kind, kind.name) for name, kind in types}
+            kinds = {
+                # GDAL's lists are no types of numpy's
+                str(name): "list" if kind.startswith("list") else named.get(np.dtype(kind).kind, kind)
+                for name, kind in zip(info["fields"], info["dtypes"], strict=True)
+            }
             column, note = _choose_column(kinds, class_column, where)
             raw = import_module("pyogrio.raw")
             meta, _, stored, (values,) = raw.read(path, layer=layers[0], columns=[column])
+            if values.dtype.kind == "O" and meta["encoding"] == "ISO-8859-1":
+                # a shapefile without its .cpg file, which says what it is encoded in
+                texts = [decode_text(text.encode("latin-1")) if isinstance(text, str) else text for text in values]
+                values = np.array([*texts, None], dtype=object)[:-1]
         geometries = shapely.from_wkb(stored)
     except ProductError:
         raise
@@ -271,14 +298,19 @@ def _read_csv(path: Path, class_column: str | None, where: str) -> _Read:
     found = [names for names in _COORDINATES if set(names) <= set(lower)]
     if len(found) != 1 or len(set(lower)) < len(lower):
         ways = "lon and lat, longitude and latitude, easting and northing, x and y, or wkt"
-        fail(where, f"columns with different names, among them either {ways}", ", ".join(header))
+        fail(where, f"columns with different names, for the place either {ways}", ", ".join(header))
     places = [lower.index(name) for name in found[0]]
-    table = {name: [line[n] for _, line in lines] for n, name in enumerate(header) if n not in places}
-    kinds = {name: _kind_of_texts(texts) for name, texts in table.items()}
+    table = {
+        name: ["" if line[n] in _MISSING else line[n] for _, line in lines]
+        for n, name in enumerate(header)
+        if n not in places
+    }
+    point = r"\." if delimiter == "," else "[.,]"
+    kinds = {name: _kind_of_texts(texts, point) for name, texts in table.items()}
     column, note = _choose_column(kinds, class_column, where)
     values = np.array(table[column], dtype=object)
-    if kinds[column] in ("integer", "number"):
-        values = np.array([float(text or "nan") for text in table[column]])
+    if kinds[column] == "number":
+        values = np.array([float(text.replace(",", ".") or "nan") for text in table[column]])
     in_degrees = found[0] in _DEGREES
     geometries = np.full(len(lines), None, dtype=object)
     for index, (number, line) in enumerate(lines):
@@ -304,21 +336,19 @@ def _read_csv(path: Path, class_column: str | None, where: str) -> _Read:
 
 def _csv_lines(path: Path, where: str) -> tuple[list[str], list[tuple[int, list[str]]], str]:
     """Header of a CSV file, its other lines with their numbers, and the character that separates columns."""
-    content = read_text_file(path, "a CSV file")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
+    text = decode_text(read_text_file(path, "a CSV file"))
     if "\0" in text:
         fail(where, "text in UTF-8 or Latin-1", "something else")
-    delimiter = max(",;\t", key=text.lstrip().split("\n", 1)[0].count)
+    # a first line for Excel
+    stated = re.match(r"sep=(.)\s*\n", text, re.I)
+    delimiter = stated[1] if stated else max(",;\t", key=text.lstrip().split("\n", 1)[0].count)
     # a polygon may be longer than the 131072 characters that are allowed by default
     limit = csv.field_size_limit(len(text) + 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     lines: list[tuple[int, list[str]]] = []
     try:
         for row in reader:
-            if any(cell.strip() for cell in row):
+            if any(cell.strip() for cell in row) and not (stated and reader.line_num == 1):
                 lines.append((reader.line_num, [cell.strip() for cell in row]))
             if lines and len(row) not in (0, len(lines[0][1])):
                 fail(f"{where}, line {reader.line_num}", f"{len(lines[0][1])} values as in the header", f"{len(row)}")
@@ -328,13 +358,17 @@ def _csv_lines(path: Path, where: str) -> tuple[list[str], list[tuple[int, list[
         csv.field_size_limit(limit)
     if len(lines) < 2:
         fail(where, "a header, and lines with coordinates and a class", f"{len(lines)} lines")
+    # Excel saves empty columns that were once touched
+    filled = [n for n in range(len(lines[0][1])) if any(row[n] for _, row in lines)]
+    lines = [(number, [row[n] for n in filled]) for number, row in lines]
     return lines[0][1], lines[1:], delimiter
 
 
-def _kind_of_texts(texts: Sequence[str]) -> str:
+def _kind_of_texts(texts: Sequence[str], point: str) -> str:
     """What a column of a CSV file holds. Numbers with leading zeros are codes, which are text."""
     filled = [text for text in texts if text]
-    for kind, pattern in (("integer", r"-?(0|[1-9][0-9]*)"), ("number", r"-?(0|[1-9][0-9]*)(\.[0-9]*)?")):
+    whole = "-?(0|[1-9][0-9]*)"
+    for kind, pattern in (("integer", whole), ("number", f"{whole}({point}[0-9]*)?")):
         if filled and all(re.fullmatch(pattern, text) for text in filled):
             return kind
     return "text" if filled else "empty"
@@ -349,7 +383,7 @@ def _choose_column(kinds: Mapping[str, str], class_column: str | None, where: st
         return class_column, f"Classes are those of the column {class_column}"
     candidates = [name for name, kind in kinds.items() if kind in ("text", "integer")]
     if len(candidates) != 1:
-        hint = ": the class column must be named" if candidates else ""
+        hint = ": the class column must be named" if kinds else ""
         fail(where, "one column of text or whole numbers, which are the classes", columns + hint)
     return candidates[0], f"Classes are those of the column {candidates[0]}, the only one of text or whole numbers"
 
@@ -362,12 +396,16 @@ def _class_texts(values: np.ndarray, column: str, where: str) -> list[str | None
         if len(fractions):
             fail(where, expected, f"{fractions[0]:g}")
         return [str(int(value)) if np.isfinite(value) else None for value in values]
-    if values.dtype.kind in "iub":
+    if values.dtype.kind == "b":
+        return ["true" if value else "false" for value in values]
+    if values.dtype.kind in "iu":
         return [str(int(value)) for value in values]
     others = [value for value in values if not isinstance(value, str | None)]
     if others:
         fail(where, expected, type(others[0]).__name__)
-    return [(value or "").strip() or None for value in values]
+    # one name for "ä" as one sign or two, and whatever blanks are in it
+    texts = [" ".join(unicodedata.normalize("NFC", value or "").split()) for value in values]
+    return [None if text in ("", *_MISSING) else text for text in texts]
 
 
 def _numbers(features: VectorFeatures, class_names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:

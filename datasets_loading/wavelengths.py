@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_loading.raster_file import ProductError, fail, read_text_file
+from datasets_loading.raster_file import ProductError, decode_text, fail, read_text_file
 
 SHORTEST, LONGEST = 300.0, 2600.0
 """Range of band centres of reflectance in nm."""
@@ -179,14 +179,7 @@ def read_wavelength_file(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Number and text of every line that holds something."""
-    content = read_text_file(path, "a file of wavelengths", LARGEST_SIDECAR)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
+    text = decode_text(read_text_file(path, "a file of wavelengths", LARGEST_SIDECAR))
     if "\0" in text:
         fail(path, "a text file of wavelengths", "a file of another kind")
     stripped = [(number, line.split("#")[0].strip()) for number, line in enumerate(text.splitlines(), start=1)]

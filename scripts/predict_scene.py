@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_loading.files import fingerprint, only_writer
+from datasets_loading.files import check_writable, fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
 from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
 
@@ -244,6 +244,8 @@ def main() -> None:
         if not 0 <= rank < num_processes:
             raise ValueError(f"RANK: expected from 0 on and below WORLD_SIZE={num_processes}, got {rank}")
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
+        for folder in {path.parent for path in maps.values()}:
+            check_writable(folder)  # the model takes its time to load
         work = work_of(arguments, local_rank)
         own = list(maps.items())[rank::num_processes]
         failures = []

@@ -404,6 +404,29 @@ def test_vector_classes_that_mean_none_are_none(tmp_path: Path, caplog: pytest.L
     assert data.class_names == ("0", "1")
 
 
+def test_an_envi_classification_names_its_classes(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    labels = folder / "labels" / "scene.tif"
+    with rasterio.open(labels) as dataset:
+        numbers, profile = dataset.read(), dataset.profile
+    labels.unlink()
+    envi = {name: profile[name] for name in ("count", "height", "width", "dtype", "crs", "transform")}
+    with rasterio.open(folder / "labels" / "scene.img", "w", driver="ENVI", **envi) as dataset:
+        dataset.write(numbers)
+    names = ["Unclassified", *(f"kind {value}" for value in range(1, int(numbers.max()) + 1))]
+    with (folder / "labels" / "scene.hdr").open("a") as header:
+        header.write(f"classes = {len(names)}\nclass names = {{{', '.join(names)}}}\n")
+    for name in ("labels", "labels/scene.hdr", "labels/scene.img"):
+        assert builder(folder, tmp_path / name.replace("/", "_"), labels=name).data.class_names == tuple(names[1:])
+
+
+@pytest.mark.parametrize("name", ["points.xlsx", "points.kml"])
+def test_tables_and_vector_files_that_are_not_read_say_what_to_do(tmp_path: Path, name: str):
+    folder = write_scene(tmp_path / "files")
+    (folder / name).write_bytes(b"PK\x03\x04")
+    assert_one_clear_line(lambda: builder(folder, tmp_path / "cache", labels=name).data, name, "CSV", "GeoPackage")
+
+
 def test_pixels_with_nan_in_a_band_lose_their_label_and_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = write_scene(tmp_path / "files")
     image = striped_cube(SIZE, SIZE).astype(np.float32)

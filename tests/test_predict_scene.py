@@ -406,7 +406,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run_script, product, model, tm
         scenes, words = [tmp_path / "missing.ZIP"], ["missing.ZIP"]
     if kind == "unwritable":
         (tmp_path / "out").write_text("in the way")
-        words = ["out"]
+        folder = tmp_path / "not loaded"
+        words = ["out: expected a folder that can be written"]
     if kind == "folder in the way":  # found out before the model starts
         monkeypatch.setattr(ScenePredictor, "predict", lambda *scene, **options: (pytest.fail() for _ in "x"))
         (tmp_path / "out" / "m.png").mkdir(parents=True)

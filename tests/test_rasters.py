@@ -19,6 +19,8 @@ import rasterio
 import rasterio.shutil
 import torch
 from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
@@ -486,6 +488,35 @@ def test_a_lowest_number_that_is_often_there_is_said(tmp_path: Path, speaking: R
     assert caplog.text.count("16.7% of the numbers are -999, the lowest, and read as data (--nodata -999)") == 1
 
 
+@pytest.mark.parametrize(
+    ("numbers", "fill", "scale"),
+    [("fractions", 9999, 1), ("fractions", 9.969209968386869e36, 1), ("percent", 9999, 100)],
+)
+def test_a_fill_far_above_all_numbers_does_not_decide_their_scale(
+    tmp_path: Path, entrance: Reader, numbers: str, fill: float, scale: float
+) -> None:
+    values = fractions() if numbers == "fractions" else (fractions() * 100)
+    path = tif(tmp_path / "a.tif", with_rows(values, fill))
+    with refused(path, f"(--nodata {float(np.float32(fill)):.9g})"):
+        entrance(path)
+    given = f"{float(np.float32(fill)):.9g}"
+    np.testing.assert_array_equal(entrance(path, nodata=float(given), scale=scale), with_rows(image(), NODATA))
+
+
+def test_a_highest_number_that_is_often_there_is_said(tmp_path: Path, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", with_rows(image(), 20_000))
+    read_scene(path)
+    assert "of the numbers are 20000, the highest by far, and read as data (--nodata 20000)" in said(caplog, path)
+
+
+def test_bytes_after_the_image_of_a_header_are_said(tmp_path: Path, caplog: Log) -> None:
+    path = envi(tmp_path / "a.img", image())
+    header = path.with_suffix(".hdr")
+    header.write_text(header.read_text().replace(f"lines = {HEIGHT}", f"lines = {HEIGHT - 1}"))
+    read_scene(path)
+    assert f"it goes on for {2 * BANDS * WIDTH} bytes after the image" in said(caplog, path)
+
+
 def test_data_beside_the_sample_of_a_large_image_decide_what_its_numbers_are(tmp_path: Path) -> None:
     values = np.full((BANDS, 500, 500), -9999, dtype=np.float32)
     values[:, 40:60, 40:60] = 0.2 + np.arange(20) / 100
@@ -602,7 +633,7 @@ def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: dict[str, Any]
         _ = builder.data
 
 
-@pytest.mark.parametrize("value", [255, -1, -100, -9999, math.nan, 7])
+@pytest.mark.parametrize("value", [255, -1, -100, -9999, -32768, 65535, -(2**31), math.nan, 7])
 def test_values_that_mean_no_class_everywhere_are_unlabelled_but_for_those_with_a_name(
     tmp_path: Path, value: float
 ) -> None:
@@ -613,6 +644,12 @@ def test_values_that_mean_no_class_everywhere_are_unlabelled_but_for_those_with_
         names = {1: "water", 2: "soil", 3: "forest", int(value): "snow"}
         (scene,) = labelled(tmp_path, labels, class_names=names).data.scenes
         assert np.unique(scene.labels).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_labels_that_state_no_place_are_said_to_lie_on_the_image(tmp_path: Path, caplog: Log) -> None:
+    _ = labelled(tmp_path, LABELS, grid={"crs": None, "transform": None}).data
+    assert "a.tif states no place, and is taken to lie on the pixels of a" in caplog.text
 
 
 def test_class_names_for_labels_that_count_from_0_are_asked_about(tmp_path: Path, caplog: Log) -> None:
@@ -837,6 +874,50 @@ def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> No
 
 
 # Files that are damaged, or no images
+
+
+def test_a_band_marked_as_alpha_before_the_last_is_read_and_told(tmp_path: Path, caplog: Log) -> None:
+    """As GDAL's option ALPHA=YES marks the second of many bands."""
+    path = tif(tmp_path / "a.tif", with_rows(image(), 0), alpha="YES")
+    np.testing.assert_array_equal(read_scene(path), with_rows(image(), 0))
+    assert "band 2 is marked as alpha and read as one of the spectrum" in said(caplog, path)
+
+
+def test_pages_of_one_band_are_no_image(tmp_path: Path) -> None:
+    """As libraries for pictures write a cube: GDAL reads the first page alone."""
+    pages = [Image.fromarray(band.astype(np.uint16)) for band in image()]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with refused(tmp_path / "a.tif", f"{BANDS} pages of one band", "make them bands of one page"):
+        open_raster(tmp_path / "a.tif")
+
+
+def test_lists_of_a_header_may_end_with_a_comma(tmp_path: Path, entrance: Reader) -> None:
+    path = envi(tmp_path / "a.img", image(), f"fwhm = {listed(np.full(BANDS, 7))}".replace("}", ",}"))
+    np.testing.assert_array_equal(entrance(path), image())
+    with open_raster(path) as raster:
+        assert raster.fwhm is not None and (raster.fwhm == 7).all()
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.img.hdr"])
+def test_a_byte_order_mark_before_a_header_is_named(tmp_path: Path, name: str) -> None:
+    path = envi(tmp_path / "a.img", image())
+    content = path.with_suffix(".hdr").read_bytes()
+    path.with_suffix(".hdr").unlink()
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    for opened in (path, tmp_path / name):
+        with refused(tmp_path / name, "byte order mark"):
+            open_raster(opened)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points_are_left_out_and_told(tmp_path: Path, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", image(), crs=None, transform=None)
+    corners = [GroundControlPoint(row, col, 5e5 + 30 * col, 5.8e6 - 30 * row) for row, col in ((0, 0), (0, 9), (9, 0))]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.gcps = corners, CRS.from_epsg(32633)
+    with open_scene(path) as scene:
+        assert scene.transform is None
+    assert "ground control points are left out (gdalwarp" in said(caplog, path)
 
 
 def test_other_formats_are_refused_with_what_to_do(tmp_path: Path) -> None:

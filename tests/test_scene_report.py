@@ -15,6 +15,7 @@ import rasterio
 from affine import Affine
 from PIL import Image
 from rasterio.crs import CRS
+from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.files import write_text
 from hsst.support.map_writer import (
@@ -127,6 +128,15 @@ def test_degrees_become_square_metres():
     expected = 2400 * 111_195.0**2 * 1e-6 * np.cos(np.radians(60))
     assert summary.areas[2] == pytest.approx(expected, rel=0.002)
     assert pixel_size(summary) == pytest.approx(111.195 * 0.5, rel=0.01)
+
+
+def test_areas_of_web_maps_are_those_on_the_ground():
+    """The same place in degrees and in the meters of web maps, which are twice as long at 60 degrees."""
+    corner = transform_coordinates("EPSG:4326", "EPSG:3857", [10.0], [60.0])
+    transform = Affine(10, 0, corner[0][0], 0, -10, corner[1][0])
+    summary = summary_of(scene(crs="EPSG:3857", transform=transform), *prediction())
+    assert summary.areas[2] == pytest.approx(2400 * 100 / 4, rel=0.002)
+    assert pixel_size(summary) == pytest.approx(5, rel=0.002)
 
 
 def test_feet_become_square_metres():

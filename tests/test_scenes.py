@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from small_products import CLOUD, EMPTY_BAND, FWHM, WAVELENGTHS, small_cube, write_small_product
+from small_products import CLOUD, EMPTY_BAND, FWHM, WAVELENGTHS, part, small_cube, write_small_product
 
 from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
@@ -175,6 +175,14 @@ def test_what_is_no_scene(tmp_path):
         dataset.update_tags(2, wavelength="500")
     with pytest.raises(ProductError, match="more than once"):
         open_scene(duplicate)
+
+
+def test_a_quality_layer_is_no_scene(tmp_path):
+    product = write_small_product(tmp_path)
+    with pytest.raises(
+        ProductError, match="expected the product's SPECTRAL_IMAGE or METADATA.XML, got its QL_QUALITY_"
+    ):
+        open_scene(part(product, "QL_QUALITY_CLOUD"))
 
 
 def test_patterns(tmp_path):

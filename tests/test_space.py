@@ -253,6 +253,10 @@ def refused_files(folder, kind):
     if kind == "no header":
         path = write_envi(folder / "lone.img")
         return [path], ["lone.img: expected"]
+    if kind == "picture":
+        with rasterio.open(path, "w", driver="GTiff", count=3, height=9, width=9, dtype="uint8") as dataset:
+            dataset.write(np.arange(3 * 81, dtype=np.uint8).reshape(3, 9, 9))
+        return [path], ["got numbers of uint8 up to", "This page takes spectral images", "reflectance scale factor"]
     if kind == "two scenes":
         paths = [write_envi(folder / f"{name}.img") for name in "ab"]
         return [*paths, *(path.with_suffix(".hdr") for path in paths)], ["the files of one scene, got a.img, b.img"]
@@ -273,6 +277,7 @@ KINDS = (
     "too many pixels",
     "no wavelengths",
     "no header",
+    "picture",
     "two scenes",
     "no item",
     "host",
@@ -287,7 +292,7 @@ def test_bad_files_are_refused_in_a_line(app, tmp_path, kind):
     with pytest.raises(ProductError) as error:
         gallery.show_files(files, None)
     message = app.message_of(error.value)
-    assert "\n" not in message and "hsst_" not in message and "/tmp" not in message
+    assert "\n" not in message and "hsst_" not in message and "/tmp" not in message and "--" not in message
     for word in words:
         assert word in message
     assert not list((tmp_path / "cache").rglob("*.tif"))

@@ -24,6 +24,7 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
+from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.files import write_text
 from datasets_loading.scenes import Scene
@@ -211,7 +212,14 @@ def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
     if summary.crs.is_geographic:
         latitudes = transform.f + transform.e * (np.arange(summary.shape[0]) + 0.5)
         return in_units * np.radians(1) ** 2 * EARTH_RADIUS**2 * np.cos(np.radians(latitudes))
-    return np.full(summary.shape[0], in_units * float(summary.crs.linear_units_factor[1]) ** 2)
+    areas = np.full(summary.shape[0], in_units * float(summary.crs.linear_units_factor[1]) ** 2)
+    if summary.crs.to_dict().get("proj") == "merc":
+        # Mercator's meters, those of web maps, are longer than those on the ground by 1 / cos(latitude)
+        middle, rows = summary.shape[1] / 2, np.arange(len(areas)) + 0.5
+        x = transform.c + transform.a * middle + transform.b * rows
+        y = transform.f + transform.d * middle + transform.e * rows
+        areas *= np.cos(np.radians(transform_coordinates(summary.crs, "EPSG:4326", x, y)[1])) ** 2
+    return areas
 
 
 def pixel_size(summary: SceneSummary) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from datasets_loading.wavelengths import SIDECAR_NAME
 
 LARGEST_UPLOAD = 2 * 1024**3
 """Bytes of the files of one scene together."""
+
+NO_OPTIONS = (
+    "This page takes spectral images that state their own wavelengths and scale: an ENVI header as 'wavelength' and "
+    "'reflectance scale factor', a GeoTIFF as tags 'wavelength' and scales of its bands. `hsst predict` can be told."
+)
 
 LARGEST_SIDE = 2048
 """Pixels along the longer side of a scene."""
@@ -87,8 +93,14 @@ def open_checked(path: str | Path) -> Scene:
 
 @contextmanager
 def without_folder(folder: Path) -> Iterator[None]:
-    """Errors about files of a visitor name them without the folder that they were laid in."""
+    """
+    Errors about files of a visitor name them without the folder that they were laid in, and in place of options of the
+    command line, which the page has not, what the files can state.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
-        raise ProductError(str(error).replace(f"{folder}/", "")) from None
+        message = str(error).replace(f"{folder}/", "")
+        # The parts of the line that name an option
+        without_options = re.sub(r" ?\([^()]*--[a-z][^()]*\)|[:;,] (?!expected|got)[^:;,]*--[a-z][^:;,]*", "", message)
+        raise ProductError(message if without_options == message else f"{without_options}. {NO_OPTIONS}") from None

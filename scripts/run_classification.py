@@ -429,8 +429,9 @@ def run_auto(arguments: argparse.Namespace) -> None:
             return
         variants = inputs_of(pixels, model)
         tested = score_in_folds(variants, pixels, len(data.class_names), arguments.folds, arguments.seed)
-        choice = choose(variants, pixels.classes, pixels.parts, arguments.seed)
-        write_auto(arguments, data, pixels, tested, choice, run)
+        given = variants, pixels.classes, pixels.parts, arguments.seed
+        choice = choose(*given)
+        write_auto(arguments, data, pixels, tested, choice, choice.temperature(*given), run)
 
 
 def write_auto(
@@ -439,6 +440,7 @@ def write_auto(
     pixels: LabelledPixels,
     tested: Mapping[str, Any],
     choice: Choice,
+    temperature: float,
     run: Mapping[str, Any],
 ) -> None:
     """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
@@ -455,7 +457,8 @@ def write_auto(
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
     processor = HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))
     settings = processor_settings(processor)
-    description = Description(choice.inputs, preparation, list(data.class_names), len(pixels.bands), settings)
+    names_of_classes, num_bands = list(data.class_names), len(pixels.bands)
+    description = Description(choice.inputs, preparation, names_of_classes, num_bands, settings, temperature)
     names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
     names["with_derivatives"] = " as they are, of unit norm, and derivatives"
     title = f"{choice.head} on {choice.inputs.replace('spectra', 'spectra' + names[preparation])}"

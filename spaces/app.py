@@ -55,7 +55,11 @@ STYLE = """
 .legend { border-collapse: collapse; width: 100%; font-size: 0.85rem; margin: 0 !important; border: 0 !important; }
 .legend tr, .legend td { padding: 1px 5px !important; border: 0 !important; }
 .legend td:nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-@media (max-width: 700px) { #spectrum { contain: inline-size; } #spectrum .layout { overflow-x: auto; } #spectrum img { min-width: 700px; } }
+@media (max-width: 700px) {
+  #spectrum { contain: inline-size; }
+  #spectrum .layout { overflow-x: auto; }
+  #spectrum img { min-width: 700px; }
+}
 .legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: 2px; vertical-align: middle; }
 """
 ABOUT = """# HSST: what a model sees in a hyperspectral image

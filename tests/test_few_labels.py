@@ -107,7 +107,34 @@ def test_both_are_chosen_where_each_tells_a_part(quick):
     choice = choose({"spectra": [spectra], "features": [features]}, classes, parts, 0)
     assert choice.inputs == few_labels.SPECTRA_AND_FEATURES
     seen = choice.seen({"spectra": [spectra], "features": [features]})
-    assert (choice.tuned.classifier.predict(seen) == classes).mean() > 0.9
+    assert (choice.tuned.classifier.predict(np.hstack(seen)) == classes).mean() > 0.9
+
+
+@pytest.mark.parametrize("head", few_labels.HEADS)
+def test_classes_are_as_likely_as_they_are_right(head, monkeypatch):
+    """Of pixels that a classifier was not trained on, whatever numbers it gives; the classes stay."""
+    monkeypatch.setattr(few_labels, "HEADS", {head: few_labels.HEADS[head]})
+    generator = np.random.default_rng(0)
+    classes, parts = generator.integers(3, size=1200), np.arange(1200) // 10
+    spectra = generator.normal(size=(1200, 8)) + np.eye(8)[classes]
+    training, other = np.arange(300), np.arange(300, 1200)
+    choice = choose({"spectra": [spectra[training]]}, classes[training], parts[training], 0)
+    temperature = choice.temperature({"spectra": [spectra[training]]}, classes[training], parts[training], 0)
+    found = few_labels.log_probabilities(choice.tuned.classifier, spectra[other], temperature)
+    right = found.argmax(axis=1) == classes[other]
+    assert 0.4 < right.mean() < 0.9
+    assert np.exp(found).max(axis=1).mean() == pytest.approx(right.mean(), abs=0.06)
+    # Pairs of an SVM's classes may be at odds with its scores
+    assert (choice.tuned.classifier.predict(spectra[other]) == found.argmax(axis=1)).mean() > 0.98
+
+
+def test_classes_that_are_always_right_are_nearly_certain(quick):
+    classes, parts = np.arange(60) % 3, np.arange(60) // 6
+    spectra = {"spectra": [np.eye(3)[classes]]}
+    choice = choose(spectra, classes, parts, 0)
+    temperature = choice.temperature(spectra, classes, parts, 0)
+    found = few_labels.log_probabilities(choice.tuned.classifier, choice.seen(spectra)[0], temperature)
+    assert np.exp(found).max(axis=1).min() > 0.99 and np.isfinite(found).all() and temperature > 0
 
 
 @pytest.mark.parametrize("inputs", ["spectra", "features", "spectra and features"])
@@ -243,4 +270,9 @@ def test_files_of_classifiers_run_nothing_and_point_nowhere(tmp_path):
     other.write_text(json.dumps({"inputs": "spectra"}))
     with pytest.raises(ValueError, match="classifier.json: expected what a classifier sees, got"):
         PixelPredictor(other.parent)
+    cold = saved(tmp_path / "cold", DummyClassifier().fit(spectra, classes)) / "classifier.json"
+    for temperature in (0.0, -1.0, float("inf"), "1", None):
+        cold.write_text(json.dumps({**json.loads(cold.read_text()), "temperature": temperature}))
+        with pytest.raises(ValueError, match="classifier.json: expected a temperature above 0, got"):
+            PixelPredictor(cold.parent)
     assert zipfile.is_zipfile(tmp_path / "good" / "classifier.skops") and skops.io.get_untrusted_types

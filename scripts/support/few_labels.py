@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import skops.io
 import torch
+from scipy.optimize import brentq
+from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -44,6 +47,9 @@ from modeling_hsst.scene_prediction_hsst import ScenePredictor
 
 FOLDS = 3
 """In which a classifier chooses its settings."""
+
+CALIBRATION_FOLDS = 10
+"""In which it is seen how sure it may be: more of them, for it is as good as with all pixels then."""
 
 CLASSIFIER, DESCRIPTION = "classifier.skops", "classifier.json"
 
@@ -106,6 +112,12 @@ HEADS: dict[str, Head] = {
 
 SLOW_WITH_MANY_FEATURES = ("random forest",)
 
+LOWEST_PROBABILITY = 1e-6
+"""Forests give 0 to what none of their trees says."""
+
+TEMPERATURES = 12.0
+"""How far the logarithm of a temperature may lie from 0: strong penalties make scores of thousandths."""
+
 LINEAR = ("ridge", "logistic regression")
 """Heads whose classifiers of spectra and of features may vote together."""
 
@@ -122,12 +134,31 @@ class Tuned:
         classifier: of scikit-learn, with its standardizing.
         settings: what it chose.
         score: macro F1 of the choice, mean over the folds; 0 where pixels were too few for folds.
+        voters: the classifiers whose scores it adds, one of spectra and one of features, where it does.
     """
 
     preparation: int
     classifier: Any
     settings: dict[str, Any]
     score: float
+    voters: tuple[Tuned, ...] = ()
+
+    def again(self, seen: Sequence[np.ndarray], classes: np.ndarray) -> Any:
+        """The same classifier, trained on other pixels, of which each voter sees one of `seen` (pixels, values)."""
+        with without_warnings():
+            pipelines = [
+                clone(each.classifier).fit(values, classes)
+                for each, values in zip(self.voters or (self,), seen, strict=True)
+            ]
+        return added(pipelines, seen) if self.voters else pipelines[0]
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Of classes that a fold lacks, and of weak penalties that would be followed for longer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def tuned(
@@ -143,8 +174,7 @@ def tuned(
     tried = partial(build, n_estimators=50) if is_forest else build
     scores = np.zeros((len(variants), len(settings)))
     folds = folds_of(classes, parts, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that a fold lacks
+    with without_warnings():
         for number, variant in enumerate(variants):
             for training, test in folds:
                 steps = seen_through(sees, len(training), variant.shape[1])
@@ -154,22 +184,22 @@ def tuned(
                     predicted = fitted.predict(pixels[test])
                     scores[number, place] += f1_score(classes[test], predicted, average="macro")
     best, place = divmod(int(scores.argmax()), len(settings))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         steps = seen_through(sees, *variants[best].shape)
         classifier = Pipeline([*steps.steps, ("classifier", build(**settings[place]))])
         classifier.fit(variants[best], classes)
     return Tuned(best, classifier, settings[place], float(scores.max()) / max(len(folds), 1))
 
 
-def folds_of(classes: np.ndarray, parts: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Folds of parts in which a classifier chooses: training and test pixels of each; none where there are too few."""
-    count = min(FOLDS, len(np.unique(parts)), int(np.unique(classes, return_counts=True)[1].max()))
+def folds_of(
+    classes: np.ndarray, parts: np.ndarray, seed: int, count: int = FOLDS
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At most `count` folds of parts: training and test pixels of each; none where there are too few."""
+    count = min(count, len(np.unique(parts)), int(np.unique(classes, return_counts=True)[1].max()))
     if count < 2:
         return []
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that a fold lacks
+    with without_warnings():
         dealt = list(splitter.split(classes, classes, parts))
     return [fold for fold in dealt if len(set(classes[fold[0]])) > 1 and len(fold[1])]
 
@@ -184,20 +214,18 @@ def voting(
 ) -> Tuned:
     """
     Two linear classifiers of a head, of spectra and of features, whose scores are added: one classifier of both side
-    by side , with its score in the folds in which both chose.
+    by side, with its score in the folds in which both chose.
     """
     seen = [variants["spectra"][of_spectra.preparation], variants["features"][of_features.preparation]]
+    settings = {"spectra": of_spectra.settings, "features": of_features.settings}
+    classifier = added([of_spectra.classifier, of_features.classifier], seen)
+    vote = Tuned(of_spectra.preparation, classifier, settings, 0.0, (of_spectra, of_features))
     found = []
     for training, test in folds_of(classes, parts, seed):
-        pair = [
-            clone(each.classifier).fit(values[training], classes[training])
-            for each, values in zip((of_spectra, of_features), seen, strict=True)
-        ]
-        predicted = added(pair, [values[training] for values in seen]).predict(np.hstack(seen)[test])
-        found.append(f1_score(classes[test], predicted, average="macro"))
-    classifier = added([of_spectra.classifier, of_features.classifier], seen)
-    settings = {"spectra": of_spectra.settings, "features": of_features.settings}
-    return Tuned(of_spectra.preparation, classifier, settings, float(np.mean(found)) if found else 0.0)
+        again = vote.again([values[training] for values in seen], classes[training])
+        found.append(f1_score(classes[test], again.predict(np.hstack(seen)[test]), average="macro"))
+    vote.score = float(np.mean(found)) if found else 0.0
+    return vote
 
 
 def added(pipelines: Sequence[Pipeline], seen: Sequence[np.ndarray]) -> Pipeline:
@@ -301,11 +329,49 @@ class Choice:
     tuned: Tuned
     scores: dict[str, float]
 
-    def seen(self, variants: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
-        """What the classifier sees of pixels (pixels, values), of what there is of them."""
+    def seen(self, variants: Mapping[str, Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """What the classifier sees of pixels, side by side (pixels, values), of what there is of them."""
         if self.inputs != SPECTRA_AND_FEATURES:
-            return variants[self.inputs][self.tuned.preparation]
-        return np.hstack([variants["spectra"][self.tuned.preparation], variants["features"][0]])
+            return [variants[self.inputs][self.tuned.preparation]]
+        return [variants["spectra"][self.tuned.preparation], variants["features"][0]]
+
+    def temperature(
+        self, variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int
+    ) -> float:
+        """
+        The temperature at which the classes that it gives to pixels of folds that it was not trained on are as likely,
+        on average, as they are right; 1 where pixels are too few for folds.
+        """
+        seen = self.seen(variants)
+        scores, right = [], []
+        for training, test in folds_of(classes, parts, seed, CALIBRATION_FOLDS):
+            classifier = self.tuned.again([values[training] for values in seen], classes[training])
+            scores.append(log_probabilities(classifier, np.hstack(seen)[test]))
+            right.append(classifier.classes_[scores[-1].argmax(axis=1)] == classes[test])
+
+        def excess(logarithm: float) -> float:
+            found = [np.exp(log_softmax(each / np.exp(logarithm), axis=1)).max(axis=1) for each in scores]
+            return float(np.concatenate(found).mean() - np.concatenate(right).mean())
+
+        if not scores:
+            return 1.0
+        low, high = -TEMPERATURES, TEMPERATURES
+        if excess(low) < 0 or excess(high) > 0:  # all right, or less often than by chance
+            return float(np.exp(low if excess(low) < 0 else high))
+        return float(np.exp(brentq(excess, low, high)))
+
+
+def log_probabilities(classifier: Any, seen: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """
+    Logarithms (pixels, classes) of a classifier's probabilities, or of the softmax of its scores where it has none
+    (ridge, SVM). A higher temperature brings them closer together.
+    """
+    if hasattr(classifier, "predict_proba"):
+        scores = np.log(np.maximum(classifier.predict_proba(seen), LOWEST_PROBABILITY))
+    else:
+        scores = classifier.decision_function(seen)
+        scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+    return log_softmax(scores / temperature, axis=1)
 
 
 def choose(variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int) -> Choice:
@@ -346,19 +412,14 @@ def score_in_folds(
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
     of_folds: list[dict[str, Any]] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         dealt = list(splitter.split(pixels.spectra, pixels.classes, pixels.parts))
     for training, test in tqdm(dealt, desc="testing in folds", unit="fold", disable=None):
         if not len(test) or len(np.unique(pixels.classes[training])) < 2:
             continue
-        choice = choose(
-            {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()},
-            pixels.classes[training],
-            pixels.parts[training],
-            seed,
-        )
-        predicted = choice.tuned.classifier.predict(choice.seen(variants)[test])
+        known = {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()}
+        choice = choose(known, pixels.classes[training], pixels.parts[training], seed)
+        predicted = choice.tuned.classifier.predict(np.hstack(choice.seen(variants))[test])
         part = confusion_matrix(predicted, pixels.classes[test].astype(np.uint8), num_classes=num_classes)
         matrix += part
         scores = land_cover_scores(part)
@@ -393,6 +454,7 @@ class Description:
         class_names: name of each class.
         num_bands: of the spectra.
         processor: settings of the `HSSTImageProcessor` that gives spectra from stored numbers.
+        temperature: of its probabilities (`log_probabilities`).
     """
 
     inputs: str
@@ -400,6 +462,7 @@ class Description:
     class_names: list[str]
     num_bands: int
     processor: dict[str, Any]
+    temperature: float = 1.0
 
 
 def save_classifier(folder: Path, classifier: Any, description: Description, model: str | None = None) -> None:
@@ -429,8 +492,8 @@ def processor_settings(processor: HSSTImageProcessor) -> dict[str, Any]:
 
 class PixelPredictor(ScenePredictor):
     """
-    Maps scenes with a classifier of single pixels from scikit-learn. Probabilities are those of the classifier; where
-    it has none (ridge, SVM), the softmax of its scores, which orders classes but is not calibrated.
+    Maps scenes with a classifier of single pixels from scikit-learn. Probabilities are those of the classifier, or of
+    the softmax of its scores (ridge, SVM), at the temperature beside it: 1 where it was not calibrated.
 
     Args:
         folder: of `save_classifier`.
@@ -453,6 +516,9 @@ class PixelPredictor(ScenePredictor):
             names = [str(name) for name in self.description.class_names]
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise ValueError(f"{folder / DESCRIPTION}: expected what a classifier sees, got {error}") from None
+        if not (isinstance(self.description.temperature, float) and 0 < self.description.temperature < np.inf):
+            got = self.description.temperature
+            raise ValueError(f"{folder / DESCRIPTION}: expected a temperature above 0, got {got!r}")
         if not set(self.classifier.classes_) <= set(range(len(names))):
             raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
         self.window, self.stride, self.dense, self.center = (1, 1), 1, True, False
@@ -482,13 +548,7 @@ class PixelPredictor(ScenePredictor):
         spectra = values[:, :, 0, 0].numpy()
         views = [] if self.description.inputs == "features" else [self.prepare(spectra)]
         seen = np.hstack(views if self.features is None else [*views, self.features.transform(spectra)])
-        if hasattr(self.classifier, "predict_proba"):
-            found = self.classifier.predict_proba(seen)
-        else:
-            scores = self.classifier.decision_function(seen)
-            scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
-            found = np.exp(scores - scores.max(axis=1, keepdims=True))
-            found /= found.sum(axis=1, keepdims=True)
+        found = np.exp(log_probabilities(self.classifier, seen, self.description.temperature))
         probabilities = torch.zeros(len(found), self.num_outputs)
         probabilities[:, torch.as_tensor(self.classifier.classes_)] = torch.as_tensor(found, dtype=torch.float32)
         return probabilities[:, :, None, None]

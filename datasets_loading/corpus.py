@@ -224,7 +224,7 @@ class SourceSummary:
 
     Attributes:
         files: files of a group of images with their sizes in bytes; empty for a product, which its name identifies.
-        wavelengths: band centres in nm (bands,), or None.
+        wavelengths: band centers in nm (bands,), or None.
         fwhm: full width at half maximum in nm (bands,), or None.
         valid_bands: bands that hold data in every image, or in any tile of the product, bool (bands,).
         minimum: smallest stored number of each band, where there are data, int16 (bands,).

@@ -49,7 +49,7 @@ from datasets_loading.raster_formats import GdalFile
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import is_address, is_stac_item, read_item
-from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, to_nanometres
+from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, to_nanometers
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class EnMAPProduct(Closing):
     Attributes:
         path: what was opened: folder, ZIP, METADATA.XML or STAC item (a file or an address).
         name: name of the product, from its metadata or, where that states none, from its file names.
-        wavelengths: band centres in nm, ascending, float64 (bands,).
+        wavelengths: band centers in nm, ascending, float64 (bands,).
         fwhm: full width at half maximum in nm, float64 (bands,).
         gain: factor from the number in the file to reflectance, float64 (bands,).
         offset: reflectance of the number 0 in the file, float64 (bands,).
@@ -184,7 +184,7 @@ class EnMAPProduct(Closing):
         file_bands: 1-based band of the spectral image that holds each band, int64 (bands,).
         shape: (height, width) in pixels.
         acquisition_time: start of the acquisition, in UTC.
-        sun_elevation: sun elevation at the centre of the scene in degrees.
+        sun_elevation: sun elevation at the center of the scene in degrees.
         missing_layers: names of the quality layers that the product lacks.
         notes: what a user has to know of the product, a phrase each.
     """
@@ -591,7 +591,7 @@ def _read_bands(
             ]
         )
 
-    wavelengths, widths, _ = to_nanometres(values("wavelengthCenterOfBand"), values("FWHMOfBand"), "nm", where)
+    wavelengths, widths, _ = to_nanometers(values("wavelengthCenterOfBand"), values("FWHMOfBand"), "nm", where)
     if widths is None:
         fail(where, "a positive FWHMOfBand in each band", "0 in all")
     return numbers.astype(np.int64), wavelengths, widths, values("GainOfBand"), values("OffsetOfBand")

@@ -63,7 +63,7 @@ NUM_BANDS = 48
 """Spectral bands; two auxiliary layers follow them in the file."""
 
 WAVELENGTHS = tuple(float(wavelength) for wavelength in np.linspace(374.4, 1047.1, NUM_BANDS).round(1))
-"""Band centres in nm, used where the header states none."""
+"""Band centers in nm, used where the header states none."""
 
 SCENE_NAME = "Houston2018"
 IMAGE_NAME = "20170218_UH_CASI_S4_NAD83"
@@ -172,7 +172,7 @@ def read_image(header: Path) -> Cube:
 def lay_labels(path: Path, image: Cube) -> np.ndarray:
     """Labels of half the image's pixel size, halved and laid on the image.
 
-    Of each 2 x 2 labels the lower right one is taken, as GDAL does when it halves by the nearest neighbour. Labels
+    Of each 2 x 2 labels the lower right one is taken, as GDAL does when it halves by the nearest neighbor. Labels
     without georeference have to cover the whole image.
 
     Args:

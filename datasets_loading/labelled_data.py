@@ -66,7 +66,7 @@ class Cube:
     Attributes:
         name: name of the image.
         image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
-        wavelengths: band centres in nm, float64 (bands,), or None.
+        wavelengths: band centers in nm, float64 (bands,), or None.
         crs: coordinate reference system, or None.
         transform: from (column, row) to coordinates, or None.
     """
@@ -127,7 +127,7 @@ class LabelledData:
     Attributes:
         scenes: the scenes; their names differ.
         class_names: name of each class, from 0.
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None.
+        wavelengths: band centers in nm, ascending, float64 (bands,), or None.
         split: training, validation and test pixels.
     """
 
@@ -227,7 +227,7 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
         variable: array of a MATLAB or NumPy file; by default the only one with two dimensions.
 
     Raises:
-        ProductError: the file is missing or damaged, has several bands (as a picture in colours does), or holds
+        ProductError: the file is missing or damaged, has several bands (as a picture in colors does), or holds
             fractions.
     """
     path = Path(path)
@@ -240,7 +240,7 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
         file = GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
     bands, height, width = file.shape
     if bands != 1:
-        picture = ", a picture in colours: make each colour a number first" if bands == 3 else ""
+        picture = ", a picture in colors: make each color a number first" if bands == 3 else ""
         fail(path, "labels in one band of whole numbers", f"{bands} bands{picture}")
     values = file.read([0], slice(0, height), slice(0, width))[0]
     mask = file.read_mask(slice(0, height), slice(0, width))
@@ -317,7 +317,7 @@ def check_same_grid(
 def check_same_crs(crs: CRS | None, expected: CRS | None, transform: Affine, where: str, image_name: str) -> None:
     """Checks that two coordinate reference systems mean the same place, whatever they are called.
 
-    Files of one delivery may call it NAD83 and WGS 84, which lie within a metre or two: what counts is that the
+    Files of one delivery may call it NAD83 and WGS 84, which lie within a meter or two: what counts is that the
     corner of the image (`transform`) stays within half a pixel.
 
     Raises:
@@ -377,7 +377,7 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
     for grid in _group_by_grid(tiles):
         corners = np.array([corner for _, _, corner in grid])  # (tiles, 2): row, column
         sizes = np.array([labels.shape for _, labels, _ in grid])
-        for members in _neighbourhoods(corners, sizes):
+        for members in _neighborhoods(corners, sizes):
             origin = corners[members].min(axis=0)
             members = sorted(members, key=lambda number: tuple(corners[number]))
             height, width = (corners[members] + sizes[members]).max(axis=0) - origin
@@ -445,7 +445,7 @@ class LabelledBuilder(GeneratorBasedBuilder):
       reflectance), nodata -32768; pixels of other splits, and outside the scene, are nodata
     * `label`: uint8 (tile_size, tile_size), classes from 0; 255 = unlabelled, in another split, or in the buffer
     * `classes`: the classes that occur in the tile, with their names
-    * `wavelengths`: band centres in nm, ascending; empty where they are unknown
+    * `wavelengths`: band centers in nm, ascending; empty where they are unknown
     * `name`, `scene`, `row`, `column`: the tile, its scene, and the offset of its upper left pixel in it
     """
 
@@ -599,7 +599,7 @@ def _group_by_grid(
     return groups
 
 
-def _neighbourhoods(corners: np.ndarray, sizes: np.ndarray) -> list[list[int]]:
+def _neighborhoods(corners: np.ndarray, sizes: np.ndarray) -> list[list[int]]:
     """Numbers of tiles that hang together across gaps of up to `JOIN_GAP` pixels."""
     gaps = np.maximum(corners[:, None] - (corners + sizes)[None], 0).max(axis=2)
     _, group = connected_components(np.maximum(gaps, gaps.T) <= JOIN_GAP, directed=False)

@@ -82,7 +82,7 @@ class LabelledSceneConfig(LabelledConfig):
             for each value that occurs. Of a vector file the names and their order.
         unlabelled: label values that mean none, less those that have a name; 0 by default. 255, -1, -100 and -9999
             always do.
-        wavelengths: band centres in nm in the order of the files, or a text file of them, one in each line.
+        wavelengths: band centers in nm in the order of the files, or a text file of them, one in each line.
         scale: stored number of a reflectance of 1, where the files do not say.
         nodata: stored number of pixels without data, where the files do not say.
         radiance: take images of radiance as they are.

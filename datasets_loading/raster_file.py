@@ -41,7 +41,7 @@ class Stated:
     """What a file states about its numbers. Bands are in the order of the file; None where the file states nothing.
 
     Attributes:
-        wavelengths: band centres in nm, float64 (bands,).
+        wavelengths: band centers in nm, float64 (bands,).
         fwhm: full width at half maximum of each band in nm, float64 (bands,).
         good_bands: which bands are to be used, bool (bands,).
         gain: factor from stored number to `quantity`, float64 (bands,).

@@ -40,7 +40,7 @@ from datasets_loading.raster_file import (
     read_text_file,
 )
 from datasets_loading.stac_items import explain_failure, opening_settings, prepare_remote
-from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
+from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometers
 
 RASTER_CACHE_MEGABYTES = 64
 """What the raster library may keep of blocks it has read: its own default is a share of the machine's memory."""
@@ -208,11 +208,11 @@ class GdalFile:
         tags = [dataset.tags(band) for band in self._file_bands]
         stated.good_bands = _good_bands(header, tags, len(tags), self.location)
         if self._with_wavelengths:
-            centres, widths, unit = self._stated_wavelengths(dataset, header, tags)
+            centers, widths, unit = self._stated_wavelengths(dataset, header, tags)
         else:
-            centres = None
-        if centres is not None:
-            stated.wavelengths, stated.fwhm, stated.notes = to_nanometres(centres, widths, unit, self.location)
+            centers = None
+        if centers is not None:
+            stated.wavelengths, stated.fwhm, stated.notes = to_nanometers(centers, widths, unit, self.location)
         if not dataset.transform.is_identity:
             stated.transform, stated.crs = dataset.transform, dataset.crs
             if dataset.crs and not (dataset.crs.is_projected or dataset.crs.is_geographic):
@@ -233,13 +233,13 @@ class GdalFile:
     def _stated_wavelengths(
         self, dataset: DatasetReader, header: dict[str, str], tags: Sequence[dict[str, str]]
     ) -> tuple[np.ndarray | None, np.ndarray | None, str | None]:
-        """Centres, widths and unit: from an ENVI header, tags or GDAL's own domain IMAGERY or names of the bands."""
+        """Centers, widths and unit: from an ENVI header, tags or GDAL's own domain IMAGERY or names of the bands."""
         count = dataset.count
-        centres = _header_numbers(header, "wavelength", count, self.location)
-        if centres is not None:
+        centers = _header_numbers(header, "wavelength", count, self.location)
+        if centers is not None:
             places = np.array(self._file_bands) - 1
             widths = _header_numbers(header, "fwhm", count, self.location)
-            return centres[places], None if widths is None else widths[places], header.get("wavelength_units")
+            return centers[places], None if widths is None else widths[places], header.get("wavelength_units")
         imagery = [dataset.tags(band, ns="IMAGERY") for band in self._file_bands]
         tags = [{name.lower(): text for name, text in tag.items()} for tag in tags]
         of_centers, of_widths = (
@@ -326,11 +326,11 @@ class ArrayFile:
                     return np.asarray(array).reshape(-1).astype(np.float64), unit
             return None
 
-        centres, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
-        if centres is not None and with_wavelengths:
-            fits = widths is not None and widths[0].shape == centres[0].shape
-            self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometres(
-                centres[0], widths[0] if widths is not None and fits else None, centres[1], self.path
+        centers, widths, good = find(_WAVELENGTH_NAMES), find(_WIDTH_NAMES), find(_GOOD_NAMES)
+        if centers is not None and with_wavelengths:
+            fits = widths is not None and widths[0].shape == centers[0].shape
+            self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometers(
+                centers[0], widths[0] if widths is not None and fits else None, centers[1], self.path
             )
         return None if good is None else good[0] > 0
 

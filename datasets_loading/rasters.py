@@ -27,7 +27,7 @@ from datasets_loading.raster_file import Closing, RasterFile, Stated, available_
 from datasets_loading.raster_formats import ARRAY_ENDINGS, ArrayFile, GdalFile, envi_data
 from datasets_loading.sensors import ENMAP
 from datasets_loading.spectrometers import open_spectrometer
-from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometres
+from datasets_loading.wavelengths import SIDECAR_NAME, read_wavelength_file, to_nanometers
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Raster(Closing):
     Attributes:
         path: what was opened.
         name: name of the image.
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where they are unknown.
+        wavelengths: band centers in nm, ascending, float64 (bands,), or None where they are unknown.
         fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
         good_bands: bands that the file does not mark as bad, bool (bands,).
         shape: (bands, height, width).
@@ -612,7 +612,7 @@ def open_raster(
     Args:
         path: a GeoTIFF, an ENVI image (header or data), JPEG 2000, MATLAB, NumPy (`.npy`, `.npz`), HDF5 or NetCDF
             file, or a product of PRISMA, EMIT or DESIS.
-        wavelengths: band centres in nm in the order of the file, or a file of them (`read_wavelength_file`). By
+        wavelengths: band centers in nm in the order of the file, or a file of them (`read_wavelength_file`). By
             default what the file states, or else `wavelengths.txt` beside it.
         fwhm: full width at half maximum of each band in nm.
         scale: stored number that means a reflectance of 1, where the file does not state it, or wrongly.
@@ -675,7 +675,7 @@ def _state_wavelengths(
         given = np.asarray(wavelengths, dtype=np.float64)
         if given.shape != (num_bands,):
             fail(path, f"a wavelength for each of its {num_bands} bands", f"{given.size}")
-        stated.wavelengths, _, notes = to_nanometres(given, None, "nm", path)
+        stated.wavelengths, _, notes = to_nanometers(given, None, "nm", path)
         stated.fwhm = stated.fwhm if fwhm is None else None
     elif stated.wavelengths is None and os.path.lexists(sidecar):
         stated.wavelengths, stated.fwhm, notes = read_wavelength_file(sidecar, num_bands)

@@ -163,5 +163,5 @@ def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene, wind
     with written_whole(path) as partial, raster_errors(str(path)), rasterio.open(partial, "w", **profile) as dataset:
         dataset.write(image)
         dataset.update_tags(source=scene.name, resampled_to=sensor.name)
-        for band, (centre, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
-            dataset.update_tags(band, wavelength=centre, fwhm=width, wavelength_units="nm")
+        for band, (center, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
+            dataset.update_tags(band, wavelength=center, fwhm=width, wavelength_units="nm")

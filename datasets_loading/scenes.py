@@ -48,7 +48,7 @@ class Scene(Closing):
         path: file, folder or address that was opened.
         name: name of the scene.
         product: the EnMAP product that it is, or None.
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where the file states none.
+        wavelengths: band centers in nm, ascending, float64 (bands,), or None where the file states none.
         fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
         shape: (height, width) in pixels.
         scale: stored number that means a reflectance of 1.

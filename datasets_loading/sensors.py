@@ -1,8 +1,8 @@
-"""What a sensor is: band centres and widths in nanometres, the scale of its stored numbers, and its nodata value.
+"""What a sensor is: band centers and widths in nanometers, the scale of its stored numbers, and its nodata value.
 
 `ENMAP` holds the 224 in-flight bands of EnMAP level 2A products (EnMAP HSI Level 2A Product Specification, DLR,
 `bandCharacterisation` in METADATA.XML) in ascending wavelength. Products list their bands in this or another order and
-with centres that move by tenths of a nanometre between calibrations: read a product's own bands with
+with centers that move by tenths of a nanometer between calibrations: read a product's own bands with
 `datasets_loading.enmap_product.EnMAPProduct`, and use `ENMAP` where there is no product, as in a simulation.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-TRUE_COLOUR_WAVELENGTHS = (640.0, 550.0, 460.0)
+TRUE_COLOR_WAVELENGTHS = (640.0, 550.0, 460.0)
 """Wavelengths in nm shown as red, green and blue."""
 
 
@@ -21,7 +21,7 @@ class Sensor:
 
     Attributes:
         name: name of the sensor.
-        wavelengths: band centres in nm, ascending.
+        wavelengths: band centers in nm, ascending.
         fwhm: full width at half maximum of each band in nm.
         scale: stored number of a reflectance of 1.
         nodata: stored number of a pixel without data.

@@ -37,7 +37,7 @@ from datasets_loading.raster_file import (
     read_text_file,
     to_number,
 )
-from datasets_loading.wavelengths import to_nanometres
+from datasets_loading.wavelengths import to_nanometers
 
 _PRISMA_NAME = re.compile(r"PRS_L(1|2B|2C|2D)_.+\.he5", re.I)
 _PRISMA_SWATH = re.compile(r"PRS_(L1|L2B|L2C|L2D)_HCO")
@@ -50,7 +50,7 @@ _DESIS_NAME = re.compile(
 _HDF5_EXTENSIONS = (".he5", ".h5", ".hdf5", ".nc", ".nc4")
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-_PRISMA_PIXEL = 30.0  # metres
+_PRISMA_PIXEL = 30.0  # meters
 _PRISMA_LARGEST_NUMBER = 65535
 _DESIS_NODATA = -32768.0
 
@@ -75,8 +75,8 @@ class _SpectrometerFile(ABC):
         try:
             self._describe()
             assert self.stated.wavelengths is not None
-            centres, widths, _ = to_nanometres(self.stated.wavelengths, self.stated.fwhm, "nm", self.path)
-            self.stated.wavelengths, self.stated.fwhm = centres, widths
+            centers, widths, _ = to_nanometers(self.stated.wavelengths, self.stated.fwhm, "nm", self.path)
+            self.stated.wavelengths, self.stated.fwhm = centers, widths
         except ProductError:
             self.close()
             raise
@@ -210,11 +210,11 @@ class PrismaFile(_Hdf5File):
                 if cube.dtype != np.uint16:
                     fail(self.path, f"uint16 in {name}", str(cube.dtype))
                 size = cube.shape[0], cube.shape[2]
-                centres = self._numbers(f"List_Cw_{detector}", cube.shape[1])
+                centers = self._numbers(f"List_Cw_{detector}", cube.shape[1])
                 widths = self._numbers(f"List_Fwhm_{detector}", cube.shape[1])
                 scaling = np.array([len(self._cubes), *self._scaling(detector, level)])[:, None]
-                places = np.flatnonzero(centres > 0)
-                columns = np.stack([places, centres[places], widths[places]])
+                places = np.flatnonzero(centers > 0)
+                columns = np.stack([places, centers[places], widths[places]])
                 parts.append(np.concatenate([columns, np.repeat(scaling, len(places), axis=1)]))
                 self._cubes.append(name)
             places, wavelengths, fwhm, detectors, gain, offset = np.concatenate(parts, axis=1)
@@ -270,7 +270,7 @@ class PrismaFile(_Hdf5File):
     def _georeference(self) -> None:
         """Sets the CRS and the transform.
 
-        Readers disagree on the point of a pixel that a corner is. EnMAP-Box and prismaread take the centre, where the
+        Readers disagree on the point of a pixel that a corner is. EnMAP-Box and prismaread take the center, where the
         corners lie one pixel less than the size apart; where they lie the whole size apart they are the image's.
         """
         code = int(self._numbers("Epsg_Code", 1)[0])
@@ -289,7 +289,7 @@ class PrismaFile(_Hdf5File):
         if not outer and np.abs(pixels + 1 - self.shape[1:]).max() >= 0.05:
             self.stated.notes.append(
                 f"corners {pixels[0]:g} x {pixels[1]:g} pixels apart, image of {self.shape[1]} x {self.shape[2]}: "
-                "the upper left one is taken as the centre of the first pixel"
+                "the upper left one is taken as the center of the first pixel"
             )
         shift = 0 if outer else _PRISMA_PIXEL / 2
         west, north = min(eastings) - shift, max(northings) + shift

@@ -1,7 +1,7 @@
 """Splits of labelled scenes that cannot leak: areas apart in space, a buffer between them, and the proof.
 
 Training and test pixels of one scene are kept apart by blocks or areas with a buffer of at least the radius of the
-windows that will be cut, never drawn as random pixels, whose neighbours a model would already have seen (Liang et al.
+windows that will be cut, never drawn as random pixels, whose neighbors a model would already have seen (Liang et al.
 2017, arXiv 1605.05829; Nalepa et al. 2019, arXiv 1811.03707).
 
 A split holds, for every pixel of every scene, a code: 0 train, 1 validation, 2 test, 255 none of them (a buffer, or
@@ -250,16 +250,16 @@ def draw_labels(
 
 
 def window_margins(window_size: int) -> tuple[int, int]:
-    """Pixels of a window before and after its centre, which is its pixel (size // 2, size // 2)."""
+    """Pixels of a window before and after its center, which is its pixel (size // 2, size // 2)."""
     return window_size // 2, window_size - 1 - window_size // 2
 
 
 def count_overlaps(split: Split, window_size: int) -> dict[tuple[str, str], dict[str, int]]:
-    """Pixels of one split inside windows that are centred on pixels of another.
+    """Pixels of one split inside windows that are centered on pixels of another.
 
     Args:
         split: the split.
-        window_size: side of a window in pixels; windows are centred on every pixel of the first split of a pair.
+        window_size: side of a window in pixels; windows are centered on every pixel of the first split of a pair.
 
     Returns:
         For each pair, ("train", "validation"), ("train", "test") and ("validation", "test"), the number of pixels of
@@ -270,7 +270,7 @@ def count_overlaps(split: Split, window_size: int) -> dict[tuple[str, str], dict
     for first, second in combinations(SPLITS, 2):
         counts = {}
         for scene in split.codes:
-            # A window holds this pixel where its centre lies up to `after` pixels before or `before` pixels after it.
+            # A window holds this pixel where its center lies up to `after` pixels before or `before` pixels after it.
             seen = box_counts(split.mask(scene, first), after, before) > 0
             counts[scene] = int((seen & split.mask(scene, second)).sum())
         overlaps[first, second] = {scene: count for scene, count in counts.items() if count}
@@ -284,7 +284,7 @@ def all_for_test(labels: Labels) -> Split:
 
 
 def check_split(split: Split, window_size: int) -> None:
-    """Proves that no window centred on a training pixel touches a test or validation pixel, nor one of validation a
+    """Proves that no window centered on a training pixel touches a test or validation pixel, nor one of validation a
     test pixel.
 
     Args:

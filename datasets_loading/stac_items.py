@@ -25,7 +25,7 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 
 from datasets_loading.raster_file import fail, leads_outside, to_count, to_elevation, to_time
-from datasets_loading.wavelengths import to_nanometres
+from datasets_loading.wavelengths import to_nanometers
 
 LARGEST_ITEM = 5_000_000
 """Bytes that an item may have; those of the archive have about 65,000."""
@@ -53,7 +53,7 @@ class ImageAsset:
     """The spectral image of an item; bands in the order of the file.
 
     Attributes:
-        wavelengths, fwhm: band centres and widths in nm, float64 (bands,).
+        wavelengths, fwhm: band centers and widths in nm, float64 (bands,).
         gain, offset: reflectance = stored number * gain + offset, float64 (bands,).
         shape: (height, width) in pixels.
     """
@@ -142,14 +142,14 @@ class Item:
         def numbers(key: str, default: float | None = None) -> np.ndarray:
             return np.array([self._number(band.get(key, default), f"a {key} in each band") for band in bands])
 
-        centres, widths, _ = to_nanometres(
+        centers, widths, _ = to_nanometers(
             numbers("center_wavelength"), numbers("full_width_half_max"), "nm", self.source
         )
         gain, offset = numbers("enmap:gain_of_band", 1e-4), numbers("enmap:offset_of_band", 0.0)
         if widths is None:
             fail(self.source, "a positive full_width_half_max in each band", "0 in all")
         height, width = (to_count(side, "whole numbers in proj:shape", self.source) for side in shape)
-        return ImageAsset(centres, widths, gain, offset, (height, width))
+        return ImageAsset(centers, widths, gain, offset, (height, width))
 
     def _number(self, value: Any, expected: str) -> float:
         try:

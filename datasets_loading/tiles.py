@@ -1,7 +1,7 @@
 """Tiles for training: windows of products and GeoTIFF tiles, all with the same bands, in memory as int16.
 
 `read_tile_set` gathers them from a folder, and `band_statistics` gives the mean and standard deviation that a
-processor standardises with.
+processor standardizes with.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Tiles:
         images: stored numbers by row, int16 (bands, height, width) each: a list, or what reads them when asked to.
         names: one name per tile.
         shapes: height and width of each tile, int64 (tiles, 2).
-        wavelengths: band centres in nm, ascending, float64 (bands,), or None where no tile states them.
+        wavelengths: band centers in nm, ascending, float64 (bands,), or None where no tile states them.
         fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
         valid_bands: which bands hold data in every source, bool (bands,).
         groups: group of each tile, int64 (tiles,): tiles of one group are best read soon after one another.

@@ -1,6 +1,6 @@
 """How files state the bands of a sensor: units of wavelengths, widths, sidecar files, and which sources agree.
 
-Everything here ends in nanometres. Reflectance is measured between 300 and 2,600 nm: numbers elsewhere are in another
+Everything here ends in nanometers. Reflectance is measured between 300 and 2,600 nm: numbers elsewhere are in another
 unit than they seem, or of another kind of sensor, and are refused.
 """
 
@@ -15,13 +15,13 @@ import numpy as np
 from datasets_loading.raster_file import ProductError, decode_text, fail, read_text_file
 
 SHORTEST, LONGEST = 300.0, 2600.0
-"""Range of band centres of reflectance in nm."""
+"""Range of band centers of reflectance in nm."""
 
 WAVELENGTH_TOLERANCE = 1.0
 """Largest difference in nm between equal bands of two sources: calibrations move EnMAP's bands by tenths of a nm."""
 
 SIDECAR_NAME = "wavelengths.txt"
-"""File beside images that state no wavelengths: a line for each band in file order, its centre and perhaps width."""
+"""File beside images that state no wavelengths: a line for each band in file order, its center and perhaps width."""
 
 LARGEST_SIDECAR = 1_000_000
 """Bytes that a file of wavelengths may have: a thousand bands take some ten thousand."""
@@ -47,34 +47,34 @@ _NO_UNIT = "|none|unknown|index|-"
 _UNIT_IN_HEADER = re.compile(r"(?<![a-z])(nm|nanomet\w+|um|[µμ]m|micromet\w+|microns?|cm-1|ghz)(?![a-z])")
 
 
-def to_nanometres(
-    centres: Sequence[float] | np.ndarray,
+def to_nanometers(
+    centers: Sequence[float] | np.ndarray,
     widths: Sequence[float] | np.ndarray | None,
     unit: str | None,
     where: object,
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Band centres and widths in nm, checked, in the order given.
+    """Band centers and widths in nm, checked, in the order given.
 
     Args:
-        centres: band centres (bands,) in `unit`.
+        centers: band centers (bands,) in `unit`.
         widths: full width at half maximum of each band (bands,) in `unit`, or None.
         unit: as the file states it: a length, a wavenumber or a frequency, in words or as a symbol. Without one,
-            micrometres and nanometres are told apart by their range.
+            micrometers and nanometers are told apart by their range.
         where: the file, for errors.
 
     Returns:
-        Centres in nm, float64 (bands,); widths in nm, float64 (bands,), or None; what was assumed, a phrase each.
+        Centers in nm, float64 (bands,); widths in nm, float64 (bands,), or None; what was assumed, a phrase each.
 
     Raises:
-        ProductError: the unit is unknown, a number is not finite, a centre lies outside 300 to 2,600 nm or occurs
+        ProductError: the unit is unknown, a number is not finite, a center lies outside 300 to 2,600 nm or occurs
             twice, or some widths are not positive.
     """
-    centres = np.asarray(centres, dtype=np.float64)
+    centers = np.asarray(centers, dtype=np.float64)
     given_widths = None if widths is None else np.asarray(widths, dtype=np.float64)
     notes: list[str] = []
-    if not np.isfinite(centres).all():
-        band = int(np.flatnonzero(~np.isfinite(centres))[0])
-        fail(where, "a wavelength for each band", f"{centres[band]} in band {band + 1}")
+    if not np.isfinite(centers).all():
+        band = int(np.flatnonzero(~np.isfinite(centers))[0])
+        fail(where, "a wavelength for each band", f"{centers[band]} in band {band + 1}")
     if given_widths is not None and not (known := np.isfinite(given_widths) & (given_widths > 0)).all():
         if given_widths.any():  # all 0 means that there are none
             band = int(np.flatnonzero(~known)[0])
@@ -89,34 +89,34 @@ def to_nanometres(
     factor = _find(_LENGTHS, name)
     constant = _find(_RECIPROCALS, name)
     if constant is not None:
-        if (centres <= 0).any():
-            fail(where, f"positive numbers in {unit}", f"{centres.min():g}")
+        if (centers <= 0).any():
+            fail(where, f"positive numbers in {unit}", f"{centers.min():g}")
         if given_widths is not None:
-            given_widths = np.abs(constant / (centres - given_widths / 2) - constant / (centres + given_widths / 2))
-        centres = constant / centres
+            given_widths = np.abs(constant / (centers - given_widths / 2) - constant / (centers + given_widths / 2))
+        centers = constant / centers
     elif factor is not None:
-        centres = centres * factor
+        centers = centers * factor
         given_widths = None if given_widths is None else given_widths * factor
     elif re.fullmatch(_NO_UNIT, name):
-        if len(centres) and centres.max() <= LONGEST / 1e3 and centres.min() >= SHORTEST / 1e3:
-            centres = centres * 1e3
+        if len(centers) and centers.max() <= LONGEST / 1e3 and centers.min() >= SHORTEST / 1e3:
+            centers = centers * 1e3
             given_widths = None if given_widths is None else given_widths * 1e3
-            notes.append("wavelengths without a unit read as micrometres")
+            notes.append("wavelengths without a unit read as micrometers")
     else:
         fail(where, "wavelengths in nm, µm, Å, mm, m, wavenumbers (cm-1) or GHz", f"the unit {unit!r}")
-    if len(centres) and not (SHORTEST <= centres.min() and centres.max() <= LONGEST):
+    if len(centers) and not (SHORTEST <= centers.min() and centers.max() <= LONGEST):
         stated = f" ({unit!r} stated)" if name and not re.fullmatch(_NO_UNIT, name) else ""
         fail(
             where,
             f"wavelengths of reflectance, {SHORTEST:g} to {LONGEST:g} nm",
-            f"{centres.min():g} to {centres.max():g}{stated}",
+            f"{centers.min():g} to {centers.max():g}{stated}",
         )
     if given_widths is not None and len(given_widths) and given_widths.max() > LONGEST:
         fail(where, f"widths of bands, at most {LONGEST:g} nm", f"{given_widths.max():g}")
-    ordered = np.sort(centres)
+    ordered = np.sort(centers)
     if (np.diff(ordered) <= 0).any():
         fail(where, "wavelengths that differ", f"{ordered[1:][np.diff(ordered) <= 0][0]:g} nm more than once")
-    return centres, given_widths, notes
+    return centers, given_widths, notes
 
 
 def _find(table: dict[str, float], name: str) -> float | None:
@@ -126,9 +126,9 @@ def _find(table: dict[str, float], name: str) -> float | None:
 def read_wavelength_file(
     path: str | Path, num_bands: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Band centres and, where every line states one, widths from a text file with a line for each band.
+    """Band centers and, where every line states one, widths from a text file with a line for each band.
 
-    A line holds the centre and perhaps the width, in nm or µm, after the number of the band or not, with a decimal
+    A line holds the center and perhaps the width, in nm or µm, after the number of the band or not, with a decimal
     point or comma; a first line of names may state the unit, and "#" begins a comment.
 
     Args:
@@ -136,7 +136,7 @@ def read_wavelength_file(
         num_bands: how many lines there must be; any number by default.
 
     Returns:
-        As `to_nanometres`.
+        As `to_nanometers`.
 
     Raises:
         ProductError: the file is missing, too large, holds something else (the message names the line), or another
@@ -166,15 +166,15 @@ def read_wavelength_file(
             rows = [row[1:] for row in rows]
     if num_bands is not None and len(rows) != num_bands:
         fail(path, f"{num_bands} wavelengths, one for each band", f"{len(rows)}")
-    centres = [row[0] for row in rows]
+    centers = [row[0] for row in rows]
     widths = [row[1] for row in rows] if all(len(row) >= 2 for row in rows) else None
     # Widths of 0 in all lines are none, as in headers
     stated_widths = widths if widths is not None and any(widths) else []
-    for kind, values in (("a wavelength", centres), ("a positive width", stated_widths)):
+    for kind, values in (("a wavelength", centers), ("a positive width", stated_widths)):
         for (number, _), value in zip(lines, values, strict=False):
             if not (np.isfinite(value) and value > 0):
                 fail(f"{path}, line {number}", kind, f"{value:g}")
-    return to_nanometres(centres, widths, unit, path)
+    return to_nanometers(centers, widths, unit, path)
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -207,8 +207,8 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
                 counts = ([str(start + place) for place in range(len(parts))] for start in (0, 1))
                 is_numbered = len(parts) > 1 and [part[0].strip() for part in parts] in counts and _in_range(values)
                 comma_is_decimal = not is_numbered
-                as_micrometres = is_numbered and _in_range([1e3 * float(text.replace(",", ".")) for text in texts])
-                if as_widths or as_micrometres:
+                as_micrometers = is_numbered and _in_range([1e3 * float(text.replace(",", ".")) for text in texts])
+                if as_widths or as_micrometers:
                     fail(
                         f"{path}, line {lines[0][0]}",
                         f"a decimal point, or a semicolon {'before the width' if as_widths else 'after the number'}",
@@ -224,8 +224,8 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
     return rows
 
 
-def _in_range(centres: Sequence[float] | np.ndarray) -> bool:
-    return SHORTEST <= min(centres) and max(centres) <= LONGEST
+def _in_range(centers: Sequence[float] | np.ndarray) -> bool:
+    return SHORTEST <= min(centers) and max(centers) <= LONGEST
 
 
 def check_same_bands(

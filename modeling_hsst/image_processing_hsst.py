@@ -278,7 +278,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         return values
 
     def to_reflectance(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Standardised values (..., bands, height, width) back to reflectance."""
+        """Standardized values (..., bands, height, width) back to reflectance."""
         if self.image_std is not None:
             pixel_values = pixel_values * self.band_tensor(self.image_std, pixel_values.device)
         if self.image_mean is not None:

@@ -119,7 +119,7 @@ def check_settings(settings: dict[str, Any], is_pretraining: bool) -> None:
 
 def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> HSSTPreTrainedModel:
     """
-    An HSST model with published weights: masked image modelling, semantic segmentation or image classification,
+    An HSST model with published weights: masked image modeling, semantic segmentation or image classification,
     whichever the weights' names and shapes say.
 
     Args:

@@ -44,7 +44,7 @@ def draw(explored: Explored, row: int, column: int, path: Path) -> None:
 
     from hsst.support.explored_scene import BACKGROUND, NO_CLASS, draw_pixel
     from hsst.support.figures import save_figure
-    from hsst.support.map_writer import class_colours
+    from hsst.support.map_writer import class_colors
 
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
@@ -58,7 +58,7 @@ def draw(explored: Explored, row: int, column: int, path: Path) -> None:
         axis.axis("off")
     names = [str(name) for name in explored.class_names]
     counts = np.bincount(explored.classes[explored.classes != NO_CLASS], minlength=len(names))
-    colors = class_colours(names)
+    colors = class_colors(names)
     handles = [Patch(color=colors[code], label=names[code]) for code in np.argsort(-counts) if counts[code]]
     handles += [Patch(color=BACKGROUND, label="no data, cloud or shadow")] * bool((explored.classes == NO_CLASS).any())
     above.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from datasets_loading.files import write_json
 from datasets_loading.scenes import Scene, find_scenes, open_scene
 from hsst.support.command_line import HelpFormatter, add_reading_arguments, one_line_errors, reading_of
-from hsst.support.figures import save_figure, true_colour
+from hsst.support.figures import save_figure, true_color
 from hsst.support.reports import markdown_table
 
 LARGEST_PICTURE = 512
@@ -49,7 +49,7 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     low, high = np.percentile(values, (1, 99)) if values.size else (np.nan, np.nan)
     wavelengths = scene.wavelengths
     reflectance = np.where(has_data, stored / scene.scale, np.nan)[good]
-    picture, _ = true_colour(reflectance, None if wavelengths is None else wavelengths[good])
+    picture, _ = true_color(reflectance, None if wavelengths is None else wavelengths[good])
     return {
         "title": title,
         "format": "EnMAP"
@@ -84,7 +84,7 @@ def images_table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(path: Path, rows: list[dict[str, Any]], pictures: list[np.ndarray]) -> None:
-    """All images in true colour, side by side."""
+    """All images in true color, side by side."""
     shown = [row for row in rows if "refused" not in row]
     num_columns = min(6, max(1, len(shown)))
     num_rows = max(1, -(-len(shown) // num_columns))

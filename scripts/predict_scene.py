@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--scene_statistics",
         action="store_true",
-        help="standardise each scene by mean and deviation of its own pixels, in place of the model's",
+        help="standardize each scene by mean and deviation of its own pixels, in place of the model's",
     )
     parser.add_argument("--probabilities", choices=("uint8", "float32"), help="write probabilities of the classes")
     parser.add_argument("--confidence", action="store_true", help="write the probability of the class")
@@ -125,7 +125,7 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
             "model": without_folders(arguments.model),
             "windows": f"{predictor.window[0]}x{predictor.window[1]}, every {predictor.stride} pixels",
             "bands": selection.description,
-            "standardised by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",
+            "standardized by": "the scene's own pixels" if predictor.scene_statistics else "the model's statistics",
             "left out": ", ".join((*kinds, "pixels without data")),
         }
         summary = write_scene_maps(

@@ -480,7 +480,7 @@ def check_owner(api: HfApi, hub_model_id: str) -> None:
     if hub_model_id.count("/") != 1 or not all(hub_model_id.split("/")):
         raise ValueError(f"--hub_model_id: expected OWNER/NAME, got {hub_model_id!r}")
     user = api.whoami()
-    owners = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+    owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     owner = hub_model_id.split("/")[0]
     if owner not in owners:
         raise ValueError(

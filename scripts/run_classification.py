@@ -108,7 +108,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--statistics",
         choices=STATISTICS,
-        help="standardise by mean and deviation of the training area (default from scratch), of the checkpoint "
+        help="standardize by mean and deviation of the training area (default from scratch), of the checkpoint "
         "(default for its model), or of each area by its own",
     )
     training = parser.add_argument_group("training")

@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     model.add_argument(
         "--recompute_statistics",
         action="store_true",
-        help="standardise with the statistics of the training tiles, not with those of the checkpoint",
+        help="standardize with the statistics of the training tiles, not with those of the checkpoint",
     )
     model.add_argument("--config_name_or_path", help="configuration to train from scratch (the published one)")
     model.add_argument("--config_overrides", help="settings to change, e.g. hidden_size=48,num_spatial_layers=2")

@@ -314,7 +314,7 @@ def write_image(path: Path, cube: np.ndarray, **profile: Any) -> Path:
 
 
 def cog(cube: np.ndarray, folder: Path) -> bytes:
-    """A cloud-optimised GeoTIFF, in blocks of 128 x 128 pixels."""
+    """A cloud-optimized GeoTIFF, in blocks of 128 x 128 pixels."""
     return write_image(folder / "cog.tif", cube, driver="COG", blocksize=128).read_bytes()
 
 

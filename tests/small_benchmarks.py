@@ -136,12 +136,12 @@ def write_houston(folder: Path, wavelengths: bool = True) -> Path:
     image = folder / "FullHSIDataset" / "20170218_UH_CASI_S4_NAD83.pix"
     image.parent.mkdir(parents=True)
     cube.tofile(image)
-    centres = ", ".join(f"{374.4 + 14.3 * band:.1f}" for band in range(50))
+    centers = ", ".join(f"{374.4 + 14.3 * band:.1f}" for band in range(50))
     image.with_suffix(".hdr").write_text(
         f"ENVI\nsamples = {width}\nlines = {height}\nbands = 50\nheader offset = 0\ndata type = 12\n"
         "interleave = bsq\nbyte order = 0\nmap info = {UTM, 1.0, 1.0, "
         f"{HOUSTON_LEFT}, {HOUSTON_TOP}, 1.0, 1.0, 15, North, WGS-84, units=Meters}}\n"
-        + (f"wavelength units = Nanometers\nwavelength = {{{centres}}}\n" if wavelengths else "")
+        + (f"wavelength units = Nanometers\nwavelength = {{{centers}}}\n" if wavelengths else "")
     )
     rows, columns = HOUSTON_TILE
     labels = houston_labels()

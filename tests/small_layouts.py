@@ -74,8 +74,8 @@ def write_layout(layout: str, product: Path, folder: Path) -> Path:
     with rasterio.open(path, "w", driver="ENVI" if layout == "ENVI" else "GTiff", **profile) as dataset:
         dataset.write(stored)
         if layout == "GeoTIFF":
-            for number, (centre, width) in enumerate(zip(wavelengths, fwhm, strict=True), start=1):
-                dataset.update_tags(number, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=centre / 1e3, FWHM_UM=width / 1e3)
+            for number, (center, width) in enumerate(zip(wavelengths, fwhm, strict=True), start=1):
+                dataset.update_tags(number, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=center / 1e3, FWHM_UM=width / 1e3)
     if layout == "ENVI":
         header = folder / "scene.hdr"
         lines = [

@@ -32,7 +32,7 @@ def write_prisma(
     crs: str,
     *,
     level: str = "L2D",
-    corners: str = "centres",
+    corners: str = "centers",
     sun_zenith: bool = True,
     chunks: tuple[int, int, int] | None = None,
 ) -> Path:
@@ -44,7 +44,7 @@ def write_prisma(
         path: the `.he5` file.
         stored, wavelengths, fwhm, transform, crs: the image; the pixels are 30 m wide.
         level: "L1", "L2B", "L2C" or "L2D"; at L1 the numbers are radiance x 100, taken from reflectance x 10000.
-        corners: what the corners are: "centres" of the corner pixels, "outer" corners of the image, or "odd" points.
+        corners: what the corners are: "centers" of the corner pixels, "outer" corners of the image, or "odd" points.
         sun_zenith: writes the angles whose value 0 marks pixels outside the swath.
         chunks: of the cubes (lines, bands, samples); contiguous without.
     """
@@ -82,15 +82,15 @@ def write_prisma(
             none = np.zeros(UNUSED_BANDS)
             order = 1 if detector == "Vnir" else -1
             cube = np.concatenate([unused, numbers][::order]).transpose(1, 0, 2)  # (lines, bands, samples)
-            centres = np.concatenate([none, wavelengths[chosen]][::order])
-            attributes[f"List_Cw_{detector}"] = centres.astype(np.float32)
+            centers = np.concatenate([none, wavelengths[chosen]][::order])
+            attributes[f"List_Cw_{detector}"] = centers.astype(np.float32)
             attributes[f"List_Fwhm_{detector}"] = np.concatenate([none, fwhm[chosen]][::order]).astype(np.float32)
-            attributes[f"List_Cw_{detector}_Flags"] = (centres > 0).astype(np.uint8)
+            attributes[f"List_Cw_{detector}_Flags"] = (centers > 0).astype(np.uint8)
             name = f"Data Fields/{detector.upper()}_Cube"
             swath.create_dataset(name, data=cube, chunks=chunks, compression="gzip" if chunks else None)
         if level == "L2D":
             attributes["Epsg_Code"] = np.int64(CRS.from_user_input(crs).to_epsg())
-            inset = {"centres": 0.5, "outer": 0.0, "odd": 3.0}[corners]
+            inset = {"centers": 0.5, "outer": 0.0, "odd": 3.0}[corners]
             for corner, column, row in (("UL", 0, 0), ("UR", 1, 0), ("LL", 0, 1), ("LR", 1, 1)):
                 east = transform.c + transform.a * (column * width + inset * (1 - 2 * column))
                 north = transform.f + transform.e * (row * height + inset * (1 - 2 * row))

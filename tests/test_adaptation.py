@@ -37,7 +37,7 @@ CASES = {
         HSSTForMaskedImageModeling,
         {"visible_only": True, "mask_type": "grid", "position_embedding_type": "sincos"},
     ),
-    "not normalised": (HSSTForMaskedImageModeling, {"normalize_token_values": False, "mask_type": "unit"}),
+    "not normalized": (HSSTForMaskedImageModeling, {"normalize_token_values": False, "mask_type": "unit"}),
     "patches": (HSSTForMaskedImageModeling, {"patch_size": 2, "mask_patch_size": 1}),
     "padded": (HSSTForMaskedImageModeling, {"band_patch_size": 5, "mask_type": "unit"}),
     "segmentation": (HSSTForSemanticSegmentation, {"num_labels": 3}),

@@ -81,7 +81,7 @@ def test_every_model_learns_what_can_be_learnt(name, data, checkpoint) -> None:
 
 
 @pytest.mark.parametrize("name", ["hsst-scratch", "vit", "cnn-1d", "cnn-3d", "hsst"])
-def test_centre_pixels_can_be_classified_instead(name, data, checkpoint) -> None:
+def test_center_pixels_can_be_classified_instead(name, data, checkpoint) -> None:
     outcome = run_model(name, data, replace(FAST, task="center", max_steps=40), options(name, checkpoint))
     assert np.trace(outcome.confusion) / outcome.confusion.sum() > 0.7
 

@@ -58,7 +58,7 @@ def test_finetuning_checkpoint(tmp_path, convert):
     assert model.config.num_labels == 5
 
 
-def test_finetuning_checkpoint_of_a_centre_pixel_model(tmp_path, convert):
+def test_finetuning_checkpoint_of_a_center_pixel_model(tmp_path, convert):
     tensors = load_file(PARITY / "center_pixel_head.safetensors")
     weights = {name.removeprefix("weights."): tensors[name] for name in tensors if name.startswith("weights.")}
     config = {"image_size": 7, "patch_size": 1, "band_patch_size": 10, "n_bands": 40, "transformer_n_heads": 2}

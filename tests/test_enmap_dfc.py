@@ -124,14 +124,14 @@ def test_majority_is_the_most_frequent_label_and_the_lowest_of_equals(factor: in
     assert complete.all()
 
 
-@pytest.mark.parametrize("metres", [-5.0, -4.0, 4.0])
-def test_labels_between_pixels_go_to_the_nearest(tmp_path: Path, metres: float):
+@pytest.mark.parametrize("meters", [-5.0, -4.0, 4.0])
+def test_labels_between_pixels_go_to_the_nearest(tmp_path: Path, meters: float):
     """The grids of EnMAP and of the labels are half a label apart at most; patches of 4 x 4 pixels stay in place."""
     folder = write_dfc(tmp_path / "files")
     for path in folder.rglob("*_p?.tif"):
         with rasterio.open(path, "r+") as dataset:
             t = dataset.transform
-            dataset.transform = type(t)(t.a, t.b, t.c + metres, t.d, t.e, t.f + metres)
+            dataset.transform = type(t)(t.a, t.b, t.c + meters, t.d, t.e, t.f + meters)
     (scene,) = builder(folder, tmp_path, block_size=50).data.scenes
     height, width = min(scene.shape[0], LABEL_HEIGHT), min(scene.shape[1], LABEL_WIDTH)
     assert (scene.labels[:height, :width] == expected_labels()[:height, :width]).mean() > 0.99

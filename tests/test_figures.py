@@ -1,4 +1,4 @@
-"""Figures: colours at the right wavelengths, pictures that are written whole."""
+"""Figures: colors at the right wavelengths, pictures that are written whole."""
 
 from types import SimpleNamespace
 
@@ -11,26 +11,26 @@ from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS
 from hsst.experiments.label_efficiency import plot_label_efficiency
 from hsst.support.features import plot_features
-from hsst.support.figures import marked_pixels, plot_reconstruction, true_colour, true_colour_bands
+from hsst.support.figures import marked_pixels, plot_reconstruction, true_color, true_color_bands
 from hsst.support.reports import plot_confusion, plot_land_cover_map
 from hsst.support.scene_report import SceneSummary, plot_quick_look
 
 pytestmark = pytest.mark.usefixtures("real_figures")
 
 
-def test_true_colour_is_640_550_460_nm():
-    bands = true_colour_bands(ENMAP.wavelengths, 224)
+def test_true_color_is_640_550_460_nm():
+    bands = true_color_bands(ENMAP.wavelengths, 224)
     assert np.abs(np.array(ENMAP.wavelengths)[bands] - (640, 550, 460)).max() < 4
-    assert len(set(true_colour_bands(None, 8))) == 3
+    assert len(set(true_color_bands(None, 8))) == 3
 
 
-def test_true_colour_is_stretched_between_percentiles():
+def test_true_color_is_stretched_between_percentiles():
     reflectance = np.random.default_rng(0).uniform(0.02, 0.2, (224, 20, 20))
     reflectance[:, 0, 0] = np.nan
-    picture, limits = true_colour(reflectance, ENMAP.wavelengths)
+    picture, limits = true_color(reflectance, ENMAP.wavelengths)
     assert picture.shape == (20, 20, 3) and picture.min() == 0 and picture.max() == 1
     assert (picture[0, 0] == 0).all()
-    brighter, _ = true_colour(reflectance + 0.05, ENMAP.wavelengths, limits)
+    brighter, _ = true_color(reflectance + 0.05, ENMAP.wavelengths, limits)
     assert brighter.mean() > picture.mean() + 0.1
 
 
@@ -67,12 +67,12 @@ def test_marked_pixels_are_hidden_and_valid():
 
 def test_clouds_do_not_blacken_the_land():
     reflectance = np.random.default_rng(0).uniform(0.02, 0.2, (224, 20, 20))
-    clear, limits = true_colour(reflectance, ENMAP.wavelengths)
+    clear, limits = true_color(reflectance, ENMAP.wavelengths)
     reflectance[:, :6] = 0.9
-    cloudy, others = true_colour(reflectance, ENMAP.wavelengths)
+    cloudy, others = true_color(reflectance, ENMAP.wavelengths)
     np.testing.assert_allclose(others, limits, atol=0.01)
     assert (cloudy[:6] == 1).all() and cloudy[6:].std() > 0.9 * clear[6:].std()
-    assert (true_colour(np.full((224, 1, 1), 0.1), ENMAP.wavelengths)[0] == 0.5).all()
+    assert (true_color(np.full((224, 1, 1), 0.1), ENMAP.wavelengths)[0] == 0.5).all()
 
 
 SHAPES = [(20, 400), (400, 20), (1, 1), (60, 80)]

@@ -283,7 +283,7 @@ def test_published_size_on_cuda(mode, anywhere):
     assert len(anywhere) >= 8 and set(anywhere) == {"launch_layer"}
 
 
-def test_values_of_tokens_are_normalised_as_layernorm_does():
+def test_values_of_tokens_are_normalized_as_layernorm_does():
     class OnGPU(torch.Tensor):
         """A tensor that says it lies on a GPU."""
 

@@ -1,4 +1,4 @@
-"""From stored numbers to standardised windows: bands, nodata, clipping, statistics, and what is refused."""
+"""From stored numbers to standardized windows: bands, nodata, clipping, statistics, and what is refused."""
 
 import json
 
@@ -32,7 +32,7 @@ def expected_values(stored):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64])
-def test_reflectance_is_standardised_per_band(processor, dtype):
+def test_reflectance_is_standardized_per_band(processor, dtype):
     stored = image(dtype=dtype)
     outputs = processor(stored, return_tensors="pt")
     assert outputs.pixel_values.dtype == torch.float32 and outputs.pixel_values.shape == (1, 4, 5, 6)
@@ -98,10 +98,10 @@ def test_bands_are_picked_by_index_from_the_sensors_files(processor):
 
 def test_bands_are_picked_by_wavelength_in_any_order(processor):
     stored = image(7)
-    centres = [798.0, 405.0, 601.5, 2200.0, 502.0, 703.0, 900.0]
-    outputs = processor(stored, wavelengths=centres)
+    centers = [798.0, 405.0, 601.5, 2200.0, 502.0, 703.0, 900.0]
+    outputs = processor(stored, wavelengths=centers)
     np.testing.assert_allclose(outputs.pixel_values[0], expected_values(stored[[4, 2, 5, 0]]), atol=1e-5)
-    for given in (np.array(centres), torch.tensor(centres)):
+    for given in (np.array(centers), torch.tensor(centers)):
         assert torch.equal(processor(stored, wavelengths=given).pixel_values, outputs.pixel_values)
 
 
@@ -109,9 +109,9 @@ def test_the_bands_of_enmap_are_found_in_either_order_and_in_a_new_calibration()
     processor = HSSTImageProcessor(wavelengths=list(ENMAP_WAVELENGTHS))
     layouts = [list(ENMAP.wavelengths)]
     layouts.append([*np.roll(layouts[0], 100)])  # not ascending, as where the file holds VNIR before SWIR
-    for centres in layouts:
-        bands = processor.match_wavelengths(centres)
-        np.testing.assert_allclose(np.array(centres)[bands], ENMAP_WAVELENGTHS)
+    for centers in layouts:
+        bands = processor.match_wavelengths(centers)
+        np.testing.assert_allclose(np.array(centers)[bands], ENMAP_WAVELENGTHS)
     # The detectors overlap: bands of both, 0.2 nm apart, may be nearest to the same one after a calibration
     (pair,) = np.flatnonzero(np.diff(ENMAP_WAVELENGTHS) < 0.2)
     moved = np.array(ENMAP_WAVELENGTHS)
@@ -147,7 +147,7 @@ def test_bands_the_model_does_not_use_may_lack_data(processor):
     assert processor(stored).pixel_mask.all()
 
 
-def test_clipping_happens_in_reflectance_before_standardising(processor):
+def test_clipping_happens_in_reflectance_before_standardizing(processor):
     stored = image()
     stored[0, 0, 0], stored[1, 0, 0] = 20000, -5000
     values = processor(stored).pixel_values[0, :, 0, 0]

@@ -29,7 +29,7 @@ from hsst.experiments.label_efficiency import (
     pooled_scores,
     run_experiment,
     run_of,
-    summarise,
+    summarize,
     untrained_classes,
 )
 from hsst.support.reports import described, interval, percent
@@ -192,7 +192,7 @@ def test_summary_has_means_deviations_and_paired_differences() -> None:
         for model, counts in right.items()
         for seed, count in enumerate(counts)
     ]
-    summary = summarise(rows, ["a"], ["one", "two"])
+    summary = summarize(rows, ["a"], ["one", "two"])
     scores = {entry["model"]: entry["overall_accuracy"] for entry in summary["results"]}
     assert scores["svm"]["mean"] == pytest.approx(0.75) and scores["svm"]["std"] == pytest.approx(0.05)
     # Student's t with two degrees of freedom
@@ -213,7 +213,7 @@ def test_the_model_from_scratch_is_compared_beside_the_best_baseline() -> None:
         for model, counts in right.items()
         for seed, count in enumerate(counts)
     ]
-    summary = summarise(rows, ["a"], ["one", "two"])
+    summary = summarize(rows, ["a"], ["one", "two"])
     best, scratch = (
         {entry["score"]: entry for entry in summary[name]}["overall_accuracy"]
         for name in ("comparisons", "comparisons_to_scratch")
@@ -225,7 +225,7 @@ def test_the_model_from_scratch_is_compared_beside_the_best_baseline() -> None:
     assert scratch["difference"]["mean"] == pytest.approx((0.10 + 0.07 + 0.04) / 3)
     assert scratch["difference"]["low"] < scratch["difference"]["mean"] < scratch["difference"]["high"]
     # it is not compared with itself
-    alone = summarise([row for row in rows if row["model"] == "hsst-scratch"], ["a"], ["one", "two"])
+    alone = summarize([row for row in rows if row["model"] == "hsst-scratch"], ["a"], ["one", "two"])
     assert alone["comparisons_to_scratch"] == []
 
 
@@ -234,7 +234,7 @@ def test_confusion_shares_are_means_over_seeds_of_rows() -> None:
         made_up_row("svm", "5", seed, "a", [[right, 10 - right, 0], [0, 4, 0], [0, 0, 0]])
         for seed, right in enumerate((8, 6))
     ]
-    (entry,) = summarise(rows, ["a"], ["one", "two", "three"])["results"]
+    (entry,) = summarize(rows, ["a"], ["one", "two", "three"])["results"]
     assert entry["confusion_shares"] == [pytest.approx([0.7, 0.3, 0.0]), [0.0, 1.0, 0.0], None]
 
 
@@ -270,7 +270,7 @@ def test_figure_and_table_show_every_model_and_budget(tmp_path, real_figures) ->
         for budget in ("5", "100%")
         for seed in range(2)
     ]
-    summary = summarise(rows, ["a"], ["grass", "water"], {"data_dir": "folder"})
+    summary = summarize(rows, ["a"], ["grass", "water"], {"data_dir": "folder"})
     assert summary["runs"] == 8 and summary["experiment"] == {"data_dir": "folder"}
     assert plot_label_efficiency(tmp_path / "figure.png", summary).stat().st_size > 10_000
     text = label_efficiency_table(summary)
@@ -280,7 +280,7 @@ def test_figure_and_table_show_every_model_and_budget(tmp_path, real_figures) ->
 
 def test_classes_without_training_pixels_are_named_and_left_out_of_an_average() -> None:
     rows = [made_up_row("svm", "5", seed, "a", [[8, 2, 0], [4, 6, 0], [5, 5, 0]]) for seed in range(3)]
-    summary = summarise(rows, ["a"], ["one", "two", "water"], untrained=["water"])
+    summary = summarize(rows, ["a"], ["one", "two", "water"], untrained=["water"])
     (entry,) = summary["results"]
     assert entry["average_accuracy"]["mean"] == pytest.approx(1.4 / 3)
     assert entry["average_accuracy_trained"]["mean"] == pytest.approx(0.7)
@@ -299,7 +299,7 @@ def test_documents_get_their_table_from_the_results(tmp_path, monkeypatch) -> No
         for model, right in (("hsst", 9), ("svm", 5))
         for seed in range(3)
     ]
-    summary = summarise(rows, ["a"], ["grass", "water"])
+    summary = summarize(rows, ["a"], ["grass", "water"])
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     tables = runpy.run_path(str(ROOT / "scripts" / "experiments/tables.py"))["TABLES"]
     monkeypatch.setitem(tables["label_efficiency"].__globals__, "result", lambda name: summary)

@@ -35,7 +35,7 @@ SHARED = Path(os.environ.get("HSST_SHARED", Path(__file__).parents[2] / "shared"
 POTSDAM = SHARED / "data" / "enmap_potsdam"
 
 SIZE = 48
-CENTRES = (450.0, 550.0, 650.0, 1650.0)
+CENTERS = (450.0, 550.0, 650.0, 1650.0)
 FILE_ORDER = (2, 3, 0, 1)
 
 
@@ -49,7 +49,7 @@ def classes() -> np.ndarray:
 
 
 def tagged(band: int) -> dict[str, str]:
-    return {"wavelength": str(CENTRES[FILE_ORDER[band]])}
+    return {"wavelength": str(CENTERS[FILE_ORDER[band]])}
 
 
 def write_image(path: Path, image: np.ndarray, **profile: Any) -> Path:
@@ -91,7 +91,7 @@ def test_geotiff(tmp_path: Path):
     (scene,) = scene_builder.data.scenes
     np.testing.assert_array_equal(scene.cube, striped_cube(SIZE, SIZE))
     np.testing.assert_array_equal(scene.labels, classes())
-    np.testing.assert_array_equal(scene_builder.data.wavelengths, CENTRES)
+    np.testing.assert_array_equal(scene_builder.data.wavelengths, CENTERS)
     assert scene_builder.data.class_names == ("class 1", "class 2", "class 3")
     assert (scene.name, scene.transform) == ("scene", TRANSFORM)
     assert_builder_holds_its_promises(scene_builder, window_size=4)
@@ -110,29 +110,29 @@ def test_envi(tmp_path: Path, units: str, name: str):
     (folder / "images" / "scene.hdr").write_text(
         f"ENVI\nsamples = {SIZE}\nlines = {SIZE}\nbands = 4\nheader offset = 0\ndata type = 12\ninterleave = bsq\n"
         f"byte order = 0\ndata ignore value = 0\nreflectance scale factor = 5000\nwavelength units = {units}\n"
-        f"wavelength = {{{', '.join(str(CENTRES[band] / factor) for band in FILE_ORDER)}}}\n"
+        f"wavelength = {{{', '.join(str(CENTERS[band] / factor) for band in FILE_ORDER)}}}\n"
     )
     write_raster(folder / "labels" / "scene.tif", values(), crs=None, transform=None)
     data = builder(folder, tmp_path).data
     expected = 2 * (striped_cube(SIZE, SIZE).astype(np.int64) + 2)
     expected[:, 0, 0] = ENMAP.nodata
     np.testing.assert_array_equal(data.scenes[0].cube, expected)
-    np.testing.assert_allclose(data.wavelengths, CENTRES)
+    np.testing.assert_allclose(data.wavelengths, CENTERS)
 
 
 def test_matlab(tmp_path: Path):
     """Files of two folders' files side by side, as they are shared on the web: (height, width, bands), no tags."""
     image = np.moveaxis(striped_cube(SIZE, SIZE) / 10000.0, 0, -1)
     image[3, 4] = np.nan
-    savemat(tmp_path / "salinas.mat", {"salinas": image, "wl": np.array([CENTRES])})
+    savemat(tmp_path / "salinas.mat", {"salinas": image, "wl": np.array([CENTERS])})
     savemat(tmp_path / "salinas_gt.mat", {"salinas_gt": values()})
-    (tmp_path / "bands.txt").write_text("\n".join(f"{centre}, 10" for centre in CENTRES))
+    (tmp_path / "bands.txt").write_text("\n".join(f"{center}, 10" for center in CENTERS))
     settings = {"images": "salinas.mat", "labels": "salinas_gt.mat", "wavelengths": "bands.txt", "scale": 1.0}
     data = builder(tmp_path, tmp_path / "cache", **settings).data
     expected = striped_cube(SIZE, SIZE)
     expected[:, 3, 4] = ENMAP.nodata
     np.testing.assert_array_equal(data.scenes[0].cube, expected)
-    np.testing.assert_array_equal(data.wavelengths, CENTRES)
+    np.testing.assert_array_equal(data.wavelengths, CENTERS)
     unscaled = builder(tmp_path, tmp_path / "cache", **{**settings, "scale": None})
     assert_one_clear_line(lambda: unscaled.data, "salinas.mat", "reflectance x 10000", "fractions")
 
@@ -361,11 +361,11 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path):
 
 def test_images_with_other_bands_are_refused(tmp_path: Path):
     folder = write_scene(tmp_path / "files")
-    for name, centres, bands in (("other", (451.5, 550, 650, 1650), 4), ("short", CENTRES, 3)):
+    for name, centers, bands in (("other", (451.5, 550, 650, 1650), 4), ("short", CENTERS, 3)):
         image = write_raster(
             folder / "images" / f"z{name}.tif",
             striped_cube(SIZE, SIZE, bands),
-            band_tags=lambda band, own=centres: {"wavelength": str(own[band])},
+            band_tags=lambda band, own=centers: {"wavelength": str(own[band])},
         )
         write_raster(folder / "labels" / f"z{name}.tif", values())
         word = "450 nm in band 0" if name == "other" else "expected 4 bands"

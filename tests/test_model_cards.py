@@ -289,10 +289,10 @@ def test_a_land_cover_model_on_other_labels(fine_tuned, pretrained, tmp_path, ru
     assert result.returncode == 0, result.stderr
     quick_check(tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
-    assert "Some tiles: labels of other classes" in text and "![The area in true colour" in text
+    assert "Some tiles: labels of other classes" in text and "![The area in true color" in text
     assert "They were looked at before.\n\n![" in text
     assert "| tree | oak, pine | 7 | 50.0% | 50.0% |" in text
-    assert "says little of real ones" in text and "`--scene_statistics` standardises a scene" in text
+    assert "says little of real ones" in text and "`--scene_statistics` standardizes a scene" in text
     result = run_script(*build, "--model", pretrained)
     assert_one_clear_line(result, "--other_labels", "expected one fine-tuned for land cover", "pre-trained")
 

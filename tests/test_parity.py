@@ -1,7 +1,7 @@
 """
 The model is the published one: the fixtures hold what the published implementation computed with small random weights.
 
-Tolerances: 1e-9 absolute in float64 (classifiers), 1e-5 in float32 (masked image modelling).
+Tolerances: 1e-9 absolute in float64 (classifiers), 1e-5 in float32 (masked image modeling).
 """
 
 import json
@@ -76,7 +76,7 @@ def test_classifiers(name, attention):
 
 
 @pytest.mark.parametrize("name", MASKED_MODELS)
-def test_masked_image_modelling(name):
+def test_masked_image_modeling(name):
     model, settings, tensors = load_fixture(name)
     pixel_values, mask = tensors["input"], tensors["mask"].bool()
     outputs = model(pixel_values, bool_masked_pos=mask)
@@ -116,7 +116,7 @@ def test_masked_image_modelling(name):
 
 
 def test_sincos_tables():
-    expected = load_file(FIXTURES / "sincos_as_initialised.safetensors")
+    expected = load_file(FIXTURES / "sincos_as_initialized.safetensors")
     positions = HSSTPositionEmbeddings(HSSTConfig(position_embedding_type="sincos"))
     for name, table in expected.items():
         if name.startswith("spatial"):

@@ -35,7 +35,7 @@ from modeling_hsst.scene_prediction_hsst import (
     window_starts,
 )
 
-CENTRES = [500.0, 600.0, 700.0, 800.0, 900.0, 1000.0]
+CENTERS = [500.0, 600.0, 700.0, 800.0, 900.0, 1000.0]
 CLASSES = {0: "water", 1: "forest", 2: "soil"}
 
 
@@ -50,7 +50,7 @@ def config(**changes):
         "image_size": 8,
         "num_channels": 6,
         "band_patch_size": 3,
-        "wavelengths": CENTRES,
+        "wavelengths": CENTERS,
         # larger than in training, so that windows differ
         "initializer_range": 0.3,
         "id2label": CLASSES,
@@ -60,7 +60,7 @@ def config(**changes):
 
 @pytest.fixture
 def processor():
-    return HSSTImageProcessor(wavelengths=CENTRES, image_mean=[0.3] * 6, image_std=[0.2] * 6)
+    return HSSTImageProcessor(wavelengths=CENTERS, image_mean=[0.3] * 6, image_std=[0.2] * 6)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def center():
 
 
 def image(height=29, width=37, seed=0):
-    """Smooth, so that neighbouring windows are alike, with noise."""
+    """Smooth, so that neighboring windows are alike, with noise."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     waves = np.stack([np.sin(rows / (4 + b) + b) + np.cos(columns / (5 + b) - b) for b in range(6)])
@@ -84,14 +84,14 @@ def image(height=29, width=37, seed=0):
 
 
 def scene(pixels, **changes):
-    return ArrayScene(pixels, **{"wavelengths": CENTRES, **changes})
+    return ArrayScene(pixels, **{"wavelengths": CENTERS, **changes})
 
 
 class MarkedScene(ArrayScene):
     """A scene that knows which of its pixels are cloud."""
 
     def __init__(self, pixels, cloud):
-        super().__init__(pixels, CENTRES)
+        super().__init__(pixels, CENTERS)
         self.cloud = cloud
 
     def read_excluded(self, rows, columns, kinds):
@@ -147,7 +147,7 @@ def test_blending_is_the_weighted_mean_of_all_windows(dense, processor):
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
 
 
-def test_light_and_calibration_of_a_scene_that_is_standardised_by_itself_do_not_matter(dense, processor):
+def test_light_and_calibration_of_a_scene_that_is_standardized_by_itself_do_not_matter(dense, processor):
     pixels = image(90, 50)
     pixels[:, 20:30, 3:9] = -32768
     cloud = np.zeros(pixels.shape[1:], dtype=bool)
@@ -178,7 +178,7 @@ def test_statistics_of_scenes_without_any(dense, processor):
     assert (predicted(predictor, empty)[0] == NO_CLASS).all()
     flat = scene(np.full((6, 10, 10), 2000, dtype=np.int16))
     assert np.isfinite(predicted(predictor, flat)[1]).all()
-    bare = HSSTImageProcessor(wavelengths=CENTRES)  # neither mean nor deviation
+    bare = HSSTImageProcessor(wavelengths=CENTERS)  # neither mean nor deviation
     of_scene = ScenePredictor(dense, bare, scene_statistics=True).scene_processor(flat, predictor.select_bands(flat))
     np.testing.assert_allclose(of_scene.image_mean, 0.2, rtol=1e-6)
     np.testing.assert_allclose(of_scene.image_std, 1e-4)
@@ -283,7 +283,7 @@ def test_windows_cover_everything_and_end_with_the_last_pixel():
     assert (weight > 0).all()
     np.testing.assert_allclose(weight[:4] + weight[4:], weight[:4].flip(0) + weight[4:].flip(0), atol=1e-6)
     row = weight[3] / weight[3].sum()
-    np.testing.assert_allclose(row[:4] + row[4:], 0.25, atol=1e-6)  # neighbours half a window apart
+    np.testing.assert_allclose(row[:4] + row[4:], 0.25, atol=1e-6)  # neighbors half a window apart
 
 
 @pytest.mark.parametrize("model", ["dense", "center"])
@@ -314,7 +314,7 @@ def test_a_scene_without_data_gives_a_map_without_classes(dense, processor):
 def test_bands_are_matched_in_any_order(dense, processor):
     pixels = image(16, 16)
     order = [4, 0, 5, 2, 1, 3]
-    given = np.array(CENTRES)[order] + [1, -2, 0, 2, -1, 0]
+    given = np.array(CENTERS)[order] + [1, -2, 0, 2, -1, 0]
     more = np.concatenate([pixels[order], pixels[:1]]), np.append(given, 2000.0)
     mixed = ArrayScene(more[0], more[1], [10.0] * 7)
     selection = select_bands(mixed, processor, 6)
@@ -325,7 +325,7 @@ def test_bands_are_matched_in_any_order(dense, processor):
 
 
 def test_a_band_more_than_half_its_width_away_is_an_error(processor):
-    shifted = np.array(CENTRES) + [0, 0, 6, 0, 0, 0]
+    shifted = np.array(CENTERS) + [0, 0, 6, 0, 0, 0]
     select_bands(ArrayScene(image(), shifted, [12.5] * 6), processor, 6)
     with pytest.raises(ValueError, match=r"1 have none: 700\.0 nm \(nearest 6\.0 nm away, 5\.5 allowed\)"):
         select_bands(ArrayScene(image(), shifted, [11.0] * 6), processor, 6)
@@ -336,7 +336,7 @@ def test_a_band_more_than_half_its_width_away_is_an_error(processor):
 
 def test_a_band_of_the_scene_serves_one_band_of_the_model(processor):
     pixels = image()
-    shared = np.array(CENTRES)
+    shared = np.array(CENTERS)
     shared[3] = 2000.0
     wide = np.full(6, 250.0)
     words = r"700\.00 and 800\.00 nm\) both match image band 2 \(700\.00 nm\).*--resample"
@@ -349,11 +349,11 @@ def test_a_band_of_the_scene_serves_one_band_of_the_model(processor):
 def test_bands_without_data_are_not_matched(processor):
     pixels = np.concatenate([image(), image()[2:3]])
     pixels[2] = -32768
-    twice = ArrayScene(pixels, [*CENTRES, 702.0], [10.0] * 7)
+    twice = ArrayScene(pixels, [*CENTERS, 702.0], [10.0] * 7)
     assert select_bands(twice, processor, 6).bands == [0, 1, 6, 3, 4, 5]
     pixels[6] = -32768
     with pytest.raises(ValueError, match=r"700\.0 nm"):
-        select_bands(ArrayScene(pixels, [*CENTRES, 702.0], [10.0] * 7), processor, 6)
+        select_bands(ArrayScene(pixels, [*CENTERS, 702.0], [10.0] * 7), processor, 6)
 
 
 def test_resampling_keeps_a_linear_spectrum_and_nodata(processor):
@@ -363,7 +363,7 @@ def test_resampling_keeps_a_linear_spectrum_and_nodata(processor):
     pixels[np.abs(fine - 750).argmin(), 5, 5] = -32768
     selection = select_bands(ArrayScene(pixels, fine, [6.0] * len(fine)), processor, 6, resample=True)
     read = selection.read(ArrayScene(pixels, fine, [6.0] * len(fine)), slice(0, 9), slice(0, 9))
-    np.testing.assert_allclose(read[:, 0, 0], np.array(CENTRES) * 8 - 2000, rtol=0.01)
+    np.testing.assert_allclose(read[:, 0, 0], np.array(CENTERS) * 8 - 2000, rtol=0.01)
     assert np.isnan(read[2, 2, 3]) and np.isfinite(read[[0, 4, 5], 2, 3]).all()
     assert "resampled" in selection.description
 
@@ -375,7 +375,7 @@ def test_responses_of_a_coarser_sensor_interpolate():
     np.testing.assert_allclose(narrow, [[1.0, 0.0]])
 
 
-@pytest.mark.parametrize("given", [CENTRES[:1], [wavelength for wavelength in CENTRES for _ in range(2)]])
+@pytest.mark.parametrize("given", [CENTERS[:1], [wavelength for wavelength in CENTERS for _ in range(2)]])
 def test_resampling_needs_bands_of_different_wavelengths(processor, given):
     pixels = np.full((len(given), 9, 9), 1000, dtype=np.int16)
     with pytest.raises(ValueError, match=f"two or more bands.*got {len(given)} of"):
@@ -392,7 +392,7 @@ def test_without_wavelengths_the_number_of_bands_must_fit(dense, processor):
     bare = HSSTImageProcessor()
     assert select_bands(ArrayScene(image()), bare, 6).bands == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="unknown: expected 6 bands as the model has, got 5"):
-        select_bands(ArrayScene(image()[:5], CENTRES[:5]), HSSTImageProcessor(), 6)
+        select_bands(ArrayScene(image()[:5], CENTERS[:5]), HSSTImageProcessor(), 6)
 
 
 @pytest.mark.parametrize(
@@ -426,22 +426,22 @@ def test_prefetching_hands_errors_on_and_stops_when_left():
 
 
 def write_image(path, pixels):
-    """The pixels as a GeoTIFF that states its wavelengths in micrometres."""
+    """The pixels as a GeoTIFF that states its wavelengths in micrometers."""
     count, height, width = pixels.shape
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype="int16", nodata=-32768,
         crs="EPSG:32633", transform=from_origin(500000, 5800000, 30, 30),
     ) as dataset:  # fmt: skip
         dataset.write(pixels)
-        for band, centre in enumerate(CENTRES, 1):
-            dataset.update_tags(band, wavelength=str(centre / 1000), wavelength_units="Micrometers")
+        for band, center in enumerate(CENTERS, 1):
+            dataset.update_tags(band, wavelength=str(center / 1000), wavelength_units="Micrometers")
     return path
 
 
 def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
     pixels = image()
     classify = pipeline(TASK, model=dense, image_processor=processor)
-    outputs = classify(pixels, wavelengths=CENTRES, return_probabilities=True)
+    outputs = classify(pixels, wavelengths=CENTERS, return_probabilities=True)
     classes, probabilities = predicted(ScenePredictor(dense, processor), scene(pixels))
     np.testing.assert_array_equal(outputs["classes"], classes)
     np.testing.assert_allclose(outputs["probabilities"], probabilities, atol=1e-6)
@@ -450,18 +450,18 @@ def test_pipeline_takes_arrays_paths_and_lists(dense, processor, tmp_path):
 
     path = write_image(tmp_path / "scene.tif", pixels)
     from_file = classify(str(path), stride=8)
-    np.testing.assert_array_equal(from_file["classes"], classify(pixels, wavelengths=CENTRES, stride=8)["classes"])
+    np.testing.assert_array_equal(from_file["classes"], classify(pixels, wavelengths=CENTERS, stride=8)["classes"])
     assert from_file["crs"].to_epsg() == 32633 and from_file["transform"].a == 30
-    both = classify([pixels, pixels[:, :10]], wavelengths=CENTRES)
+    both = classify([pixels, pixels[:, :10]], wavelengths=CENTERS)
     assert [one["classes"].shape for one in both] == [(29, 37), (10, 37)]
-    torch_outputs = classify(torch.from_numpy(pixels), wavelengths=CENTRES)
+    torch_outputs = classify(torch.from_numpy(pixels), wavelengths=CENTERS)
     np.testing.assert_array_equal(torch_outputs["classes"], classes)
 
 
 def test_pipeline_takes_arrays_of_every_kind(dense, processor):
     classify = pipeline(TASK, model=dense, image_processor=processor)
     pixels = image()
-    expected = classify(pixels, wavelengths=CENTRES)["classes"]
+    expected = classify(pixels, wavelengths=CENTERS)["classes"]
     mask = np.zeros(pixels.shape, dtype=bool)
     mask[3, 4, 5] = True
     for array in (
@@ -470,15 +470,15 @@ def test_pipeline_takes_arrays_of_every_kind(dense, processor):
         torch.from_numpy(pixels.astype(np.float32)).requires_grad_(),
         np.ma.masked_array(pixels, np.zeros(pixels.shape, dtype=bool)),
     ):
-        np.testing.assert_array_equal(classify(array, wavelengths=CENTRES)["classes"], expected)
-    assert classify(torch.from_numpy(pixels).bfloat16(), wavelengths=CENTRES)["classes"].shape == expected.shape
-    masked = classify(np.ma.masked_array(pixels, mask), wavelengths=CENTRES)["classes"]
+        np.testing.assert_array_equal(classify(array, wavelengths=CENTERS)["classes"], expected)
+    assert classify(torch.from_numpy(pixels).bfloat16(), wavelengths=CENTERS)["classes"].shape == expected.shape
+    masked = classify(np.ma.masked_array(pixels, mask), wavelengths=CENTERS)["classes"]
     assert masked[4, 5] == NO_CLASS and (masked == NO_CLASS).sum() == (expected == NO_CLASS).sum() + 1
-    for one in classify([pixels, pixels], wavelengths=CENTRES, batch_size=2):
+    for one in classify([pixels, pixels], wavelengths=CENTERS, batch_size=2):
         np.testing.assert_array_equal(one["classes"], expected)
     for name, value in (("nodata", "none"), ("scale", [1])):
         with pytest.raises(ValueError, match=f"`{name}` must be a number"):
-            classify(pixels, wavelengths=CENTRES, **{name: value})
+            classify(pixels, wavelengths=CENTERS, **{name: value})
 
 
 def test_pipeline_says_what_is_wrong(dense, processor, tmp_path):
@@ -490,7 +490,7 @@ def test_pipeline_says_what_is_wrong(dense, processor, tmp_path):
     with pytest.raises(ValueError, match="stripe"):
         classify(image(), stripe=4)
     with pytest.raises(ValueError, match="one number for each of the 6 bands"):
-        classify(image(), wavelengths=CENTRES[:4])
+        classify(image(), wavelengths=CENTERS[:4])
     with pytest.raises(ValueError, match="fine-tune"):
         pipeline(TASK, model=HSSTForMaskedImageModeling(config()), image_processor=processor)
 
@@ -528,8 +528,8 @@ def test_a_checkpoint_is_loaded_with_the_class_it_was_saved_from(request, proces
     processor.save_pretrained(tmp_path)
     classify = pipeline(TASK, model=str(tmp_path))
     assert type(classify.model) is type(model)
-    expected = pipeline(TASK, model=model, image_processor=processor)(image(), wavelengths=CENTRES)
-    np.testing.assert_array_equal(classify(image(), wavelengths=CENTRES)["confidence"], expected["confidence"])
+    expected = pipeline(TASK, model=model, image_processor=processor)(image(), wavelengths=CENTERS)
+    np.testing.assert_array_equal(classify(image(), wavelengths=CENTERS)["confidence"], expected["confidence"])
 
 
 def test_round_trip_where_the_package_is_not_installed(dense, center, processor, tmp_path):
@@ -547,7 +547,7 @@ sys.modules["modeling_hsst"] = None  # as good as not installed
 from transformers import pipeline
 for name in {list(models)}:
     classify = pipeline(model=name, trust_remote_code=True)
-    outputs = classify(np.load("image.npy"), wavelengths={CENTRES})
+    outputs = classify(np.load("image.npy"), wavelengths={CENTERS})
     np.save(f"confidence_{{name}}.npy", outputs["confidence"])
     from_file = classify("image.tif")
     np.testing.assert_array_equal(from_file["classes"], outputs["classes"])
@@ -559,7 +559,7 @@ for name in {list(models)}:
     )
     assert process.returncode == 0, process.stderr
     for name, classify in pipelines.items():
-        expected = classify(image(), wavelengths=CENTRES)["confidence"]
+        expected = classify(image(), wavelengths=CENTERS)["confidence"]
         np.testing.assert_allclose(np.load(tmp_path / f"confidence_{name}.npy"), expected, atol=1e-6)
 
 
@@ -575,7 +575,7 @@ def test_memory_of_a_chunk_does_not_depend_on_the_scene(dense, processor):
     predictor = ScenePredictor(dense, processor, stride=8, chunk_size=16)
     for side in (32, 96):
         largest.clear()
-        for _ in predictor.predict(Watched(image(side, side), CENTRES)):
+        for _ in predictor.predict(Watched(image(side, side), CENTERS)):
             pass
         assert max(map(math.prod, largest)) <= (16 + 2 * 8) ** 2
 

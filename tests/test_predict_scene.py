@@ -29,7 +29,7 @@ from modeling_hsst import (
 )
 
 BANDS = [band for band in range(12) if band != EMPTY_BAND]
-CENTRES = WAVELENGTHS[BANDS].tolist()
+CENTERS = WAVELENGTHS[BANDS].tolist()
 PROGRAM_ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(SCRIPTS.parent),
@@ -50,12 +50,12 @@ def save_model(folder, architecture=HSSTForSemanticSegmentation, seed=0, **chang
         intermediate_size=8,
         num_channels=11,
         band_patch_size=4,
-        wavelengths=CENTRES,
+        wavelengths=CENTERS,
         initializer_range=0.3,
         id2label={0: "water", 1: "forest", 2: "soil"},
         **changes,
     )
-    processor = HSSTImageProcessor(wavelengths=CENTRES, image_mean=[0.15] * 11, image_std=[0.003] * 11)
+    processor = HSSTImageProcessor(wavelengths=CENTERS, image_mean=[0.15] * 11, image_std=[0.003] * 11)
     architecture(config).eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -92,7 +92,7 @@ def predict_library(model, cube):
     predictor = ScenePredictor(
         HSSTForSemanticSegmentation.from_pretrained(model), HSSTImageProcessor.from_pretrained(model)
     )
-    (part,) = predictor.predict(ArrayScene(cube, CENTRES))
+    (part,) = predictor.predict(ArrayScene(cube, CENTERS))
     return part
 
 
@@ -164,7 +164,7 @@ def test_scenes_of_every_format_give_the_same_map(run_script, product, model, tm
     scene, options = tmp_path / "image.tif", []
     if kind == "wavelengths from a file":
         write_image(scene, product, wavelengths=None)
-        (tmp_path / "bands.txt").write_text("".join(f"{centre} 8\n" for centre in CENTRES))
+        (tmp_path / "bands.txt").write_text("".join(f"{center} 8\n" for center in CENTERS))
         options = ["--wavelengths", tmp_path / "bands.txt"]
     if kind == "ENVI":
         with rasterio.open(scene) as dataset:
@@ -173,7 +173,7 @@ def test_scenes_of_every_format_give_the_same_map(run_script, product, model, tm
             dataset.write(cube)
         scene = tmp_path / "cube.hdr"
         scene.write_text(
-            scene.read_text() + f"wavelength units = nm\nwavelength = {{{', '.join(map(str, CENTRES))}}}\n"
+            scene.read_text() + f"wavelength units = nm\nwavelength = {{{', '.join(map(str, CENTERS))}}}\n"
         )
     if kind == "order of the bands":
         write_image(scene, product, bands=BANDS[::-1])
@@ -198,14 +198,14 @@ def test_zipped_product_gives_the_map_of_its_folder(run_script, product, model, 
 
 
 def test_resampling_takes_a_scene_of_other_bands(run_script, product, model, tmp_path):
-    centres = np.array(CENTRES)
-    finer = np.sort(np.concatenate([centres - 4, centres + 4]))
+    centers = np.array(CENTERS)
+    finer = np.sort(np.concatenate([centers - 4, centers + 4]))
     with rasterio.open(
         tmp_path / "fine.tif", "w", driver="GTiff", count=len(finer), height=20, width=30, dtype="int16"
     ) as dataset:
         dataset.write(np.broadcast_to(np.rint(finer)[:, None, None], (len(finer), 20, 30)).astype(np.int16))
-        for number, centre in enumerate(finer, 1):
-            dataset.update_tags(number, wavelength=str(centre), fwhm="6")
+        for number, center in enumerate(finer, 1):
+            dataset.update_tags(number, wavelength=str(center), fwhm="6")
     arguments = ["predict_scene.py", tmp_path / "fine.tif", "--model", model, "--output", tmp_path / "m.tif"]
     assert_one_clear_line(run_script(*arguments), "within half its width", "--resample")
     result = run_script(*arguments, "--resample")
@@ -220,7 +220,7 @@ def test_progress_is_shown_with_the_time_left(run_script, product, model, tmp_pa
     assert re.search(r"100%.*418/418 \[\d\d:\d\d<\d\d:\d\d, .*window", result.stderr), result.stderr
 
 
-def test_a_scene_standardised_by_its_own_pixels(run_script, model, product, tmp_path):
+def test_a_scene_standardized_by_its_own_pixels(run_script, model, product, tmp_path):
     """A scene under other light gives the same map, and the map of the same scene says how it was made."""
     cube = write_image(tmp_path / "scene.tif", product)
     factor, maps = np.linspace(0.6, 1.5, len(cube))[:, None, None], []
@@ -237,7 +237,7 @@ def test_a_scene_standardised_by_its_own_pixels(run_script, model, product, tmp_
             result = run_script(*arguments, *option)
             assert result.returncode == 0, result.stderr
             areas = json.loads(output.with_name(f"{output.stem}_areas.json").read_text())
-            assert areas["model_metadata"]["standardised by"].startswith("the scene" if option else "the model")
+            assert areas["model_metadata"]["standardized by"].startswith("the scene" if option else "the model")
             with rasterio.open(output) as dataset:
                 maps.append(dataset.read(1))
     usual, own, usual_bright, own_bright = maps

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 
 NODATA = -32768
 BANDS, HEIGHT, WIDTH = 20, 12, 14
-CENTRES = np.linspace(420, 2440, BANDS)
+CENTERS = np.linspace(420, 2440, BANDS)
 ORDER = np.random.default_rng(1).permutation(BANDS)
 """The band of ascending wavelength that stands at each place of a file."""
 GRID = {"crs": "EPSG:32633", "transform": Affine(30, 0, 500000, 0, -30, 5800000)}
@@ -80,7 +80,7 @@ def tif(
     with rasterio.open(path, "w", height=values.shape[1], width=values.shape[2], **settings) as dataset:
         dataset.write(values[order])
         for place, band in enumerate(order if tagged else (), start=1):
-            dataset.update_tags(place, wavelength=str(CENTRES[band]), wavelength_units="nm")
+            dataset.update_tags(place, wavelength=str(CENTERS[band]), wavelength_units="nm")
         dataset.scales, dataset.offsets = (np.broadcast_to(v, len(values))[order] for v in (scales, offsets))
         if unit is not None:
             dataset.units = [unit] * len(values)
@@ -94,7 +94,7 @@ def envi(path: Path, values: np.ndarray, *lines: str, kind: str = "bsq", order: 
     axes = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}[kind]
     path.write_bytes(values[ORDER].transpose(axes).astype(values.dtype.newbyteorder("<>"[order])).tobytes())
     text = f"ENVI\nsamples = {values.shape[2]}\nlines = {values.shape[1]}\nbands = {BANDS}\nbyte order = {order}\n"
-    text += f"data type = {ENVI_TYPES[values.dtype.name]}\ninterleave = {kind}\nwavelength = {listed(CENTRES)}\n"
+    text += f"data type = {ENVI_TYPES[values.dtype.name]}\ninterleave = {kind}\nwavelength = {listed(CENTERS)}\n"
     path.with_suffix(".hdr").write_text(text + "\n".join(lines) + "\n")
     return path
 
@@ -155,9 +155,9 @@ def classify() -> Any:
     torch.manual_seed(0)
     sizes = {"hidden_size": 12, "num_attention_heads": 1, "head_dim": 8, "intermediate_size": 8, "image_size": 8}
     sizes |= {"num_spatial_layers": 1, "num_spectral_layers": 1, "band_patch_size": 5, "num_channels": BANDS}
-    config = HSSTConfig(**sizes, wavelengths=CENTRES.tolist(), num_labels=4, initializer_range=0.5)
+    config = HSSTConfig(**sizes, wavelengths=CENTERS.tolist(), num_labels=4, initializer_range=0.5)
     statistics = {"image_mean": [0.3] * BANDS, "image_std": [0.15] * BANDS}
-    processor = HSSTImageProcessor(wavelengths=CENTRES.tolist(), **statistics)
+    processor = HSSTImageProcessor(wavelengths=CENTERS.tolist(), **statistics)
     model = HSSTForSemanticSegmentation(config).eval()
     return pipeline("hyperspectral-scene-classification", model=model, image_processor=processor)
 
@@ -223,7 +223,7 @@ def test_what_a_file_states_makes_reflectance(tmp_path: Path, entrance: Reader, 
 @pytest.mark.parametrize("case", ["of each band", "all three"])
 def test_the_pipeline_sees_the_same_reflectance(tmp_path: Path, classify: Any, case: str) -> None:
     path, expected = stated_image(tmp_path, case)
-    given, found = classify(expected, wavelengths=CENTRES), classify(path)
+    given, found = classify(expected, wavelengths=CENTERS), classify(path)
     np.testing.assert_array_equal(found["classes"], given["classes"])
     np.testing.assert_allclose(found["confidence"], given["confidence"], atol=1e-5)
     assert np.unique(given["classes"]).size > 1
@@ -290,23 +290,23 @@ def test_dark_numbers_without_a_scale_name_the_other_scale(tmp_path: Path, speak
     assert "--scale 1000" in said(caplog, path)
 
 
-SUNLIGHT = np.interp(CENTRES, [550, 2200], [1, 0.04])[:, None, None].astype(np.float32)
+SUNLIGHT = np.interp(CENTERS, [550, 2200], [1, 0.04])[:, None, None].astype(np.float32)
 UNCLEAR: dict[str, tuple[np.ndarray, Any]] = {
     # numbers, and their wavelengths
     "fractions without wavelengths": (fractions(), None),
     "fractions in visible light": (fractions(), np.linspace(400, 700, BANDS)),
-    "fractions that fall as radiance does": (fractions() * SUNLIGHT, CENTRES),
-    "percent": (fractions() * 100, CENTRES),
-    "8 bits": ((image() // 24).astype(np.uint8), CENTRES),
-    "8 bits in 16": ((image() // 24).astype(np.uint16), CENTRES),
-    "far above 10000": (image().astype(np.uint16) * 8, CENTRES),
+    "fractions that fall as radiance does": (fractions() * SUNLIGHT, CENTERS),
+    "percent": (fractions() * 100, CENTERS),
+    "8 bits": ((image() // 24).astype(np.uint8), CENTERS),
+    "8 bits in 16": ((image() // 24).astype(np.uint16), CENTERS),
+    "far above 10000": (image().astype(np.uint16) * 8, CENTERS),
 }
 
 
 def unclear_image(folder: Path, case: str) -> Path:
-    values, centres = UNCLEAR[case]
-    if centres is not None:
-        (folder / SIDECAR_NAME).write_text("\n".join(map(str, centres)))
+    values, centers = UNCLEAR[case]
+    if centers is not None:
+        (folder / SIDECAR_NAME).write_text("\n".join(map(str, centers)))
     return tif(folder / "a.tif", values, tagged=False)
 
 
@@ -327,7 +327,7 @@ def test_the_pipeline_refuses_them_too_and_takes_a_scale(tmp_path: Path, classif
     path = unclear_image(tmp_path, "percent")
     with refused(path, "--scale"):
         classify(path)
-    given = classify(image(), wavelengths=CENTRES)["confidence"]
+    given = classify(image(), wavelengths=CENTERS)["confidence"]
     np.testing.assert_allclose(classify(str(path), scale=100)["confidence"], given, atol=1e-5)
 
 
@@ -439,7 +439,7 @@ def test_an_alpha_band_is_the_mask_and_no_band_of_the_spectrum(
     with rasterio.open(path, "r+") as dataset:
         dataset.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (BANDS - 1), ColorInterp.alpha]
         for place, band in enumerate(ORDER, start=1):
-            dataset.update_tags(place, wavelength=str(CENTRES[band]))
+            dataset.update_tags(place, wavelength=str(CENTERS[band]))
     np.testing.assert_array_equal(entrance(path), with_rows(image(), NODATA))
     if entrance is read_scene:
         classes = classify(path)["classes"]
@@ -603,7 +603,7 @@ def labelled(folder: Path, labels: np.ndarray, *, grid: Any = None, **settings: 
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (np.stack([LABELS] * 3), ["3 bands", "colours"]),
+        (np.stack([LABELS] * 3), ["3 bands", "colors"]),
         (np.stack([LABELS] * 2), ["2 bands"]),
         ((LABELS + 0.5).astype(np.float32), ["whole numbers", "1.5"]),
         (np.where(LABELS.cumsum().reshape(LABELS.shape) < 3, 9, LABELS), ["among 0, 1, 2, 3", "9 in 2 pixels"]),
@@ -675,7 +675,7 @@ def test_one_of_several_arrays_is_chosen_by_name(tmp_path: Path, ending: str) ->
         values = values.transpose(1, 2, 0) if values.ndim == 3 and ending == ".mat" else values
         (tmp_path / folder).mkdir()
         save_arrays(tmp_path / folder / f"a{ending}", wrong=values[::-1], right=values)
-    own = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "split": "test", "wavelengths": CENTRES}
+    own = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "split": "test", "wavelengths": CENTERS}
     with refused(tmp_path / "labels" / f"a{ending}", "wrong (12, 14), right (12, 14)", "--label_variable"):
         _ = LabelledScene(**own).data
     with refused(tmp_path / "images" / f"a{ending}", "wrong", "right", "--image_variable"):
@@ -740,7 +740,7 @@ FORMATS: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(params=FORMATS)
 def any_format(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The image in a format, its bands out of order, with its wavelengths beside it."""
-    (tmp_path / SIDECAR_NAME).write_text("\n".join(map(str, CENTRES[ORDER])))
+    (tmp_path / SIDECAR_NAME).write_text("\n".join(map(str, CENTERS[ORDER])))
     return FORMATS[request.param](tmp_path)
 
 
@@ -751,7 +751,7 @@ def test_all_formats_give_the_same_numbers(any_format: Path, entrance: Reader) -
 def test_windows_are_parts_of_the_whole(any_format: Path) -> None:
     part = image()[np.ix_([7, 0, 19], range(3, 8), range(2, 13))]
     with open_raster(any_format) as raster:
-        np.testing.assert_allclose(raster.wavelengths, CENTRES)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS)
         np.testing.assert_array_equal(raster.read_stored(Window(2, 3, 11, 5), [7, 0, 19]), part)
         np.testing.assert_allclose(raster.read(Window(2, 3, 11, 5), [7, 0, 19])[0] * 10000, part, atol=0.01)
         with pytest.raises(ValueError, match="inside 12 x 14 pixels"):
@@ -790,21 +790,21 @@ def test_numpy_files_need_wavelengths(tmp_path: Path) -> None:
     with refused(path, "20 x 12 x 14", "--wavelengths"):
         open_raster(path)
     with refused(path, "7 bands as there are wavelengths"):
-        open_raster(path, wavelengths=CENTRES[:7])
+        open_raster(path, wavelengths=CENTERS[:7])
 
 
 @pytest.mark.parametrize("names", ["{:g} nm", "band (%s {:g} Nanometers)", "{:g}µm"])
 def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) -> None:
     path = tif(tmp_path / "a.tif", image()[ORDER], tagged=False)
     with rasterio.open(path, "r+") as dataset:
-        dataset.descriptions = [names.format(CENTRES[band] / (1000 if "µ" in names else 1)) for band in ORDER]
+        dataset.descriptions = [names.format(CENTERS[band] / (1000 if "µ" in names else 1)) for band in ORDER]
     with open_raster(path) as raster:
-        np.testing.assert_allclose(raster.wavelengths, CENTRES, atol=0.01)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS, atol=0.01)
         np.testing.assert_array_equal(raster.read_stored(), image())
     # A file beside the image was put there for programs
-    (tmp_path / "wavelengths.txt").write_text("\n".join(f"{CENTRES[band] + 1}" for band in ORDER))
+    (tmp_path / "wavelengths.txt").write_text("\n".join(f"{CENTERS[band] + 1}" for band in ORDER))
     with open_raster(path) as raster:
-        np.testing.assert_allclose(raster.wavelengths, CENTRES + 1)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS + 1)
     (tmp_path / "wavelengths.txt").unlink()
     with rasterio.open(path, "r+") as dataset:
         dataset.set_band_description(1, "mean of 500 nm and 510 nm")
@@ -816,10 +816,10 @@ def test_wavelengths_in_the_names_of_bands_are_read(tmp_path: Path, names: str) 
 def test_the_unit_of_wavelengths_in_hdf5_counts(tmp_path: Path, unit: str | bytes, factor: float) -> None:
     path = hdf5(tmp_path / "a.nc")
     with h5py.File(path, "r+") as file:
-        file["wavelength"] = CENTRES[ORDER] * factor
+        file["wavelength"] = CENTERS[ORDER] * factor
         file["wavelength"].attrs["units"] = unit
     with open_raster(path) as raster:
-        np.testing.assert_allclose(raster.wavelengths, CENTRES)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS)
         assert not any("without a unit" in note for note in raster.notes)
     with h5py.File(path, "r+") as file:
         file["wavelength"].attrs["units"] = "furlong"
@@ -834,7 +834,7 @@ def test_netcdf_says_where_it_lies(tmp_path: Path, way: str) -> None:
     names = ("lat", "lon") if way == "degrees" else ("y", "x")
     steps, corner = ((-0.01, 0.01), (53.0, 12.0)) if way == "degrees" else ((-30.0, 30.0), (5_900_000.0, 400_000.0))
     with h5py.File(path, "r+") as file:
-        file["wavelength"] = CENTRES[ORDER]
+        file["wavelength"] = CENTERS[ORDER]
         array = file["reflectance"]
         for axis, (name, step, start) in enumerate(zip(names, steps, corner, strict=True), 1):
             file[name] = start + step * (np.arange(array.shape[axis]) + 0.5)
@@ -868,7 +868,7 @@ def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> No
     with h5py.File(path, "w") as file:
         file["reflectance"] = with_rows(image().astype(np.uint16) * 10, 65535)[ORDER].view(np.int16)
         file["reflectance"].attrs.update({"_Unsigned": "true", "scale_factor": 1e-5, "_FillValue": np.int16(-1)})
-        file["wavelength"] = CENTRES[ORDER]
+        file["wavelength"] = CENTERS[ORDER]
     np.testing.assert_array_equal(read_stored(path), with_rows(image(), NODATA))
     np.testing.assert_array_equal(read(path), with_rows(image(), NODATA))
 
@@ -944,7 +944,7 @@ def test_of_many_arrays_the_first_are_named(tmp_path: Path) -> None:
 def test_an_image_with_as_many_columns_as_bands_is_refused_with_what_to_do(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", image((HEIGHT, BANDS)))
     with refused(tmp_path / "a.npy", "2 axes in an array of 20 x 12 x 20: leave out"):
-        open_raster(tmp_path / "a.npy", wavelengths=CENTRES)
+        open_raster(tmp_path / "a.npy", wavelengths=CENTERS)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.995])
@@ -1009,7 +1009,7 @@ def test_arrays_larger_than_memory_are_refused_before_they_are_read(
     path = saved(tmp_path / name, (1, 2, 0))
     monkeypatch.setattr(raster_file, "available_memory", lambda: image().nbytes)
     with refused(path, "an array image that fits into half of the free memory"):
-        open_raster(path, wavelengths=CENTRES).read_stored()
+        open_raster(path, wavelengths=CENTERS).read_stored()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is asked for in Linux's way")

@@ -18,10 +18,10 @@ TARGET_WIDTHS = np.array(ENMAP.fwhm)[list(ENMAP_BANDS_WITH_DATA)]
 DEVIATION_PER_FWHM = 1 / 2.354820045
 
 
-def line(wavelengths, centre, fwhm):
+def line(wavelengths, center, fwhm):
     """A Gaussian line of area 1."""
     deviation = fwhm * DEVIATION_PER_FWHM
-    return np.exp(-0.5 * ((wavelengths - centre) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi))
+    return np.exp(-0.5 * ((wavelengths - center) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi))
 
 
 def write_airborne(path, height=20, width=30, wavelengths=AIRBORNE, tagged=True, slope=1.0):
@@ -41,9 +41,9 @@ def write_airborne(path, height=20, width=30, wavelengths=AIRBORNE, tagged=True,
         transform=Affine(1.0, 0.0, 1000.0, 0.0, -1.0, 2000.0),
     ) as dataset:
         dataset.write(cube)
-        for band, centre in enumerate(wavelengths, 1):
+        for band, center in enumerate(wavelengths, 1):
             if tagged:
-                dataset.update_tags(band, wavelength=centre, fwhm=5.0)
+                dataset.update_tags(band, wavelength=center, fwhm=5.0)
     return path, cube
 
 
@@ -165,7 +165,7 @@ def test_script(tmp_path, run_script):
     (tmp_path / "images").mkdir()
     write_airborne(tmp_path / "images" / "first.tif", tagged=False)
     write_airborne(tmp_path / "images" / "second.tif", tagged=False)
-    (tmp_path / "bands.txt").write_text("\n".join(f"{centre} 5.0" for centre in AIRBORNE))
+    (tmp_path / "bands.txt").write_text("\n".join(f"{center} 5.0" for center in AIRBORNE))
     arguments = [tmp_path / "images", "--wavelengths", tmp_path / "bands.txt", "--output_dir", tmp_path / "tiles"]
     result = run_script("resample_spectra.py", *arguments)
     assert result.returncode == 0, result.stderr

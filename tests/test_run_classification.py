@@ -300,15 +300,15 @@ def test_checkpoint_for_other_bands_is_refused(run_script, scene, tmp_path) -> N
 def write_scene_of_twenty_bands(folder, tagged=True):
     """The small scene on 20 bands between those of a checkpoint for 30."""
     cube, labels = small_cube()
-    centres = np.linspace(465, 2380, 20).round(1)
-    positions = np.interp(centres, WAVELENGTHS, np.arange(len(WAVELENGTHS)))
+    centers = np.linspace(465, 2380, 20).round(1)
+    positions = np.interp(centers, WAVELENGTHS, np.arange(len(WAVELENGTHS)))
     below = np.minimum(positions.astype(int), len(WAVELENGTHS) - 2)
     share = (positions - below)[:, None, None]
     image = ((1 - share) * cube[below] + share * cube[below + 1]).astype(np.int16)
-    tags = (lambda band: {"wavelength": str(centres[band]), "wavelength_units": "nanometers"}) if tagged else None
+    tags = (lambda band: {"wavelength": str(centers[band]), "wavelength_units": "nanometers"}) if tagged else None
     write_raster(folder / "images" / "scene.tif", image, band_tags=tags, nodata=-32768)
     write_raster(folder / "labels" / "scene.tif", np.where(labels == 255, 0, labels + 1).astype(np.uint8))
-    return folder, centres
+    return folder, centers
 
 
 @pytest.mark.parametrize("model", ["hsst", "linear-probe"])
@@ -316,7 +316,7 @@ def test_checkpoint_is_adapted_to_the_bands_of_another_sensor(model, run_script,
     trained = np.linspace(450, 2400, 30)
     torch.manual_seed(0)
     checkpoint = write_small_checkpoint(tmp_path / "checkpoint", wavelengths=trained)
-    scene, centres = write_scene_of_twenty_bands(tmp_path / "scene")
+    scene, centers = write_scene_of_twenty_bands(tmp_path / "scene")
     output = tmp_path / "output"
     given = ("--data_dir", scene, *NAMES, *AREAS, *FAST, "--model", model, "--model_name_or_path", checkpoint)
     assert_one_clear_line(run_script(SCRIPT, *given, "--output_dir", output), "--adapt_bands", checkpoint)
@@ -331,8 +331,8 @@ def test_checkpoint_is_adapted_to_the_bands_of_another_sensor(model, run_script,
     if model == "hsst":
         network = AutoModelForSemanticSegmentation.from_pretrained(output)
         assert network.config.num_channels == 20 and network.config.id2label == dict(enumerate(CLASS_NAMES))
-        np.testing.assert_allclose(network.config.wavelengths, centres)
-        np.testing.assert_allclose(AutoImageProcessor.from_pretrained(output).wavelengths, centres)
+        np.testing.assert_allclose(network.config.wavelengths, centers)
+        np.testing.assert_allclose(AutoImageProcessor.from_pretrained(output).wavelengths, centers)
 
 
 def test_nothing_is_adapted_where_the_bands_fit(run_script, scene, tmp_path) -> None:

@@ -60,7 +60,7 @@ def write_tile(path, image, wavelengths=None):
 
 
 def write_tiles(folder):
-    """Six tiles of 16x16 pixels whose bands and neighbours are alike, as those of real scenes are."""
+    """Six tiles of 16x16 pixels whose bands and neighbors are alike, as those of real scenes are."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     spectra = np.cumsum(generator.uniform(-300, 400, (3, NUM_BANDS)), axis=1) + 2000

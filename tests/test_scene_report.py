@@ -1,4 +1,4 @@
-"""What people look at: areas that add up, colours that mean something, pictures and a page that are written whole."""
+"""What people look at: areas that add up, colors that mean something, pictures and a page that are written whole."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.files import write_text
 from hsst.support.map_writer import (
-    class_colours,
+    class_colors,
     class_map_writer,
     probability_steps,
     probability_writer,
@@ -109,7 +109,7 @@ def test_parts_make_the_same_summary_as_the_whole(monkeypatch, step):
     whole, parts = (summary_of(scene(), *prediction(), step=s) for s in (None, step))
     assert whole.step == 3 and whole.class_map.shape == (20, 27)
     np.testing.assert_array_equal(whole.class_map, prediction()[0][::3, ::3])
-    for name in ("class_map", "confidence", "colours", "pixel_counts"):
+    for name in ("class_map", "confidence", "colors", "pixel_counts"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
     np.testing.assert_allclose(parts.areas, whole.areas)
     np.testing.assert_allclose(parts.spectrum(1), whole.spectrum(1))
@@ -122,7 +122,7 @@ def test_spectra_are_means_of_the_classes(summary):
     assert summary.spectrum(3) is None
 
 
-def test_degrees_become_square_metres():
+def test_degrees_become_square_meters():
     transform = Affine(0.001, 0, 10.0, 0, -0.001, 60.03)
     summary = summary_of(scene(crs="EPSG:4326", transform=transform), *prediction())
     expected = 2400 * 111_195.0**2 * 1e-6 * np.cos(np.radians(60))
@@ -139,7 +139,7 @@ def test_areas_of_web_maps_are_those_on_the_ground():
     assert pixel_size(summary) == pytest.approx(5, rel=0.002)
 
 
-def test_feet_become_square_metres():
+def test_feet_become_square_meters():
     summary = summary_of(scene(crs="EPSG:2263", transform=Affine(10, 0, 0, 0, -10, 0)), *prediction())
     assert summary.areas[2] == pytest.approx(2400 * 3.048**2, rel=1e-4)
 
@@ -157,7 +157,7 @@ def test_quick_look_and_page_of_any_scene(tmp_path, kind):
     summary = summary_of(of, *parts)
     if kind == "many classes":
         summary.class_names = [f"class {number}" for number in range(30)]
-        summary.colours_of_classes = class_colours(summary.class_names)
+        summary.colors_of_classes = class_colors(summary.class_names)
         summary.pixel_counts = np.arange(30)[::-1] * 100
         summary.confidence_sums = summary.pixel_counts * 0.8
         summary.areas = summary.pixel_counts * 900.0
@@ -217,10 +217,10 @@ def test_page_opens_in_a_browser_without_a_network(summary, tmp_path):
     write_page(tmp_path / "page.html", summary)
     browser(tmp_path, f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "page.html").as_uri())
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
-    # The map is drawn in the colours of its classes, soil on half of it, and so are the bars of the legend
+    # The map is drawn in the colors of its classes, soil on half of it, and so are the bars of the legend
     for name, least in (("water", 20_000), ("forest", 30_000), ("bare soil", 60_000)):
-        colour = np.array([int(class_colours([name])[0][place : place + 2], 16) for place in (1, 3, 5)])
-        assert (np.abs(picture - colour.astype(int)).max(axis=1) <= 2).sum() > least, name
+        color = np.array([int(class_colors([name])[0][place : place + 2], 16) for place in (1, 3, 5)])
+        assert (np.abs(picture - color.astype(int)).max(axis=1) <= 2).sum() > least, name
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser (Debian: apt-get install chromium)")
@@ -237,21 +237,21 @@ def test_page_answers_clicks(summary, tmp_path):
     assert told["map"] == ["water", f"Here: water, confidence {confidence} %"]
 
 
-def test_colours_follow_names_and_differ():
+def test_colors_follow_names_and_differ():
     names = ["Water", "broadleaf forest", "needleleaf forest", "cropland", "roof", "something", "quarry", "Wetlands"]
-    colours = class_colours(names)
-    assert len(set(colours)) == len(names)
+    colors = class_colors(names)
+    assert len(set(colors)) == len(names)
 
-    def channels(colour):
-        return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    def channels(color):
+        return [int(color[place : place + 2], 16) for place in (1, 3, 5)]
 
-    assert max(channels(colours[0])) == channels(colours[0])[2]  # water is blue
-    assert max(channels(colours[1])) == channels(colours[1])[1]  # forest is green
-    assert len(set(class_colours([f"class {number}" for number in range(100)]))) == 100
+    assert max(channels(colors[0])) == channels(colors[0])[2]  # water is blue
+    assert max(channels(colors[1])) == channels(colors[1])[1]  # forest is green
+    assert len(set(class_colors([f"class {number}" for number in range(100)]))) == 100
     # The same for the same names, in whatever order and beside whatever others
-    assert class_colours(names[::-1]) == colours[::-1]
-    for name, colour in zip(names, colours, strict=True):
-        assert class_colours([name]) == class_colours(["meadow", name, "sand"])[1:2] == [colour]
+    assert class_colors(names[::-1]) == colors[::-1]
+    for name, color in zip(names, colors, strict=True):
+        assert class_colors([name]) == class_colors(["meadow", name, "sand"])[1:2] == [color]
 
 
 def test_numbers_for_people():
@@ -259,7 +259,7 @@ def test_numbers_for_people():
     assert [share_text(share) for share in (0, 0.0001, 0.0006, 0.5)] == ["0.0%", "< 0.1%", "0.1%", "50.0%"]
 
 
-def test_map_has_colours_names_and_place(tmp_path):
+def test_map_has_colors_names_and_place(tmp_path):
     classes = prediction()[0]
     path = tmp_path / "map.tif"
     with class_map_writer(
@@ -274,11 +274,11 @@ def test_map_has_colours_names_and_place(tmp_path):
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and dataset.descriptions == ("land cover",)
         assert json.loads(dataset.tags()["class_names"]) == CLASSES and dataset.tags()["a"] == "b"
         table = dataset.colormap(1)
-        assert bytes(table[2][:3]).hex() == class_colours(CLASSES)[2][1:] and table[255][3] == 0
+        assert bytes(table[2][:3]).hex() == class_colors(CLASSES)[2][1:] and table[255][3] == 0
     assert "<Category>bare soil</Category>" in (tmp_path / "map.tif.aux.xml").read_text()
     entries = ElementTree.parse(tmp_path / "map.qml").findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
     assert [(entry.get("label"), entry.get("color")) for entry in entries] == list(
-        zip(CLASSES, class_colours(CLASSES), strict=True)
+        zip(CLASSES, class_colors(CLASSES), strict=True)
     )
     assert [entry.get("value") for entry in entries] == ["0", "1", "2", "3"]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]

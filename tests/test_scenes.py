@@ -10,7 +10,7 @@ from datasets_loading.raster_file import ProductError
 from datasets_loading.scenes import EXCLUDABLE, find_scenes, open_scene
 
 TRANSFORM = Affine(30.0, 0.0, 500000.0, 0.0, -30.0, 5800000.0)
-CENTRES = np.array([500.0, 700.0, 600.0, 800.0])
+CENTERS = np.array([500.0, 700.0, 600.0, 800.0])
 ALL = slice(0, 20), slice(0, 24)
 
 
@@ -27,8 +27,8 @@ def write_image(path, cube, tagged=True, driver="GTiff", **profile):
     ) as dataset:
         dataset.write(cube)
         if tagged:
-            for band, centre in enumerate(CENTRES, 1):
-                dataset.update_tags(band, wavelength=f"{centre}", fwhm="9.5", wavelength_units="Nanometers")
+            for band, center in enumerate(CENTERS, 1):
+                dataset.update_tags(band, wavelength=f"{center}", fwhm="9.5", wavelength_units="Nanometers")
     return path
 
 

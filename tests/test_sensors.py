@@ -26,11 +26,11 @@ def test_enmap_has_91_vnir_and_133_swir_bands_in_ascending_wavelength():
 def test_enmap_detectors_cover_their_ranges_with_smooth_sampling():
     ranges = {"VNIR": (418.24, 993.083), "SWIR": (902.257, 2445.53)}
     for detector, (first, last) in ranges.items():
-        centres = [w for w, d in zip(ENMAP.wavelengths, ENMAP_DETECTORS, strict=True) if d == detector]
-        assert (centres[0], centres[-1]) == (first, last)
-        steps = [following - previous for previous, following in pairwise(centres)]
+        centers = [w for w, d in zip(ENMAP.wavelengths, ENMAP_DETECTORS, strict=True) if d == detector]
+        assert (centers[0], centers[-1]) == (first, last)
+        steps = [following - previous for previous, following in pairwise(centers)]
         assert min(steps) > 4.5
-        # The two water vapour windows that no product carries, near 1.4 and 1.8 micrometres, are the only gaps.
+        # The two water vapour windows that no product carries, near 1.4 and 1.8 micrometers, are the only gaps.
         assert sum(step > 13 for step in steps) == (2 if detector == "SWIR" else 0)
 
 

@@ -192,7 +192,7 @@ def test_noise_grows_with_the_signal_and_towards_low_sun() -> None:
 
 
 def test_noise_in_the_cube_is_that_of_the_model() -> None:
-    """Ground is smooth over three neighbouring bands without gases: how far the middle one is off is noise."""
+    """Ground is smooth over three neighboring bands without gases: how far the middle one is off is noise."""
     scene = simulate_scene(64, 64, seed=5, cloud_cover=0.0, haze_cover=0.0, cirrus_cover=0.0, swath=False)
     window = [band(wavelength) for wavelength in (2150.0, 2158.0, 2166.0)]
     first, middle, last = (scene.cube[number].astype(np.float64) / ENMAP.scale for number in window)

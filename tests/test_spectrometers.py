@@ -267,8 +267,8 @@ def test_prisma_masks_pixels_outside_the_swath(tmp_path: Path, stored: np.ndarra
     assert PrismaFile(path).read_mask(slice(0, 8), slice(0, 8)) is None
 
 
-@pytest.mark.parametrize(("corners", "noted"), [("centres", False), ("outer", False), ("odd", True)])
-def test_prisma_corners_may_be_centres_of_pixels_or_corners_of_the_image(
+@pytest.mark.parametrize(("corners", "noted"), [("centers", False), ("outer", False), ("odd", True)])
+def test_prisma_corners_may_be_centers_of_pixels_or_corners_of_the_image(
     tmp_path: Path, stored: np.ndarray, corners: str, noted: bool
 ) -> None:
     stated = PrismaFile(write_prisma(tmp_path / PRISMA_NAME, stored, *GRID, corners=corners)).stated

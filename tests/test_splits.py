@@ -72,7 +72,7 @@ def test_box_counts(before: int, after: int):
 
 
 def test_touching_areas_are_found_out():
-    """A vertical border without buffer: windows of 8 reach 4 columns left and 3 right of their centre."""
+    """A vertical border without buffer: windows of 8 reach 4 columns left and 3 right of their center."""
     codes = np.zeros((20, 30), dtype=np.uint8)
     codes[:, 15:] = 2
     split = Split({"scene": codes}, 0, {})

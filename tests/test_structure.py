@@ -1,4 +1,4 @@
-"""Rules of the house that no behaviour shows: which way imports go, tools find nothing, bounds have reasons."""
+"""Rules of the house that no behavior shows: which way imports go, tools find nothing, bounds have reasons."""
 
 import ast
 import configparser

@@ -20,13 +20,13 @@ from datasets_loading.wavelengths import (
     SIDECAR_NAME,
     check_same_bands,
     read_wavelength_file,
-    to_nanometres,
+    to_nanometers,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 LIGHT = 299_792_458.0  # m/s
-CENTRES = np.array([2200.0, 450.0, 700.0, 1600.0])
+CENTERS = np.array([2200.0, 450.0, 700.0, 1600.0])
 WIDTHS = np.array([12.0, 6.0, 8.0, 10.0])
 
 
@@ -68,9 +68,9 @@ def listed(numbers: Any) -> str:
 
 def assert_bands(raster: Raster, fwhm: np.ndarray | None = WIDTHS) -> None:
     """Bands ascend, each with its width and its pixels."""
-    order = np.argsort(CENTRES)
+    order = np.argsort(CENTERS)
     with raster:
-        np.testing.assert_allclose(raster.wavelengths, CENTRES[order], rtol=1e-6)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS[order], rtol=1e-6)
         assert (raster.fwhm is None) == (fwhm is None)
         if fwhm is not None:
             np.testing.assert_allclose(raster.fwhm, fwhm[order], rtol=1e-4)
@@ -97,9 +97,9 @@ CONSTANTS = {
 
 
 @pytest.mark.parametrize(("factor", "unit"), [(factor, unit) for factor in LENGTHS for unit in LENGTHS[factor]])
-def test_lengths_become_nanometres(factor: float, unit: str) -> None:
-    centres, widths, notes = to_nanometres(CENTRES * factor, WIDTHS * factor, unit, "a.tif")
-    np.testing.assert_allclose(centres, CENTRES)
+def test_lengths_become_nanometers(factor: float, unit: str) -> None:
+    centers, widths, notes = to_nanometers(CENTERS * factor, WIDTHS * factor, unit, "a.tif")
+    np.testing.assert_allclose(centers, CENTERS)
     np.testing.assert_allclose(widths, WIDTHS)
     assert notes == []
 
@@ -107,26 +107,26 @@ def test_lengths_become_nanometres(factor: float, unit: str) -> None:
 @pytest.mark.parametrize(
     ("constant", "unit"), [(constant, unit) for constant in CONSTANTS for unit in CONSTANTS[constant]]
 )
-def test_wavenumbers_and_frequencies_become_nanometres_with_their_widths(constant: float, unit: str) -> None:
-    edges = constant / (CENTRES + WIDTHS / 2), constant / (CENTRES - WIDTHS / 2)
-    centres, widths, _ = to_nanometres((edges[0] + edges[1]) / 2, edges[1] - edges[0], unit, "a.tif")
+def test_wavenumbers_and_frequencies_become_nanometers_with_their_widths(constant: float, unit: str) -> None:
+    edges = constant / (CENTERS + WIDTHS / 2), constant / (CENTERS - WIDTHS / 2)
+    centers, widths, _ = to_nanometers((edges[0] + edges[1]) / 2, edges[1] - edges[0], unit, "a.tif")
     # The middle of two frequencies is not quite that of their wavelengths
-    np.testing.assert_allclose(centres, CENTRES, rtol=1e-4)
+    np.testing.assert_allclose(centers, CENTERS, rtol=1e-4)
     np.testing.assert_allclose(widths, WIDTHS, rtol=1e-4)
 
 
 @pytest.mark.parametrize("unit", [None, "", "Unknown", "none", "Index"])
 def test_without_a_unit_the_range_decides(unit: str | None) -> None:
-    centres, widths, notes = to_nanometres(CENTRES, WIDTHS, unit, "a.tif")
-    assert centres.tolist() == CENTRES.tolist() and notes == []
-    centres, widths, notes = to_nanometres(CENTRES / 1e3, WIDTHS / 1e3, unit, "a.tif")
-    np.testing.assert_allclose(centres, CENTRES)
+    centers, widths, notes = to_nanometers(CENTERS, WIDTHS, unit, "a.tif")
+    assert centers.tolist() == CENTERS.tolist() and notes == []
+    centers, widths, notes = to_nanometers(CENTERS / 1e3, WIDTHS / 1e3, unit, "a.tif")
+    np.testing.assert_allclose(centers, CENTERS)
     np.testing.assert_allclose(widths, WIDTHS)
-    assert notes == ["wavelengths without a unit read as micrometres"]
+    assert notes == ["wavelengths without a unit read as micrometers"]
 
 
 @pytest.mark.parametrize(
-    ("centres", "widths", "unit", "words"),
+    ("centers", "widths", "unit", "words"),
     [
         ([500, 600], None, "furlongs", ["'furlongs'", "nm"]),
         ([0.5, 0.6], None, "nm", ["300 to 2600 nm", "0.5 to 0.6", "'nm' stated"]),
@@ -147,18 +147,18 @@ def test_without_a_unit_the_range_decides(unit: str | None) -> None:
     ],
 )
 def test_wavelengths_that_no_sensor_has_are_refused(
-    centres: list[float], widths: list[float] | None, unit: str | None, words: list[str]
+    centers: list[float], widths: list[float] | None, unit: str | None, words: list[str]
 ) -> None:
     with refused("a.tif", *words):
-        to_nanometres(centres, widths, unit, "a.tif")
+        to_nanometers(centers, widths, unit, "a.tif")
 
 
 def test_the_whole_range_of_reflectance_is_taken() -> None:
-    assert to_nanometres([2600, 300], None, "nm", "a.tif")[0].tolist() == [2600, 300]
+    assert to_nanometers([2600, 300], None, "nm", "a.tif")[0].tolist() == [2600, 300]
 
 
 def test_widths_that_are_all_zero_are_left_out_and_this_is_noted() -> None:
-    _, widths, notes = to_nanometres(CENTRES, np.zeros(4), "nm", "a.tif")
+    _, widths, notes = to_nanometers(CENTERS, np.zeros(4), "nm", "a.tif")
     assert widths is None and notes == ["widths of 0 ignored"]
 
 
@@ -169,8 +169,8 @@ def test_widths_that_are_all_zero_are_left_out_and_this_is_noted() -> None:
 @pytest.mark.parametrize(("unit", "factor"), [("nm", 1.0), ("Micrometers", 1e-3), ("Angstroms", 10.0)])
 def test_tags_of_the_bands(tmp_path: Path, key: str, unit: str, factor: float) -> None:
     tags = [
-        {"wavelength": centre * factor, "fwhm": width * factor, key: unit}
-        for centre, width in zip(CENTRES, WIDTHS, strict=True)
+        {"wavelength": center * factor, "fwhm": width * factor, key: unit}
+        for center, width in zip(CENTERS, WIDTHS, strict=True)
     ]
     assert_bands(open_raster(write_tif(tmp_path / "a.tif", tags)))
 
@@ -180,23 +180,23 @@ def test_tags_of_the_bands(tmp_path: Path, key: str, unit: str, factor: float) -
     [(("Wavelength", "FWHM"), 1.0), (("center_wavelength", "fwhm"), 1.0), (("wavelength_um", "fwhm_um"), 1e-3)],
 )
 def test_tags_of_other_names(tmp_path: Path, names: tuple[str, str], factor: float) -> None:
-    pairs = zip(CENTRES, WIDTHS, strict=True)
-    tags = [{names[0]: centre * factor, names[1]: width * factor} for centre, width in pairs]
+    pairs = zip(CENTERS, WIDTHS, strict=True)
+    tags = [{names[0]: center * factor, names[1]: width * factor} for center, width in pairs]
     raster = open_raster(write_tif(tmp_path / "a.tif", tags))
     assert_bands(raster)
-    assert factor == 1 or not any("micrometres" in note for note in raster.notes)
+    assert factor == 1 or not any("micrometers" in note for note in raster.notes)
 
 
-def test_tags_in_micrometres_without_a_unit_are_understood_and_said(tmp_path: Path) -> None:
-    raster = open_raster(write_tif(tmp_path / "a.tif", [{"wavelength": centre / 1e3} for centre in CENTRES]))
-    assert any("micrometres" in note for note in raster.notes)
+def test_tags_in_micrometers_without_a_unit_are_understood_and_said(tmp_path: Path) -> None:
+    raster = open_raster(write_tif(tmp_path / "a.tif", [{"wavelength": center / 1e3} for center in CENTERS]))
+    assert any("micrometers" in note for note in raster.notes)
     assert_bands(raster, fwhm=None)
 
 
-def test_the_domain_of_the_raster_library_is_micrometres(tmp_path: Path) -> None:
+def test_the_domain_of_the_raster_library_is_micrometers(tmp_path: Path) -> None:
     tags = [
-        {"CENTRAL_WAVELENGTH_UM": centre / 1e3, "FWHM_UM": width / 1e3}
-        for centre, width in zip(CENTRES, WIDTHS, strict=True)
+        {"CENTRAL_WAVELENGTH_UM": center / 1e3, "FWHM_UM": width / 1e3}
+        for center, width in zip(CENTERS, WIDTHS, strict=True)
     ]
     assert_bands(open_raster(write_tif(tmp_path / "a.tif", tags, "IMAGERY")))
 
@@ -227,13 +227,13 @@ def test_tags_that_do_not_fit_the_bands_are_refused(
 @pytest.mark.parametrize(
     ("unit", "numbers", "widths"),
     [
-        ("wavelength units = Nanometers", CENTRES, WIDTHS),
-        ("wavelength units = Micrometers", CENTRES / 1e3, WIDTHS / 1e3),
-        ("wavelength units = Wavenumber", 1e7 / CENTRES, 1e7 * WIDTHS / CENTRES**2),
-        ("wavelength units = GHz", LIGHT / CENTRES, LIGHT * WIDTHS / CENTRES**2),
-        ("wavelength units = MHz", LIGHT * 1e3 / CENTRES, LIGHT * 1e3 * WIDTHS / CENTRES**2),
-        ("wavelength units = Unknown", CENTRES, WIDTHS),
-        ("; no unit", CENTRES / 1e3, WIDTHS / 1e3),
+        ("wavelength units = Nanometers", CENTERS, WIDTHS),
+        ("wavelength units = Micrometers", CENTERS / 1e3, WIDTHS / 1e3),
+        ("wavelength units = Wavenumber", 1e7 / CENTERS, 1e7 * WIDTHS / CENTERS**2),
+        ("wavelength units = GHz", LIGHT / CENTERS, LIGHT * WIDTHS / CENTERS**2),
+        ("wavelength units = MHz", LIGHT * 1e3 / CENTERS, LIGHT * 1e3 * WIDTHS / CENTERS**2),
+        ("wavelength units = Unknown", CENTERS, WIDTHS),
+        ("; no unit", CENTERS / 1e3, WIDTHS / 1e3),
     ],
 )
 @pytest.mark.parametrize("name", ["cube.hdr", "cube.img"])
@@ -275,7 +275,7 @@ def test_envi_headers_that_do_not_fit_are_refused(tmp_path: Path, lines: list[st
     ],
 )
 def test_headers_and_their_data_are_found_from_each_other(tmp_path: Path, header: str, data: str) -> None:
-    write_envi(tmp_path, f"wavelength = {listed(CENTRES)}", header=header, data=data)
+    write_envi(tmp_path, f"wavelength = {listed(CENTERS)}", header=header, data=data)
     for beside in ("cube.xml", "cube.png", "cube_mask.img", "cube.txt"):
         (tmp_path / beside).write_text("something else")
     for name in (header, data):
@@ -302,15 +302,15 @@ def test_headers_without_data_or_with_several_or_of_others_are_refused(tmp_path:
 @pytest.mark.parametrize("given", ["array", "file", "beside"])
 def test_an_image_without_takes_those_given_or_beside_it(tmp_path: Path, given: str) -> None:
     path = write_tif(tmp_path / "a.tif")
-    lines = "\n".join(f"{centre} {width}" for centre, width in zip(CENTRES, WIDTHS, strict=True))
+    lines = "\n".join(f"{center} {width}" for center, width in zip(CENTERS, WIDTHS, strict=True))
     name = SIDECAR_NAME if given == "beside" else "own.csv"
     (tmp_path / name).write_text("" if given == "array" else lines)
-    own: dict[str, Any] = {"array": {"wavelengths": CENTRES, "fwhm": WIDTHS}, "file": {"wavelengths": tmp_path / name}}
+    own: dict[str, Any] = {"array": {"wavelengths": CENTERS, "fwhm": WIDTHS}, "file": {"wavelengths": tmp_path / name}}
     assert_bands(open_raster(path, **own.get(given, {})))
 
 
 def test_what_the_file_states_goes_before_the_file_beside_it_and_the_caller_before_both(tmp_path: Path) -> None:
-    path = write_tif(tmp_path / "a.tif", [{"wavelength": centre} for centre in CENTRES])
+    path = write_tif(tmp_path / "a.tif", [{"wavelength": center} for center in CENTERS])
     (tmp_path / SIDECAR_NAME).write_text("501\n502\n503\n504\n")
     assert_bands(open_raster(path), fwhm=None)
     assert open_raster(path, wavelengths=[901, 902, 903, 904]).wavelengths.tolist() == [901, 902, 903, 904]
@@ -323,8 +323,8 @@ def test_what_the_file_states_goes_before_the_file_beside_it_and_the_caller_befo
         ({"wavelengths": [500, 600, 700]}, ["each of its 4 bands", "got 3"]),
         ({"wavelengths": [0.5, 0.6, 0.7, 0.8]}, ["300 to 2600 nm"]),
         ({"wavelengths": [500, 600, 700, 700]}, ["more than once"]),
-        ({"wavelengths": CENTRES, "fwhm": [5, 5, 5]}, ["a positive width for each of its 4 bands"]),
-        ({"wavelengths": CENTRES, "fwhm": [5, 5, 5, 0]}, ["a positive width for each of its 4 bands"]),
+        ({"wavelengths": CENTERS, "fwhm": [5, 5, 5]}, ["a positive width for each of its 4 bands"]),
+        ({"wavelengths": CENTERS, "fwhm": [5, 5, 5, 0]}, ["a positive width for each of its 4 bands"]),
     ],
 )
 def test_given_wavelengths_that_do_not_fit_are_refused(tmp_path: Path, own: dict[str, Any], words: list[str]) -> None:
@@ -337,7 +337,7 @@ def test_given_wavelengths_that_do_not_fit_are_refused(tmp_path: Path, own: dict
 
 
 @pytest.mark.parametrize(
-    ("text", "centres", "widths"),
+    ("text", "centers", "widths"),
     [
         ("450\n700\n\n1600\n", [450, 700, 1600], None),
         ("450 6\n700 8\n", [450, 700], [6, 8]),
@@ -373,12 +373,12 @@ def test_given_wavelengths_that_do_not_fit_are_refused(tmp_path: Path, own: dict
     ],
 )
 def test_what_people_write_into_files_of_wavelengths(
-    tmp_path: Path, text: str, centres: list[float], widths: list[float] | None
+    tmp_path: Path, text: str, centers: list[float], widths: list[float] | None
 ) -> None:
     path = tmp_path / "bands.txt"
     path.write_text(text, encoding="utf-8")
-    found, found_widths, _ = read_wavelength_file(path, len(centres))
-    np.testing.assert_allclose(found, centres)
+    found, found_widths, _ = read_wavelength_file(path, len(centers))
+    np.testing.assert_allclose(found, centers)
     assert (found_widths is None) == (widths is None)
     if widths is not None:
         np.testing.assert_allclose(found_widths, widths)
@@ -389,8 +389,8 @@ def test_what_people_write_into_files_of_wavelengths(
 def test_encodings_and_line_ends(tmp_path: Path, encoding: str, newline: str) -> None:
     path = tmp_path / "bands.txt"
     path.write_bytes(newline.join(["Wellenlänge µm", "0.45", "0.7"]).encode(encoding))
-    centres, _, notes = read_wavelength_file(path)
-    np.testing.assert_allclose(centres, [450, 700])
+    centers, _, notes = read_wavelength_file(path)
+    np.testing.assert_allclose(centers, [450, 700])
     assert notes == []  # the unit was read, not guessed
 
 
@@ -406,7 +406,7 @@ def test_encodings_and_line_ends(tmp_path: Path, encoding: str, newline: str) ->
         # a comma before a width, or in the number
         ("450,12\n700,12\n950,13\n", 1, ["decimal point", "semicolon", "'450,12'", "either"]),
         ("wavelength\n450,6\n700,8\n", 2, ["'450,6'", "either"]),
-        # numbers of bands before nm, or decimal commas of micrometres
+        # numbers of bands before nm, or decimal commas of micrometers
         ("0,450\n1,600\n", 1, ["'0,450'", "either"]),
         ("450,24,6,5\n700,04,8,0\n", None, ["and perhaps a width in each line", "'450,24,6,5'"]),
         ("450\n700\n450\n", None, ["450 nm more than once"]),
@@ -443,13 +443,13 @@ def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
 # Two sources
 
 
-def test_bands_of_two_sources_agree_within_a_nanometre() -> None:
-    check_same_bands("b.tif", 4, CENTRES + 0.9, 4, CENTRES, "a.tif")
+def test_bands_of_two_sources_agree_within_a_nanometer() -> None:
+    check_same_bands("b.tif", 4, CENTERS + 0.9, 4, CENTERS, "a.tif")
     check_same_bands("b.tif", 4, None, 4, None, "a.tif")
     for bands, words in (
-        ((3, CENTRES[:3]), ["4 bands as in a.tif", "got 3"]),
+        ((3, CENTERS[:3]), ["4 bands as in a.tif", "got 3"]),
         ((4, None), ["wavelengths as in a.tif", "no wavelengths"]),
-        ((4, CENTRES + [0, 0, 1.1, 0]), ["700 nm in band 2 as in a.tif", "701.1 nm"]),
+        ((4, CENTERS + [0, 0, 1.1, 0]), ["700 nm in band 2 as in a.tif", "701.1 nm"]),
     ):
         with refused("b.tif", *words):
-            check_same_bands("b.tif", *bands, 4, CENTRES, "a.tif")
+            check_same_bands("b.tif", *bands, 4, CENTERS, "a.tif")

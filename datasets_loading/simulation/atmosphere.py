@@ -29,7 +29,7 @@ PIXEL_SIZE = 30.0
 
 def gas_optical_depth() -> FloatArray:
     """Optical depth (2101,) of water vapour, oxygen and carbon dioxide, down and up, with their fine structure."""
-    # Centre and width in nm and depth of the absorption bands between 400 and 2500 nm, for 2 cm of water vapour.
+    # Center and width in nm and depth of the absorption bands between 400 and 2500 nm, for 2 cm of water vapour.
     bands = (
         (591.0, 4.0, 0.04), (650.0, 4.0, 0.03), (687.5, 2.5, 0.5), (697.0, 6.0, 0.06), (724.0, 8.0, 0.28),
         (761.0, 3.0, 1.6), (764.5, 4.0, 0.6), (817.0, 9.0, 0.22), (905.0, 8.0, 0.15), (938.0, 13.0, 1.1),
@@ -75,8 +75,8 @@ def noise_model(sensor: Sensor, detectors: tuple[str, ...], sun_zenith: float) -
         sun_zenith: degrees.
     """
     wavelengths, widths = np.asarray(sensor.wavelengths), np.asarray(sensor.fwhm)
-    micrometres = SPECTRUM_WAVELENGTHS / 1000.0
-    photons = micrometres**-4 / np.expm1(14388.0 / (micrometres * 5772.0))  # Planck's law, as a number of photons
+    micrometers = SPECTRUM_WAVELENGTHS / 1000.0
+    photons = micrometers**-4 / np.expm1(14388.0 / (micrometers * 5772.0))  # Planck's law, as a number of photons
     response = band_response(sensor)
     light = ((photons * np.exp(-gas_optical_depth())) @ response) * widths
     light = np.maximum(light, 1e-4 * light.max())
@@ -143,7 +143,7 @@ def simulate_residuals(
     bow = across**2 - 1 / 3
     # Vapour is more often over- than underestimated over vegetation, whose own water absorbs beside it.
     missed_vapour = generator.normal(0.008, 0.012)
-    # What the lines within a band do at a resolution of 10 nm is never matched quite: neighbours are off either way.
+    # What the lines within a band do at a resolution of 10 nm is never matched quite: neighbors are off either way.
     unmatched = generator.normal(0.0, 0.045, len(wavelengths))
     missed_gas = np.exp(((missed_vapour + unmatched) * -np.log(seen)).clip(-0.5, 0.8))
     gain = missed_gas[:, None] * np.exp(log_slope[:, None] * (shift[:, None] + smile[:, None] * bow))
@@ -176,7 +176,7 @@ def illumination(elevation: FloatImage, sun_zenith: float, sun_azimuth: float, c
     """Direct sunlight (height, width) on terrain as a share of that on level ground, shadows of mountains included.
 
     Args:
-        elevation: (height, width) metres, rows from north to south, pixels of 30 m.
+        elevation: (height, width) meters, rows from north to south, pixels of 30 m.
         sun_azimuth: degrees from north, clockwise.
         correction: share of the effect that the product's terrain correction took away, 0 to 1.
     """
@@ -231,7 +231,7 @@ def simulate_clouds(
 ) -> Clouds:
     """Clouds that cover a share of the scene, their shadows on the side away from the sun, haze and cirrus."""
     region = min(120.0, max(height, width) / 2.0)
-    base = float(generator.uniform(700.0, 2200.0))  # metres above ground
+    base = float(generator.uniform(700.0, 2200.0))  # meters above ground
     throw = base * np.tan(np.deg2rad(sun_zenith)) / PIXEL_SIZE
     azimuth = np.deg2rad(sun_azimuth)
     # A cloud at (row, column) shades the ground at (row + down, column + right): away from the sun.

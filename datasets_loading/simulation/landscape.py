@@ -3,7 +3,7 @@
 The ground is laid out in cells of 10 m, nine to a pixel of EnMAP, so that borders, roads and houses mix within pixels.
 A cell names three spectra of a `SpectralLibrary` and their shares: the object's own, a second of the same material
 (the variation within the object), and an intruder (soil between rows, grass between roofs). Widths and heights are
-metres, spacings are cells.
+meters, spacings are cells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from datasets_loading.simulation.spectra import SpectralLibrary
 FloatImage = NDArray[np.float32]
 
 CELL_SIZE = 10.0
-"""Side of a cell in metres."""
+"""Side of a cell in meters."""
 
 CELLS_PER_PIXEL = 3
 """Cells along the side of a 30 m pixel."""
@@ -41,7 +41,7 @@ class Landscape:
         secondary_share, intruder_share: (cells, cells) float32; the primary spectrum has the rest.
         lit: (cells, cells) float32, direct sunlight that reaches the cell's surface, as a share of an open level field
             (crowns and houses cast shadows).
-        elevation: (height, width) float32, metres.
+        elevation: (height, width) float32, meters.
     """
 
     primary: NDArray[np.int16]
@@ -192,10 +192,10 @@ def value_noise(generator: np.random.Generator, shape: tuple[int, int], spacing:
             axis=1,
         )
         count = int(first[-1]) + 4
-        neighbours = first[:, None] + np.arange(4, dtype=np.int32)
+        neighbors = first[:, None] + np.arange(4, dtype=np.int32)
         starts = np.arange(0, 4 * length + 1, 4, dtype=np.int32)
         entries = (cubic.ravel() / 6).astype(np.float32)
-        weights.append(csr_matrix((entries, neighbours.ravel(), starts), shape=(length, count)))
+        weights.append(csr_matrix((entries, neighbors.ravel(), starts), shape=(length, count)))
         counts.append(count)
     values = generator.standard_normal((counts[0], counts[1]), dtype=np.float32)
     # Under a cubic B-spline the variance of white noise shrinks to 0.479 per axis on average.
@@ -281,7 +281,7 @@ def _parcels(
     length: tuple[float, float],
     workers: int,
 ) -> NDArray[np.uint32]:
-    """Divide blocks into rows of rectangles, each block in a direction and sizes (metres, from-to) of its own.
+    """Divide blocks into rows of rectangles, each block in a direction and sizes (meters, from-to) of its own.
 
     Returns:
         the rectangles' keys, evenly spread whole numbers.
@@ -318,13 +318,13 @@ def _above(field: FloatImage, share: float) -> NDArray[np.bool_]:
 
 
 def _line(field: FloatImage, width: float) -> NDArray[np.bool_]:
-    """Cells within half a width (metres) of the line where a smooth field passes through zero."""
+    """Cells within half a width (meters) of the line where a smooth field passes through zero."""
     slope_y, slope_x = np.gradient(field)
     return np.abs(field) < np.hypot(slope_y, slope_x) * np.float32(width / CELL_SIZE / 2)
 
 
 def simulate_elevation(generator: np.random.Generator, height: int, width: int, relief: float) -> FloatImage:
-    """Elevation (height, width) in metres above the lowest pixel; `relief` is the standard deviation in metres."""
+    """Elevation (height, width) in meters above the lowest pixel; `relief` is the standard deviation in meters."""
     field = fractal_noise(generator, (height, width), 150.0, 6, 0.42)
     elevation = np.float32(relief) * field
     return elevation - elevation.min()
@@ -351,7 +351,7 @@ def simulate_landscape(
 ) -> Landscape:
     """Lay out a scene of height x width pixels on a day of the year."""
     shape = (height * CELLS_PER_PIXEL, width * CELLS_PER_PIXEL)
-    # Regions some kilometres wide; narrower in a small scene, so that it too shows more than one kind of ground.
+    # Regions some kilometers wide; narrower in a small scene, so that it too shows more than one kind of ground.
     region = min(300.0, max(shape) / 2.2)
     relief = float(np.exp(generator.uniform(np.log(8.0), np.log(350.0))))
     elevation = simulate_elevation(generator, height, width, relief)
@@ -425,10 +425,10 @@ def simulate_landscape(
     quarter_key = _hash(farm + np.uint32(77))
     suburb = cover_of_keys(block_key, {"houses": 0.78, "apartments": 0.1, "park": 0.09, "grassland": 0.03})
     works = cover_of_keys(block_key, {"industry": 0.85, "park": 0.08, "grassland": 0.07})
-    centre = cover_of_keys(block_key, {"old town": 0.55, "apartments": 0.32, "park": 0.08, "industry": 0.05})
+    center = cover_of_keys(block_key, {"old town": 0.55, "apartments": 0.32, "park": 0.08, "industry": 0.05})
     is_works = urban & ~core & (quarter_key % np.uint32(100) < np.uint32(18))
     settle(urban, suburb, plot_key)
-    settle(core, centre, plot_key)
+    settle(core, center, plot_key)
     settle(is_works, works, hall_key)
     settle(urban & (zone == number["park"]), "park", stand_key)
     settle(urban & (town_border < 0.5), "street", block_key)

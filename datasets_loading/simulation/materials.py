@@ -85,7 +85,7 @@ class Surface:
     Attributes:
         continuum: reflectance at some wavelengths in nm, joined smoothly.
         brightness: factor on the continuum.
-        features: centre and standard deviation in nm of each absorption, its depth as a share of the continuum.
+        features: center and standard deviation in nm of each absorption, its depth as a share of the continuum.
         tilt: relative rise of the continuum from 400 to 2500 nm, besides the continuum's own.
     """
 

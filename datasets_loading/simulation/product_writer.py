@@ -63,13 +63,13 @@ def write_enmap_product(
         parent: folder to write into; made where it does not exist.
         name: name of the product, as `ENMAP01-____L2A-DT0000000001_20220701T103000Z_001_V010000_20220702T000000Z`.
         cube: stored numbers, int16 (bands, height, width), -32768 where there are no data.
-        wavelengths: band centres in nm (bands,), in the order of the cube.
+        wavelengths: band centers in nm (bands,), in the order of the cube.
         fwhm: full width at half maximum of each band in nm (bands,).
         detectors: "VNIR" or "SWIR" for each band.
-        transform: from (column, row) to coordinates in metres.
+        transform: from (column, row) to coordinates in meters.
         crs: projected coordinate reference system.
         acquisition_time: start of the acquisition; taken as UTC where it has no time zone.
-        sun_elevation: sun elevation at the centre of the scene in degrees.
+        sun_elevation: sun elevation at the center of the scene in degrees.
         quality: layers by their names in `QUALITY_LAYERS` less "pixel_mask", integer or bool (height, width). A layer
             that is not given is written as clear; "classes" as land where any band holds data, else as outside.
         gain: factor from stored number to reflectance.

@@ -89,7 +89,7 @@ class SimulatedScene:
         detectors: "VNIR" or "SWIR" for each band.
         empty_bands: bands without data.
         noise: the noise that is in the cube.
-        transform: from (column, row) to metres.
+        transform: from (column, row) to meters.
         crs: UTM zone.
         acquisition_time: UTC.
         sun_elevation, sun_azimuth: degrees, the azimuth from north, clockwise.
@@ -187,10 +187,10 @@ def _swath(
     across, along = np.linalg.solve(np.array([[cosine, sine], [sine, cosine]]), np.array([width, height]))
     row, column = np.indices((height, width), dtype=np.float32)
     row, column = row - (height - 1) / 2, column - (width - 1) / 2
-    from_centre = column * cosine + row * sine
-    inside = (np.abs(from_centre) <= across / 2) & (np.abs(row * cosine - column * sine) <= along / 2)
+    from_center = column * cosine + row * sine
+    inside = (np.abs(from_center) <= across / 2) & (np.abs(row * cosine - column * sine) <= along / 2)
     count = int(np.ceil(across)) + 1
-    return inside, (from_centre + across / 2).astype(np.int32).clip(0, count - 1), count
+    return inside, (from_center + across / 2).astype(np.int32).clip(0, count - 1), count
 
 
 @dataclass(frozen=True)

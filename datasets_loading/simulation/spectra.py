@@ -281,7 +281,7 @@ def cloud_reflectance() -> FloatArray:
 
 
 def band_response(sensor: Sensor) -> FloatArray:
-    """Weights (2101, bands) by which spectra become a sensor's bands: Gaussians of the bands' centres and widths."""
+    """Weights (2101, bands) by which spectra become a sensor's bands: Gaussians of the bands' centers and widths."""
     centers, widths = np.asarray(sensor.wavelengths), np.asarray(sensor.fwhm)
     if centers.min() < SPECTRUM_WAVELENGTHS[0] or centers.max() > SPECTRUM_WAVELENGTHS[-1]:
         raise ValueError(

@@ -31,13 +31,13 @@ while not Path("model_cards").is_dir() and Path.cwd() != Path("/"):
 # %%
 from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.simulation.scene import simulate_scene, write_scene
-from hsst.support.figures import true_colour
+from hsst.support.figures import true_color
 
 size = 128  # side of the scene in pixels of 30 m
 scene = simulate_scene(size, size, seed=11, cloud_cover=0.0, haze_cover=0.0, cirrus_cover=0.0, swath=False)
 path = write_scene(scene, "outputs/notebooks/products")
 product = EnMAPProduct.open(path)
-picture = true_colour(product.read() / 10000, product.wavelengths)[0]
+picture = true_color(product.read() / 10000, product.wavelengths)[0]
 
 # %% [markdown]
 # ## Features

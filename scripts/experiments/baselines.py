@@ -82,7 +82,7 @@ class BaselineConfig(PreTrainedConfig):
         num_channels: input bands.
         image_size: side of a window in pixels.
         hidden_size, num_hidden_layers, num_attention_heads: of the ViT.
-        per_pixel: whether a head gives a class to each pixel, or to the centre of a window.
+        per_pixel: whether a head gives a class to each pixel, or to the center of a window.
     """
 
     model_type = "hsst-baseline"
@@ -129,8 +129,8 @@ class CNN1D(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if not self.per_pixel:
-            centre = pixel_values.shape[-1] // 2
-            pixel_values = pixel_values[:, :, centre : centre + 1, centre : centre + 1]
+            center = pixel_values.shape[-1] // 2
+            pixel_values = pixel_values[:, :, center : center + 1, center : center + 1]
         batch_size, bands, rows, columns = pixel_values.shape
         spectra = pixel_values.permute(0, 2, 3, 1).reshape(-1, 1, bands)
         features = torch.tanh(self.linear(self.pool(torch.tanh(self.convolution(spectra))).flatten(1)))
@@ -141,7 +141,7 @@ class CNN1D(nn.Module):
 class CNN3D(nn.Module):
     """Two convolutions over spectrum and space, 16 of 7x3x3 and 32 of 3x3x3 (Li et al. 2017, 10.3390/rs9010067).
 
-    Per pixel, windows are padded by a zero pixel for each convolution; for the centre pixel they are not.
+    Per pixel, windows are padded by a zero pixel for each convolution; for the center pixel they are not.
     """
 
     def __init__(self, config: BaselineConfig) -> None:
@@ -184,7 +184,7 @@ class BaselineModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # those of torch stay for convolutions and linear layers; the ViT initialises itself
+        # those of torch stay for convolutions and linear layers; the ViT initializes itself
         pass
 
     def forward(
@@ -237,7 +237,7 @@ class Outcome:
         maps: classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
         confusion: counts of labelled test pixels by reference and prediction, int64 (classes, classes).
         model: the trained network, or classifier of scikit-learn.
-        processor: what standardises its input.
+        processor: what standardizes its input.
         bands: band indices in the scenes that it saw.
         train_seconds, predict_seconds: wall-clock seconds.
         parameters: number of parameters of a network.
@@ -481,7 +481,7 @@ def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base
     """Side of a window in pixels.
 
     Raises:
-        ValueError: the centre of a window of even size was asked for, or a stride that leaves pixels out.
+        ValueError: the center of a window of even size was asked for, or a stride that leaves pixels out.
     """
     size = options.window_size
     if size is None:

@@ -65,9 +65,9 @@ Row = Mapping[str, Any]
 SCORES = ("overall_accuracy", "average_accuracy", "average_accuracy_frequent", "macro_f1", "mean_iou", "kappa")
 COMPARED_SCORES = ("overall_accuracy", "average_accuracy", "macro_f1", "mean_iou")
 # Apart for eyes that tell red and green apart badly, too, and from the first model's red
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#7b3294", "#222222")
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#7b3294", "#222222")
 MARKERS = "os^DvP"
-MAIN_COLOUR = "#d1495b"
+MAIN_COLOR = "#d1495b"
 
 # The paper's benchmarks (Scheibenreif, Mommert and Borth 2023, Masked Vision Transformers for Hyperspectral Image
 # Classification); docs/manual/evaluation.md lists what cannot be followed exactly
@@ -239,7 +239,7 @@ def pooled_scores(rows: Sequence[Row], directions: Sequence[str]) -> dict[tuple[
     return pooled
 
 
-def summarise(
+def summarize(
     rows: Sequence[Row],
     directions: Sequence[str],
     class_names: Sequence[str],
@@ -364,9 +364,9 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
             for number, model in enumerate((first, *compared)):
                 entries = [entry for entry in results if entry["model"] == model]
                 labels, scores = [entry["labels"] for entry in entries], [entry[score] for entry in entries]
-                style: dict[str, Any] = {"color": COLOURS[number - 1], "lw": 1.4, "ms": 5, "zorder": 3}
+                style: dict[str, Any] = {"color": COLORS[number - 1], "lw": 1.4, "ms": 5, "zorder": 3}
                 if number == 0:
-                    style = {"color": MAIN_COLOUR, "lw": 2.6, "ms": 6, "zorder": 5}
+                    style = {"color": MAIN_COLOR, "lw": 2.6, "ms": 6, "zorder": 5}
                 style |= {"marker": MARKERS[number], "label": entries[0]["title"]}
                 # The bands of many models would hide each other
                 draw_scores(axis, labels, scores, has_band=number == 0 or len(compared) <= 3, **style)
@@ -506,7 +506,7 @@ def main() -> None:
         runs = plan_runs(models, budgets, seeds, directions)
         rows = run_experiment(experiment, runs, arguments.output_dir)
         untrained = untrained_classes(experiment.directions)
-        summary = summarise(rows, directions, experiment.class_names, experiment.description, untrained)
+        summary = summarize(rows, directions, experiment.class_names, experiment.description, untrained)
         print(label_efficiency_table(summary))
         print(write_json(arguments.output_dir / "label_efficiency.json", summary))
         print(plot_label_efficiency(arguments.output_dir / "label_efficiency.png", summary))

@@ -18,10 +18,10 @@ FOLD_BLOCK = 8
 """Side in pixels of the blocks that stay together in a fold."""
 
 
-class _Neighbours(KNeighborsClassifier):
-    """Takes all pixels for neighbours where there are fewer than asked for."""
+class _Neighbors(KNeighborsClassifier):
+    """Takes all pixels for neighbors where there are fewer than asked for."""
 
-    def fit(self, features: np.ndarray, classes: np.ndarray) -> _Neighbours:
+    def fit(self, features: np.ndarray, classes: np.ndarray) -> _Neighbors:
         self.n_neighbors: int = min(self.n_neighbors, len(features))
         return super().fit(features, classes)
 
@@ -36,7 +36,7 @@ def head_of(model: str, seed: int, balanced: bool) -> Head:
         balanced: weigh classes by the inverse of their pixels, where the classifier can.
     """
     if model in ("knn", "knn-features"):
-        return Head(_Neighbours, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)))
+        return Head(_Neighbors, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)))
     name = {"random-forest": "random forest", "svm": "SVM"}.get(model, "logistic regression")
     head = HEADS[name]
     given: dict[str, Any] = {"random_state": seed, "class_weight": "balanced" if balanced else None}

@@ -33,7 +33,7 @@ class CorrectionErrors:
     """Draws a factor and an added reflectance for each window.
 
     Args:
-        wavelengths: band centres in nm, (bands,).
+        wavelengths: band centers in nm, (bands,).
         path_radiance: standard deviation of the added reflectance at `REFERENCE_WAVELENGTH`.
         calibration: standard deviation of a factor that is the same in all bands, and of one that changes along the
             spectrum, smoothly over `CURVE_STEP`.
@@ -45,7 +45,7 @@ class CorrectionErrors:
         self.calibration = calibration
         first, last = self.wavelengths.min(), self.wavelengths.max()
         points = torch.linspace(float(first), float(last), max(2, 1 + round(float(last - first) / CURVE_STEP)))
-        # Weights of a point fall linearly to 0 at its neighbours (points, bands)
+        # Weights of a point fall linearly to 0 at its neighbors (points, bands)
         apart = torch.clamp(points[1] - points[0], min=1.0)
         self.curves = (1 - (points[:, None] - self.wavelengths[None]).abs() / apart).clamp(min=0)
 

@@ -144,7 +144,7 @@ def stop(program: str, message: str, exit_code: int) -> NoReturn:
 
 
 def shown(text: str) -> str:
-    """A text in one line, without what would move the cursor or colour a terminal."""
+    """A text in one line, without what would move the cursor or color a terminal."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(text.split()))
 
 
@@ -218,7 +218,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser, fate: str) -> None:
 
 def add_reading_arguments(parser: Any, with_variable: bool = True) -> None:
     """How images are read that do not say so themselves; `reading_of` gives them."""
-    parser.add_argument("--wavelengths", type=Path, help="file with band centres in nm, and widths, one band a line")
+    parser.add_argument("--wavelengths", type=Path, help="file with band centers in nm, and widths, one band a line")
     parser.add_argument(
         "--scale", type=float, help="stored number of a reflectance of 1, in place of what an image states"
     )

@@ -25,7 +25,7 @@ from datasets_loading.raster_file import fail
 from datasets_loading.scenes import Scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from hsst.support.features import features_as_colors, fitted_to_scene, load_encoder, scene_features
-from hsst.support.figures import plot_spectrum, true_colour, true_colour_bands, with_gaps
+from hsst.support.figures import plot_spectrum, true_color, true_color_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_map_writer
 from hsst.support.model_sources import load_classifier, load_masked_model, read_processor
 from hsst.support.scene_report import SceneSummary, amount_text, share_text
@@ -197,7 +197,7 @@ def explore(scene: Scene, models: Models, map_path: Path, report: Report = lambd
             percent = np.rint(100 * np.nan_to_num(part.confidence[rows, columns]))
             confidence[row_place, column_place] = percent
 
-    colors = np.array([to_rgb(color) for color in summary.colours_of_classes] + [BACKGROUND])
+    colors = np.array([to_rgb(color) for color in summary.colors_of_classes] + [BACKGROUND])
     pictures = [
         visible_picture(spectra, scene.wavelengths, classes != NO_CLASS),
         on_background(features_as_colors(features)),
@@ -281,12 +281,12 @@ def visible_picture(spectra: np.ndarray, wavelengths: np.ndarray, mapped: np.nda
     filled = np.flatnonzero(np.isfinite(spectra).any(axis=(1, 2)))
     if not len(filled):
         return np.broadcast_to(BACKGROUND, (*mapped.shape, 3))
-    bands = filled[true_colour_bands(wavelengths[filled], len(filled))]
+    bands = filled[true_color_bands(wavelengths[filled], len(filled))]
     colors, shades = spectra[bands].astype(np.float32), wavelengths[bands]
     limits = None
     if np.count_nonzero(np.isfinite(colors[:, mapped]).all(axis=0)) > 100:  # clouds would leave the land black
-        limits = true_colour(colors[:, mapped][:, None], shades)[1]
-    picture, _ = true_colour(colors, shades, limits)
+        limits = true_color(colors[:, mapped][:, None], shades)[1]
+    picture, _ = true_color(colors, shades, limits)
     known = np.asarray(np.isfinite(colors).all(axis=0))
     return np.where(known[..., None], picture, BACKGROUND)
 
@@ -300,7 +300,7 @@ def legend_of(summary: SceneSummary) -> str:
     """Classes of a map by their share, as HTML: color, name, area, share."""
     rows = sorted((row for row in summary.rows() if row["pixels"]), key=lambda row: -row["pixels"])
     cells = "".join(
-        f'<tr><td><span style="background:{row["colour"]}"></span></td><td>{html.escape(row["name"])}</td>'
+        f'<tr><td><span style="background:{row["color"]}"></span></td><td>{html.escape(row["name"])}</td>'
         f"<td>{amount_text(row)}</td><td>{share_text(row['share'])}</td></tr>"
         for row in rows
     )

@@ -1,4 +1,4 @@
-"""Figures of hyperspectral images for people: true colour, masks, reconstructions, spectra, labels, splits."""
+"""Figures of hyperspectral images for people: true color, masks, reconstructions, spectra, labels, splits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,35 +14,35 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import LogFormatter
 
 from datasets_loading.files import written_whole
-from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
+from datasets_loading.sensors import TRUE_COLOR_WAVELENGTHS
 
-INPUT_COLOUR = "#222222"
-RECONSTRUCTION_COLOUR = "#d1495b"
-PIXEL_COLOURS = ("#f4a100", "#00a6a6", "#9b5de5")
-MASKED_GREY = 0.6
+INPUT_COLOR = "#222222"
+RECONSTRUCTION_COLOR = "#d1495b"
+PIXEL_COLORS = ("#f4a100", "#00a6a6", "#9b5de5")
+MASKED_GRAY = 0.6
 DARKEST_CLOUD = 0.2
-"""Reflectance in every colour; what is darker in one is no cloud."""
+"""Reflectance in every color; what is darker in one is no cloud."""
 
 LETTER = 0.0085
 """Width of a letter of usual text in inches, for each point of its size."""
 
 
-def true_colour_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:
+def true_color_bands(wavelengths: Sequence[float] | np.ndarray | None, num_bands: int) -> list[int]:
     """Bands nearest to 640, 550 and 460 nm; evenly spread bands where `wavelengths` (nm) are unknown."""
     if wavelengths is None:
         return [3 * num_bands // 4, num_bands // 2, num_bands // 4]
-    return [int(np.abs(np.asarray(wavelengths) - target).argmin()) for target in TRUE_COLOUR_WAVELENGTHS]
+    return [int(np.abs(np.asarray(wavelengths) - target).argmin()) for target in TRUE_COLOR_WAVELENGTHS]
 
 
-def true_colour(
+def true_color(
     reflectance: np.ndarray, wavelengths: Sequence[float] | np.ndarray | None, limits: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each colour stretched between its 2nd
+    A picture (height, width, 3) in 0..1 of reflectance (bands, height, width), each color stretched between its 2nd
     and 98th percentile, and these limits (2, 3), for another picture of the same scene. Clouds do not count, which
-    would leave the land black: pixels that are much brighter in every colour than the darker half is.
+    would leave the land black: pixels that are much brighter in every color than the darker half is.
     """
-    bands = true_colour_bands(wavelengths, len(reflectance))
+    bands = true_color_bands(wavelengths, len(reflectance))
     image = np.moveaxis(reflectance[bands], 0, -1).astype(np.float64)
     if limits is None:
         pixels = image.reshape(-1, 3)
@@ -51,7 +51,7 @@ def true_colour(
         clear = darkest <= max(DARKEST_CLOUD, 2 * np.percentile(dark, 98)) if dark.size else np.isnan(darkest)
         limits = np.nanpercentile(pixels[clear], [2, 98], axis=0)
     low, high = limits
-    # Nothing to stretch in a picture of one colour
+    # Nothing to stretch in a picture of one color
     stretched = np.where(high - low > 1e-6, (image - low) / np.maximum(high - low, 1e-6), 0.5 + 0 * image)
     return np.nan_to_num(np.clip(stretched, 0, 1)), limits
 
@@ -69,7 +69,7 @@ def plot_reconstruction(
     """
     Draws what a masked model makes of what it does not see, and saves it as PNG.
 
-    Above: true colour of the input, of what the model sees (a hidden colour is grey), of the input with the hidden
+    Above: true color of the input, of what the model sees (a hidden color is gray), of the input with the hidden
     values reconstructed, and the mean absolute error of the hidden values. Below: spectra of three marked pixels;
     shaded bands were hidden.
 
@@ -79,14 +79,14 @@ def plot_reconstruction(
         reconstruction: the model's values of all bands, same shape.
         hidden: bool of the same shape, True where the model did not see a value.
         valid: bool (height, width), False at pixels without data.
-        wavelengths: band centres in nm, or None.
+        wavelengths: band centers in nm, or None.
         title: what the figure shows.
     """
     hidden = np.logical_and(hidden, valid)
     filled = np.where(hidden, reconstruction, reflectance)
-    colour_bands = true_colour_bands(wavelengths, len(reflectance))
-    picture, limits = true_colour(np.where(valid, reflectance, np.nan), wavelengths)
-    seen = np.where(np.moveaxis(hidden[colour_bands], 0, -1), MASKED_GREY, picture)
+    color_bands = true_color_bands(wavelengths, len(reflectance))
+    picture, limits = true_color(np.where(valid, reflectance, np.nan), wavelengths)
+    seen = np.where(np.moveaxis(hidden[color_bands], 0, -1), MASKED_GRAY, picture)
     counts = hidden.sum(axis=0)
     error = np.where(hidden, np.abs(reconstruction - reflectance), 0.0).sum(axis=0) / np.maximum(counts, 1)
     error = np.where(counts > 0, error, np.nan)
@@ -98,14 +98,14 @@ def plot_reconstruction(
         "of its three colors are.\nError: brighter is larger, white where nothing was hidden. Squares mark the pixels "
         "of the spectra below; their shaded bands were hidden from the model.",
         fontsize=9,
-        color=INPUT_COLOUR,
+        color=INPUT_COLOR,
     )
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.15, 1.0), squeeze=False)[:, 0]
     axes = upper.subplots(1, 4)
     pictures = (
         (picture, "input, true color"),
         (seen, f"what the model sees ({hidden.sum() / max(1, valid.sum() * len(hidden)):.0%} hidden)"),
-        (true_colour(filled, wavelengths, limits)[0], "hidden values reconstructed"),
+        (true_color(filled, wavelengths, limits)[0], "hidden values reconstructed"),
     )
     for axis, (image, label) in zip(axes, pictures, strict=False):
         axis.imshow(np.where(valid[..., None], image, 1.0), interpolation="nearest")
@@ -119,14 +119,14 @@ def plot_reconstruction(
         axis.set_yticks([])
 
     x_values = np.arange(len(reflectance)) if wavelengths is None else np.asarray(wavelengths, dtype=float)
-    for axis, (row, column), colour in zip(
-        lower.subplots(1, 3, sharey=True), marked_pixels(reflectance, hidden, valid), PIXEL_COLOURS, strict=False
+    for axis, (row, column), color in zip(
+        lower.subplots(1, 3, sharey=True), marked_pixels(reflectance, hidden, valid), PIXEL_COLORS, strict=False
     ):
         for image_axis in axes:
-            image_axis.plot(column, row, "s", ms=7, mfc="none", mec=colour, mew=2)
-        predicted = {"reconstruction": (reconstruction[:, row, column], {"color": RECONSTRUCTION_COLOUR})}
+            image_axis.plot(column, row, "s", ms=7, mfc="none", mec=color, mew=2)
+        predicted = {"reconstruction": (reconstruction[:, row, column], {"color": RECONSTRUCTION_COLOR})}
         plot_spectrum(axis, x_values, reflectance[:, row, column], predicted, hidden[:, row, column])
-        axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=colour)
+        axis.set_title(f"pixel at row {row}, column {column}", fontsize=10, color=color)
         axis.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
     low, high = lower.axes[0].get_ylim()  # shared, so of all spectra
     lower.axes[0].set_ylim(min(0.0, low), high)
@@ -168,7 +168,7 @@ def plot_spectrum(
     hidden: np.ndarray,
 ) -> None:
     """One pixel's input and, by their names, predictions of its hidden bands with a style each; these are shaded."""
-    axis.plot(*with_gaps(x_values, spectrum), color=INPUT_COLOUR, lw=1.6, label="input", zorder=3)
+    axis.plot(*with_gaps(x_values, spectrum), color=INPUT_COLOR, lw=1.6, label="input", zorder=3)
     for name, (values, style) in predictions.items():
         shown = np.where(hidden, values, np.nan)
         axis.plot(*with_gaps(x_values, shown), **{"label": name, "lw": 1.4, "zorder": 4, **style})

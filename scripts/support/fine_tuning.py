@@ -1,6 +1,6 @@
 """Fine-tuning on few labelled pixels, and maps of whole areas, for every network with the face of HSST's heads.
 
-Scenes with labels are small: their standardised pixels stay in memory, windows are cut by index, and training is
+Scenes with labels are small: their standardized pixels stay in memory, windows are cut by index, and training is
 transformers' `Trainer` without its files. Pixels of other splits are hidden in every window (`pixel_mask` 0, value 0),
 so that whatever is cut shows nothing of the area that is scored.
 """
@@ -40,7 +40,7 @@ LARGEST_WEIGHT = 1e6
 
 @dataclass(eq=False)
 class AreaTensors:
-    """Pixels of one split in memory, standardised once, with a margin of one window on every side.
+    """Pixels of one split in memory, standardized once, with a margin of one window on every side.
 
     Attributes:
         data: the scenes they come from.
@@ -52,7 +52,7 @@ class AreaTensors:
         own: bool (rows, columns) of each: pixels of the split with data.
         places: number of the scene, row and column in it of the first pixel of each; may be negative.
         mean, deviation: reflectance that is 0, and a difference that is 1, in each band, float32 (bands,).
-        wavelengths: band centres in nm, float64 (bands,), or None.
+        wavelengths: band centers in nm, float64 (bands,), or None.
     """
 
     data: LabelledData
@@ -83,10 +83,10 @@ class AreaTensors:
         Args:
             data: scenes with labels and split.
             split: "train", "validation" or "test".
-            processor: standardises; its bands are `bands` of the scenes.
+            processor: standardizes; its bands are `bands` of the scenes.
             bands: band indices in the scenes.
             window_size: side of the windows that will be cut, in pixels.
-            own_statistics: standardise by mean and deviation of the area's own pixels, labelled or not, in place of
+            own_statistics: standardize by mean and deviation of the area's own pixels, labelled or not, in place of
                 the processor's.
 
         Raises:
@@ -147,7 +147,7 @@ class AreaTensors:
         return np.concatenate(places).astype(np.int64)
 
     def spectra(self, pixels: np.ndarray) -> np.ndarray:
-        """Standardised values of pixels (`labelled_pixels`), float32 (pixels, bands)."""
+        """Standardized values of pixels (`labelled_pixels`), float32 (pixels, bands)."""
         numbers, rows, columns = pixels.T
         spectra = np.empty((len(pixels), len(self.mean)), dtype=np.float32)
         for number, values in enumerate(self.pixel_values):
@@ -273,7 +273,7 @@ class FineTuned:
     """What fine-tuning did.
 
     Attributes:
-        steps: optimisation steps taken; fewer than asked for where training was stopped early.
+        steps: optimization steps taken; fewer than asked for where training was stopped early.
         seconds: wall-clock seconds of training.
         loss: mean training loss.
         best_step: step whose weights were taken, where a validation area decided.

@@ -1,8 +1,8 @@
-"""Maps as Cloud-Optimized GeoTIFF, written part by part: classes with names and colours, probabilities, features.
+"""Maps as Cloud-Optimized GeoTIFF, written part by part: classes with names and colors, probabilities, features.
 
 A map is written into a hidden file beside its final name and put there when it is whole. Names of classes stand in
 the file's tags, in the `.aux.xml` beside it, which is where GDAL keeps categories, and in the `.qml` beside it, the
-style that QGIS opens the map with: by the file alone, whose colour table always has 256 entries, it would list 256
+style that QGIS opens the map with: by the file alone, whose color table always has 256 entries, it would list 256
 classes.
 """
 
@@ -38,7 +38,7 @@ PROBABILITY_STEPS = 250
 """Stored number that means a probability of 1 in rasters of type uint8."""
 
 # Matched in this order; a shade is taken for the second class that a word would fit
-_COLOURS_BY_WORD: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+_COLORS_BY_WORD: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("snow", "ice", "glacier"), ("#d7f3fb", "#b5e2f2")),
     (("water", "river", "lake", "sea", "ocean"), ("#2b6cb8", "#1b4f8f", "#5a9bd8")),
     (("wetland", "marsh", "swamp", "bog"), ("#5fb7a5", "#3f8f84")),
@@ -55,18 +55,18 @@ _COLOURS_BY_WORD: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("cloud",), ("#f5f5f5",)),
     (("shadow",), ("#303030",)),
 )
-_OTHER_COLOURS = (
+_OTHER_COLORS = (
     "#8e5bb5", "#e377c2", "#17a2a8", "#ff8c42", "#5c6bc0", "#b0337b", "#00897b", "#c2a5e0", "#7f5539", "#3d9be9",
     "#f06292", "#827717", "#26c6da", "#6a1b9a", "#ef9a9a", "#455a64",
 )  # fmt: skip
 
 
-def class_colours(class_names: Sequence[str]) -> list[str]:
+def class_colors(class_names: Sequence[str]) -> list[str]:
     """
-    A colour ("#rrggbb") for each class: one that its name suggests (water is blue), else one that stands apart. A name
-    has the same colour whatever the others are and in whatever order, but where two would have the same.
+    A color ("#rrggbb") for each class: one that its name suggests (water is blue), else one that stands apart. A name
+    has the same color whatever the others are and in whatever order, but where two would have the same.
     """
-    colours: dict[str, str] = {}
+    colors: dict[str, str] = {}
     # Names of a single word have its first shade, whatever longer names are beside them
     for name in sorted(set(class_names), key=lambda name: (not _suits(name)[1], name)):
         shades, is_word = _suits(name)
@@ -74,24 +74,24 @@ def class_colours(class_names: Sequence[str]) -> list[str]:
         random = np.random.default_rng(seed)
         candidates = chain(
             _from_place(shades, 0 if is_word else seed),
-            _from_place(_OTHER_COLOURS, seed),
+            _from_place(_OTHER_COLORS, seed),
             (f"#{bytes(random.integers(40, 230, 3).tolist()).hex()}" for _ in count()),
         )
-        colours[name] = next(colour for colour in candidates if colour not in colours.values())
-    return [colours[name] for name in class_names]
+        colors[name] = next(color for color in candidates if color not in colors.values())
+    return [colors[name] for name in class_names]
 
 
 def _suits(name: str) -> tuple[tuple[str, ...], bool]:
-    """The colours that the words of a name suggest, and whether it is a single word."""
-    for words, shades in _COLOURS_BY_WORD:
+    """The colors that the words of a name suggest, and whether it is a single word."""
+    for words, shades in _COLORS_BY_WORD:
         if any(word in name.lower() for word in words):
             return shades, " " not in name
     return (), False
 
 
-def _from_place(colours: Sequence[str], place: int) -> Iterator[str]:
+def _from_place(colors: Sequence[str], place: int) -> Iterator[str]:
     """All of them, from one on."""
-    return (colours[(place + number) % len(colours)] for number in range(len(colours)))
+    return (colors[(place + number) % len(colors)] for number in range(len(colors)))
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def raster_writer(
         transform: from (column, row) to coordinates, or None.
         scale: factor from stored numbers to what they mean.
         tags: what the file says of itself.
-        classes: name and colour ("#rrggbb") of each class, for one band of type uint8; names stand beside the file.
+        classes: name and color ("#rrggbb") of each class, for one band of type uint8; names stand beside the file.
 
     Yields:
         What writes the values of some rows and columns, (bands, height, width) or, for one band, (height, width).
@@ -147,7 +147,7 @@ def raster_writer(
             dataset.scales = (scale,) * len(band_names)
             dataset.update_tags(**(tags or {}))
             if classes is not None:
-                table = {number: (*bytes.fromhex(colour[1:]), 255) for number, (_, colour) in enumerate(classes)}
+                table = {number: (*bytes.fromhex(color[1:]), 255) for number, (_, color) in enumerate(classes)}
                 dataset.write_colormap(1, {**table, int(nodata): (0, 0, 0, 0)})
             else:
                 dataset.colorinterp = (ColorInterp.gray,) + (ColorInterp.undefined,) * (len(band_names) - 1)
@@ -201,9 +201,9 @@ def partial_path(path: Path, kind: str = "partial") -> Path:
 def class_map_writer(
     path: str | Path, shape: tuple[int, int], class_names: Sequence[str], *, tags: Mapping[str, str], **place: Any
 ) -> AbstractContextManager[Callable[[slice, slice, np.ndarray], None]]:
-    """A map of classes, uint8, 255 = no class, with colours and names; `place` are its crs and transform."""
+    """A map of classes, uint8, 255 = no class, with colors and names; `place` are its crs and transform."""
     names = json.dumps(list(class_names), ensure_ascii=False)
-    classes = list(zip(class_names, class_colours(class_names), strict=True))
+    classes = list(zip(class_names, class_colors(class_names), strict=True))
     given = {"tags": {**tags, "class_names": names}, "classes": classes, **place}
     return raster_writer(path, shape, ["land cover"], dtype="uint8", nodata=NO_CLASS, **given)
 
@@ -237,15 +237,13 @@ def _categories_xml(classes: Sequence[tuple[str, str]]) -> str:
 
 
 def _style_xml(classes: Sequence[tuple[str, str]]) -> str:
-    """Style of QGIS with the name and colour of each class and no others."""
+    """Style of QGIS with the name and color of each class and no others."""
     root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
     renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
     palette = ElementTree.SubElement(renderer, "colorPalette")
-    for number, (name, colour) in enumerate(classes):
-        ElementTree.SubElement(
-            palette, "paletteEntry", value=str(number), color=colour, alpha="255", label=shown(name)
-        )
+    for number, (name, color) in enumerate(classes):
+        ElementTree.SubElement(palette, "paletteEntry", value=str(number), color=color, alpha="255", label=shown(name))
     ElementTree.indent(root)
     doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
     return f"{doctype}\n{ElementTree.tostring(root, encoding='unicode')}\n"

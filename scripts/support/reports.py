@@ -18,8 +18,8 @@ from scipy.stats import t as student_t
 from datasets_loading.files import written_whole
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
-from hsst.support.figures import legend_columns, longest, save_figure, true_colour, wrapped
-from hsst.support.map_writer import class_colours
+from hsst.support.figures import legend_columns, longest, save_figure, true_color, wrapped
+from hsst.support.map_writer import class_colors
 
 if TYPE_CHECKING:
     from datasets_loading.labelled_data import LabelledData
@@ -135,8 +135,8 @@ def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], count
         if np.isnan(share) or (share < 0.005 and not few):
             continue
         text = f"{share:.0%}" if counts is None else f"{share:.0%}\n{counts[row, column]:,}"
-        colour = "white" if share > 0.6 else "#222222"
-        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=colour)
+        color = "white" if share > 0.6 else "#222222"
+        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=color)
     axis.set_yticks(range(count), class_names, fontsize=9)
     axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
     axis.set_ylabel("reference (test pixels)")
@@ -160,7 +160,7 @@ def plot_land_cover_map(
         maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
         title: what the figure shows.
     """
-    colours = to_rgba_array(class_colours(data.class_names))
+    colors = to_rgba_array(class_colors(data.class_names))
     scenes = [scene for scene in data.scenes if scene.name in maps][:4]
     rows = []
     for scene in scenes:
@@ -169,13 +169,13 @@ def plot_land_cover_map(
         part = tuple(slice(int(side.min()), int(side.max()) + 1) for side in inside)
         valid = scene.valid[part]
         reflectance = np.where(valid, scene.cube[:, *part] / ENMAP.scale, np.nan)
-        picture = np.where(valid[..., None], true_colour(reflectance, data.wavelengths)[0], 1.0)
+        picture = np.where(valid[..., None], true_color(reflectance, data.wavelengths)[0], 1.0)
         reference = np.where(area[part], scene.labels[part], UNLABELLED)
         hidden = data.split.codes[scene.name][part] == NO_SPLIT
         rows.append((scene.name, picture, reference, np.asarray(maps[scene.name])[part], valid & ~hidden))
     height, width = rows[0][1].shape[:2]
     panel = 4.2 * min(max(width / height, 0.6), 1.5)
-    handles = [Patch(color=colours[number], label=name) for number, name in enumerate(data.class_names)]
+    handles = [Patch(color=colors[number], label=name) for number, name in enumerate(data.class_names)]
     handles.append(Patch(facecolor=PALE, edgecolor="#999999", label="no label or no prediction"))
     handles.append(Patch(facecolor="white", edgecolor="#999999", label="no data, cloud or shadow"))
     figure_width = max(3 * panel + 0.4, 9.0)
@@ -190,8 +190,8 @@ def plot_land_cover_map(
         right = int(((reference == prediction) & (reference != UNLABELLED)).sum())
         panels = [
             (picture, "true color"),
-            (_coloured(reference, valid, colours), f"reference ({labelled:,} labelled pixels)"),
-            (_coloured(prediction, valid, colours), f"prediction ({right / max(labelled, 1):.0%} right)"),
+            (_colored(reference, valid, colors), f"reference ({labelled:,} labelled pixels)"),
+            (_colored(prediction, valid, colors), f"prediction ({right / max(labelled, 1):.0%} right)"),
         ]
         for axis, (image, label) in zip(axis_row, panels, strict=True):
             axis.imshow(image, interpolation="nearest")
@@ -205,8 +205,8 @@ def plot_land_cover_map(
     return save_figure(path, figure)
 
 
-def _coloured(classes: np.ndarray, valid: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _colored(classes: np.ndarray, valid: np.ndarray, colors: np.ndarray) -> np.ndarray:
     image = np.where(valid[..., None], np.array(PALE), 1.0)
     known = classes != UNLABELLED
-    image[known] = colours[classes[known]]
+    image[known] = colors[classes[known]]
     return image

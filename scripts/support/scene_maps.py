@@ -119,7 +119,7 @@ def write_scene_maps(
         path: GeoTIFF of the map of classes; the other files stand beside it (`output_paths`).
         class_names: name of each class.
         options: what to write.
-        wavelengths: band centres in nm of the `pixels` of the parts.
+        wavelengths: band centers in nm of the `pixels` of the parts.
         settings: what the map was made with, for `is_finished`.
         metadata: what to say of the model, for people.
 

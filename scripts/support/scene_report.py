@@ -28,9 +28,9 @@ from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.files import write_text
 from datasets_loading.scenes import Scene
-from datasets_loading.sensors import TRUE_COLOUR_WAVELENGTHS
-from hsst.support.figures import longest, save_figure, true_colour, true_colour_bands, with_gaps
-from hsst.support.map_writer import NO_CLASS, class_colours
+from datasets_loading.sensors import TRUE_COLOR_WAVELENGTHS
+from hsst.support.figures import longest, save_figure, true_color, true_color_bands, with_gaps
+from hsst.support.map_writer import NO_CLASS, class_colors
 from hsst.support.reports import csv_cell
 
 PAGE = Path(__file__).with_name("scene_page.html")
@@ -42,13 +42,13 @@ SPECTRUM_PIXELS = 40_000
 """About how many pixels of a scene the mean spectra are taken from."""
 
 EARTH_RADIUS = 6_371_007.0
-"""Radius in metres of the sphere with the Earth's surface."""
+"""Radius in meters of the sphere with the Earth's surface."""
 
 LONGEST_NAME, MOST_CLASSES = 44, 24
 """Letters of a name of a class, and names, in the quick look."""
 
-TEXT_COLOUR = "#2b2d33"
-FAINT_COLOUR = "#80848e"
+TEXT_COLOR = "#2b2d33"
+FAINT_COLOR = "#80848e"
 
 
 class SceneSummary:
@@ -57,15 +57,15 @@ class SceneSummary:
     Args:
         scene: the scene.
         class_names: name of each class.
-        wavelengths: band centres in nm of the pixels given to `update`, or None.
+        wavelengths: band centers in nm of the pixels given to `update`, or None.
         model_metadata: what to say of the model, for people.
 
     Attributes:
         class_map: every `step`-th pixel's class, uint8 (height, width), 255 = none.
         confidence: probability of the most probable class there, float32 (height, width), NaN = none.
-        colours: reflectance there of the bands shown as red, green and blue, float32 (3, height, width), NaN = none.
+        colors: reflectance there of the bands shown as red, green and blue, float32 (3, height, width), NaN = none.
         pixel_counts: pixels of each class, int64 (classes,).
-        areas: area of each class in square metres, float64 (classes,), or None without georeference.
+        areas: area of each class in square meters, float64 (classes,), or None without georeference.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SceneSummary:
         model_metadata: Mapping[str, str] | None = None,
     ):
         self.class_names = list(class_names)
-        self.colours_of_classes = class_colours(class_names)
+        self.colors_of_classes = class_colors(class_names)
         self.name = scene.name
         self.crs, self.transform, self.shape = scene.crs, scene.transform, scene.shape
         self.scene_metadata = dict(scene.metadata)
@@ -88,7 +88,7 @@ class SceneSummary:
         reduced = -(-height // self.step), -(-width // self.step)
         self.class_map = np.full(reduced, NO_CLASS, dtype=np.uint8)
         self.confidence = np.full(reduced, np.nan, dtype=np.float32)
-        self.colours = np.full((3, *reduced), np.nan, dtype=np.float32)
+        self.colors = np.full((3, *reduced), np.nan, dtype=np.float32)
         self.pixel_counts = np.zeros(len(self.class_names), dtype=np.int64)
         self.confidence_sums = np.zeros(len(self.class_names))
         self._row_areas = pixel_areas(self)
@@ -115,8 +115,8 @@ class SceneSummary:
         )
         self.class_map[place] = classes[taken]
         self.confidence[place] = confidence[taken]
-        bands = true_colour_bands(self.wavelengths, len(pixels))
-        self.colours[(slice(None), *place)] = self._reflectance(pixels[bands][(slice(None), *taken)])
+        bands = true_color_bands(self.wavelengths, len(pixels))
+        self.colors[(slice(None), *place)] = self._reflectance(pixels[bands][(slice(None), *taken)])
         self._update_spectra(rows, columns, classes, pixels)
 
     def _update_spectra(self, rows: slice, columns: slice, classes: np.ndarray, pixels: np.ndarray) -> None:
@@ -155,29 +155,29 @@ class SceneSummary:
         return self.shape[0] * self.shape[1]
 
     def picture(self) -> np.ndarray:
-        """True colour, stretched as `true_colour` does, (height, width, 4) in 0..1; clear without data."""
-        visible = np.asarray(np.isfinite(self.colours).all(axis=0))
+        """True color, stretched as `true_color` does, (height, width, 4) in 0..1; clear without data."""
+        visible = np.asarray(np.isfinite(self.colors).all(axis=0))
         if not visible.any():
             return np.zeros((*visible.shape, 4))
         # Clouds would leave the land black: where enough pixels have a class, these alone set the limits
         mapped, limits = self.class_map != NO_CLASS, None
-        if np.isfinite(self.colours[:, mapped]).sum() > 300:
-            limits = true_colour(self.colours[:, mapped][:, None], TRUE_COLOUR_WAVELENGTHS)[1]
-        return with_transparency(true_colour(self.colours, TRUE_COLOUR_WAVELENGTHS, limits)[0], visible)
+        if np.isfinite(self.colors[:, mapped]).sum() > 300:
+            limits = true_color(self.colors[:, mapped][:, None], TRUE_COLOR_WAVELENGTHS)[1]
+        return with_transparency(true_color(self.colors, TRUE_COLOR_WAVELENGTHS, limits)[0], visible)
 
     def map_picture(self) -> np.ndarray:
-        """The map in its colours, (height, width, 4) in 0..1; clear without a class."""
+        """The map in its colors, (height, width, 4) in 0..1; clear without a class."""
         table = np.ones((NO_CLASS + 1, 3))
-        table[: len(self.class_names)] = to_rgba_array(self.colours_of_classes)[:, :3]
+        table[: len(self.class_names)] = to_rgba_array(self.colors_of_classes)[:, :3]
         return with_transparency(table[self.class_map], self.class_map != NO_CLASS)
 
     def confidence_picture(self) -> np.ndarray:
         """Confidence from light (certain) to dark (uncertain), (height, width, 4) in 0..1; clear without a class."""
-        coloured = colormaps["magma"](np.nan_to_num(self.confidence))[..., :3]
-        return with_transparency(coloured, np.isfinite(self.confidence))
+        colored = colormaps["magma"](np.nan_to_num(self.confidence))[..., :3]
+        return with_transparency(colored, np.isfinite(self.confidence))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each class: its name, colour, pixels, area, share of the mapped area, mean confidence."""
+        """One row for each class: its name, color, pixels, area, share of the mapped area, mean confidence."""
         rows = []
         amounts = self.pixel_counts if self.areas is None else self.areas
         for number, name in enumerate(self.class_names):
@@ -187,7 +187,7 @@ class SceneSummary:
                 {
                     "class": number,
                     "name": name,
-                    "colour": self.colours_of_classes[number],
+                    "color": self.colors_of_classes[number],
                     "pixels": pixels,
                     "area_ha": None if area is None else round(area / 1e4, 4),
                     "area_km2": None if area is None else round(area / 1e6, 6),
@@ -198,13 +198,13 @@ class SceneSummary:
         return rows
 
 
-def with_transparency(colours: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Colours (height, width, 3) with a fourth channel; all are 0 where nothing is visible."""
-    return np.where(visible[..., None], np.dstack([colours, visible]), 0.0)
+def with_transparency(colors: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Colors (height, width, 3) with a fourth channel; all are 0 where nothing is visible."""
+    return np.where(visible[..., None], np.dstack([colors, visible]), 0.0)
 
 
 def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
-    """Area in square metres of a pixel in each row, float64 (height,); None without georeference."""
+    """Area in square meters of a pixel in each row, float64 (height,); None without georeference."""
     if summary.transform is None or summary.crs is None:
         return None
     transform = summary.transform
@@ -223,7 +223,7 @@ def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
 
 
 def pixel_size(summary: SceneSummary) -> float | None:
-    """Width of a pixel in metres in the middle of the scene; None without georeference."""
+    """Width of a pixel in meters in the middle of the scene; None without georeference."""
     areas = pixel_areas(summary)
     if areas is None or summary.transform is None:
         return None
@@ -235,15 +235,15 @@ def pixel_size(summary: SceneSummary) -> float | None:
     return float(np.sqrt(middle * ratio))
 
 
-def area_text(square_metres: float) -> str:
+def area_text(square_meters: float) -> str:
     """An area for people: km2 from 1 km2 on, else ha."""
-    if square_metres >= 1e6:
-        return f"{square_metres / 1e6:,.1f} km²"
-    return f"{square_metres / 1e4:,.1f} ha"
+    if square_meters >= 1e6:
+        return f"{square_meters / 1e6:,.1f} km²"
+    return f"{square_meters / 1e4:,.1f} ha"
 
 
-def length_text(metres: float) -> str:
-    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+def length_text(meters: float) -> str:
+    return f"{meters / 1000:g} km" if meters >= 1000 else f"{meters:g} m"
 
 
 def share_text(share: float) -> str:
@@ -282,7 +282,7 @@ def write_areas_json(path: Path, summary: SceneSummary, checksums: Mapping[str, 
 
 
 def plot_quick_look(path: Path, summary: SceneSummary) -> None:
-    """Draws true colour, the map, its confidence and the areas of the classes side by side, and saves them as PNG."""
+    """Draws true color, the map, its confidence and the areas of the classes side by side, and saves them as PNG."""
     height, width = summary.class_map.shape
     present = [shortened(row["name"], LONGEST_NAME) for row in summary.rows() if row["pixels"]]
     panel, legend = 4.9, 2.2 + max(longest(present, 10), 2.0)
@@ -303,7 +303,7 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
     for axis, (picture, label) in zip(axes, pictures, strict=True):
         axis.set_facecolor("#eef0f3")
         axis.imshow(picture, interpolation="nearest" if max(height, width) < 300 else "antialiased")
-        axis.set_title(label, fontsize=11, color=TEXT_COLOUR, loc="left", pad=5)
+        axis.set_title(label, fontsize=11, color=TEXT_COLOR, loc="left", pad=5)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_edgecolor("#c9ccd3")
@@ -312,19 +312,19 @@ def plot_quick_look(path: Path, summary: SceneSummary) -> None:
         draw_north(axes[0], summary)
     left = (gap + 2 * panel + 0.6 * (panel - gap)) / total_width
     bar = figure.add_axes((left, bottom - 0.13 / total_height, 1.9 / total_width, 0.09 / total_height))
-    colour_bar = figure.colorbar(ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
-    colour_bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
-    bar.tick_params(labelsize=8, length=2, pad=1.5, colors=TEXT_COLOUR)
-    colour_bar.outline.set_visible(False)
+    color_bar = figure.colorbar(ScalarMappable(cmap="magma"), cax=bar, orientation="horizontal")
+    color_bar.set_ticks([0, 0.5, 1], labels=["0", "0.5", "1"])
+    bar.tick_params(labelsize=8, length=2, pad=1.5, colors=TEXT_COLOR)
+    color_bar.outline.set_visible(False)
 
     left = (3 * panel + 0.3) / total_width
     draw_areas(figure.add_axes((left, bottom, (legend - 0.5) / total_width, top - bottom)), summary)
-    title_style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "color": TEXT_COLOUR}
+    title_style: dict[str, Any] = {"fontsize": 13, "weight": "bold", "color": TEXT_COLOR}
     figure.text(gap / total_width, 1 - 0.36 / total_height, summary.name, **title_style)
     facts = [f"{key} {value}" for key, value in {**summary.scene_metadata, **summary.model_metadata}.items()]
     facts = [fact for fact in facts if not fact.startswith(("product", "file", "bands"))]
     about = shortened("  ·  ".join([where_text(summary), *facts]), 300)
-    figure.text(gap / total_width, 0.17 / total_height, about, fontsize=8.5, color=FAINT_COLOUR)
+    figure.text(gap / total_width, 0.17 / total_height, about, fontsize=8.5, color=FAINT_COLOR)
     save_figure(path, figure, dpi=120)
 
 
@@ -354,7 +354,7 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     rows = sorted((row for row in summary.rows() if row["pixels"]), key=lambda row: -row["share"])
     axis.axis("off")
     if not rows:
-        axis.text(0, 1, "no pixel has a class", fontsize=11, color=TEXT_COLOUR, va="top")
+        axis.text(0, 1, "no pixel has a class", fontsize=11, color=TEXT_COLOR, va="top")
         return
     shown, rest = rows[:MOST_CLASSES], rows[MOST_CLASSES:]
     absent = [row["name"] for row in summary.rows() if not row["pixels"]]
@@ -363,25 +363,25 @@ def draw_areas(axis: Axes, summary: SceneSummary) -> None:
     axis.set_xlim(0, 1)
     axis.set_ylim(lines + (1.8 if absent else 1.4), -0.35)
     for line, row in enumerate(shown):
-        axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["colour"], align="center")
-        axis.text(0, line + 0.3, shortened(row["name"], LONGEST_NAME), fontsize=10, color=TEXT_COLOUR, va="center")
+        axis.barh(line + 0.62, max(row["share"] / largest, 0.004), height=0.3, color=row["color"], align="center")
+        axis.text(0, line + 0.3, shortened(row["name"], LONGEST_NAME), fontsize=10, color=TEXT_COLOR, va="center")
         amount = f"{amount_text(row)}   {share_text(row['share'])}"
-        axis.text(1, line + 0.3, amount, fontsize=10, color=TEXT_COLOUR, ha="right", va="center")
+        axis.text(1, line + 0.3, amount, fontsize=10, color=TEXT_COLOR, ha="right", va="center")
     if rest:
         share = sum(row["share"] for row in rest)
-        axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOUR)
+        axis.text(0, len(shown) + 0.3, f"{len(rest)} more classes, {share:.1%}", fontsize=9, color=FAINT_COLOR)
     mapped = summary.num_mapped / summary.num_pixels
     notes = [f"{mapped:.1%} of the raster mapped", f"pale gray: {left_out(summary)}"]
     notes += [f"not found: {', '.join(absent)}"] if absent else []
     for number, note in enumerate(notes):
         place = lines + 0.6 + 0.45 * number
-        axis.text(0, place, shortened(note, 56), fontsize=8.5, color=FAINT_COLOUR, va="center")
+        axis.text(0, place, shortened(note, 56), fontsize=8.5, color=FAINT_COLOR, va="center")
 
 
-def scale_bar_length(width_in_metres: float) -> float:
-    """A round length in metres of about a quarter of a width."""
-    power = 10.0 ** np.floor(np.log10(width_in_metres / 4))
-    return float(power * max(factor for factor in (1, 2, 5) if factor * power <= width_in_metres / 4))
+def scale_bar_length(width_in_meters: float) -> float:
+    """A round length in meters of about a quarter of a width."""
+    power = 10.0 ** np.floor(np.log10(width_in_meters / 4))
+    return float(power * max(factor for factor in (1, 2, 5) if factor * power <= width_in_meters / 4))
 
 
 def draw_scale_bar(axis: Axes, summary: SceneSummary) -> None:
@@ -389,14 +389,14 @@ def draw_scale_bar(axis: Axes, summary: SceneSummary) -> None:
     if size is None:
         return
     height, width = summary.class_map.shape
-    metres = scale_bar_length(size * summary.step * width)
-    pixels = metres / (size * summary.step)
+    meters = scale_bar_length(size * summary.step * width)
+    pixels = meters / (size * summary.step)
     x, y = 0.04 * width, 0.955 * height
     axis.plot([x, x + pixels], [y, y], color="white", lw=7, solid_capstyle="butt", alpha=0.8)
-    axis.plot([x, x + pixels], [y, y], color=TEXT_COLOUR, lw=3.5, solid_capstyle="butt")
+    axis.plot([x, x + pixels], [y, y], color=TEXT_COLOR, lw=3.5, solid_capstyle="butt")
     outline = {"boxstyle": "round,pad=0.22", "fc": (1, 1, 1, 0.78), "ec": "none"}
     place: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "left", "va": "bottom"}
-    axis.annotate(length_text(metres), (x, y), fontsize=9, color=TEXT_COLOUR, bbox=outline, **place)
+    axis.annotate(length_text(meters), (x, y), fontsize=9, color=TEXT_COLOR, bbox=outline, **place)
     axis.set_xlim(-0.5, width - 0.5)
     axis.set_ylim(height - 0.5, -0.5)
 
@@ -419,9 +419,9 @@ def draw_north(axis: Axes, summary: SceneSummary) -> None:
         va="center",
         fontsize=10,
         weight="bold",
-        color=TEXT_COLOUR,
+        color=TEXT_COLOR,
         bbox={"boxstyle": "circle,pad=0.25", "fc": (1, 1, 1, 0.82), "ec": "none"},
-        arrowprops={"arrowstyle": "-|>", "color": TEXT_COLOUR, "lw": 2.2},
+        arrowprops={"arrowstyle": "-|>", "color": TEXT_COLOR, "lw": 2.2},
     )
     if north.arrow_patch is not None:  # seen on dark ground, too
         north.arrow_patch.set_path_effects([withStroke(linewidth=5, foreground="white")])
@@ -444,11 +444,11 @@ def spectrum_address(summary: SceneSummary, number: int) -> str | None:
     order = np.argsort(x_values)
     x_values, mean, deviation = x_values[order], mean[order], deviation[order]
     figure = Figure(figsize=(4.9, 2.5), layout="constrained")
-    axis, colour = figure.subplots(), summary.colours_of_classes[number]
+    axis, color = figure.subplots(), summary.colors_of_classes[number]
     places, low = with_gaps(x_values, mean - deviation)
-    axis.fill_between(places, low, with_gaps(x_values, mean + deviation)[1], color=colour, alpha=0.25, lw=0)
-    axis.plot(*with_gaps(x_values, mean), color=colour, lw=3)
-    axis.plot(*with_gaps(x_values, mean), color=TEXT_COLOUR, lw=0.7)
+    axis.fill_between(places, low, with_gaps(x_values, mean + deviation)[1], color=color, alpha=0.25, lw=0)
+    axis.plot(*with_gaps(x_values, mean), color=color, lw=3)
+    axis.plot(*with_gaps(x_values, mean), color=TEXT_COLOR, lw=0.7)
     axis.set_ylim(min(0.0, float(axis.get_ylim()[0])), None)
     axis.set_ylabel("reflectance", fontsize=9)
     axis.set_xlabel("band" if summary.wavelengths is None else "wavelength (nm)", fontsize=9)
@@ -471,7 +471,7 @@ def write_page(path: Path, summary: SceneSummary) -> None:
     classes = {
         str(row["class"]): {
             "name": row["name"],
-            "colour": row["colour"],
+            "color": row["color"],
             "amount": amount_text(row),
             "share": share_text(row["share"]),
             "confidence": f"{row['mean_confidence']:.2f}",
@@ -508,8 +508,8 @@ def write_page(path: Path, summary: SceneSummary) -> None:
 def _legend_row(row: Mapping[str, Any], largest: float) -> str:
     width = max(100 * row["share"] / largest, 0.8)
     return (
-        f'<tr data-class="{row["class"]}" tabindex="0"><td><i style="background:{row["colour"]}"></i>'
-        f'{html.escape(row["name"])}</td><td class=bar><b style="width:{width:.1f}%;background:{row["colour"]}"></b>'
+        f'<tr data-class="{row["class"]}" tabindex="0"><td><i style="background:{row["color"]}"></i>'
+        f'{html.escape(row["name"])}</td><td class=bar><b style="width:{width:.1f}%;background:{row["color"]}"></b>'
         f"</td><td>{amount_text(row)}</td><td>{html.escape(share_text(row['share']))}</td></tr>"
     )
 
@@ -519,12 +519,12 @@ def _scale_bar(summary: SceneSummary) -> str:
     size = pixel_size(summary)
     if size is None or summary.transform is None:
         return ""
-    metres = scale_bar_length(size * summary.shape[1])
-    share = 100 * metres / (size * summary.shape[1])
+    meters = scale_bar_length(size * summary.shape[1])
+    share = 100 * meters / (size * summary.shape[1])
     inverse = ~summary.transform
     angle = np.degrees(np.arctan2(inverse.b, -inverse.e))
     return (
-        f'<div class="scale" style="width:{share:.2f}%"><span>{length_text(metres)}</span></div>'
+        f'<div class="scale" style="width:{share:.2f}%"><span>{length_text(meters)}</span></div>'
         f'<svg class="north" viewBox="-20 -20 40 40" style="transform:rotate({angle:.1f}deg)"><circle r="19"/>'
         '<path d="M0-15 7 6 0 2-7 6Z"/><text y="16" text-anchor="middle">N</text></svg>'
     )

@@ -127,8 +127,8 @@ MODELS: dict[str, ModelEntry] = {
     "random-forest": ModelEntry("pixels", "random forest"),
     "svm": ModelEntry("pixels", "SVM (RBF)"),
     "logistic-regression": ModelEntry("pixels", "logistic regression"),
-    "knn": ModelEntry("pixels", "nearest neighbours, spectra"),
-    "knn-features": ModelEntry("features", "nearest neighbours, HSST features", needs_checkpoint=True),
+    "knn": ModelEntry("pixels", "nearest neighbors, spectra"),
+    "knn-features": ModelEntry("features", "nearest neighbors, HSST features", needs_checkpoint=True),
     "linear-probe": ModelEntry("features", "linear probe, HSST features", needs_checkpoint=True),
     "linear-probe-pixels": ModelEntry(
         "features",
@@ -151,7 +151,7 @@ class ModelOptions:
         dropout: of HSST's attention and layers; None keeps the configuration's.
         head_type: what a dense head of HSST, or a classifier on its features, sees of a pixel: the "mean" over the
             spectral blocks, or their "concat"enation; None keeps the configuration's.
-        statistics: standardise by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
+        statistics: standardize by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
             its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
         adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
         merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts

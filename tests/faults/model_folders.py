@@ -325,7 +325,7 @@ def additions() -> Iterator[tuple[str, Callable[[Path], object]]]:
     yield "generation_config.json", lambda folder: (folder / "generation_config.json").write_text("[")
     yield "processor_config.json", lambda folder: (folder / "processor_config.json").write_text("[")
     yield "tokenizer_config.json", lambda folder: (folder / "tokenizer_config.json").write_text("[")
-    yield "a setting nobody knows", changed("config.json", colour="red")
+    yield "a setting nobody knows", changed("config.json", color="red")
 
 
 def saved(content: object) -> bytes:

@@ -72,7 +72,7 @@ def good(kind: str) -> Path:
 def _write_array(kind: str, folder: Path, cube: np.ndarray) -> None:
     image = cube.transpose(1, 2, 0)
     bands = {"wavelength": WAVELENGTHS, "fwhm": FWHM}
-    lines = [f"{centre:.3f} {width:.3f}" for centre, width in zip(WAVELENGTHS, FWHM, strict=True)]
+    lines = [f"{center:.3f} {width:.3f}" for center, width in zip(WAVELENGTHS, FWHM, strict=True)]
     if kind in ("npy", "MATLAB 5", "JPEG 2000"):
         (folder / "wavelengths.txt").write_text("\n".join(lines) + "\n")
     if kind == "npy":
@@ -101,8 +101,8 @@ def _write_array(kind: str, folder: Path, cube: np.ndarray) -> None:
 def write_item(folder: Path, name: str = "item.json", **changes: object) -> None:
     """A STAC item of the product in a folder; `changes` are put into its image."""
     bands = [
-        {"name": str(band), "center_wavelength": centre, "full_width_half_max": width}
-        for band, (centre, width) in enumerate(zip(WAVELENGTHS.tolist(), FWHM.tolist(), strict=True))
+        {"name": str(band), "center_wavelength": center, "full_width_half_max": width}
+        for band, (center, width) in enumerate(zip(WAVELENGTHS.tolist(), FWHM.tolist(), strict=True))
     ]
     image = {"href": f"{NAME}-SPECTRAL_IMAGE.TIF", "eo:bands": bands, "proj:shape": [40, 50]}
     classes = {"href": f"{NAME}-QL_QUALITY_CLASSES.TIF"}

@@ -89,7 +89,7 @@ def simulated_scene() -> SimulatedScene:
 
 
 def weights() -> Found:
-    """Names, shapes and types of all weights, and what they are initialised with."""
+    """Names, shapes and types of all weights, and what they are initialized with."""
     found: Found = {}
     for name, changes in CONFIGURATIONS.items():
         for kind in CLASSES:

@@ -445,7 +445,6 @@ def write_auto(
 ) -> None:
     """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
     from hsst.support.few_labels import (
-        PREPARATIONS,
         Description,
         processor_settings,
         rare_classes,
@@ -453,15 +452,20 @@ def write_auto(
     )
     from modeling_hsst import HSSTImageProcessor
 
-    preparation = "as_they_are" if choice.inputs == "features" else PREPARATIONS[choice.tuned.preparation].__name__
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
-    processor = HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))
-    settings = processor_settings(processor)
-    names_of_classes, num_bands = list(data.class_names), len(pixels.bands)
-    description = Description(choice.inputs, preparation, names_of_classes, num_bands, settings, temperature)
+    description = Description(
+        class_names=list(data.class_names),
+        num_bands=len(pixels.bands),
+        processor=processor_settings(HSSTImageProcessor(wavelengths=wavelengths, clip_range=(-10.0, 10.0))),
+        temperature=temperature,
+        **choice.description(),
+    )
     names = {"as_they_are": "", "unit_norm": " of unit norm", "both": " as they are and of unit norm"}
     names["with_derivatives"] = " as they are, of unit norm, and derivatives"
-    title = f"{choice.head} on {choice.inputs.replace('spectra', 'spectra' + names[preparation])}"
+    around = {"pixel": "", "mean": " of surroundings", "pixel and mean": " of pixels and surroundings"}
+    of_spectra = f"spectra{around[description.spectra_of]}{names[description.preparation]}"
+    seen = choice.inputs.replace("features", f"features{around[description.features_of]}")
+    title = f"{choice.head} on {seen.replace('spectra', of_spectra)}"
     reach = tested["interval"]["overall_accuracy"]
     between = "" if reach is None else f", 95 % interval over folds {reach[0]:.1%} to {reach[1]:.1%}"
     summary = (

@@ -116,7 +116,7 @@ def test_masked_image_modeling(name):
 
 
 def test_sincos_tables():
-    expected = load_file(FIXTURES / "sincos_as_initialized.safetensors")
+    expected = load_file(FIXTURES / "sincos_as_initialised.safetensors")
     positions = HSSTPositionEmbeddings(HSSTConfig(position_embedding_type="sincos"))
     for name, table in expected.items():
         if name.startswith("spatial"):

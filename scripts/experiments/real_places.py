@@ -45,6 +45,7 @@ from hsst.support.few_labels import (
     LINEAR,
     PREPARATIONS,
     SLOW_WITH_MANY_FEATURES,
+    SURROUNDINGS,
     Head,
     as_they_are,
     tuned,
@@ -61,8 +62,6 @@ ALL_HEADS = (*HEADS, CNN, FINE_TUNING)
 
 AND_SPECTRA = " and spectra"
 """Ends the name of inputs that are features of a model beside spectra, of which classifiers vote."""
-
-SURROUNDINGS = 5  # pixels, side of the square around a pixel
 
 TEST_PIXELS = 4000  # at most, drawn by class from a test area
 

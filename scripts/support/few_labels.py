@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 import skops.io
 import torch
 from scipy.optimize import brentq
+from scipy.spatial import cKDTree
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -43,7 +45,7 @@ from hsst.support.features import load_encoder
 from hsst.support.model_sources import weight_files
 from hsst.support.reports import interval
 from modeling_hsst import HSSTImageProcessor
-from modeling_hsst.scene_prediction_hsst import ScenePredictor
+from modeling_hsst.scene_prediction_hsst import ScenePredictor, reflected
 
 FOLDS = 3
 """In which a classifier chooses its settings."""
@@ -73,6 +75,15 @@ def with_derivatives(spectra: np.ndarray) -> np.ndarray:
 
 PREPARATIONS = (as_they_are, unit_norm, both, with_derivatives)
 """What a classifier may be given of spectra (pixels, bands)."""
+
+SURROUNDINGS = 5
+"""Side of the square around a pixel, in pixels, whose mean spectrum classifiers may see."""
+
+VIEWS = ("pixel", "mean", "pixel and mean")
+"""What classifiers may see: a pixel, the mean of its surroundings, or both side by side."""
+
+SPECTRA = (*((prepare, view) for view in VIEWS[:2] for prepare in PREPARATIONS), (PREPARATIONS[-1], VIEWS[-1]))
+"""Of which there are these."""
 
 
 class Head(NamedTuple):
@@ -263,17 +274,21 @@ class LabelledPixels:
 
     Attributes:
         spectra: reflectance, float32 (pixels, bands).
+        means: mean reflectance of their surroundings, float32 (pixels, bands).
         wavelengths: of the bands in nm, ascending; None where unknown.
         bands: their indices in the scenes.
         classes: from 0, int64 (pixels,).
         parts: which block of a scene each lies in, int64 (pixels,).
+        places: scene, row and column of each, int64 (pixels, 3).
     """
 
     spectra: np.ndarray
+    means: np.ndarray
     wavelengths: np.ndarray | None
     bands: list[int]
     classes: np.ndarray
     parts: np.ndarray
+    places: np.ndarray
 
     @classmethod
     def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
@@ -286,21 +301,26 @@ class LabelledPixels:
         bands = np.flatnonzero(data.valid_bands)
         if data.wavelengths is not None:
             bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
-        spectra, classes, places = [], [], []
+        spectra, means, classes, places = [], [], [], []
         for number, scene in enumerate(data.scenes):
             rows, columns = np.nonzero(scene.labels != UNLABELLED)
-            stored = np.asarray(scene.cube)[bands][:, rows, columns].T  # the scene has no labels where it has no data
+            cube = np.asarray(scene.cube)[bands]
+            stored = cube[:, rows, columns].T  # the scene has no labels where it has no data
             spectra.append(stored.astype(np.float32) / ENMAP.scale)
+            means.append(mean_around(cube, rows, columns) / ENMAP.scale)
             classes.append(scene.labels[rows, columns].astype(np.int64))
-            blocks = (np.full(len(rows), number), rows // block_size, columns // block_size)
-            places.append(np.stack(blocks, axis=1))
-        parts = np.unique(np.concatenate(places), axis=0, return_inverse=True)[1].reshape(-1)
+            places.append(np.stack([np.full(len(rows), number), rows, columns], axis=1))
+        where = np.concatenate(places)
+        blocks = where // [1, block_size, block_size]
+        parts = np.unique(blocks, axis=0, return_inverse=True)[1].reshape(-1)
         pixels = cls(
             np.concatenate(spectra),
+            np.concatenate(means),
             None if data.wavelengths is None else np.asarray(data.wavelengths)[bands],
             bands.tolist(),
             np.concatenate(classes),
             parts,
+            where,
         )
         if len(np.unique(pixels.classes)) < 2:
             raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(pixels.classes))}")
@@ -310,6 +330,26 @@ class LabelledPixels:
                 "(--block_size makes them smaller)"
             )
         return pixels
+
+
+def mean_around(cube: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """
+    Mean of what has data around some pixels of a cube (bands, height, width), which is reflected at its edges, float32
+    (pixels, bands).
+    """
+    sums, counts = np.zeros((len(cube), len(rows))), np.zeros(len(rows))
+    shifts = np.arange(SURROUNDINGS) - SURROUNDINGS // 2
+    for down, right in product(shifts, shifts):
+        near = cube[:, reflected(rows + down, cube.shape[1]), reflected(columns + right, cube.shape[2])]
+        usable = (near != ENMAP.nodata).all(axis=0)
+        sums += np.where(usable, near, 0)
+        counts += usable
+    return (sums / counts).T.astype(np.float32)
+
+
+def seen_as(view: str, pixel: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """One of `VIEWS` of what there is of pixels and of their surroundings (pixels, values)."""
+    return {"pixel": pixel, "mean": mean}[view] if view != "pixel and mean" else np.hstack([pixel, mean])
 
 
 @dataclass
@@ -333,7 +373,23 @@ class Choice:
         """What the classifier sees of pixels, side by side (pixels, values), of what there is of them."""
         if self.inputs != SPECTRA_AND_FEATURES:
             return [variants[self.inputs][self.tuned.preparation]]
-        return [variants["spectra"][self.tuned.preparation], variants["features"][0]]
+        return [
+            variants[inputs][each.preparation]
+            for inputs, each in zip(("spectra", "features"), self.tuned.voters, strict=True)
+        ]
+
+    def description(self) -> dict[str, str]:
+        """What it sees, as a `Description` has it."""
+        used = {self.inputs: self.tuned}
+        if self.tuned.voters:
+            used = dict(zip(("spectra", "features"), self.tuned.voters, strict=True))
+        names = {"inputs": self.inputs, "preparation": as_they_are.__name__}
+        if "spectra" in used:
+            prepare, names["spectra_of"] = SPECTRA[used["spectra"].preparation]
+            names["preparation"] = prepare.__name__
+        if "features" in used:
+            names["features_of"] = VIEWS[used["features"].preparation]
+        return names
 
     def temperature(
         self, variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int
@@ -394,11 +450,13 @@ def choose(variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, pa
 
 
 def inputs_of(pixels: LabelledPixels, model: str | None) -> dict[str, list[np.ndarray]]:
-    """What classifiers may see of the pixels: their spectra in several preparations, and features of a model."""
-    variants = {"spectra": [prepare(pixels.spectra) for prepare in PREPARATIONS]}
-    if model is not None:
-        variants["features"] = [HSSTFeatures(model, pixels.wavelengths, scale=1.0).fit_transform(pixels.spectra)]
-    return variants
+    """What classifiers may see of pixels: their spectra as `SPECTRA` says, and features of a model in all `VIEWS`."""
+    spectra = [seen_as(view, prepare(pixels.spectra), prepare(pixels.means)) for prepare, view in SPECTRA]
+    if model is None:
+        return {"spectra": spectra}
+    transform = HSSTFeatures(model, pixels.wavelengths, scale=1.0).fit(pixels.spectra).transform
+    pixel, mean = transform(pixels.spectra), transform(pixels.means)
+    return {"spectra": spectra, "features": [seen_as(view, pixel, mean) for view in VIEWS]}
 
 
 def score_in_folds(
@@ -406,7 +464,8 @@ def score_in_folds(
 ) -> dict[str, Any]:
     """
     What the choice and its classifier are worth: each fold of parts is predicted by what was chosen and trained on the
-    others. Scores of all pixels together, and their interval over folds (Student's t).
+    others, less those not `apart` where surroundings are seen. Scores of all pixels together, and their interval over
+    folds (Student's t).
     """
     count = min(folds, len(np.unique(pixels.parts)))
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
@@ -419,7 +478,13 @@ def score_in_folds(
             continue
         known = {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()}
         choice = choose(known, pixels.classes[training], pixels.parts[training], seed)
-        predicted = choice.tuned.classifier.predict(np.hstack(choice.seen(variants))[test])
+        classifier, seen = choice.tuned.classifier, choice.seen(variants)
+        if {*choice.description().values()} & {*VIEWS[1:]}:
+            training = training[apart(pixels.places[training], pixels.places[test])]
+            if len(np.unique(pixels.classes[training])) < 2:
+                continue
+            classifier = choice.tuned.again([values[training] for values in seen], pixels.classes[training])
+        predicted = classifier.predict(np.hstack(seen)[test])
         part = confusion_matrix(predicted, pixels.classes[test].astype(np.uint8), num_classes=num_classes)
         matrix += part
         scores = land_cover_scores(part)
@@ -438,6 +503,13 @@ def score_in_folds(
     }
 
 
+def apart(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of some places (pixels, 3) have surroundings that touch those of no others, bool (pixels,)."""
+    scenes = 2 * SURROUNDINGS * np.array([1, 0, 0])  # far from each other
+    distances, _ = cKDTree(others + others * scenes).query(places + places * scenes, p=np.inf)
+    return distances >= SURROUNDINGS
+
+
 def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]:
     """Classes with too few test pixels to say much of them, each with their number."""
     return [f"{name} ({count})" for name, count in zip(class_names, counts, strict=True) if count < FEW_PIXELS]
@@ -450,11 +522,12 @@ class Description:
 
     Attributes:
         inputs: "spectra", "features" of the model in the same folder, or `SPECTRA_AND_FEATURES`.
-        preparation: name of one of `PREPARATIONS`.
+        preparation: of spectra, name of one of `PREPARATIONS`.
         class_names: name of each class.
         num_bands: of the spectra.
         processor: settings of the `HSSTImageProcessor` that gives spectra from stored numbers.
         temperature: of its probabilities (`log_probabilities`).
+        spectra_of, features_of: what spectra and features are of, one of `VIEWS` each.
     """
 
     inputs: str
@@ -463,6 +536,8 @@ class Description:
     num_bands: int
     processor: dict[str, Any]
     temperature: float = 1.0
+    spectra_of: str = "pixel"
+    features_of: str = "pixel"
 
 
 def save_classifier(folder: Path, classifier: Any, description: Description, model: str | None = None) -> None:
@@ -492,8 +567,8 @@ def processor_settings(processor: HSSTImageProcessor) -> dict[str, Any]:
 
 class PixelPredictor(ScenePredictor):
     """
-    Maps scenes with a classifier of single pixels from scikit-learn. Probabilities are those of the classifier, or of
-    the softmax of its scores (ridge, SVM), at the temperature beside it: 1 where it was not calibrated.
+    Maps scenes with a classifier of pixels and their surroundings from scikit-learn. Probabilities are those of the
+    classifier, or of the softmax of its scores (ridge, SVM), at the temperature beside it: 1 where none was found.
 
     Args:
         folder: of `save_classifier`.
@@ -516,13 +591,17 @@ class PixelPredictor(ScenePredictor):
             names = [str(name) for name in self.description.class_names]
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise ValueError(f"{folder / DESCRIPTION}: expected what a classifier sees, got {error}") from None
+        views = self.description.spectra_of, self.description.features_of
+        if not {*views} <= {*VIEWS}:
+            raise ValueError(f"{folder / DESCRIPTION}: expected views among {', '.join(VIEWS)}, got {views}")
         if not (isinstance(self.description.temperature, float) and 0 < self.description.temperature < np.inf):
             got = self.description.temperature
             raise ValueError(f"{folder / DESCRIPTION}: expected a temperature above 0, got {got!r}")
         if not set(self.classifier.classes_) <= set(range(len(names))):
             raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
-        self.window, self.stride, self.dense, self.center = (1, 1), 1, True, False
-        self.batch_size, self.chunk_size = 8192, 256
+        side = 1 if {*views} == {"pixel"} else SURROUNDINGS
+        self.window, self.stride, self.dense, self.center = (side, side), 1, side == 1, side > 1
+        self.batch_size, self.chunk_size = 8192 // side**2, 256
         self.exclude, self.resample, self.scene_statistics = tuple(exclude), resample, False
         self.weight = torch.ones(1, 1)
         files = [folder / CLASSIFIER, folder / DESCRIPTION]
@@ -545,9 +624,16 @@ class PixelPredictor(ScenePredictor):
         return {"weights": self.digest[:16], "precision": precision.removeprefix("torch."), "stride": 1, **own}
 
     def _run(self, values: torch.Tensor, pixel_mask: torch.Tensor) -> torch.Tensor:
-        spectra = values[:, :, 0, 0].numpy()
-        views = [] if self.description.inputs == "features" else [self.prepare(spectra)]
-        seen = np.hstack(views if self.features is None else [*views, self.features.transform(spectra)])
+        weights = pixel_mask[:, None].float()
+        middle = values.shape[-1] // 2
+        pixel = values[:, :, middle, middle].numpy()
+        mean = ((values * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))).numpy()
+        views = []
+        if self.description.inputs != "features":
+            views.append(seen_as(self.description.spectra_of, self.prepare(pixel), self.prepare(mean)))
+        if self.features is not None:
+            views.append(seen_as(self.description.features_of, *map(self.features.transform, (pixel, mean))))
+        seen = np.hstack(views)
         found = np.exp(log_probabilities(self.classifier, seen, self.description.temperature))
         probabilities = torch.zeros(len(found), self.num_outputs)
         probabilities[:, torch.as_tensor(self.classifier.classes_)] = torch.as_tensor(found, dtype=torch.float32)

@@ -403,7 +403,8 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     Mean macro F1 of each place, inputs, window and head, and of the seeds that all inputs and heads `shared`; the best
     of the heads that have the most seeds; and what inputs gain over the best head on spectra that saw the same window,
-    whichever that is for a place in the end, over places and seeds, with an interval by bootstrap over both.
+    whichever that is for a place in the end, over places and seeds, with an interval by bootstrap over both; and what
+    `surroundings` gain over the pixel alone, each with the best head of those that saw both.
     """
     of_heads: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
@@ -440,7 +441,24 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ]
         if pairs and name != reference:
             gains.append({"inputs": name, "window": window, "to": reference, "labels": labels, **gain(pairs)})
-    return {"scores": scores, "gains": gains}
+    surroundings = []
+    for name, labels in product(inputs, sorted(budgets)):
+        pairs = []
+        for place in places:
+            alone, around = (of_heads.get((place, name, window, labels), {}) for window in (1, SURROUNDINGS))
+            heads = [head for head in alone if head in around]
+            if heads:
+                seeds = set.intersection(*(set(of_seeds[head]) for of_seeds in (alone, around) for head in heads))
+                best_alone, best_around = (
+                    max((of_seeds[head] for head in heads), key=lambda found: mean_of(found, seeds))
+                    for of_seeds in (alone, around)
+                )
+                pairs.append(np.array([best_around[seed] - best_alone[seed] for seed in sorted(seeds)]))
+        if pairs:
+            surroundings.append(
+                {"inputs": name, "window": SURROUNDINGS, "to": "pixel", "labels": labels, **gain(pairs)}
+            )
+    return {"scores": scores, "gains": gains, "surroundings": surroundings}
 
 
 def mean_of(of_seeds: Mapping[int, float], seeds: Iterable[int] | None = None) -> float:
@@ -499,13 +517,14 @@ def sorted_pairs(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 
 OVER = {
+    "pixel": "the pixel alone",
     "spectra": "the best on spectra",
     "untrained": "the untrained network",
     "untrained" + AND_SPECTRA: "the untrained network" + AND_SPECTRA,
 }
 
 
-def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) -> str:
+def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None, of: str = "gains") -> str:
     """Markdown of what inputs, some with and without spectra beside them or all, gain on average over places."""
     lines = [
         [
@@ -515,7 +534,7 @@ def gains_table(result: Mapping[str, Any], inputs: Sequence[str] | None = None) 
             f"{100 * entry['mean']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})",
             f"{entry['better']} of {entry['places']}",
         ]
-        for entry in result["gains"]
+        for entry in result[of]
         if inputs is None or entry["inputs"].removesuffix(AND_SPECTRA) in inputs
     ]
     return markdown_table(
@@ -573,7 +592,8 @@ def report(result: Mapping[str, Any]) -> str:
     """All tables of a result file."""
     windows = sorted({entry["window"] for entry in result["scores"]})
     tables = [places_table(result, window) for window in windows]
-    return "\n\n".join([*tables, gains_table(result), heads_table(result)])
+    tables += [gains_table(result), gains_table(result, of="surroundings"), heads_table(result)]
+    return "\n\n".join(tables)
 
 
 def parse_arguments() -> argparse.Namespace:

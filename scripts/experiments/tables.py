@@ -72,6 +72,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "real_places": lambda: places_table(result("real_places")),
     "real_places_windows": lambda: places_table(result("real_places"), SURROUNDINGS),
     "real_places_all_gains": lambda: gains_table(result("real_places")),
+    "real_places_surroundings": lambda: gains_table(result("real_places"), of="surroundings"),
     "real_places_heads": lambda: heads_table(result("real_places")),
     "real_places_gains": lambda: gains_table(result("real_places"), ["hsst-enmap"]),
     "soak": soak,

@@ -442,7 +442,7 @@ def adapt_processor(
     Raises:
         ValueError: the processor has no wavelengths, or the new ones are wrong as in `adapt_to_wavelengths`.
     """
-    if getattr(processor, "wavelengths", None) is None:
+    if not hasattr(processor, "standardize") or processor.wavelengths is None:
         raise ValueError("`processor` must know the wavelengths of its bands, as processors of trained models do.")
     centers, widths = check_bands(wavelengths, fwhm)
     trained_centers = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)

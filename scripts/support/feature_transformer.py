@@ -70,7 +70,7 @@ class HSSTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_count("batch_size", self.batch_size)
         encoder, processor = load_encoder(self.model)
         self.columns_ = columns = list(X.columns) if hasattr(X, "columns") else None
-        named = columns if columns and all(isinstance(name, Real) and name >= 100 for name in columns) else None
+        named = columns if columns and all(isinstance(name, Real) and float(name) >= 100 for name in columns) else None
         stated = processor.wavelengths if named is None else named
         wavelengths = stated if self.wavelengths is None else as_list("wavelengths", self.wavelengths)
         if wavelengths is None or len(wavelengths) != num_bands:
@@ -79,7 +79,8 @@ class HSSTFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         # Bands of one wavelength, or in another order, are for whole scenes: a spectrum has few that tell the order
         image = np.zeros((num_bands, 1, 1), dtype=np.float32)
         scene = ArrayScene(image, wavelengths, self.fwhm, processor.scale, name="the data")
-        if named is not None and not np.allclose(np.array(named, dtype=np.float64), scene.wavelengths, atol=5, rtol=0):
+        centers = np.array(wavelengths, dtype=np.float64)
+        if named is not None and np.abs(np.array(named, dtype=np.float64) - centers).max() > 5:
             raise ValueError(f"wavelengths: expected those of the columns of X in their order, {named[:3]}, ...")
         features = scene_features(
             encoder, processor, scene, pooling=self.pooling, window=1, brightness=self.brightness, exclude=()

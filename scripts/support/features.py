@@ -117,7 +117,7 @@ def extract_features(
         with open_scene(scene, **reading) as opened:
             return _of_scene(encoder, processor, opened, progress, **settings)
     if isinstance(scene, (np.ndarray, torch.Tensor)):
-        stored = {"scale": processor.scale, "nodata": processor.nodata, "name": "the array"}
+        stored: dict[str, Any] = {"scale": processor.scale, "nodata": processor.nodata, "name": "the array"}
         scene = ArrayScene(scene, **stored | reading)
     elif reading:
         raise ValueError(f"{', '.join(reading)}: expected only with a path or an array, an open scene has its own")

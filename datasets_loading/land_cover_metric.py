@@ -20,20 +20,20 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, *, num_cla
 
     Args:
         predictions: classes from 0, integers of any shape.
-        references: the same shape; pixels of `UNLABELLED` are left out, whatever was predicted there.
+        references: the same shape; masked pixels and those of `UNLABELLED` are left out, whatever was predicted.
         num_classes: number of classes; by default up to the largest that occurs.
 
     Returns:
         int64 (classes, classes).
 
     Raises:
-        ValueError: shapes differ, no pixel is labelled, or a class is out of range.
+        ValueError: shapes differ, no pixel is labelled, or a class is out of range, masked, or no whole number.
     """
-    predictions, references = np.asarray(predictions), np.asarray(references)
+    predictions, references = np.asanyarray(predictions), np.asanyarray(references)
     if predictions.shape != references.shape:
         raise ValueError(f"expected a prediction for each reference {references.shape}, got {predictions.shape}")
-    labelled = references != UNLABELLED
-    predicted, wanted = predictions[labelled].astype(np.int64), references[labelled].astype(np.int64)
+    labelled = (np.ma.getdata(references) != UNLABELLED) & ~np.ma.getmaskarray(references)
+    predicted, wanted = whole("predictions", predictions[labelled]), whole("references", references[labelled])
     if not len(wanted):
         raise ValueError(f"expected labelled pixels among the references, got {UNLABELLED} in all {labelled.size}")
     largest = int(max(predicted.max(), wanted.max()))
@@ -63,9 +63,11 @@ def land_cover_scores(matrix: np.ndarray, *, min_support: int = FEW_PIXELS) -> d
         where one class is all there is.
 
     Raises:
-        ValueError: the matrix is not square, or empty.
+        ValueError: the matrix is not square, or empty, or holds shares or negative numbers.
     """
-    matrix = np.asarray(matrix, dtype=np.int64)
+    matrix = whole("counts", np.asanyarray(matrix))
+    if matrix.size and matrix.min() < 0:
+        raise ValueError(f"expected counts of 0 or more, got {matrix.min()}")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.sum():
         raise ValueError(
             f"expected a square confusion matrix with counts, got {matrix.sum()} pixels in the shape {matrix.shape}"
@@ -94,6 +96,13 @@ def land_cover_scores(matrix: np.ndarray, *, min_support: int = FEW_PIXELS) -> d
         "support_per_class": support.tolist(),
         "confusion_matrix": matrix.tolist(),
     }
+
+
+def whole(name: str, values: np.ndarray) -> np.ndarray:
+    """The values as int64; ValueError where some are masked or no whole numbers, such as shares or probabilities."""
+    if np.ma.is_masked(values) or values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and (values % 1).any()):
+        raise ValueError(f"expected {name} that are whole numbers, none masked, got {values.ravel()[:5]}")
+    return np.ma.getdata(values).astype(np.int64)
 
 
 def _with_none(values: np.ndarray, present: np.ndarray) -> list[float | None]:

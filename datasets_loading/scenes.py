@@ -120,6 +120,9 @@ class Scene(Closing):
         self, rows: slice | None = None, columns: slice | None = None, kinds: Sequence[str] = ()
     ) -> np.ndarray:
         """Pixels of any of these kinds (`EXCLUDABLE`), bool (height, width)."""
+        unknown = sorted(set(kinds).difference(EXCLUDABLE))
+        if unknown:
+            raise ValueError(f"exclude: expected kinds among {', '.join(EXCLUDABLE)}, got {', '.join(unknown)}")
         window = self._window(rows, columns)
         excluded = np.zeros((int(window.height), int(window.width)), dtype=bool)
         if self.product is None:

@@ -36,7 +36,7 @@ from transformers.utils import logging
 
 from .bands_hsst import interpolation_weights, nearest_spacing
 from .configuration_hsst import HSSTConfig
-from .image_processing_hsst import HSSTImageProcessor
+from .image_processing_hsst import HSSTImageProcessor, as_list
 
 logger = logging.get_logger(__name__)
 
@@ -125,9 +125,11 @@ def adapt_to_wavelengths(
             ascending, not in nm or all farther from the trained bands than they are wide; the widths are not one
             positive number for each band; or the sensor covers less than half of each block.
     """
-    config = model.config
-    if getattr(config, "model_type", None) != HSSTConfig.model_type:
-        raise ValueError(f"`model` must be an HSST model, got {type(model).__name__}.")
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", None) != HSSTConfig.model_type or not isinstance(model, PreTrainedModel):
+        raise ValueError(f"`model` must be an HSST model, with any adapters merged, got {type(model).__name__}.")
+    if not all(isinstance(values, torch.Tensor) for values in model.state_dict().values()):
+        raise ValueError("`model` must have floating-point weights, got quantized ones: adapt it before.")
     if config.wavelengths is None:
         raise ValueError(
             f"Carrying weights over needs the band centers of the {config.num_channels} bands that the model was "
@@ -168,7 +170,7 @@ def adapt_to_wavelengths(
 
 def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Band centers and widths in nm as float64 tensors (bands,), if they are such."""
-    centers = torch.tensor([float(wavelength) for wavelength in wavelengths], dtype=torch.float64)
+    centers = torch.tensor([*map(float, as_list("wavelengths", wavelengths))], dtype=torch.float64)
     if not len(centers):
         raise ValueError("`wavelengths` must hold one band center (nm) or more, got none.")
     if not centers.isfinite().all() or centers.min() < 100.0:
@@ -186,7 +188,7 @@ def check_bands(wavelengths: Sequence[float], fwhm: Sequence[float] | None) -> t
     # A band far from all others does not see what lies between
     widths = widths.clamp(max=LARGEST_GAP * float(widths.median()))
     if fwhm is not None:
-        given = torch.tensor([float(width) for width in fwhm], dtype=torch.float64)
+        given = torch.tensor([*map(float, as_list("fwhm", fwhm))], dtype=torch.float64)
         if len(given) != len(centers) or not (given.isfinite() & (given > 0)).all():
             got = f"{len(given)} from {given.min():g} to {given.max():g}" if len(given) else "none"
             raise ValueError(
@@ -440,7 +442,7 @@ def adapt_processor(
     Raises:
         ValueError: the processor has no wavelengths, or the new ones are wrong as in `adapt_to_wavelengths`.
     """
-    if processor.wavelengths is None:
+    if not hasattr(processor, "standardize") or processor.wavelengths is None:
         raise ValueError("`processor` must know the wavelengths of its bands, as processors of trained models do.")
     centers, widths = check_bands(wavelengths, fwhm)
     trained_centers = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)

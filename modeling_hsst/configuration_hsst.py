@@ -13,7 +13,7 @@
 # limitations under the License.
 """HSST configuration: the model of Scheibenreif, Mommert and Borth (CVPR EarthVision 2023) in numbers."""
 
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -188,6 +188,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
             self.wavelengths = None
         if self.wavelengths is not None:
             self.wavelengths = [float(wavelength) for wavelength in self.wavelengths]
+            if not all(100 <= wavelength < inf for wavelength in self.wavelengths):
+                raise ValueError(f"`wavelengths` must be in nm, got {self.wavelengths[:3]}, ...")
 
         if self.spectral_positions is None:
             self.spectral_positions = self._default_spectral_positions()
@@ -217,6 +219,8 @@ class HSSTConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in (*names.split(), "decoder_hidden_size", "decoder_num_attention_heads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"`image_size` must be one number, or height and width, got {self.image_size}.")
         if min(self.window_size) < 1:
             raise ValueError(f"`image_size` must be 1 or more, got {self.image_size}.")
         if self.hidden_size < 0 or self.decoder_depth < 0:

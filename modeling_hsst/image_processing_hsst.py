@@ -25,8 +25,11 @@ import numpy as np
 import torch
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
 
 from .bands_hsst import describe_shared_band, match_bands
+
+logger = logging.get_logger(__name__)
 
 
 class HSSTImageProcessorKwargs(ImagesKwargs, total=False):
@@ -85,9 +88,12 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         # It names code that lay beside the checkpoint and that `save_pretrained` of the package's class does not copy
         if not __name__.startswith("transformers_modules"):
             kwargs.pop("auto_map", None)
+        band_lists = ("image_mean", "image_std", "wavelengths", "band_indices")
+        for name in (*band_lists, "clip_range"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = as_list(name, kwargs[name])
         super().__init__(**kwargs)
         self._set_attributes(**kwargs)
-        band_lists = ("image_mean", "image_std", "wavelengths", "band_indices")
         lengths = {name: len(getattr(self, name)) for name in band_lists if getattr(self, name) is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"Each of these needs one entry for each band of the model, got {lengths}.")
@@ -99,9 +105,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
             if min(getattr(self, name) or (1,)) <= 0:
                 raise ValueError(f"`{name}` must be positive in every band, got {min(getattr(self, name))}.")
         for name in ("scale", "wavelength_tolerance"):
-            check_number(name, getattr(self, name), finite=True)
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+            check_scale(getattr(self, name), name)
         check_number("nodata", self.nodata)
         if len(self.clip_range) != 2 or self.clip_range[0] >= self.clip_range[1]:
             raise ValueError(f"`clip_range` must hold a number and a greater one, got {self.clip_range}.")
@@ -157,12 +161,15 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         bands = self.find_bands(pixels.shape[1], wavelengths)
         if bands is not None:
             pixels = pixels[:, torch.tensor(bands, device=pixels.device)]
+        scale, nodata = self.scale if scale is None else scale, self.nodata if nodata is None else nodata
+        check_number("nodata", nodata)
+        check_stored(pixels, scale, nodata, self.clip_range[1])
         pixel_values, pixel_mask = self.standardize(pixels, scale=scale, nodata=nodata)
         empty = (~pixel_mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
         if empty:
             raise ValueError(
                 f"Expected at least one valid pixel in every image, got image {empty[0]} of {len(pixels)} without "
-                f"any: every pixel holds nodata ({self.nodata if nodata is None else nodata}) or NaN in some band."
+                f"any: every pixel holds nodata ({nodata}) or NaN in some band."
             )
         data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
         if return_tensors == "np":
@@ -193,7 +200,7 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
     ) -> list[int] | None:
         """Indices of the model's bands in images of `num_image_bands` bands; None where they are just these."""
         if wavelengths is not None:
-            centers = [float(wavelength) for wavelength in wavelengths]
+            centers = [*map(float, as_list("wavelengths", wavelengths))]
             if len(centers) != num_image_bands:
                 raise ValueError(
                     f"`wavelengths` must hold one band center for each of the {num_image_bands} bands of the image, "
@@ -257,10 +264,8 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         """
         scale = self.scale if scale is None else scale
         nodata = self.nodata if nodata is None else nodata
-        check_number("scale", scale)
+        check_scale(scale)
         check_number("nodata", nodata)
-        if scale <= 0:
-            raise ValueError(f"`scale` must be positive, got {scale}.")
         invalid = pixels == nodata
         if pixels.is_floating_point():
             invalid |= ~pixels.isfinite()
@@ -322,6 +327,42 @@ def check_number(name: str, value: Any, finite: bool = False) -> None:
         raise ValueError(f"`{name}` must be a number, got {value!r}.")
     if finite and not np.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}.")
+
+
+def check_scale(scale: Any, name: str = "scale") -> None:
+    """Raises ValueError where a scale is no positive number."""
+    check_number(name, scale, finite=True)
+    if scale <= 0:
+        raise ValueError(f"`{name}` must be positive, got {scale}.")
+
+
+def check_stored(pixels: torch.Tensor, scale: float, nodata: float | None, brightest: float) -> None:
+    """
+    Raises ValueError where stored numbers and `scale` do not belong together, so that every spectrum would come out
+    black, or most of them white: fractions under a scale of thousands, or ten times `brightest`, a reflectance.
+    """
+    check_scale(scale)
+    sample = pixels.flatten()[:: max(1, pixels.numel() // 2**20)]
+    sample = sample[sample.isfinite() & (sample != (torch.nan if nodata is None else nodata))]
+    if not len(sample):
+        return
+    highest = float(sample.max())
+    if (pixels.is_floating_point() and 0 < highest <= 1.5 and scale > 100) or (
+        (sample > 10 * brightest * scale).double().mean() > 0.5
+    ):
+        raise ValueError(
+            f"Expected stored numbers of which `scale` {scale:g} means a reflectance of 1, got numbers up to "
+            f"{highest:g}: give the `scale` of these, 1 for reflectance from 0 to 1."
+        )
+    if 0 < highest < 0.01 * scale:
+        logger.warning_once(f"No reflectance above {highest / scale:.2g}: give `scale=100` if these are percent.")
+
+
+def as_list(name: str, values: Any) -> list[Any]:
+    """The numbers of a list, an array, a tensor or a series as a list, which JSON can hold; ValueError for others."""
+    if isinstance(values, (str, bytes)) or np.ndim(values) != 1:
+        raise ValueError(f"`{name}` must be a list of numbers, got {values!r}.")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 __all__ = ["HSSTImageProcessor"]

@@ -645,6 +645,9 @@ class HSSTModel(HSSTPreTrainedModel):
 
 def hide_nodata(pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
     """Windows with zeros in place of pixels without data, so that nothing depends on their values."""
+    if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
+        got = f"{type(pixel_values).__name__} {tuple(getattr(pixel_values, 'shape', ()))}"
+        raise ValueError(f"`pixel_values` must be a tensor (batch, bands, height, width), got {got}.")
     if pixel_mask is None:
         return pixel_values
     batch_size, _, height, width = pixel_values.shape

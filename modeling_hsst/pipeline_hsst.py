@@ -143,6 +143,8 @@ class HSSTSceneClassificationPipeline(Pipeline):
             raise ValueError(
                 f"Expected a path, an array (bands, height, width) or a scene reader, got {type(scene).__name__}."
             )
+        elif reading:
+            raise ValueError(f"{', '.join(reading)}: expected only with a path or an array, a scene has its own.")
         return {"scene": scene}
 
     def _forward(  # type: ignore[override]

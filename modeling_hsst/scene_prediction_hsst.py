@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .bands_hsst import describe_shared_band, match_bands, response_weights, widest_spacing
-from .image_processing_hsst import HSSTImageProcessor, as_numbers, check_number
+from .image_processing_hsst import HSSTImageProcessor, as_list, as_numbers, check_number, check_scale, check_stored
 
 logger = logging.get_logger(__name__)
 
@@ -94,19 +94,13 @@ class ArrayScene:
         name: str = "image",
     ):
         self.image = as_numbers(image).cpu().numpy()
-        check_number("scale", scale)
+        check_scale(scale)
         if nodata is not None:
             check_number("nodata", nodata)
         if self.image.ndim != 3 or not self.image.size:
             raise ValueError(f"Expected an image (bands, height, width), got the shape {self.image.shape}.")
-        self.wavelengths = None if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
-        self.fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
-        for given, values in (("wavelengths", self.wavelengths), ("fwhm", self.fwhm)):
-            if values is not None and values.shape != (len(self.image),):
-                raise ValueError(
-                    f"`{given}` must hold one number for each of the {len(self.image)} bands of the image, got "
-                    f"{values.shape}."
-                )
+        self.wavelengths = self._of_bands("wavelengths", wavelengths)
+        self.fwhm = self._of_bands("fwhm", fwhm)
         self.scale, self.nodata, self.name = scale, nodata, name
         self.shape = self.image.shape[1], self.image.shape[2]
         self.block_shape = self.shape
@@ -114,11 +108,32 @@ class ArrayScene:
         if not self.valid_bands.any():
             self.valid_bands[:] = True  # an image of nodata gives a map of nodata
 
+    def _of_bands(self, name: str, values: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
+        """Positive numbers in nm, float64 (bands,), if they are such."""
+        if values is None:
+            return None
+        try:
+            numbers = np.array(as_list(name, values), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`{name}` must hold numbers in nm: {error}") from None
+        if numbers.shape != (len(self.image),) or not (np.isfinite(numbers) & (numbers > 0)).all():
+            raise ValueError(
+                f"`{name}` must hold one positive number (nm) for each of the {len(self.image)} bands of the image, "
+                f"got {len(numbers)} from {numbers.min(initial=np.inf):g} to {numbers.max(initial=-np.inf):g}."
+            )
+        return numbers
+
     def read(self, rows: slice, columns: slice, bands: Sequence[int] | np.ndarray) -> np.ndarray:
         return self.image[np.asarray(bands), rows, columns]
 
     def read_excluded(self, rows: slice, columns: slice, kinds: Sequence[str]) -> np.ndarray:
         return np.zeros(self.image[0, rows, columns].shape, dtype=bool)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises ValueError where an argument is no whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number, 1 or more, got {value!r}.")
 
 
 def has_data(values: np.ndarray, nodata: float | None) -> np.ndarray:
@@ -159,6 +174,8 @@ def select_bands(
             data, or would have to share one with another, or wavelengths are unknown and the number of bands is
             another one.
     """
+    if not hasattr(scene, "read_excluded"):
+        raise TypeError(f"Expected a scene, got {type(scene).__name__}: `ArrayScene` makes one of an array.")
     num_bands = len(scene.valid_bands)
     if scene.wavelengths is None or processor.wavelengths is None:
         unknown = f"scene {scene.name}" if scene.wavelengths is None else "model"
@@ -336,6 +353,8 @@ class ScenePredictor:
         scene_statistics: bool = False,
     ):
         self.check_model(model)
+        if not hasattr(processor, "standardize"):
+            raise ValueError(f"Expected the image processor of the model, got {type(processor).__name__}.")
         self.model: Any = with_fast_layers(model.eval())
         self.processor = processor
         self.window = self.window_size()
@@ -344,14 +363,14 @@ class ScenePredictor:
         self.center = not self.dense and model.config.head_type == "center"
         default_stride = 1 if self.center else max(min(self.window) // 2, 1)
         self.stride: int = default_stride if stride is None else stride
-        if not 1 <= self.stride <= min(self.window):
+        for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size), ("stride", self.stride)):
+            check_count(name, value)
+        if self.stride > min(self.window):
             raise ValueError(
-                f"`stride` must be 1 or more and leave no pixel between windows of {self.window[0]}x{self.window[1]}, "
-                f"got {stride}."
+                f"`stride` must leave no pixel between windows of {self.window[0]}x{self.window[1]}, got {stride}."
             )
-        for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+        if isinstance(exclude, str):
+            raise ValueError(f"`exclude` must be a list of kinds of pixels, got {exclude!r}: [{exclude!r}] is one.")
         self.batch_size, self.exclude, self.resample = batch_size, tuple(exclude), resample
         self.chunk_size, self.scene_statistics = chunk_size, scene_statistics
         self.weight = blend_weight(self.window).to(model.device)
@@ -430,6 +449,8 @@ class ScenePredictor:
         ValueError where it lacks the model's bands, or cannot be read.
         """
         selection = self.select_bands(scene)
+        if isinstance(scene, ArrayScene):
+            check_stored(torch.from_numpy(scene.image), scene.scale, scene.nodata, self.processor.clip_range[1])
         processor = self.scene_processor(scene, selection, progress) if self.scene_statistics else self.processor
         parts = list(self.chunks(scene))
         chunks = prefetch(self.read_chunk(scene, selection, *part) for part in parts)
@@ -621,7 +642,9 @@ class SceneFeatures(ScenePredictor):
         self.pooling, self.wanted_window, self.brightness = pooling, window, brightness
         self.check_model(model)
         patch_size = model.config.patch_size
-        if window is not None and (window < patch_size or window % patch_size):
+        if window is not None:
+            check_count("window", window)
+        if window is not None and window % patch_size:
             raise ValueError(
                 f"`window` must be one or more patches of {patch_size}x{patch_size} pixels, got {window}."
             )

@@ -369,6 +369,8 @@ def test_adapted_models_train_and_save(tmp_path):
         ([0.5, 0.51], None, ("nm", "0.5 to 0.51", "1000")),
         ([500.0, float("nan")], None, ("nm",)),
         ([], None, ("got none",)),
+        (500.0, None, ("`wavelengths` must be a list of numbers, got 500",)),
+        ([500.0, 510.0], 10.0, ("`fwhm` must be a list of numbers, got 10",)),
         ([500.0, 510.0], [5.0], ("2 bands", "got 1")),
         ([500.0, 510.0], [5.0, -1.0], ("positive", "-1")),
         ([500.0, 510.0], [5.0, float("inf")], ("positive", "inf")),
@@ -381,6 +383,18 @@ def test_wrong_bands_are_one_clear_error(wavelengths, fwhm, words):
         adapt_to_wavelengths(tiny(), wavelengths, fwhm)
     for word in words:
         assert word in str(error.value)
+
+
+def test_only_models_with_weights_of_their_own_are_adapted():
+    with pytest.raises(ValueError, match="`model` must be an HSST model, with any adapters merged, got str"):
+        adapt_to_wavelengths("hsst", WAVELENGTHS)
+    quantized = tiny()
+    # Quantized layers state their type among their weights
+    quantized.register_state_dict_post_hook(lambda module, state, prefix, _: state.update(dtype=torch.qint8))
+    with pytest.raises(ValueError, match="floating-point weights, got quantized ones"):
+        adapt_to_wavelengths(quantized, WAVELENGTHS)
+    with pytest.raises(ValueError, match="`processor` must know the wavelengths"):
+        adapt_processor("hsst", WAVELENGTHS)
 
 
 def test_models_without_ascending_wavelengths_cannot_be_adapted():

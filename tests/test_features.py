@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import torch
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from hsst import HSSTFeatures, extract_features
 from hsst.support.features import features_as_colors, load_encoder
 from modeling_hsst import (
+    ArrayScene,
     HSSTConfig,
     HSSTForMaskedImageModeling,
     HSSTForSemanticSegmentation,
@@ -154,6 +156,35 @@ def test_a_step_of_a_pipeline(folder):
     assert clone(pipeline).fit(spectra[:40], classes[:40]).score(spectra[40:], classes[40:]) > 0.9
 
 
+def test_data_frames(folder):
+    """Columns mean what they meant in `fit`, numbers that name them are wavelengths, and features have names."""
+    spectra = image(1, 6)[:, 0].T
+    expected = HSSTFeatures(folder, WAVELENGTHS).fit_transform(spectra)
+    order = RANDOM.permutation(20)
+    frame = pd.DataFrame(spectra, columns=WAVELENGTHS).iloc[:, order]
+    np.testing.assert_allclose(HSSTFeatures(folder).fit_transform(frame), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="wavelengths: expected those of the columns of X in their order"):
+        HSSTFeatures(folder, WAVELENGTHS).fit(frame)
+    numbered = pd.DataFrame(spectra)  # columns 0, 1, 2, ... are no wavelengths
+    features = HSSTFeatures(folder).set_output(transform="pandas").fit(numbered)
+    found = features.transform(numbered)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert list(found.columns) == list(features.get_feature_names_out()) and found.columns[1] == "hsstfeatures1"
+    with pytest.raises(ValueError, match="X: expected the columns of fit in their order"):
+        features.transform(numbered.iloc[:, order])
+
+
+def test_loaded_models(folder):
+    spectra = image(1, 6)[:, 0].T
+    expected = HSSTFeatures(folder, WAVELENGTHS).fit_transform(spectra)
+    for model in (Path(folder), load_encoder(folder)):
+        assert np.array_equal(clone(HSSTFeatures(model, WAVELENGTHS)).fit_transform(spectra), expected)
+        assert extract_features(model, image(4, 5), wavelengths=WAVELENGTHS).shape == (24, 4, 5)
+    for model in (None, load_encoder(folder)[0], load_encoder(folder)[::-1]):
+        with pytest.raises(ValueError, match=r"model: expected a folder, .* tuple \(model, image processor\), got"):
+            extract_features(model, image(), wavelengths=WAVELENGTHS)
+
+
 def test_the_example_of_the_readme(monkeypatch):
     root = Path(__file__).parents[1]
     monkeypatch.chdir(root)
@@ -172,8 +203,17 @@ def test_the_example_of_the_readme(monkeypatch):
     [
         ({"wavelengths": [9000.0 + band for band in range(20)]}, (4, 20), "must lie near half"),
         ({"wavelengths": WAVELENGTHS[:-1]}, (4, 20), "one for each of the 20 bands of the data, but there are 19"),
+        ({"wavelengths": 500}, (4, 20), "`wavelengths` must be a list of numbers, got 500"),
+        ({"wavelengths": [f"{w} nm" for w in WAVELENGTHS]}, (4, 20), "`wavelengths` must hold numbers in nm"),
+        ({"wavelengths": [np.nan, *WAVELENGTHS[1:]]}, (4, 20), "`wavelengths` must hold one positive number"),
+        ({"wavelengths": WAVELENGTHS, "fwhm": [0] * 20}, (4, 20), "`fwhm` must hold one positive number"),
+        ({"wavelengths": WAVELENGTHS, "scale": np.nan}, (4, 20), "`scale` must be finite, got nan"),
+        ({"wavelengths": WAVELENGTHS}, (4, 20), "`scale` 10000 means a reflectance of 1, got numbers up to 1:"),
+        ({"wavelengths": WAVELENGTHS, "scale": 0.01}, (4, 20), "`scale` 0.01 means .*, got numbers up to 1:"),
+        ({"wavelengths": WAVELENGTHS, "batch_size": 2.5}, (4, 20), "`batch_size` must be a whole number"),
+        ({"wavelengths": WAVELENGTHS}, (20,), r"spectra \(pixels, bands\) or windows"),
         ({"wavelengths": WAVELENGTHS, "pooling": "most"}, (4, 20), "'mean', 'blocks', got 'most'"),
-        ({"wavelengths": WAVELENGTHS}, (4, 20, 3), r"spectra \(pixels, 20\) or windows"),
+        ({"wavelengths": WAVELENGTHS}, (4, 20, 3), r"spectra \(pixels, bands\) or windows"),
     ],
 )
 def test_bad_input(folder, arguments, data, error):
@@ -184,13 +224,34 @@ def test_bad_input(folder, arguments, data, error):
 def test_bad_scenes(folder):
     with pytest.raises(ValueError, match="Wavelengths of the scene the array are unknown.*got 19 bands"):
         extract_features(folder, image(bands=19))
-    with pytest.raises(ValueError, match="`window` must be one or more patches .* got 0"):
+    with pytest.raises(ValueError, match="`window` must be a whole number, 1 or more, got 0"):
         extract_features(folder, image(), wavelengths=WAVELENGTHS, window=0)
     with pytest.raises(ValueError, match="model: expected a model"):
         extract_features(folder + "/..", image(), wavelengths=WAVELENGTHS)
     features = HSSTFeatures(folder, WAVELENGTHS).fit(np.ones((1, 20)))
     with pytest.raises(ValueError, match="finite numbers"):
         features.transform(np.full((2, 20), np.nan))
+    spectra = image(1, 2)[:, 0].T
+    with pytest.raises(ValueError, match="X: expected spectra with data in every band, got masked numbers"):
+        features.transform(np.ma.masked_less(spectra, spectra.max()))
+    spectra[1, 3] = -32768
+    with pytest.raises(ValueError, match="X: expected spectra with data in every band, got nodata"):
+        features.transform(spectra)
+    with pytest.raises(TypeError, match="Expected a scene, got list: `ArrayScene`"):
+        extract_features(folder, image().tolist())
+    with pytest.raises(ValueError, match="wavelengths: expected only with a path or an array"):
+        extract_features(folder, ArrayScene(image(), WAVELENGTHS), wavelengths=WAVELENGTHS)
+    with pytest.raises(ValueError, match="got numbers up to 0.4: give the `scale`"):
+        extract_features(folder, np.full((20, 5, 5), 0.4), wavelengths=WAVELENGTHS)
+
+
+def test_arguments_of_arrays_count_for_files(folder, tmp_path):
+    """A file that states no wavelengths and no scale is read with those given."""
+    pixels, path = image(9, 9)[::-1], tmp_path / "scene.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=20, height=9, width=9, dtype="int16") as dataset:
+        dataset.write(pixels)
+    given = {"wavelengths": WAVELENGTHS[::-1], "scale": 10000}
+    np.testing.assert_allclose(extract_features(folder, path, **given), extract_features(folder, pixels, **given))
 
 
 def test_the_program_writes_a_raster_and_a_picture(folder, run_script, tmp_path, real_figures):

@@ -9,7 +9,13 @@ from transformers import pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # see modeling_hsst/__init__.py
 
 from datasets_loading.sensors import ENMAP
-from modeling_hsst import ENMAP_WAVELENGTHS, HSSTConfig, HSSTForImageClassification, HSSTImageProcessor
+from modeling_hsst import (
+    ENMAP_WAVELENGTHS,
+    HSSTConfig,
+    HSSTForImageClassification,
+    HSSTImageProcessor,
+    image_processing_hsst,
+)
 
 WAVELENGTHS = [500.0, 600.0, 700.0, 800.0]
 MEAN, STD = [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.2, 0.4]
@@ -188,6 +194,26 @@ def test_saved_statistics_come_back(processor, tmp_path):
     assert torch.equal(loaded(stored).pixel_values, processor(stored).pixel_values)
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_settings_in_arrays_are_saved_as_lists(processor, tmp_path, kind):
+    HSSTImageProcessor(wavelengths=kind(WAVELENGTHS), image_mean=kind(MEAN)).save_pretrained(tmp_path)
+    loaded = HSSTImageProcessor.from_pretrained(tmp_path)
+    assert loaded.wavelengths == WAVELENGTHS
+    np.testing.assert_allclose(loaded.image_mean, MEAN, atol=1e-7)
+
+
+def test_dark_images_are_told_and_taken(processor, caplog):
+    """Percent under the scale of stored numbers are dark, as water is; snow and sun glint are bright."""
+    image_processing_hsst.logger.addHandler(caplog.handler)
+    dark = image() / 100
+    assert processor(dark).pixel_mask.all() and "give `scale=100` if these are percent" in caplog.text
+    image_processing_hsst.logger.removeHandler(caplog.handler)
+    bright = np.full((4, 2, 2), 65535.0)
+    assert processor(bright / 5).pixel_values.isfinite().all()
+    bright[:, 0, 0] = 0.5
+    assert processor(bright, scale=1, nodata=65535).pixel_mask.sum() == 1
+
+
 @pytest.mark.parametrize(
     ("stored", "arguments", "words"),
     [
@@ -206,6 +232,9 @@ def test_saved_statistics_come_back(processor, tmp_path):
         (image(), {"return_tensors": "tf"}, ["'pt' or 'np', got 'tf'"]),
         (image(), {"scale": "10000"}, ["`scale` must be a number, got '10000'"]),
         (image(), {"scale": 0}, ["`scale` must be positive, got 0"]),
+        (image(), {"scale": float("nan")}, ["`scale` must be finite, got nan"]),
+        (image() / 1e4, {}, ["`scale` 10000 means a reflectance of 1", "numbers up to 0.", "give the `scale`"]),
+        (image(), {"scale": 1}, ["`scale` 1 means a reflectance of 1", "numbers up to 8"]),
         (image(), {"nodata": [0]}, ["`nodata` must be a number, got [0]"]),
         (image().astype(complex), {}, ["an image of numbers", "complex128"]),
         (image().astype(str), {}, ["an image of numbers"]),
@@ -223,6 +252,8 @@ def test_bad_settings():
         HSSTImageProcessor(image_mean=[0.1, 0.2], image_std=[0.1])
     with pytest.raises(ValueError, match="must be positive"):
         HSSTImageProcessor(image_std=[0.1, 0.0])
+    with pytest.raises(ValueError, match="`image_mean` must be a list of numbers, got 0.1"):
+        HSSTImageProcessor(image_mean=0.1)
     with pytest.raises(ValueError, match="needs `num_source_bands`"):
         HSSTImageProcessor(band_indices=[0, 1])
     with pytest.raises(ValueError, match="does not know the wavelengths"):

@@ -84,6 +84,18 @@ def test_rare_classes_can_be_left_out_of_the_average() -> None:
     assert land_cover_scores(matrix, min_support=51)["average_accuracy_frequent"] is None
 
 
+@pytest.mark.parametrize("matrix", [[[0.9, 0.1], [2.0, 8.0]], [[9, -1], [2, 8]]])
+def test_only_counts_are_scored(matrix: list[list[float]]) -> None:
+    """Shares would be cut to 0."""
+    with pytest.raises(ValueError, match="expected counts"):
+        land_cover_scores(np.array(matrix))
+
+
+def test_masked_references_are_left_out() -> None:
+    references = np.ma.masked_array([1, 0, 0], mask=[0, 0, 1])
+    assert confusion_matrix(np.array([1.0, 0.0, 1.0]), references).tolist() == [[1, 0], [0, 1]]
+
+
 def test_one_class_alone_has_no_kappa() -> None:
     assert land_cover_scores(np.array([[5, 0], [0, 0]]))["kappa"] is None
 
@@ -95,10 +107,13 @@ def test_one_class_alone_has_no_kappa() -> None:
         ([0, 7], [0, 1], ("predictions", "0 to 1", "7")),
         ([0, 1], [0, -1], ("references", "-1")),
         ([0, 1], [255, 255], ("labelled", "255")),
+        ([0.2, 0.7], [0, 1], ("predictions", "whole numbers", "0.2")),
+        ([0, 1], [0, np.nan], ("references", "whole numbers", "nan")),
+        (np.ma.masked_equal([0, 1], 0), [0, 1], ("predictions", "masked")),
     ],
 )
 def test_bad_input_is_named(predictions: list[int], references: list[int], words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError) as error:
-        confusion_matrix(np.array(predictions), np.array(references), num_classes=2)
+        confusion_matrix(np.asanyarray(predictions), np.array(references), num_classes=2)
     for word in words:
         assert word in str(error.value)

@@ -242,6 +242,9 @@ def test_window_and_bands_are_checked():
     model = HSSTModel(tiny_config(patch_size=2))
     with pytest.raises(ValueError, match="23 bands of the configuration .* got 7 bands"):
         model(windows(bands=7))
+    for wrong, got in ((None, "NoneType"), (windows()[0], r"Tensor \(23, 8, 8\)"), (windows().numpy(), "ndarray")):
+        with pytest.raises(ValueError, match=rf"must be a tensor \(batch, bands, height, width\), got {got}"):
+            model(wrong)
     with pytest.raises(ValueError, match="divisible by the patches of 2x2 pixels .* got 7x7"):
         model(windows(7), interpolate_pos_encoding=True)
 

@@ -489,8 +489,24 @@ def test_pipeline_says_what_is_wrong(dense, processor, tmp_path):
         classify(str(tmp_path / "nowhere.tif"))
     with pytest.raises(ValueError, match="stripe"):
         classify(image(), stripe=4)
-    with pytest.raises(ValueError, match="one number for each of the 6 bands"):
+    with pytest.raises(ValueError, match=r"one positive number \(nm\) for each of the 6 bands"):
         classify(image(), wavelengths=CENTERS[:4])
+    for wavelengths in (["500 nm"] * 6, [np.nan] * 6):
+        with pytest.raises(ValueError, match="`wavelengths` must hold"):
+            classify(image(), wavelengths=wavelengths)
+    with pytest.raises(ValueError, match="`scale` must be finite, got nan"):
+        classify(image(), wavelengths=CENTERS, scale=np.nan)
+    with pytest.raises(ValueError, match="`scale` 10000 means .*, got numbers up to 0.5"):
+        classify(np.full((6, 9, 9), 0.5), wavelengths=CENTERS)
+    with pytest.raises(ValueError, match="wavelengths: expected only with a path or an array"):
+        classify(ArrayScene(image(), CENTERS), wavelengths=CENTERS)
+    for wrong in ({"exclude": "cloud"}, {"chunk_size": 1.5}, {"stride": 1.5}, {"windows_per_batch": 2.5}):
+        with pytest.raises(ValueError, match="`(exclude|chunk_size|stride|batch_size)` must be"):
+            classify(image(), wavelengths=CENTERS, **wrong)
+    with pytest.raises(TypeError, match="Expected a scene, got ndarray: `ArrayScene`"):
+        next(ScenePredictor(dense, processor).predict(image()))
+    with pytest.raises(ValueError, match="Expected the image processor of the model, got NoneType"):
+        ScenePredictor(dense, None)
     with pytest.raises(ValueError, match="fine-tune"):
         pipeline(TASK, model=HSSTForMaskedImageModeling(config()), image_processor=processor)
 

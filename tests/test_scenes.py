@@ -66,6 +66,8 @@ def test_product_excludes_each_kind_alone(tmp_path, kind, place):
         np.testing.assert_array_equal(excluded, expected)
         np.testing.assert_array_equal(scene.read_excluded(slice(2, 50), slice(30, 99), [kind]), expected[2:50, 30:99])
         assert not scene.read_excluded(slice(0, 150), slice(0, 170), []).any()
+        with pytest.raises(ValueError, match="exclude: expected kinds among outside, cloud, .*, got clouds"):
+            scene.read_excluded(slice(0, 150), slice(0, 170), ["clouds"])
     assert kind in EXCLUDABLE
 
 

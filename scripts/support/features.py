@@ -26,7 +26,7 @@ PIXELS_AT_ONCE = 4096
 PICTURE_SIDE = 1024  # pixels, at most
 
 
-def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
+def load_encoder(source: str | Path | tuple[Any, HSSTImageProcessor]) -> tuple[Any, HSSTImageProcessor]:
     """
     The encoder of a model of any kind and its image processor, for features.
 
@@ -36,11 +36,18 @@ def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
     and are loaded as they are.
 
     Args:
-        source: folder of the model, or its name on the Hub.
+        source: folder of the model, or its name on the Hub; or a model and its image processor, which are returned.
 
     Raises:
         ValueError: there is no such model, or its weights are damaged.
     """
+    if not isinstance(source, (str, Path)):
+        if [*map(hasattr, source if isinstance(source, tuple) else (), ("config", "standardize"))] == [True, True]:
+            return source
+        raise ValueError(
+            f"model: expected a folder, a name on the Hub or a tuple (model, image processor), got {source!r:.60}"
+        )
+    source = str(source)
     config = read_config(source, "model")
     new: tuple[str, ...] = ()
     middle = None
@@ -65,7 +72,7 @@ def load_encoder(source: str) -> tuple[HSSTModel, HSSTImageProcessor]:
 
 
 def extract_features(
-    model: str | tuple[Any, HSSTImageProcessor],
+    model: str | Path | tuple[Any, HSSTImageProcessor],
     scene: str | Path | np.ndarray | SceneReader,
     *,
     wavelengths: Sequence[float] | np.ndarray | None = None,
@@ -86,12 +93,13 @@ def extract_features(
     Args:
         model: folder of a model or its name on the Hub, or a model and its image processor.
         scene: path of a scene that `open_scene` reads, one that is open, or an array (bands, height, width).
-        wavelengths, fwhm: band centers and widths of an array in nm (bands,).
+        wavelengths, fwhm: band centers and widths in nm (bands,) of an array, or of a file in place of its own.
         pooling: `"mean"` over the spectral blocks, or all `"blocks"` side by side: as many times the features.
         window: side of the windows that the model sees, in pixels; 1 for single pixels; by default the model's.
         brightness: features of spectra as they are (`"kept"`), of spectra scaled to the same brightness (`"equal"`),
             or of `"both"` side by side, which is best for single pixels.
-        scale: stored number of an array that means a reflectance of 1; by default the processor's, 10,000.
+        scale: stored number that means a reflectance of 1; by default the file's or, of an array, the processor's,
+            10,000.
         exclude: kinds of pixels of an EnMAP product that get no features.
         progress: whether to show a bar.
 
@@ -101,15 +109,18 @@ def extract_features(
     Raises:
         ValueError: the scene shares no band with the model, has no wavelengths, or an argument is out of range.
     """
-    encoder, processor = load_encoder(model) if isinstance(model, str) else model
+    encoder, processor = load_encoder(model)
     settings = {"pooling": pooling, "window": window, "brightness": brightness, "exclude": exclude}
+    reading: dict[str, Any] = {"wavelengths": wavelengths, "fwhm": fwhm, "scale": scale}
+    reading = {name: value for name, value in reading.items() if value is not None}
     if isinstance(scene, (str, Path)):
-        with open_scene(scene) as opened:
+        with open_scene(scene, **reading) as opened:
             return _of_scene(encoder, processor, opened, progress, **settings)
     if isinstance(scene, (np.ndarray, torch.Tensor)):
-        scene = ArrayScene(
-            scene, wavelengths, fwhm, processor.scale if scale is None else scale, processor.nodata, "the array"
-        )
+        stored: dict[str, Any] = {"scale": processor.scale, "nodata": processor.nodata, "name": "the array"}
+        scene = ArrayScene(scene, **stored | reading)
+    elif reading:
+        raise ValueError(f"{', '.join(reading)}: expected only with a path or an array, an open scene has its own")
     return _of_scene(encoder, processor, scene, progress, **settings)
 
 
@@ -124,7 +135,8 @@ def scene_features(
     **settings: Any,
 ) -> SceneFeatures:
     """Gives the features of a scene part by part; the model is carried over to the scene's bands where it must be."""
-    batch_size = max(1, PIXELS_AT_ONCE // (window or min(encoder.config.window_size)) ** 2)
+    side = window if isinstance(window, int) and window > 0 else None
+    batch_size = max(1, PIXELS_AT_ONCE // (side or min(encoder.config.window_size)) ** 2)
     settings = {"batch_size": batch_size, "chunk_size": 256, "pooling": pooling, "window": window, **settings}
     settings["brightness"] = brightness
     SceneFeatures(encoder, processor, **settings)  # senseless settings are refused first

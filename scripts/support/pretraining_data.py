@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
-from datasets_loading.corpus import is_corpus, read_corpus
+from datasets_loading.corpus import is_corpus, is_saved_dataset, read_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.support.command_line import reading_of
 from hsst.support.model_sources import parse_overrides, read_config, read_processor
@@ -18,7 +18,7 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Ti
     """Tiles to train and to validate on."""
 
     def read_folder(folder: Path) -> Tiles:
-        if arguments.streaming or is_corpus(folder):
+        if arguments.streaming or is_corpus(folder) or is_saved_dataset(folder):
             return read_corpus(folder, streaming=arguments.streaming)
         return read_tile_set(folder, arguments.tile_size, progress=progress, **reading_of(arguments))
 

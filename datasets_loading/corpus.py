@@ -1157,6 +1157,12 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
         loaded = load_from_disk(str(name)) if is_saved_dataset(folder) else load_dataset(str(name))
     except IndexError:  # of an empty table
         raise ValueError(f"{name}: expected tiles, got a dataset without rows") from None
+    except (
+        DatasetGenerationError,
+        RuntimeError,
+        pa.ArrowInvalid,
+    ) as error:  # a damaged file, or a script, which is not run
+        raise ValueError(f"{name}: expected a dataset of tiles, got {error.__cause__ or error}") from None
     if "train" not in loaded and not isinstance(loaded, Dataset):
         raise ValueError(f"{name}: expected a split `train`, got {', '.join(map(str, loaded))}")
     dataset = loaded if isinstance(loaded, Dataset) else loaded["train"]

@@ -1013,7 +1013,7 @@ NANOMETERS = [500.0, 600.0, 700.0]
         (
             IMAGE.transpose(1, 2, 0),
             NANOMETERS,
-            r"expected an image \(3 bands, height, width\).* got int64 \(4, 4, 3\)",
+            r"an image \(3 bands, .*\(4, 4, 3\) in row 0",
         ),
         (IMAGE, NANOMETERS[::-1], "wavelengths in nm, ascending .* got .*700.* in row 0"),
         (IMAGE, [0.5, 0.6, 0.7], "wavelengths in nm, ascending from 300 to 2600"),
@@ -1036,6 +1036,12 @@ def test_saved_datasets_of_lists_and_of_splits(tmp_path):
     DatasetDict(test=Dataset.from_dict(rows)).save_to_disk(tmp_path / "test")
     with pytest.raises(ValueError, match="expected a split `train`, got test"):
         read_corpus(tmp_path / "test")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "train.parquet").write_bytes(b"PAR1 nothing PAR1")
+    (tmp_path / "script.py").touch()
+    for other in ("damaged", "script.py"):
+        with pytest.raises(ValueError, match=f"{other}: expected a dataset of tiles"):
+            read_corpus(tmp_path / other)
     Dataset.from_dict({name: [] for name in rows}).save_to_disk(tmp_path / "empty")
     with pytest.raises(ValueError, match="expected tiles, got a dataset without rows"):
         read_corpus(tmp_path / "empty")

@@ -29,7 +29,7 @@ from datasets_loading.files import only_writer
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import OTHER_PARTS, load_model
 from hsst.support.pretraining import FiniteWatch
-from hsst.support.pretraining_data import make_config, statistics_of_checkpoint
+from hsst.support.pretraining_data import choose_bands, make_config, statistics_of_checkpoint
 from hsst.support.pretraining_run import Run
 from modeling_hsst import (
     HSSTConfig,
@@ -708,8 +708,19 @@ def test_valid_bands_leave_the_blocks_of_an_adapted_checkpoint_alone(tmp_path):
     config = make_config(arguments, tiles)
     assert config.block_bands == adapted.config.block_bands is not None
     assert config.block_centers == adapted.config.block_centers
-    with pytest.raises(ValueError, match="--bands valid: expected the 27 bands that the blocks of"):
+    with pytest.raises(
+        ValueError, match=f"--bands valid: expected the 27 bands of {tmp_path}, got 27 others: adapt it"
+    ):
         make_config(arguments, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 3))
+    model.save_pretrained(tmp_path)  # one that was not adapted
+    for others, count in ((bands, 27), (np.array(trained) + 100, 20)):
+        with pytest.raises(ValueError, match=f"expected the 20 bands of {tmp_path}, got {count} others: adapt it"):
+            make_config(arguments, SimpleNamespace(valid_bands=np.ones(count, dtype=bool), wavelengths=others))
+    close = SimpleNamespace(valid_bands=np.ones(20, dtype=bool), wavelengths=np.array(trained) + 1)
+    assert make_config(arguments, close).wavelengths == close.wavelengths.tolist()
+    arguments.train_dir, arguments.bands = "tiles", "config"
+    with pytest.raises(ValueError, match="tiles: .*; adapt the model to the bands of the tiles first"):
+        choose_bands(model.config, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 500), arguments)
 
 
 BLOCKED = """

@@ -123,6 +123,12 @@ def test_files_that_stay_are_read_once(products, corpus, tmp_path, monkeypatch):
     assert contents(tmp_path / "corpus") == contents(corpus)
 
 
+def test_workers_are_at_least_one(products, tmp_path, run_script):
+    arguments = ["--data_dir", products, "--output_dir", tmp_path / "corpus", "--num_workers", 0]
+    assert_one_clear_line(run_script("prepare_enmap.py", *arguments), "--num_workers: expected at least 1, got 0")
+    assert not (tmp_path / "corpus").exists()
+
+
 def test_counting_tiles_does_not_start_again_at_each_source(products, corpus, tmp_path, monkeypatch):
     read = []
 

@@ -451,6 +451,7 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--bands", "config"], ["within 5.0 nm of each of the model's 200 bands", "--bands valid"]),
         (None, ["--config_overrides", "hidden_size"], ["expected name=value", "hidden_size"]),
         (None, ["--config_overrides", "hidden_size=abc"], ["expected hidden_size to be of type int, got abc"]),
+        (None, ["--config_overrides", "hidden_size=0"], ["expected hidden_size of at least 1, got 0"]),
         (None, ["--config_overrides", "num_labels=5"], ["expected name=value with a setting of HSSTConfig"]),
         (None, ["--config_overrides", "hidden_dropout_prob=0.5"], ["is set by --dropout"]),
         (None, ["--max_train_steps", 0], ["--max_train_steps: expected at least 1, got 0"]),

@@ -43,7 +43,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import rasterio
-from datasets import Dataset, DatasetDict, Features, load_dataset, load_from_disk
+from datasets import Dataset, Features, load_dataset, load_from_disk
 from datasets.builder import Key
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.exceptions import DatasetGenerationError
@@ -71,7 +71,7 @@ from datasets_loading.tiles import (
     find_sources,
     open_image,
 )
-from datasets_loading.wavelengths import LONGEST, WAVELENGTH_TOLERANCE
+from datasets_loading.wavelengths import LONGEST, SHORTEST, WAVELENGTH_TOLERANCE, in_range
 
 logger = logging.getLogger(__name__)
 
@@ -347,6 +347,11 @@ def tile_image(row: Mapping[str, Any]) -> np.ndarray:
 def is_corpus(folder: str | Path) -> bool:
     """Whether a folder is a corpus, finished or not."""
     return (Path(folder) / SETTINGS_NAME).is_file()
+
+
+def is_saved_dataset(folder: str | Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of `datasets`."""
+    return any((Path(folder) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def source_files(folder: Path) -> list[Path]:
@@ -992,15 +997,15 @@ class EnMAPCorpus(Parquet):
 
 
 def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
-    """Tiles of a `Dataset`: the pages of its Arrow files are the arrays."""
+    """Tiles of a `Dataset`: the pages of its Arrow files are the arrays. Only reading shows how large arrays are."""
     sides = ["height", "width"]
-    if "height" in dataset.column_names:
+    if getattr(dataset.features["image"], "dtype", None) == "binary":
         sizes = dataset.with_format("numpy", columns=sides)[:]
         shapes = np.stack([sizes[side] for side in sides], axis=1).astype(np.int64)
         images: Any = _ArrowImages(dataset, statistics.shapes_of(shapes))
     else:
-        images = _Arrays(dataset.with_format("numpy", dtype=np.int16, columns=["image"]))
-        shapes = np.tile(np.array(dataset.features["image"].shape[1:]), (len(dataset), 1))
+        images = _Arrays(dataset.with_format("numpy", columns=["image"]), len(statistics.valid_bands))
+        shapes = np.zeros((len(dataset), 2), dtype=np.int64)
     has_names = "name" in dataset.column_names
     names = dataset.with_format(None)["name"][:] if has_names else [str(row) for row in range(len(dataset))]
     return statistics.tiles(images, names, shapes, np.arange(len(dataset)), TILES_AT_ONCE)
@@ -1008,12 +1013,28 @@ def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
 
 @dataclass
 class _Arrays:
-    """Images of a dataset whose rows hold arrays."""
+    """
+    Images of a dataset whose rows hold arrays; ValueError where one is not of stored numbers, (bands, height, width).
+    """
 
     dataset: Dataset
+    num_bands: int
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.dataset[row]["image"]
+        image = np.asarray(self.dataset[row]["image"])
+        if image.dtype.kind not in "iuf" or image.ndim != 3 or len(image) != self.num_bands or not image.size:
+            raise ValueError(
+                f"expected an image ({self.num_bands} bands, height, width) in every row, got {image.dtype} "
+                f"{image.shape} in row {row}"
+            )
+        limits = np.iinfo(np.int16)
+        fitting = (image >= limits.min) & (image <= limits.max) & (image == np.round(image))
+        if not fitting.all():
+            raise ValueError(
+                f"expected images as reflectance x 10000, whole numbers of int16 with nodata {ENMAP.nodata}, got "
+                f"{image[~fitting][0]:g} in row {row}"
+            )
+        return image.astype(np.int16)
 
 
 @dataclass
@@ -1133,10 +1154,18 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
         got = "another one" if folder.is_dir() else "no such folder"
         raise ValueError(f"{name}: expected a folder written by prepare_enmap.py to stream from, got {got}")
     try:
-        dataset = load_dataset(str(name), split="train")
-    except ValueError:  # load_dataset's way of saying that this is a folder of save_to_disk
-        saved = load_from_disk(str(name))
-        dataset = saved["train"] if isinstance(saved, DatasetDict) else saved
+        loaded = load_from_disk(str(name)) if is_saved_dataset(folder) else load_dataset(str(name))
+    except IndexError:  # of an empty table
+        raise ValueError(f"{name}: expected tiles, got a dataset without rows") from None
+    except (
+        DatasetGenerationError,
+        RuntimeError,
+        pa.ArrowInvalid,
+    ) as error:  # a damaged file, or a script, which is not run
+        raise ValueError(f"{name}: expected a dataset of tiles, got {error.__cause__ or error}") from None
+    if "train" not in loaded and not isinstance(loaded, Dataset):
+        raise ValueError(f"{name}: expected a split `train`, got {', '.join(map(str, loaded))}")
+    dataset = loaded if isinstance(loaded, Dataset) else loaded["train"]
     missing = {"image", "wavelengths"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"{name}: expected columns `image` and `wavelengths`, got {', '.join(dataset.column_names)}")
@@ -1145,9 +1174,16 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
 
 def _measured(name: str, dataset: Dataset) -> Tiles:
     """Tiles of a dataset that carries no statistics: all are read once."""
+    if not len(dataset):
+        raise ValueError(f"{name}: expected tiles, got a dataset without rows")
     wavelengths: np.ndarray | None = None
     for number, row in enumerate(dataset.with_format(None).select_columns("wavelengths")):
         given = np.asarray(row["wavelengths"], dtype=np.float64)
+        if given.ndim != 1 or not given.size or not in_range(given) or not (np.diff(given) > 0).all():
+            raise ValueError(
+                f"{name}: expected wavelengths in nm, ascending from {SHORTEST:g} to {LONGEST:g} at most, got "
+                f"{row['wavelengths']} in row {number}"
+            )
         wavelengths = given if wavelengths is None else wavelengths
         if given.shape != wavelengths.shape or np.abs(given - wavelengths).max() > WAVELENGTH_TOLERANCE:
             raise ValueError(
@@ -1156,10 +1192,12 @@ def _measured(name: str, dataset: Dataset) -> Tiles:
     assert wavelengths is not None
     unknown = np.full(len(wavelengths), np.nan)
     valid_bands = np.ones(len(wavelengths), dtype=bool)
-    tiles = _tiles_of_dataset(
-        dataset,
-        CorpusStatistics(len(dataset), wavelengths, None, valid_bands, unknown, unknown, (np.nan, np.nan)),
-    )
-    for tile in tiles:
-        valid_bands &= (tile != ENMAP.nodata).any(axis=(1, 2))
+    statistics = CorpusStatistics(len(dataset), wavelengths, None, valid_bands, unknown, unknown, (np.nan, np.nan))
+    try:
+        tiles = _tiles_of_dataset(dataset, statistics)
+        for number, tile in enumerate(tiles):
+            valid_bands &= (tile != ENMAP.nodata).any(axis=(1, 2))
+            tiles.shapes[number] = tile.shape[1:]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     return tiles

@@ -205,9 +205,9 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
                 values = np.array([int(text) for text in second])
                 as_widths = values.min() > 0 and values.max() <= 3 * values.min() and values.max() <= 100
                 counts = ([str(start + place) for place in range(len(parts))] for start in (0, 1))
-                is_numbered = len(parts) > 1 and [part[0].strip() for part in parts] in counts and _in_range(values)
+                is_numbered = len(parts) > 1 and [part[0].strip() for part in parts] in counts and in_range(values)
                 comma_is_decimal = not is_numbered
-                as_micrometers = is_numbered and _in_range([1e3 * float(text.replace(",", ".")) for text in texts])
+                as_micrometers = is_numbered and in_range([1e3 * float(text.replace(",", ".")) for text in texts])
                 if as_widths or as_micrometers:
                     fail(
                         f"{path}, line {lines[0][0]}",
@@ -224,7 +224,8 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
     return rows
 
 
-def _in_range(centers: Sequence[float] | np.ndarray) -> bool:
+def in_range(centers: Sequence[float] | np.ndarray) -> bool:
+    """Whether band centers can be wavelengths of reflectance in nm."""
     return SHORTEST <= min(centers) and max(centers) <= LONGEST
 
 

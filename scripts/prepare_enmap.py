@@ -16,7 +16,7 @@ from pathlib import Path
 
 from datasets_loading.corpus import CutSettings, cluster_executor, prepare_corpus
 from datasets_loading.workers import local_executor
-from hsst.support.command_line import HelpFormatter, add_reading_arguments, one_line_errors, reading_of
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors, reading_of
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,6 +43,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("prepare_enmap.py"):
+        check_least(arguments, 1, "num_workers")
         reading = reading_of(arguments)
         if "wavelengths" in reading:
             reading["wavelength_file"] = str(reading.pop("wavelengths").resolve())

@@ -1,5 +1,6 @@
 """Corpora: what they carry, restarts that end byte-identical, workers, bad input, and three ways of reading them."""
 
+import argparse
 import errno
 import json
 import os
@@ -25,7 +26,7 @@ import pytest
 import rasterio
 import rasterio.warp
 from conftest import SCRIPTS, assert_one_clear_line
-from datasets import Array3D, Dataset, Features, List, Value, load_dataset
+from datasets import Array3D, Dataset, DatasetDict, Features, List, Value, load_dataset
 from datasets.distributed import split_dataset_by_node
 from small_products import (
     ACQUISITION_TIME,
@@ -62,6 +63,7 @@ from datasets_loading.simulation.product_writer import write_enmap_product
 from datasets_loading.tiles import band_statistics, read_tile_set
 from datasets_loading.windows import GridWindows, GroupedSampler, RandomWindows
 from datasets_loading.workers import local_executor
+from hsst.support.pretraining_data import load_tiles
 
 SETTINGS = CutSettings(tile_size=32)
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -119,6 +121,12 @@ def test_files_that_stay_are_read_once(products, corpus, tmp_path, monkeypatch):
     prepare_corpus(products, tmp_path / "corpus", SETTINGS, progress=False)
     assert sorted(read) == [product_name(number) for number in range(4)]
     assert contents(tmp_path / "corpus") == contents(corpus)
+
+
+def test_workers_are_at_least_one(products, tmp_path, run_script):
+    arguments = ["--data_dir", products, "--output_dir", tmp_path / "corpus", "--num_workers", 0]
+    assert_one_clear_line(run_script("prepare_enmap.py", *arguments), "--num_workers: expected at least 1, got 0")
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_counting_tiles_does_not_start_again_at_each_source(products, corpus, tmp_path, monkeypatch):
@@ -243,6 +251,41 @@ def test_places_may_be_unknown(tmp_path):
 
 
 # Restarts and workers
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C while workers start", "Ctrl-C", "SIGTERM to the workers first"])
+def test_a_signal_to_all_processes_is_one_true_line(tmp_path, way):
+    number = signal.SIGTERM if "SIGTERM" in way else signal.SIGINT
+    cube, quality = np.tile(small_cube(), (1, 6, 5)), {k: np.tile(v, (6, 5)) for k, v in small_quality().items()}
+    for product in range(3):
+        write_small_product(tmp_path / "products", product_name(product), cube=cube, quality=quality)
+    command = [sys.executable, "-m", "hsst", "prepare", "--data_dir", "products", "--output_dir", "corpus"]
+    process = subprocess.Popen(
+        [*command, "--num_workers", "2"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{Path(__file__).parents[1]}"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    begun = "corpus/settings.json" if "start" in way else "corpus/data/.*.partial*"
+    while not list(tmp_path.glob(begun)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.5 * ("start" in way))
+    if "first" in way:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), number)
+        time.sleep(0.3)
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "hsst prepare: " + ("terminated" if number == signal.SIGTERM else "interrupted") in error
+    assert "Traceback" not in error and "memory" not in error
 
 
 def test_two_processes_write_the_same_bytes(products, corpus, tmp_path):
@@ -961,6 +1004,56 @@ def test_other_datasets_must_have_the_columns_and_one_set_of_bands(tmp_path):
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "b" / "train.parquet")
     with pytest.raises(ValueError, match="expected the 2 bands of the first tile, tile 1 has others"):
         read_corpus(tmp_path / "b")
+
+
+IMAGE = np.arange(48, dtype=np.int16).reshape(3, 4, 4)
+NANOMETERS = [500.0, 600.0, 700.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "wavelengths", "message"),
+    [
+        (IMAGE.astype(np.float32) / 10000, NANOMETERS, "reflectance x 10000.* got 0.0001 in row 0"),
+        (np.where(IMAGE == 5, np.nan, IMAGE), NANOMETERS, "reflectance x 10000.* got nan in row 0"),
+        (np.where(IMAGE == 5, np.uint16(65535), IMAGE), NANOMETERS, "nodata -32768, got 65535 in row 0"),
+        (
+            IMAGE.transpose(1, 2, 0),
+            NANOMETERS,
+            r"an image \(3 bands, .*\(4, 4, 3\) in row 0",
+        ),
+        (IMAGE, NANOMETERS[::-1], "wavelengths in nm, ascending .* got .*700.* in row 0"),
+        (IMAGE, [0.5, 0.6, 0.7], "wavelengths in nm, ascending from 300 to 2600"),
+        (IMAGE, None, "wavelengths in nm, ascending .* got None"),
+    ],
+)
+def test_other_datasets_must_hold_what_corpora_hold(tmp_path, images, wavelengths, message):
+    Dataset.from_dict({"image": [images.tolist()], "wavelengths": [wavelengths]}).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match=f"data: expected.*{message}"):
+        read_corpus(tmp_path / "data")
+
+
+def test_saved_datasets_of_lists_and_of_splits(tmp_path):
+    larger = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    rows = {"image": [IMAGE.tolist(), larger.tolist()], "wavelengths": [NANOMETERS] * 2}
+    DatasetDict(train=Dataset.from_dict(rows)).save_to_disk(tmp_path / "train")
+    tiles = read_corpus(tmp_path / "train")
+    assert tiles.shapes.tolist() == [[4, 4], [4, 5]] and tiles[1].dtype == np.int16
+    np.testing.assert_array_equal(tiles[1], larger)
+    DatasetDict(test=Dataset.from_dict(rows)).save_to_disk(tmp_path / "test")
+    with pytest.raises(ValueError, match="expected a split `train`, got test"):
+        read_corpus(tmp_path / "test")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "train.parquet").write_bytes(b"PAR1 nothing PAR1")
+    (tmp_path / "script.py").touch()
+    for other in ("damaged", "script.py"):
+        with pytest.raises(ValueError, match=f"{other}: expected a dataset of tiles"):
+            read_corpus(tmp_path / other)
+    Dataset.from_dict({name: [] for name in rows}).save_to_disk(tmp_path / "empty")
+    with pytest.raises(ValueError, match="expected tiles, got a dataset without rows"):
+        read_corpus(tmp_path / "empty")
+    arguments = argparse.Namespace(dataset_name=None, train_dir=tmp_path / "train", validation_dir=None)
+    vars(arguments).update(streaming=False, train_val_split=0.5, seed=0)
+    assert [len(part) for part in load_tiles(arguments, progress=False)] == [1, 1]
 
 
 def test_damage_is_one_clear_line(cloudless_corpus, tmp_path, run_script):

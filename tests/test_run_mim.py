@@ -29,7 +29,7 @@ from datasets_loading.files import only_writer
 from hsst.support.command_line import one_line_errors
 from hsst.support.model_sources import OTHER_PARTS, load_model
 from hsst.support.pretraining import FiniteWatch
-from hsst.support.pretraining_data import make_config, statistics_of_checkpoint
+from hsst.support.pretraining_data import choose_bands, make_config, statistics_of_checkpoint
 from hsst.support.pretraining_run import Run
 from modeling_hsst import (
     HSSTConfig,
@@ -451,6 +451,7 @@ def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
         (None, ["--bands", "config"], ["within 5.0 nm of each of the model's 200 bands", "--bands valid"]),
         (None, ["--config_overrides", "hidden_size"], ["expected name=value", "hidden_size"]),
         (None, ["--config_overrides", "hidden_size=abc"], ["expected hidden_size to be of type int, got abc"]),
+        (None, ["--config_overrides", "hidden_size=0"], ["expected hidden_size of at least 1, got 0"]),
         (None, ["--config_overrides", "num_labels=5"], ["expected name=value with a setting of HSSTConfig"]),
         (None, ["--config_overrides", "hidden_dropout_prob=0.5"], ["is set by --dropout"]),
         (None, ["--max_train_steps", 0], ["--max_train_steps: expected at least 1, got 0"]),
@@ -708,8 +709,19 @@ def test_valid_bands_leave_the_blocks_of_an_adapted_checkpoint_alone(tmp_path):
     config = make_config(arguments, tiles)
     assert config.block_bands == adapted.config.block_bands is not None
     assert config.block_centers == adapted.config.block_centers
-    with pytest.raises(ValueError, match="--bands valid: expected the 27 bands that the blocks of"):
+    with pytest.raises(
+        ValueError, match=f"--bands valid: expected the 27 bands of {tmp_path}, got 27 others: adapt it"
+    ):
         make_config(arguments, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 3))
+    model.save_pretrained(tmp_path)  # one that was not adapted
+    for others, count in ((bands, 27), (np.array(trained) + 100, 20)):
+        with pytest.raises(ValueError, match=f"expected the 20 bands of {tmp_path}, got {count} others: adapt it"):
+            make_config(arguments, SimpleNamespace(valid_bands=np.ones(count, dtype=bool), wavelengths=others))
+    close = SimpleNamespace(valid_bands=np.ones(20, dtype=bool), wavelengths=np.array(trained) + 1)
+    assert make_config(arguments, close).wavelengths == close.wavelengths.tolist()
+    arguments.train_dir, arguments.bands = "tiles", "config"
+    with pytest.raises(ValueError, match="tiles: .*; adapt the model to the bands of the tiles first"):
+        choose_bands(model.config, SimpleNamespace(valid_bands=tiles.valid_bands, wavelengths=bands + 500), arguments)
 
 
 BLOCKED = """

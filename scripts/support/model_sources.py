@@ -305,6 +305,8 @@ def parse_overrides(overrides: str, has_dropout: bool = False) -> dict[str, Any]
             except ValueError:
                 kind = type(default).__name__
                 raise ValueError(f"--config_overrides: expected {name} to be of type {kind}, got {value}") from None
+            if name == "hidden_size" and settings[name] < 1:  # which HSSTConfig leaves to transformers
+                raise ValueError(f"--config_overrides: expected hidden_size of at least 1, got {value}")
     return settings
 
 

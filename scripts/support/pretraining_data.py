@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import IMAGE_PROCESSOR_NAME, cached_file
 
-from datasets_loading.corpus import is_corpus, read_corpus
+from datasets_loading.corpus import is_corpus, is_saved_dataset, read_corpus
 from datasets_loading.tiles import Tiles, read_tile_set
 from hsst.support.command_line import reading_of
 from hsst.support.model_sources import parse_overrides, read_config, read_processor
@@ -18,7 +18,7 @@ def load_tiles(arguments: argparse.Namespace, progress: bool) -> tuple[Tiles, Ti
     """Tiles to train and to validate on."""
 
     def read_folder(folder: Path) -> Tiles:
-        if arguments.streaming or is_corpus(folder):
+        if arguments.streaming or is_corpus(folder) or is_saved_dataset(folder):
             return read_corpus(folder, streaming=arguments.streaming)
         return read_tile_set(folder, arguments.tile_size, progress=progress, **reading_of(arguments))
 
@@ -59,16 +59,19 @@ def make_config(arguments: argparse.Namespace, tiles: Tiles) -> HSSTConfig:
             settings[name] = getattr(arguments, name)
     settings["hidden_dropout_prob"] = settings["attention_probs_dropout_prob"] = arguments.dropout
     if arguments.bands == "valid":
-        settings["num_channels"] = int(tiles.valid_bands.sum())
+        num_before, settings["num_channels"] = settings["num_channels"], int(tiles.valid_bands.sum())
         wavelengths = None if tiles.wavelengths is None else tiles.wavelengths[tiles.valid_bands].tolist()
         before = settings.get("wavelengths")
         same = (
             before and wavelengths and len(before) == len(wavelengths) and np.allclose(before, wavelengths, atol=0.01)
         )
-        if settings.get("block_bands") and not same:
+        others = num_before != settings["num_channels"]
+        if before and wavelengths and not others:
+            others = np.abs(np.subtract(before, wavelengths)).max() > HSSTImageProcessor.wavelength_tolerance
+        if (settings.get("block_bands") and not same) or (arguments.model_name_or_path and others):
             raise ValueError(
-                f"--bands valid: expected the {len(before or [])} bands that the blocks of {source} are made of, got "
-                f"{settings['num_channels']} others: adapt it to them first"
+                f"--bands valid: expected the {num_before} bands of {source}, got {settings['num_channels']} others: "
+                "adapt it to them first (load_for_wavelengths, save_pretrained), with its processor"
             )
         settings["wavelengths"] = wavelengths
         if not same:
@@ -86,6 +89,8 @@ def choose_bands(config: HSSTConfig, tiles: Tiles, arguments: argparse.Namespace
         return np.flatnonzero(tiles.valid_bands).tolist()
     source = arguments.train_dir or arguments.dataset_name
     advice = "; --bands valid takes all bands that hold data"
+    if arguments.model_name_or_path:
+        advice = "; adapt the model to the bands of the tiles first (load_for_wavelengths, save_pretrained)"
     if config.wavelengths is None or tiles.wavelengths is None:
         if tiles.num_bands != config.num_channels:
             raise ValueError(

@@ -63,6 +63,8 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # what it was writing goes
     parent = parent_process()
     assert parent is not None
+    if wait([parent.sentinel], 0):  # gone while this worker started, which would begin something before it knows
+        os._exit(1)
 
     def watch() -> None:
         wait([parent.sentinel])

@@ -446,11 +446,11 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         pairs = []
         for place in places:
             alone, around = (of_heads.get((place, name, window, labels), {}) for window in (1, SURROUNDINGS))
-            heads = [head for head in alone if head in around]
-            if heads:
-                seeds = set.intersection(*(set(of_seeds[head]) for of_seeds in (alone, around) for head in heads))
+            both = [head for head in alone if head in around]
+            if both:
+                seeds = set.intersection(*(set(of_seeds[head]) for of_seeds in (alone, around) for head in both))
                 best_alone, best_around = (
-                    max((of_seeds[head] for head in heads), key=lambda found: mean_of(found, seeds))
+                    max((of_seeds[head] for head in both), key=lambda found: mean_of(found, seeds))
                     for of_seeds in (alone, around)
                 )
                 pairs.append(np.array([best_around[seed] - best_alone[seed] for seed in sorted(seeds)]))

@@ -146,7 +146,7 @@ def test_a_map_sees_what_was_trained_on(view, tmp_path):
     cube[:, 3:5, 2] = -32768
     labels[3:5, 2] = UNLABELLED
     pixels = LabelledPixels.of(small_data(cube=cube, labels=labels), 8)
-    seen = few_labels.seen_as(view, pixels.spectra, pixels.means)
+    seen = few_labels.seen_as(view, few_labels.as_they_are, pixels.spectra, pixels.means)
     classifier = RidgeClassifier(1e-3).fit(seen, np.arange(len(seen)) % 5)  # classes that depend on every number
     names = [f"class {number}" for number in range(5)]
     settings = {**SEEN, "wavelengths": pixels.wavelengths.tolist()}
@@ -160,6 +160,17 @@ def test_a_map_sees_what_was_trained_on(view, tmp_path):
     _, rows, columns = pixels.places.T
     agree = mapped[rows, columns] == classifier.predict(seen)
     assert agree.mean() > 0.999 and (mapped[3:5, 2] == 255).all()
+
+
+def test_features_are_computed_of_what_is_seen_alone():
+    """The model takes most of the time of a map."""
+    asked = []
+    pixel, mean = np.zeros((2, 3)), np.ones((2, 3))
+    prepare = lambda values: asked.append(values) or values
+    for view, parts in (("pixel", [pixel]), ("mean", [mean]), ("pixel and mean", [pixel, mean])):
+        asked.clear()
+        assert (few_labels.seen_as(view, prepare, pixel, mean) == np.hstack(parts)).all()
+        assert len(asked) == len(parts)
 
 
 def test_surroundings_of_training_pixels_touch_none_of_test_pixels():
@@ -306,4 +317,9 @@ def test_files_of_classifiers_run_nothing_and_point_nowhere(tmp_path):
         cold.write_text(json.dumps({**json.loads(cold.read_text()), "temperature": temperature}))
         with pytest.raises(ValueError, match="classifier.json: expected a temperature above 0, got"):
             PixelPredictor(cold.parent)
+    around = saved(tmp_path / "around", DummyClassifier().fit(spectra, classes)) / "classifier.json"
+    for view in ("everything", [], None):
+        around.write_text(json.dumps({**json.loads(around.read_text()), "spectra_of": view}))
+        with pytest.raises(ValueError, match="classifier.json: expected views among pixel, mean, pixel and mean, got"):
+            PixelPredictor(around.parent)
     assert zipfile.is_zipfile(tmp_path / "good" / "classifier.skops") and skops.io.get_untrusted_types

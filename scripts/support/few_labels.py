@@ -337,19 +337,20 @@ def mean_around(cube: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     Mean of what has data around some pixels of a cube (bands, height, width), which is reflected at its edges, float32
     (pixels, bands).
     """
-    sums, counts = np.zeros((len(cube), len(rows))), np.zeros(len(rows))
+    # Sums of a few stored numbers are whole in float32
+    sums, counts = np.zeros((len(cube), len(rows)), dtype=np.float32), np.zeros(len(rows), dtype=np.float32)
     shifts = np.arange(SURROUNDINGS) - SURROUNDINGS // 2
     for down, right in product(shifts, shifts):
         near = cube[:, reflected(rows + down, cube.shape[1]), reflected(columns + right, cube.shape[2])]
         usable = (near != ENMAP.nodata).all(axis=0)
         sums += np.where(usable, near, 0)
         counts += usable
-    return (sums / counts).T.astype(np.float32)
+    return (sums / counts).T
 
 
-def seen_as(view: str, pixel: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """One of `VIEWS` of what there is of pixels and of their surroundings (pixels, values)."""
-    return {"pixel": pixel, "mean": mean}[view] if view != "pixel and mean" else np.hstack([pixel, mean])
+def seen_as(view: str, prepare: Callable[[np.ndarray], np.ndarray], pixel: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """What `prepare` makes of one of `VIEWS` of pixels and their surroundings (pixels, values), and of no more."""
+    return np.hstack([prepare({"pixel": pixel, "mean": mean}[part]) for part in view.split(" and ")])
 
 
 @dataclass
@@ -451,12 +452,12 @@ def choose(variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, pa
 
 def inputs_of(pixels: LabelledPixels, model: str | None) -> dict[str, list[np.ndarray]]:
     """What classifiers may see of pixels: their spectra as `SPECTRA` says, and features of a model in all `VIEWS`."""
-    spectra = [seen_as(view, prepare(pixels.spectra), prepare(pixels.means)) for prepare, view in SPECTRA]
+    spectra = [seen_as(view, prepare, pixels.spectra, pixels.means) for prepare, view in SPECTRA]
     if model is None:
         return {"spectra": spectra}
     transform = HSSTFeatures(model, pixels.wavelengths, scale=1.0).fit(pixels.spectra).transform
     pixel, mean = transform(pixels.spectra), transform(pixels.means)
-    return {"spectra": spectra, "features": [seen_as(view, pixel, mean) for view in VIEWS]}
+    return {"spectra": spectra, "features": [seen_as(view, as_they_are, pixel, mean) for view in VIEWS]}
 
 
 def score_in_folds(
@@ -592,14 +593,14 @@ class PixelPredictor(ScenePredictor):
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise ValueError(f"{folder / DESCRIPTION}: expected what a classifier sees, got {error}") from None
         views = self.description.spectra_of, self.description.features_of
-        if not {*views} <= {*VIEWS}:
+        if not all(view in VIEWS for view in views):
             raise ValueError(f"{folder / DESCRIPTION}: expected views among {', '.join(VIEWS)}, got {views}")
         if not (isinstance(self.description.temperature, float) and 0 < self.description.temperature < np.inf):
             got = self.description.temperature
             raise ValueError(f"{folder / DESCRIPTION}: expected a temperature above 0, got {got!r}")
         if not set(self.classifier.classes_) <= set(range(len(names))):
             raise ValueError(f"{folder / CLASSIFIER}: expected classes below {len(names)}")
-        side = 1 if {*views} == {"pixel"} else SURROUNDINGS
+        side = 1 if views == ("pixel", "pixel") else SURROUNDINGS
         self.window, self.stride, self.dense, self.center = (side, side), 1, side == 1, side > 1
         self.batch_size, self.chunk_size = 8192 // side**2, 256
         self.exclude, self.resample, self.scene_statistics = tuple(exclude), resample, False
@@ -630,9 +631,9 @@ class PixelPredictor(ScenePredictor):
         mean = ((values * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))).numpy()
         views = []
         if self.description.inputs != "features":
-            views.append(seen_as(self.description.spectra_of, self.prepare(pixel), self.prepare(mean)))
+            views.append(seen_as(self.description.spectra_of, self.prepare, pixel, mean))
         if self.features is not None:
-            views.append(seen_as(self.description.features_of, *map(self.features.transform, (pixel, mean))))
+            views.append(seen_as(self.description.features_of, self.features.transform, pixel, mean))
         seen = np.hstack(views)
         found = np.exp(log_probabilities(self.classifier, seen, self.description.temperature))
         probabilities = torch.zeros(len(found), self.num_outputs)

@@ -18,7 +18,11 @@ from modeling_hsst import HSSTBackbone
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "manual" / "tutorials"
 # A forest is not small: it chooses among six settings, by growing five hundred trees for each
-SMALL = {"size = 128": "size = 32", "steps = 200": "steps = 2", "steps = 100": "steps = 2", '"random-forest"': '"knn"'}
+SMALL = {"steps = 200": "steps = 2", "steps = 100": "steps = 2", '"random-forest"': '"knn"'}
+
+
+# As small as they can be: windows of a quarter of the side, patches of 32 pixels
+SIDES = {"segmentation_heads.md": 32, "fine_tune_with_trainer.md": 32}
 
 
 def code_of(name, small):
@@ -27,7 +31,8 @@ def code_of(name, small):
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.S | re.M)
     assert {language for language, _ in blocks} <= {"python", "bash", "text"}  # text: not run
     python = [block for language, block in blocks if language == "python"]
-    for there, instead in SMALL.items() if small else ():
+    side = SIDES.get(name, 24)
+    for there, instead in {"size = 128": f"size = {side}", **SMALL}.items() if small else ():
         python = [block.replace(there, instead) for block in python]
     return python, [block for language, block in blocks if language == "bash"]
 
@@ -58,7 +63,7 @@ def small(request, tmp_path_factory, monkeypatch):
 
 def test_embed_a_scene(small, capsys):
     names = run("embed_a_scene.md", small)
-    size = 32 if small else 128
+    size = 24 if small else 128
     assert names["vectors"].shape == (96, size, size) and np.isfinite(names["vectors"]).all()
     assert len(np.unique(names["groups"])) == 8
     assert Path("outputs/tutorials/embedding.png").stat().st_size > 10_000

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from soak import pretraining, run, write_tiles
 
+import hsst.support.pretraining_run  # noqa: F401  once, before processes are forked
 from faults.harness import Fault, good_folder, losses
 from hsst import run_mim
 

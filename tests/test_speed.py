@@ -1,9 +1,16 @@
 """The speed benchmark: variants of one model in turns, and a table of them."""
 
+import functools
 import json
 
 import pytest
 from conftest import assert_one_clear_line
+from small_land_cover import write_small_checkpoint
+
+import datasets_loading.simulation.scene
+from datasets_loading.resampling import ENMAP_BANDS_WITH_DATA
+from datasets_loading.sensors import ENMAP
+from datasets_loading.simulation.spectra import simulate_spectral_library
 
 SCRIPT = "experiments/speed.py"
 SMALL = (
@@ -34,6 +41,22 @@ def test_single_pixels(run_script, tmp_path):
     result = run_script(SCRIPT, *arguments, "--device", "cpu", "--variants", "plain; fast")
     assert result.returncode == 0, result.stderr
     assert "batches of 16 windows of 1x1" in result.stdout and (tmp_path / "speed_inference_pixels_cpu.json").is_file()
+
+
+def test_scene_from_file_to_map(run_script, tmp_path, monkeypatch):
+    few = functools.partial(simulate_spectral_library, spectra_per_material=4)
+    monkeypatch.setattr(datasets_loading.simulation.scene, "simulate_spectral_library", few)
+    bands = [ENMAP.wavelengths[band] for band in ENMAP_BANDS_WITH_DATA[:20]]
+    model = write_small_checkpoint(tmp_path / "model", wavelengths=bands, class_names=["land", "water"])
+    arguments = ["scene", "--output_dir", tmp_path, "--side", 32, "--turns", 1, "--device", "cpu", "--model", model]
+    result = run_script(SCRIPT, *arguments, "--variants", "fast, bfloat16")
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "speed_scene_cpu.json").read_text())["rows"]
+    assert row["ratio"] == row["same_class"] == 1 and row["pixels"] == 32 * 32
+    assert row["seconds"] > 1 and 0 < row["matrix_rate"] < 1 and row["peak_megabytes"] > 100
+    assert row["windows_per_second"] == pytest.approx(32 * 32 / 5**2 / row["seconds"])
+    assert "a scene of 32 x 32 pixels, 1,024 of them mapped" in result.stdout
+    assert_one_clear_line(run_script(SCRIPT, *arguments[:-2]), "scene: expected a --model")
 
 
 def test_what_cannot_be_measured_is_one_line(run_script, tmp_path):

@@ -3,21 +3,25 @@ Measure how fast the model trains and maps: plain, with PyTorch's attention, and
 
     python scripts/experiments/speed.py train --output_dir outputs/speed
     python scripts/experiments/speed.py inference --model model_cards/hsst-enmap-landcover --output_dir outputs/speed
+    python scripts/experiments/speed.py scene --model model_cards/hsst-enmap-landcover --output_dir outputs/speed
 
 Variants of one model take turns on the same inputs in one process, so that ratios between them hold on a machine that
-does other things, too; a time is the median of its turns. --output_dir gets speed_PART_DEVICE.json.
+does other things, too; a time is the median of its turns. A scene is mapped from file to map by predict_scene.py,
+windows side by side, in processes of their own. --output_dir gets speed_PART_DEVICE.json.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import rasterio
 import torch
 import transformers
 from torch.utils.benchmark import Timer
@@ -25,6 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from datasets_loading.files import write_json
+from datasets_loading.simulation.scene import write_scene
+from datasets_loading.splits import UNLABELLED
+from hsst.experiments.growth import measured, simulated
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.model_sources import OTHER_PARTS, load_model, parse_overrides, read_config
 from hsst.support.reports import markdown_table
@@ -66,7 +73,7 @@ VARIANTS = {
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("part", choices=("train", "inference"), help="what to measure")
+    parser.add_argument("part", choices=("train", "inference", "scene"), help="what to measure")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of results, made if missing")
     parser.add_argument("--model", help="a model with its weights (inference), or random ones of --config_overrides")
     parser.add_argument("--config_overrides", default="", help="NAME=VALUE,... of the configuration")
@@ -75,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--window", type=int, help="side of windows in pixels, 1 for single pixels (the model's)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows")
+    parser.add_argument("--side", type=int, default=1024, help="of the simulated scene in pixels (scene)")
     parser.add_argument("--turns", type=int, default=5, help="times each variant is measured")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
     return parser.parse_args()
@@ -86,6 +94,7 @@ def chosen_variants(text: str, part: str, device: str) -> dict[str, Variant]:
         name
         for name, variant in VARIANTS.items()
         if (part == "train" or not variant.visible_only) and (device != "cpu" or not variant.compiled)
+        if part != "scene" or variant.fast
     ]
     names = [name.strip() for name in text.split(";")] if text else default
     unknown = [name for name in names if name not in VARIANTS]
@@ -199,9 +208,54 @@ def measure(
     return rows
 
 
+def measure_scene(
+    variants: dict[str, Variant], config: HSSTConfig, model: str, batch_size: int, side: int, turns: int
+) -> list[dict[str, Any]]:
+    """
+    A row for each variant: `windows_per_second` from file to map on the CPU, and the share of the `matrix_rate`, taken
+    before each turn, as `measure` gives it; processor time, the most memory, and the share of pixels with the
+    `same_class` as the first variant's. The start of the program counts.
+    """
+    plain = build(VARIANTS["plain"], "inference", config, None, "cpu")
+    with FlopCounterMode(display=False) as counted:
+        one_pass(plain, VARIANTS["plain"], "inference", torch.randn(1, config.num_channels, *config.window_size))()
+    threads, window = torch.get_num_threads(), config.window_size[0]
+    rows: list[dict[str, Any]] = [{"name": name, "turns": []} for name in variants]
+    with tempfile.TemporaryDirectory() as folder:
+        scene = write_scene(simulated(side), folder)
+        for turn in tqdm(range(turns), desc="turns", leave=False, disable=None):
+            for row, (name, variant) in zip(rows, variants.items(), strict=True):
+                matrix_rate.cache_clear()
+                rate = matrix_rate(getattr(torch, variant.dtype), "cpu")
+                output = Path(folder) / f"{name} {turn}.tif"
+                command = ["-m", "hsst.predict_scene", scene, "--model", model, "--output", output, "--stride", window]
+                command += ["--precision", variant.dtype, "--batch_size", batch_size]
+                row["turns"].append(measured(*command, OMP_NUM_THREADS=threads) | {"rate": rate})
+        maps = []
+        for name in variants:
+            with rasterio.open(Path(folder) / f"{name} 0.tif") as dataset:
+                maps.append(dataset.read(1))
+    valid = maps[0] != UNLABELLED
+    for row, classes in zip(rows, maps, strict=True):
+        windows = valid.sum() / window**2
+        shares = [counted.get_total_flops() * windows / turn["seconds"] / turn["rate"] for turn in row["turns"]]
+        seconds, used, memory = (
+            statistics.median(turn[key] for turn in row["turns"])
+            for key in ("seconds", "processor_seconds", "peak_megabytes")
+        )
+        row |= {"windows_per_second": windows / seconds, "pixels": int(valid.sum()), "seconds": seconds}
+        row |= {"processor_seconds": used, "peak_megabytes": memory, "matrix_rate": statistics.median(shares)}
+        row["same_class"] = float((classes == maps[0])[valid].mean())
+        row["ratio"] = row["windows_per_second"] / rows[0]["windows_per_second"]
+    return rows
+
+
 def speed_table(result: dict[str, Any]) -> str:
     """Markdown of a result file."""
     columns = {
+        "seconds": ("seconds", "{:,.0f}"),
+        "processor_seconds": ("of the processor", "{:,.0f}"),
+        "peak_megabytes": ("memory", "{:,.0f} MB"),
         "windows_per_second": ("windows/s", "{:,.1f}"),
         "ratio": (f"to {result['rows'][0]['name']}", "{:.2f}x"),
         "matrix_rate": ("of the matrix rate", "{:.0%}"),
@@ -209,10 +263,15 @@ def speed_table(result: dict[str, Any]) -> str:
         "same_class": ("same class", "{:.2%}"),
         "megabytes_per_window": ("memory of a window", "{:,.1f} MB"),
     }
-    shown = {name: column for name, column in columns.items() if name in result["rows"][0]}
+    # Of each turn are the seconds of all parts but scenes
+    shown = {name: column for name, column in columns.items() if not isinstance(result["rows"][0].get(name, []), list)}
     rows = [[row["name"], *(shape.format(row[name]) for name, (_, shape) in shown.items())] for row in result["rows"]]
     table = markdown_table(["", *(title for title, _ in shown.values())], rows)
     about = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['turns']} turns"
+    if "side" in result:
+        about += (
+            f", a scene of {result['side']} x {result['side']} pixels, {result['rows'][0]['pixels']:,} of them mapped"
+        )
     windows = f"{result['batch_size']} windows" + (f" of {result['window']}" if "window" in result else "")
     return f"{table}\n\n{about}, batches of {windows}, {result['parameters']:,} parameters."
 
@@ -221,7 +280,7 @@ def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
     with one_line_errors("speed.py"):
-        check_least(arguments, 1, "batch_size", "turns", *(["window"] if arguments.window is not None else []))
+        check_least(arguments, 1, "batch_size", "turns", "side", *(["window"] if arguments.window is not None else []))
         variants = chosen_variants(arguments.variants, arguments.part, arguments.device)
         if arguments.model and arguments.config_overrides:
             raise ValueError("--config_overrides: expected none beside --model, got both")
@@ -232,7 +291,12 @@ def main() -> None:
             config = read_config(arguments.model, "--model")
         device, size, turns = arguments.device, arguments.batch_size, arguments.turns
         window = config.window_size if arguments.window is None else (arguments.window, arguments.window)
-        rows = measure(arguments.part, variants, config, arguments.model, window, size, turns, device)
+        if arguments.part == "scene":
+            if not arguments.model or device != "cpu" or not all(variant.fast for variant in variants.values()):
+                raise ValueError("scene: expected a --model, fast variants and --device cpu")
+            rows = measure_scene(variants, config, arguments.model, size, arguments.side, turns)
+        else:
+            rows = measure(arguments.part, variants, config, arguments.model, window, size, turns, device)
         plain = build(VARIANTS["plain"], arguments.part, config, None, "cpu")
         result = {
             "part": arguments.part,
@@ -245,6 +309,7 @@ def main() -> None:
             "parameters": sum(parameter.numel() for parameter in plain.parameters()),
             "config": json.loads(config.to_json_string()),
             "rows": rows,
+            **({"side": arguments.side} if arguments.part == "scene" else {}),
         }
         pixels = "_pixels" if arguments.window == 1 else ""
         path = write_json(arguments.output_dir / f"speed_{arguments.part}{pixels}_{device}.json", result)

@@ -35,8 +35,9 @@ SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range"
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Two heads in place of four, a small forest."""
+    """Two heads in place of four, a small forest, and two penalties."""
     heads = {name: few_labels.HEADS[name] for name in ("ridge", "random forest")}
+    heads["ridge"] = heads["ridge"]._replace(settings=({"alpha": 100.0}, {"alpha": 1.0}))
     heads["random forest"] = heads["random forest"]._replace(settings=({"min_samples_leaf": 1, "n_estimators": 10},))
     monkeypatch.setattr(few_labels, "HEADS", heads)
 
@@ -239,7 +240,7 @@ def test_rare_classes_are_named(quick, run_script, tmp_path):
     meadow = np.flatnonzero(values == 1)
     values.flat[meadow[:-9]] = 0
     scene = write_small_scene(tmp_path / "data", values=values)
-    arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8]
+    arguments = ["run_classification.py", "--data_dir", scene, "--model", "auto", "--block_size", 8, "--folds", 2]
     result = run_script(*arguments, "--class_names", ",".join(CLASS_NAMES), "--output_dir", tmp_path / "my maps")
     assert "fewer than 30 test pixels" in result.stdout and "meadow (9)" in result.stdout, result.stderr
     assert f"hsst predict SCENE --model '{tmp_path / 'my maps'}' --output" in result.stdout  # to be pasted

@@ -431,7 +431,8 @@ def run_auto(arguments: argparse.Namespace) -> None:
         tested = score_in_folds(variants, pixels, len(data.class_names), arguments.folds, arguments.seed)
         given = variants, pixels.classes, pixels.parts, arguments.seed
         choice = choose(*given)
-        write_auto(arguments, data, pixels, tested, choice, choice.temperature(*given), run)
+        temperature = choice.temperature(*given, pixels.places)
+        write_auto(arguments, data, pixels, tested, choice, temperature, run)
 
 
 def write_auto(
@@ -468,11 +469,11 @@ def write_auto(
     title = f"{choice.head} on {seen.replace('spectra', of_spectra)}"
     reach = tested["interval"]["overall_accuracy"]
     between = "" if reach is None else f", 95 % interval over folds {reach[0]:.1%} to {reach[1]:.1%}"
+    matrix = np.asarray(tested["confusion_matrix"])
     summary = (
-        f"overall accuracy {tested['overall_accuracy']:.1%} ({len(pixels.classes)} pixels in {len(tested['folds'])} "
+        f"overall accuracy {tested['overall_accuracy']:.1%} ({matrix.sum()} pixels in {len(tested['folds'])} "
         f"folds{between}), macro F1 {tested['macro_f1']:.1%}"
     )
-    matrix = np.asarray(tested["confusion_matrix"])
     with written_into(arguments.output_dir, last=RESULTS) as folder:
         write_confusion_csv(folder / "confusion_matrix.csv", matrix, data.class_names)
         plot_confusion(folder / "confusion_matrix.png", matrix, data.class_names, summary)

@@ -3,6 +3,7 @@
 import json
 import socket
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,11 @@ from hsst.support.few_labels import (
 from modeling_hsst.scene_prediction_hsst import ArrayScene
 
 SEEN = {"wavelengths": None, "image_mean": None, "image_std": None, "clip_range": [-10.0, 10.0]}
+
+
+def none_near(count):
+    """Places of pixels that are far from each other."""
+    return np.arange(count)[:, None] * [0, 100, 0]
 
 
 @pytest.fixture
@@ -68,8 +74,18 @@ def test_folds_are_apart_in_space_and_see_no_test_pixel(quick, monkeypatch):
     for start in range(0, 8, 2):
         assert seen[start] == seen[start + 1] and len(seen[start]) < len(parts)
     assert set.intersection(*seen) == set()
-    low, high = result["interval"]["overall_accuracy"]
-    assert low <= np.mean([fold["overall_accuracy"] for fold in result["folds"]]) <= high
+    for score, (low, high) in result["interval"].items():
+        assert low <= result[score] <= high
+
+
+def test_folds_with_one_class_to_train_on_test_nothing(quick):
+    pixels = LabelledPixels.of(small_data(), 8)
+    two = np.minimum(pixels.classes, 1)
+    variants = inputs_of(pixels, None)
+    result = score_in_folds(variants, replace(pixels, parts=two), len(CLASS_NAMES), 2, 0)
+    assert np.sum(result["confusion_matrix"]) == (two == 0).sum() and len(result["folds"]) == 1
+    with pytest.raises(ValueError, match="2 classes outside a block, to test apart in space, got none"):
+        score_in_folds(variants, replace(pixels, classes=two, parts=two), len(CLASS_NAMES), 2, 0)
 
 
 def test_better_inputs_are_chosen(quick):
@@ -121,8 +137,9 @@ def test_classes_are_as_likely_as_they_are_right(head, monkeypatch):
     classes, parts = generator.integers(3, size=1200), np.arange(1200) // 10
     spectra = generator.normal(size=(1200, 8)) + np.eye(8)[classes]
     training, other = np.arange(300), np.arange(300, 1200)
-    choice = choose({"spectra": [spectra[training]]}, classes[training], parts[training], 0)
-    temperature = choice.temperature({"spectra": [spectra[training]]}, classes[training], parts[training], 0)
+    given = {"spectra": [spectra[training]]}, classes[training], parts[training], 0
+    choice = choose(*given)
+    temperature = choice.temperature(*given, none_near(300))
     found = few_labels.log_probabilities(choice.tuned.classifier, spectra[other], temperature)
     right = found.argmax(axis=1) == classes[other]
     assert 0.4 < right.mean() < 0.9
@@ -135,7 +152,7 @@ def test_classes_that_are_always_right_are_nearly_certain(quick):
     classes, parts = np.arange(60) % 3, np.arange(60) // 6
     spectra = {"spectra": [np.eye(3)[classes]]}
     choice = choose(spectra, classes, parts, 0)
-    temperature = choice.temperature(spectra, classes, parts, 0)
+    temperature = choice.temperature(spectra, classes, parts, 0, none_near(60))
     found = few_labels.log_probabilities(choice.tuned.classifier, choice.seen(spectra)[0], temperature)
     assert np.exp(found).max(axis=1).min() > 0.99 and np.isfinite(found).all() and temperature > 0
 
@@ -178,6 +195,29 @@ def test_surroundings_of_training_pixels_touch_none_of_test_pixels():
     places = np.array([[0, 0, 0], [0, 0, 4], [0, 0, 5], [1, 0, 9], [0, 5, 9], [0, 14, 9]])
     assert few_labels.apart(places, np.array([[0, 0, 9]])).tolist() == [True, True, False, True, True, True]
     assert few_labels.apart(places, np.array([[0, 1, 9]])).tolist() == [True, True, False, True, False, True]
+
+
+@pytest.mark.parametrize("view", few_labels.VIEWS)
+def test_confidence_is_that_of_pixels_whose_surroundings_were_not_trained_on(view, monkeypatch):
+    classes, parts = np.arange(120) % 2, np.arange(120) // 12
+    places = np.arange(120)[:, None] * [0, 0, 1]
+    columns = places[:, 2:].astype(float)
+    distances = []
+    original = few_labels.Tuned.again
+
+    def again(self, seen, of_classes):
+        distances.append(np.abs(np.setdiff1d(columns, seen[0])[:, None] - seen[0].ravel()).min(axis=1))
+        return original(self, seen, of_classes)
+
+    monkeypatch.setattr(few_labels.Tuned, "again", again)
+    number = few_labels.SPECTRA.index((few_labels.PREPARATIONS[-1], view))
+    variants = {"spectra": [columns] * len(few_labels.SPECTRA)}
+    choice = few_labels.Choice("spectra", "ridge", tuned("ridge", [columns], classes, parts, 0), {})
+    choice.tuned.preparation = number
+    choice.temperature(variants, classes, parts, 0, places)
+    # A pixel 4 columns from a block has surroundings that touch those of the block
+    kept = {len(each) for each in distances}
+    assert kept == ({12} if view == "pixel" else {12 + 4, 12 + 8}) and len(distances) == 10
 
 
 @pytest.mark.parametrize("inputs", ["spectra", "features", "spectra and features"])

@@ -32,7 +32,7 @@ from hsst.experiments.label_efficiency import (
     summarize,
     untrained_classes,
 )
-from hsst.support.reports import described, interval, percent
+from hsst.support.reports import described, interval, percent, pooled_interval
 from hsst.support.training_settings import ModelOptions
 
 ROOT = Path(__file__).parents[1]
@@ -261,6 +261,28 @@ def test_interval_is_that_of_the_mean() -> None:
     drawn = np.random.default_rng(1).normal(0.0, 1.0, (2000, 5))
     held = [low <= 0.0 <= high for low, high in map(interval, drawn)]
     assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+
+
+def test_interval_of_pooled_scores_is_around_them() -> None:
+    """Of parts with other classes each, too, whose own scores have another mean."""
+    generator = np.random.default_rng(0)
+    alike = [generator.multinomial(50, [0.3, 0.1, 0.2, 0.4]).reshape(2, 2) for _ in range(5)]
+    expected = interval([np.trace(matrix) / 50 for matrix in alike])
+    assert pooled_interval(alike, "overall_accuracy") == pytest.approx(expected)
+    assert pooled_interval(alike[:2], "macro_f1") is None
+
+    def part() -> np.ndarray:
+        matrix = np.zeros((4, 4), dtype=np.int64)
+        for row in generator.choice(4, 2, replace=False, p=[0.5, 0.3, 0.15, 0.05]):
+            matrix[row] = generator.multinomial(30, generator.dirichlet(0.4 + 4 * np.eye(4)[row]))
+        return matrix
+
+    truth = land_cover_scores(np.sum([part() for _ in range(5_000)], axis=0))["macro_f1"]
+    parts = [[part() for _ in range(8)] for _ in range(200)]
+    held = [low <= truth <= high for low, high in (pooled_interval(each, "macro_f1") for each in parts)]
+    own = [interval([land_cover_scores(matrix)["macro_f1"] for matrix in each]) for each in parts]
+    assert np.mean(held) > 0.88
+    assert np.mean([low <= truth <= high for low, high in own]) < 0.8
 
 
 def test_figure_and_table_show_every_model_and_budget(tmp_path, real_figures) -> None:

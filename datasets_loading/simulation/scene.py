@@ -144,7 +144,7 @@ class _Place:
 
 
 def _sun_position(latitude: float, longitude: float, time: datetime) -> tuple[float, float]:
-    """Elevation and azimuth of the sun in degrees, to about half a degree."""
+    """Elevation and azimuth of the sun in degrees, to about 2 and 5, for noon is taken to be at 12 all year."""
     day = time.timetuple().tm_yday
     declination = np.deg2rad(-23.44) * np.cos(2.0 * np.pi * (day + 10) / 365.0)
     solar_hour = time.hour + time.minute / 60.0 + longitude / 15.0

@@ -43,7 +43,7 @@ from datasets_loading.splits import UNLABELLED
 from hsst.support.feature_transformer import HSSTFeatures
 from hsst.support.features import load_encoder
 from hsst.support.model_sources import weight_files
-from hsst.support.reports import interval
+from hsst.support.reports import pooled_interval
 from modeling_hsst import HSSTImageProcessor
 from modeling_hsst.scene_prediction_hsst import ScenePredictor, reflected
 
@@ -392,8 +392,19 @@ class Choice:
             names["features_of"] = VIEWS[used["features"].preparation]
         return names
 
+    def unseen(self, training: np.ndarray, test: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Training pixels that show nothing of test pixels: those `apart` where it sees surroundings, else all."""
+        if not {*self.description().values()} & {*VIEWS[1:]}:
+            return training
+        return training[apart(places[training], places[test])]
+
     def temperature(
-        self, variants: Mapping[str, Sequence[np.ndarray]], classes: np.ndarray, parts: np.ndarray, seed: int
+        self,
+        variants: Mapping[str, Sequence[np.ndarray]],
+        classes: np.ndarray,
+        parts: np.ndarray,
+        seed: int,
+        places: np.ndarray,
     ) -> float:
         """
         The temperature at which the classes that it gives to pixels of folds that it was not trained on are as likely,
@@ -401,7 +412,10 @@ class Choice:
         """
         seen = self.seen(variants)
         scores, right = [], []
-        for training, test in folds_of(classes, parts, seed, CALIBRATION_FOLDS):
+        for fold, test in folds_of(classes, parts, seed, CALIBRATION_FOLDS):
+            training = self.unseen(fold, test, places)
+            if len(np.unique(classes[training])) < 2:
+                continue
             classifier = self.tuned.again([values[training] for values in seen], classes[training])
             scores.append(log_probabilities(classifier, np.hstack(seen)[test]))
             right.append(classifier.classes_[scores[-1].argmax(axis=1)] == classes[test])
@@ -465,12 +479,15 @@ def score_in_folds(
 ) -> dict[str, Any]:
     """
     What the choice and its classifier are worth: each fold of parts is predicted by what was chosen and trained on the
-    others, less those not `apart` where surroundings are seen. Scores of all pixels together, and their interval over
-    folds (Student's t).
+    others, less those not `apart` where surroundings are seen. Scores of all pixels tested together, and their
+    interval over folds (`pooled_interval`).
+
+    Raises:
+        ValueError: no fold has another one with two classes to train on.
     """
     count = min(folds, len(np.unique(pixels.parts)))
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    matrices: list[np.ndarray] = []
     of_folds: list[dict[str, Any]] = []
     with without_warnings():
         dealt = list(splitter.split(pixels.spectra, pixels.classes, pixels.parts))
@@ -480,14 +497,14 @@ def score_in_folds(
         known = {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()}
         choice = choose(known, pixels.classes[training], pixels.parts[training], seed)
         classifier, seen = choice.tuned.classifier, choice.seen(variants)
-        if {*choice.description().values()} & {*VIEWS[1:]}:
-            training = training[apart(pixels.places[training], pixels.places[test])]
-            if len(np.unique(pixels.classes[training])) < 2:
+        kept = choice.unseen(training, test, pixels.places)
+        if len(kept) < len(training):
+            if len(np.unique(pixels.classes[kept])) < 2:
                 continue
-            classifier = choice.tuned.again([values[training] for values in seen], pixels.classes[training])
+            classifier = choice.tuned.again([values[kept] for values in seen], pixels.classes[kept])
         predicted = classifier.predict(np.hstack(seen)[test])
         part = confusion_matrix(predicted, pixels.classes[test].astype(np.uint8), num_classes=num_classes)
-        matrix += part
+        matrices.append(part)
         scores = land_cover_scores(part)
         of_folds.append(
             {
@@ -497,10 +514,15 @@ def score_in_folds(
                 "macro_f1": scores["macro_f1"],
             }
         )
+    if not matrices:
+        raise ValueError(
+            "expected labels of at least 2 classes outside a block, to test apart in space, got none "
+            "(--block_size makes blocks smaller)"
+        )
     return {
-        **land_cover_scores(matrix),
+        **land_cover_scores(np.sum(matrices, axis=0)),
         "folds": of_folds,
-        "interval": {name: interval([fold[name] for fold in of_folds]) for name in ("overall_accuracy", "macro_f1")},
+        "interval": {name: pooled_interval(matrices, name) for name in ("overall_accuracy", "macro_f1")},
     }
 
 

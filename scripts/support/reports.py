@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from scipy.stats import t as student_t
 
 from datasets_loading.files import written_whole
+from datasets_loading.land_cover_metric import land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED
 from hsst.support.figures import legend_columns, longest, save_figure, true_color, wrapped
@@ -49,6 +50,22 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     # Not given the error as its scale, for which it takes no 0
     low, high = (float(np.mean(values)) + reach * error for reach in student_t.interval(0.95, len(values) - 1))
+    return float(low), float(high)
+
+
+def pooled_interval(matrices: Sequence[np.ndarray], score: str) -> tuple[float, float] | None:
+    """
+    95 % interval of a score of the sum of confusion matrices, by leaving one of them out at a time (jackknife), after
+    Student's t; None for fewer than three. Of matrices of as many pixels, that of overall accuracy is the `interval`
+    of theirs; those of different sizes have means that are not the score of all.
+    """
+    count = len(matrices)
+    if count < 3:
+        return None
+    total = np.sum(matrices, axis=0)
+    without = [land_cover_scores(total - matrix)[score] for matrix in matrices]
+    error = (count - 1) ** 0.5 * float(np.std(without))
+    low, high = (land_cover_scores(total)[score] + reach * error for reach in student_t.interval(0.95, count - 1))
     return float(low), float(high)
 
 

@@ -24,6 +24,8 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
 
 from datasets_loading.files import write_text
@@ -204,22 +206,31 @@ def with_transparency(colors: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
-    """Area in square meters of a pixel in each row, float64 (height,); None without georeference."""
-    if summary.transform is None or summary.crs is None:
+    """
+    Area in square meters of a pixel in each row, float64 (height,); None without georeference on Earth. It is that of
+    the map's plane where this is right to half a percent, as in UTM, else that on the ground, in the middle column.
+    """
+    if summary.transform is None or summary.crs is None or not (summary.crs.is_geographic or summary.crs.is_projected):
         return None
-    transform = summary.transform
+    transform, crs, (height, width) = summary.transform, summary.crs, summary.shape
+    corners = np.array([[0, 1, 1, 0], [0, 0, 1, 1]])[:, :, None] + np.array([0, 1])[:, None, None] * np.arange(height)
+    columns, rows = corners[0] + (width - 1) / 2, corners[1]
+    x = transform.c + transform.a * columns + transform.b * rows
+    y = transform.f + transform.d * columns + transform.e * rows
     in_units = abs(transform.a * transform.e - transform.b * transform.d)
-    if summary.crs.is_geographic:
-        latitudes = transform.f + transform.e * (np.arange(summary.shape[0]) + 0.5)
-        return in_units * np.radians(1) ** 2 * EARTH_RADIUS**2 * np.cos(np.radians(latitudes))
-    areas = np.full(summary.shape[0], in_units * float(summary.crs.linear_units_factor[1]) ** 2)
-    if summary.crs.to_dict().get("proj") == "merc":
-        # Mercator's meters, those of web maps, are longer than those on the ground by 1 / cos(latitude)
-        middle, rows = summary.shape[1] / 2, np.arange(len(areas)) + 0.5
-        x = transform.c + transform.a * middle + transform.b * rows
-        y = transform.f + transform.d * middle + transform.e * rows
-        areas *= np.cos(np.radians(transform_coordinates(summary.crs, "EPSG:4326", x, y)[1])) ** 2
-    return areas
+    in_plane = None if crs.is_geographic else np.full(height, in_units * float(crs.linear_units_factor[1]) ** 2)
+    try:
+        (longitude,), (latitude,) = transform_coordinates(crs, "EPSG:4326", [x.mean()], [y.mean()])[:2]
+        # The ground around the scene in a projection that keeps areas
+        plane = CRS.from_dict(proj="laea", lon_0=longitude, lat_0=latitude, ellps="WGS84")
+        east, north = np.reshape(transform_coordinates(crs, plane, x.ravel(), y.ravel())[:2], (2, *x.shape))
+    except CPLE_BaseError:  # coordinates that lie nowhere on Earth
+        return in_plane
+    across, along = (np.array([side[2] - side[0], side[3] - side[1]]) for side in (east, north))
+    on_ground = np.abs(across[0] * along[1] - across[1] * along[0]) / 2
+    if in_plane is not None and (np.allclose(in_plane, on_ground, rtol=0.005) or not np.isfinite(on_ground).all()):
+        return in_plane
+    return on_ground
 
 
 def pixel_size(summary: SceneSummary) -> float | None:

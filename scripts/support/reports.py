@@ -56,8 +56,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def pooled_interval(matrices: Sequence[np.ndarray], score: str) -> tuple[float, float] | None:
     """
     95 % interval of a score of the sum of confusion matrices, by leaving one of them out at a time (jackknife), after
-    Student's t; None for fewer than three. Of matrices of as many pixels, that of overall accuracy is the `interval`
-    of theirs; those of different sizes have means that are not the score of all.
+    Student's t, as far as scores reach (0 to 1); None for fewer than three. Of matrices of as many pixels, that of
+    overall accuracy is the `interval` of theirs; those of different sizes have means that are not the score of all.
     """
     count = len(matrices)
     if count < 3:
@@ -66,7 +66,7 @@ def pooled_interval(matrices: Sequence[np.ndarray], score: str) -> tuple[float, 
     without = [land_cover_scores(total - matrix)[score] for matrix in matrices]
     error = (count - 1) ** 0.5 * float(np.std(without))
     low, high = (land_cover_scores(total)[score] + reach * error for reach in student_t.interval(0.95, count - 1))
-    return float(low), float(high)
+    return max(float(low), 0.0), min(float(high), 1.0)
 
 
 def described(values: Sequence[float | None]) -> dict[str, Any] | None:

@@ -24,7 +24,6 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_coordinates
 
@@ -224,7 +223,7 @@ def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
         # The ground around the scene in a projection that keeps areas
         plane = CRS.from_dict(proj="laea", lon_0=longitude, lat_0=latitude, ellps="WGS84")
         east, north = np.reshape(transform_coordinates(crs, plane, x.ravel(), y.ravel())[:2], (2, *x.shape))
-    except CPLE_BaseError:  # coordinates that lie nowhere on Earth
+    except Exception:  # GDAL's, of no public class: coordinates that lie nowhere on Earth
         return in_plane
     across, along = (np.array([side[2] - side[0], side[3] - side[1]]) for side in (east, north))
     on_ground = np.abs(across[0] * along[1] - across[1] * along[0]) / 2

@@ -377,6 +377,10 @@ class ArrayFile:
                 given = _text(about.get("GeoTransform"))
                 if given:
                     transform = Affine.from_gdal(*map(float, given.split()))
+                    # GDAL writes the last row first, and states the transform of the image that it reads north up
+                    if rows and _first_and_step(*rows)[1] * transform.e < 0:
+                        height = self._array().shape[1 if self.axis == 0 else 0]
+                        transform = transform @ Affine(1, 0, 0, 0, -1, height)
                 else:
                     (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
                     transform = Affine(width, 0, left - width / 2, 0, height, top - height / 2)

@@ -393,9 +393,9 @@ class WavelengthAdapter:
             target = self.blocks[new] if self.block_bands is None else self.block_bands[new]
             source, places = torch.tensor(self.trained_blocks[trained]).unique(return_inverse=True)
             source_bands = self.trained_centers[source], self.trained_widths[source]
-            weights = interpolation_weights(*source_bands, self.centers[target], self.widths[target])
+            weights = _weights_of_trained(*source_bands, self.centers[target], self.widths[target])
             # A band in several places has the mean of their values
-            resampling = torch.from_numpy(weights)[:, places] / torch.bincount(places)[places]
+            resampling = weights[:, places] / torch.bincount(places)[places]
             carried = torch.tensordot(resampling, bands[trained, : resampling.shape[1]], dims=1)
             adapted[new, : len(carried)] = carried
         return adapted.flatten(1, 2)
@@ -416,6 +416,17 @@ def _even_blocks(num_bands: int, band_patch_size: int) -> list[list[int]]:
     """Blocks of consecutive bands, the last one of those that are left."""
     starts = range(0, num_bands, band_patch_size)
     return [list(range(start, min(start + band_patch_size, num_bands))) for start in starts]
+
+
+def _weights_of_trained(
+    trained_centers: torch.Tensor, trained_widths: torch.Tensor, centers: torch.Tensor, widths: torch.Tensor
+) -> torch.Tensor:
+    """Weights (bands, trained bands) that give what belongs to bands from what belongs to the trained ones."""
+    weights = torch.from_numpy(interpolation_weights(trained_centers, trained_widths, centers, widths))
+    # Where two detectors overlap, a width reaches over bands of the other one, which differ
+    same = (centers[:, None] - trained_centers[None, :]).abs() <= SAME_BAND_NANOMETERS
+    weights[same.any(dim=1)] = same.double()[same.any(dim=1)]
+    return weights
 
 
 def adapt_processor(
@@ -446,8 +457,8 @@ def adapt_processor(
         raise ValueError("`processor` must know the wavelengths of its bands, as processors of trained models do.")
     centers, widths = check_bands(wavelengths, fwhm)
     trained_centers = torch.tensor([float(wavelength) for wavelength in processor.wavelengths], dtype=torch.float64)
-    spacing = nearest_spacing(trained_centers)
-    weights = torch.from_numpy(interpolation_weights(trained_centers, spacing, centers, widths))
+    spacing = torch.from_numpy(nearest_spacing(trained_centers))
+    weights = _weights_of_trained(trained_centers, spacing, centers, widths)
     statistics = {
         name: None if values is None else (weights @ torch.tensor(values, dtype=torch.float64)).tolist()
         for name, values in (("image_mean", processor.image_mean), ("image_std", processor.image_std))

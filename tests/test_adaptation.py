@@ -423,6 +423,18 @@ def test_processors_are_adapted_by_wavelength():
         adapt_processor(HSSTImageProcessor(), WAVELENGTHS)
 
 
+def test_bands_of_overlapping_detectors_keep_what_is_theirs():
+    """Two detectors whose bands of 10 nm lie 0.5 nm apart, and differ: none takes anything from the other."""
+    wavelengths = [900.0 + 10 * (band // 2) + 0.5 * (band % 2) for band in range(48)]
+    values = {"image_mean": [0.2, 0.3] * 24, "image_std": [0.1, 0.2] * 24}
+    adapted = adapt_processor(HSSTImageProcessor(wavelengths=wavelengths, **values), wavelengths, [10.0] * 48)
+    assert [*adapted.image_mean, *adapted.image_std] == [*values["image_mean"], *values["image_std"]]
+    model = tiny(HSSTForMaskedImageModeling, wavelengths=wavelengths, mask_type="unit")
+    without_last = adapt_to_wavelengths(model, wavelengths[:-1], [10.0] * 47)
+    torch.testing.assert_close(without_last.decoder.weight[:11], model.decoder.weight[:11])
+    torch.testing.assert_close(without_last.decoder.bias[:11], model.decoder.bias[:11])
+
+
 def test_one_line_at_loading(tmp_path):
     tiny(HSSTForMaskedImageModeling).save_pretrained(tmp_path)
     processor = HSSTImageProcessor(

@@ -863,6 +863,27 @@ def test_netcdf_says_where_it_lies(tmp_path: Path, way: str) -> None:
         assert any("place on Earth is not understood" in note for note in raster.notes)
 
 
+def test_netcdf_whose_rows_ascend_lies_where_its_coordinates_say(tmp_path: Path) -> None:
+    """GDAL writes the last row first, with the transform of the image north up."""
+    path = hdf5(tmp_path / "a.nc", (0, 1, 2))
+    with h5py.File(path, "r+") as file:
+        file["wavelength"] = CENTERS[ORDER]
+        array = file["reflectance"]
+        height = array.shape[1]
+        file["y"] = 5_900_000.0 - 30 * (np.arange(height)[::-1] + 0.5)
+        file["y"].make_scale("y")
+        array.dims[1].attach_scale(file["y"])
+        file["crs"] = 0
+        file["crs"].attrs["spatial_ref"] = CRS.from_epsg(32633).to_wkt()
+        file["crs"].attrs["GeoTransform"] = "400000 30 0 5900000 0 -30 "
+        array.attrs["grid_mapping"] = "crs"
+    with open_raster(path) as raster:
+        # The outer corners of the first row, which is the southernmost, and of the last one
+        assert raster.transform @ (0, 0) == (400_000, 5_900_000 - 30 * height)
+        assert raster.transform @ (0, height) == (400_000, 5_900_000)
+        np.testing.assert_array_equal(raster.read_stored(), image())
+
+
 def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.nc"
     with h5py.File(path, "w") as file:

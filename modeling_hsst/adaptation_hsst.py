@@ -424,8 +424,9 @@ def _weights_of_trained(
     """Weights (bands, trained bands) that give what belongs to bands from what belongs to the trained ones."""
     weights = torch.from_numpy(interpolation_weights(trained_centers, trained_widths, centers, widths))
     # Where two detectors overlap, a width reaches over bands of the other one, which differ
-    same = (centers[:, None] - trained_centers[None, :]).abs() <= SAME_BAND_NANOMETERS
-    weights[same.any(dim=1)] = same.double()[same.any(dim=1)]
+    same = ((centers[:, None] - trained_centers[None, :]).abs() <= SAME_BAND_NANOMETERS).double()
+    known = same.any(dim=1)
+    weights[known] = same[known] / same[known].sum(dim=1, keepdim=True)
     return weights
 
 

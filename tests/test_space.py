@@ -322,6 +322,7 @@ def test_an_item_opens_with_its_files_beside(tmp_path):
         assert scene.product is not None and len(scene.wavelengths) == 12
 
 
+@pytest.mark.slow  # by hand, on a machine that has nothing else to do
 def test_a_click_on_a_scene_of_256_pixels_takes_less_than_a_second(app, explored):
     """What the server does for one; a lookup, a product of features, four pictures, a plot."""
     large = {}

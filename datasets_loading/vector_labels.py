@@ -488,7 +488,7 @@ def _fail_outside(
     """Raises ProductError with the bounds of the features and the image, and a reason that explains the distance."""
     height, width = shape
     given = shapely.get_coordinates(features.geometries)
-    image = np.array([transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))])
+    image = np.array([transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))])
     moved = _reproject(given, features.crs, crs)
     bounds = [
         "x {:.8g} to {:.8g}, y {:.8g} to {:.8g}".format(*np.stack([points.min(axis=0), points.max(axis=0)]).T.flat)

@@ -459,7 +459,8 @@ def _reproject(coordinates: np.ndarray, source: CRS | None, target: CRS) -> np.n
 def _to_pixels(coordinates: np.ndarray, transform: Affine) -> np.ndarray:
     """(column, row) of coordinates, float64 (points, 2). Taking the origin off first keeps all digits."""
     x, y = (coordinates - (transform.c, transform.f)).T
-    columns, rows = transform.e * x - transform.b * y, transform.a * y - transform.d * x
+    with np.errstate(invalid="ignore"):  # infinite where the image's coordinate system has none for them
+        columns, rows = transform.e * x - transform.b * y, transform.a * y - transform.d * x
     return np.stack([columns, rows], axis=1) / transform.determinant
 
 

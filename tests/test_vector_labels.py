@@ -568,6 +568,7 @@ def test_labels_do_not_depend_on_how_an_image_is_cut(tmp_path):
     assert (np.concatenate([left.values, right.values], axis=1) == whole.values).all() and whole.num_ambiguous
 
 
+@pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
 def test_features_that_the_image_has_no_coordinates_for_are_outside(tmp_path):
     near, far = in_degrees(point(3.5, 3.5)), [shapely.Point(105, 0), shapely.box(105, -0.001, 105.001, 0.001)]
     path = write(tmp_path / "a.gpkg", [far[0], near, far[1]], ["a", "a", "b"], "EPSG:4326")

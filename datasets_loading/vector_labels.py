@@ -459,7 +459,8 @@ def _reproject(coordinates: np.ndarray, source: CRS | None, target: CRS) -> np.n
 def _to_pixels(coordinates: np.ndarray, transform: Affine) -> np.ndarray:
     """(column, row) of coordinates, float64 (points, 2). Taking the origin off first keeps all digits."""
     x, y = (coordinates - (transform.c, transform.f)).T
-    columns, rows = transform.e * x - transform.b * y, transform.a * y - transform.d * x
+    with np.errstate(invalid="ignore"):  # infinite where the image's coordinate system has none for them
+        columns, rows = transform.e * x - transform.b * y, transform.a * y - transform.d * x
     return np.stack([columns, rows], axis=1) / transform.determinant
 
 
@@ -488,7 +489,7 @@ def _fail_outside(
     """Raises ProductError with the bounds of the features and the image, and a reason that explains the distance."""
     height, width = shape
     given = shapely.get_coordinates(features.geometries)
-    image = np.array([transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))])
+    image = np.array([transform @ corner for corner in ((0, 0), (width, 0), (0, height), (width, height))])
     moved = _reproject(given, features.crs, crs)
     bounds = [
         "x {:.8g} to {:.8g}, y {:.8g} to {:.8g}".format(*np.stack([points.min(axis=0), points.max(axis=0)]).T.flat)

@@ -47,9 +47,7 @@ def export(source: str, output: Path) -> float:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so late
         import torch
     except ImportError as error:
-        raise ValueError(
-            f"expected the package {error.name}, got none: pip install onnx onnxscript onnxruntime"
-        ) from None
+        raise ValueError(f'expected the package {error.name}, got none: pip install "hsst[onnx]"') from None
     from hsst.support.features import load_encoder
     from hsst.support.model_sources import load_classifier, read_config
 

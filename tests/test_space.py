@@ -47,6 +47,14 @@ def models():
     return load_models(*MODELS)
 
 
+def test_without_gradio_the_extra_is_named_in_one_line():
+    program = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", program, str(ROOT / "spaces" / "app.py")]
+    process = subprocess.run(command, capture_output=True, text=True)
+    expected = 'app.py: error: needs gradio, which is not installed: pip install "hsst[space]"\n'
+    assert (process.returncode, process.stderr) == (2, expected)
+
+
 @pytest.mark.parametrize(("half", "expected"), [(0.3, torch.bfloat16), (0.9, torch.float32), (2.0, torch.float32)])
 def test_half_precision_is_chosen_where_it_is_measured_to_be_faster(monkeypatch, half, expected):
     """Some processors have instructions for it and are slower with them."""

@@ -19,7 +19,7 @@ from datasets_loading.vector_labels import rasterize_features, read_features
 
 UTM, DEGREES = CRS.from_epsg(32633), CRS.from_epsg(4326)
 GRID = Affine(30, 0, 500_100, 0, -30, 5_400_000)
-ROTATED = Affine.translation(500_100, 5_400_000) * Affine.rotation(33) * Affine.scale(30, -20)
+ROTATED = Affine.translation(500_100, 5_400_000) @ Affine.rotation(33) @ Affine.scale(30, -20)
 SHAPE = (12, 15)
 IMAGE = {"crs": UTM, "transform": GRID, "shape": SHAPE}
 
@@ -44,7 +44,7 @@ def write_json(path, *features, **others):
 
 def on_ground(geometry, transform=GRID):
     """A geometry given in (column, row) of an image, in its coordinates."""
-    return shapely.transform(geometry, lambda xy: np.array([transform * tuple(pair) for pair in xy]).reshape(-1, 2))
+    return shapely.transform(geometry, lambda xy: np.array([transform @ tuple(pair) for pair in xy]).reshape(-1, 2))
 
 
 def point(column, row, transform=GRID):
@@ -546,7 +546,7 @@ def test_a_file_of_several_layers_is_refused(tmp_path):
 def test_several_images_share_the_classes_of_one_file(tmp_path):
     path = write(tmp_path / "a.gpkg", [point(2.5, 2.5), point(20.5, 2.5), point(2.5, 20.5)], ["c", "a", "b"])
     features = read_features(path)
-    east, south, far = (GRID * Affine.translation(*shift) for shift in ((15, 0), (0, 12), (900, 900)))
+    east, south, far = (GRID @ Affine.translation(*shift) for shift in ((15, 0), (0, 12), (900, 900)))
     images = [rasterize_features(features, UTM, transform, SHAPE) for transform in (GRID, east, south)]
     assert [image.class_names for image in images] == [("a", "b", "c")] * 3
     assert [image.values.max() for image in images] == [3, 1, 2]
@@ -564,10 +564,11 @@ def test_labels_do_not_depend_on_how_an_image_is_cut(tmp_path):
     features = read_features(path)
     whole = rasterize_features(features, UTM, GRID, SHAPE)
     left = rasterize_features(features, UTM, GRID, (12, 7))
-    right = rasterize_features(features, UTM, GRID * Affine.translation(7, 0), (12, 8))
+    right = rasterize_features(features, UTM, GRID @ Affine.translation(7, 0), (12, 8))
     assert (np.concatenate([left.values, right.values], axis=1) == whole.values).all() and whole.num_ambiguous
 
 
+@pytest.mark.filterwarnings("error:invalid value:RuntimeWarning")
 def test_features_that_the_image_has_no_coordinates_for_are_outside(tmp_path):
     near, far = in_degrees(point(3.5, 3.5)), [shapely.Point(105, 0), shapely.box(105, -0.001, 105.001, 0.001)]
     path = write(tmp_path / "a.gpkg", [far[0], near, far[1]], ["a", "a", "b"], "EPSG:4326")

@@ -20,16 +20,21 @@ if TYPE_CHECKING:  # what needs torch is imported where it is used
     from hsst.support.explored_scene import Explored
 
 
+def published(name: str) -> str:
+    """A published model: its folder where there is a clone, or its name on the Hub."""
+    folder = Path("model_cards") / name
+    return str(folder) if folder.is_dir() else f"hsg-aiml/{name}"
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", help="a scene")
     parser.add_argument("--output", type=Path, required=True, help="picture to write (.png)")
-    parser.add_argument("--model", default="model_cards/hsst-enmap", help="pre-trained model (model_cards/hsst-enmap)")
-    parser.add_argument(
-        "--landcover",
-        default="model_cards/hsst-enmap-landcover",
-        help="fine-tuned model (model_cards/hsst-enmap-landcover)",
-    )
+    for flag, name, kind in (
+        ("model", "hsst-enmap", "pre-trained"),
+        ("landcover", "hsst-enmap-landcover", "fine-tuned"),
+    ):
+        parser.add_argument(f"--{flag}", default=published(name), help=f"{kind} model ({published(name)})")
     parser.add_argument("--row", type=int, help="of the pixel whose spectrum is drawn (in the middle)")
     parser.add_argument("--column", type=int, help="of that pixel (in the middle)")
     add_reading_arguments(parser)

@@ -84,6 +84,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),
     "speed_inference_cpu": lambda: speed_table(result("speed_inference_cpu")),
+    "speed_scene_cpu": lambda: speed_table(result("speed_scene_cpu")),
     "speed_inference_pixels_cpu": lambda: speed_table(result("speed_inference_pixels_cpu")),
     "growth_scenes": lambda: costs_table(result("growth")["scenes"], ("map",), "megapixels", "million pixels"),
     "growth_corpus": lambda: costs_table(result("growth")["corpus"], CORPUS_STAGES),

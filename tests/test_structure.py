@@ -100,6 +100,7 @@ def test_files_are_opened_in_one_place() -> None:
         "datasets_loading/raster_formats.py": "the one place",
         "datasets_loading/spectrometers.py": "DESIS",
         "scripts/experiments/real_places.py": "benchmarks, whose files hold labels beside pixels",
+        "scripts/experiments/speed.py": "maps of its own run",
     }
     opening = re.compile(r"rasterio\.open\(|DatasetReader\(|h5py\.File\(|loadmat\(|np\.load\(")
     folders = ("datasets_loading", "modeling_hsst", "scripts")

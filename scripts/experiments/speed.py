@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--window", type=int, help="side of windows in pixels, 1 for single pixels (the model's)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows")
-    parser.add_argument("--side", type=int, default=1024, help="of the simulated scene in pixels (scene)")
+    parser.add_argument("--side", type=int, default=1024, help="of what `scene` simulates, in pixels")
     parser.add_argument("--turns", type=int, default=5, help="times each variant is measured")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to compute")
     return parser.parse_args()

@@ -266,12 +266,9 @@ class HSSTImageProcessor(BaseImageProcessor):  # trf-ignore: TRF057
         nodata = self.nodata if nodata is None else nodata
         check_scale(scale)
         check_number("nodata", nodata)
-        invalid = pixels == nodata
-        if pixels.is_floating_point():
-            invalid |= ~pixels.isfinite()
-        invalid = invalid.any(dim=1)
+        valid = holds_data(pixels, nodata).all(dim=1)
         values = self.from_reflectance(pixels.float() / scale)
-        return values.masked_fill(invalid.unsqueeze(1), 0.0), ~invalid
+        return values.masked_fill(~valid.unsqueeze(1), 0.0), valid
 
     def from_reflectance(self, reflectance: torch.Tensor) -> torch.Tensor:
         """Reflectance (..., bands, height, width), float32, to standardized values."""
@@ -305,7 +302,7 @@ def as_numbers(image: Any) -> torch.Tensor:
     """
     if isinstance(image, torch.Tensor):
         tensor = image.detach()
-        if tensor.is_complex():
+        if tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(f"Expected an image of real numbers, got {tensor.dtype}.")
         return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
     if isinstance(image, np.ma.MaskedArray):
@@ -319,6 +316,18 @@ def as_numbers(image: Any) -> torch.Tensor:
     if array.dtype.itemsize == 2 and array.dtype.kind == "f" or array.dtype.itemsize > 8:
         array = array.astype(np.float32)
     return torch.as_tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def holds_data(pixels: torch.Tensor, nodata: float | None) -> torch.Tensor:
+    """True where stored numbers are neither nodata nor NaN or infinity."""
+    if pixels.is_floating_point():
+        valid = pixels.isfinite()
+        return valid if nodata is None else valid & (pixels != nodata)
+    limits = torch.iinfo(pixels.dtype)
+    # torch would take a number beyond the type's range modulo that: -32768 for 0, where a pixel is 8 bits
+    if nodata is None or not limits.min <= nodata <= limits.max:
+        return torch.ones_like(pixels, dtype=torch.bool)
+    return pixels != nodata
 
 
 def check_number(name: str, value: Any, finite: bool = False) -> None:
@@ -343,7 +352,7 @@ def check_stored(pixels: torch.Tensor, scale: float, nodata: float | None, brigh
     """
     check_scale(scale)
     sample = pixels.flatten()[:: max(1, pixels.numel() // 2**20)]
-    sample = sample[sample.isfinite() & (sample != (torch.nan if nodata is None else nodata))]
+    sample = sample[holds_data(sample, nodata)]
     if not len(sample):
         return
     highest = float(sample.max())

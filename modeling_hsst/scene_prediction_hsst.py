@@ -33,7 +33,15 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .bands_hsst import describe_shared_band, match_bands, response_weights, widest_spacing
-from .image_processing_hsst import HSSTImageProcessor, as_list, as_numbers, check_number, check_scale, check_stored
+from .image_processing_hsst import (
+    HSSTImageProcessor,
+    as_list,
+    as_numbers,
+    check_number,
+    check_scale,
+    check_stored,
+    holds_data,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -305,6 +313,15 @@ class ScenePart:
         return self.probabilities.max(axis=0)
 
 
+def standardized(
+    pixels: torch.Tensor, scene: SceneReader, processor: HSSTImageProcessor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `processor.standardize` makes of stored numbers of a scene."""
+    # A scene may have no number that means no data; the processor would take its own for None
+    nodata = torch.nan if scene.nodata is None else scene.nodata
+    return processor.standardize(pixels, scale=scene.scale, nodata=nodata)
+
+
 def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
     """
     The model after `use_fast_layers`; as it is where a checkpoint brought this file, which has no kernels beside it.
@@ -499,7 +516,7 @@ class ScenePredictor:
             all_usable = torch.as_tensor(~scene.read_excluded(rows, columns, self.exclude))
             strips = zip(all_pixels.split(ROWS_OF_A_STRIP, dim=1), all_usable.split(ROWS_OF_A_STRIP), strict=True)
             for pixels, usable in strips:
-                values, valid = self.processor.standardize(pixels[None], scale=scene.scale, nodata=scene.nodata)
+                values, valid = standardized(pixels[None], scene, self.processor)
                 spectra = values[0][:, valid[0] & usable]
                 sums += torch.stack([spectra.sum(dim=1), spectra.square().sum(dim=1)])
                 count += spectra.shape[1]
@@ -523,10 +540,7 @@ class ScenePredictor:
         pixels = torch.as_tensor(chunk.pixels).to(device)
         usable = torch.as_tensor(chunk.usable).to(device)
         for band in pixels:  # band by band: no copy of all
-            if scene.nodata is not None:
-                usable &= band != scene.nodata
-            if band.is_floating_point():
-                usable &= band.isfinite()
+            usable &= holds_data(band, scene.nodata)
         window_rows, window_columns = self.window
         window_pixels = pixels.unfold(1, window_rows, 1).unfold(2, window_columns, 1)
         window_usable = usable.unfold(0, window_rows, 1).unfold(1, window_columns, 1)
@@ -551,7 +565,7 @@ class ScenePredictor:
         for batch in kept.split(self.batch_size) if len(kept) else ():
             top, left = tops[batch], lefts[batch]
             windows = window_pixels[:, top, left].transpose(0, 1)
-            values, pixel_mask = processor.standardize(windows, scale=scene.scale, nodata=scene.nodata)
+            values, pixel_mask = standardized(windows, scene, processor)
             pixel_mask = pixel_mask & window_usable[top, left]
             outputs = self._run(values, pixel_mask)
             if self.center:

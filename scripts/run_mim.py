@@ -85,7 +85,9 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument(
         "--gain", type=float, default=0.0, help="spread of a random factor on each window's reflectance"
     )
-    training.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm")
+    training.add_argument(
+        "--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm, with 0 to none"
+    )
     training.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="(the launcher's)")
     training.add_argument("--dataloader_num_workers", type=int, default=0, help="processes that read tiles; 0: none")
     training.add_argument("--seed", type=int, default=0, help="of weights, windows, masks and the validation tiles")

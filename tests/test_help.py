@@ -1,13 +1,15 @@
 """Help of every program: it waits for nothing, and states what runs."""
 
 import argparse
+import contextlib
 import importlib
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import SCRIPTS
-from transformers import SchedulerType
+from transformers import SchedulerType, get_scheduler
 
 from hsst.support import choices
 from hsst.support.command_line import stated
@@ -56,7 +58,14 @@ def test_what_needs_no_torch_does_not_wait_for_it(program: str) -> None:
 def test_choices_are_those_of_the_modules_with_torch() -> None:
     assert choices.MASK_TYPES == configuration_hsst.MASK_TYPES
     with_metrics = {SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY}
-    assert set(choices.SCHEDULERS) == {entry.value for entry in set(SchedulerType) - with_metrics}
+    settings = {SchedulerType.WARMUP_STABLE_DECAY: {"num_decay_steps": 2}}  # of --decay_share
+    works = set()
+    for kind in set(SchedulerType) - with_metrics:
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+        with contextlib.suppress(ValueError):  # a setting is missing
+            get_scheduler(kind, optimizer, 1, 8, settings.get(kind, {}))
+            works.add(kind.value)
+    assert set(choices.SCHEDULERS) == works
 
 
 PROGRAMS = [

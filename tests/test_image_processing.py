@@ -147,6 +147,14 @@ def test_nodata_is_a_mask_and_not_a_number(processor, nodata):
     np.testing.assert_allclose(outputs.pixel_values[0][:, mask], expected_values(stored)[:, mask], atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "nodata"), [(np.uint8, -32768), (np.int8, 256), (np.int16, 65536)])
+def test_nodata_beyond_the_type_of_the_image_is_none_of_its_numbers(processor, dtype, nodata):
+    stored = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(dtype)  # 0 is what is left of these numbers
+    outputs = processor(stored, scale=255.0, nodata=nodata)
+    assert outputs.pixel_mask.all()
+    assert torch.equal(outputs.pixel_values, processor(stored.astype(np.float32), scale=255.0).pixel_values)
+
+
 def test_bands_the_model_does_not_use_may_lack_data(processor):
     stored = image(6)
     stored[1] = -32768
@@ -237,6 +245,7 @@ def test_dark_images_are_told_and_taken(processor, caplog):
         (image(), {"scale": 1}, ["`scale` 1 means a reflectance of 1", "numbers up to 8"]),
         (image(), {"nodata": [0]}, ["`nodata` must be a number, got [0]"]),
         (image().astype(complex), {}, ["an image of numbers", "complex128"]),
+        (torch.ones(4, 5, 6, dtype=torch.bool), {}, ["an image of real numbers", "torch.bool"]),
         (image().astype(str), {}, ["an image of numbers"]),
     ],
 )

@@ -304,6 +304,18 @@ def test_nodata_and_cloud_get_no_class_and_are_not_seen(request, processor, mode
     assert np.nanmax(np.abs(predicted(everything, MarkedScene(changed, cloud))[1] - probabilities)) > 1e-3
 
 
+def test_nodata_of_a_scene_is_its_own(dense, processor):
+    dark = (image(16, 16) % 50).astype(np.uint8)  # zeros are what is left of -32768 in 8 bits
+    expected = predicted(ScenePredictor(dense, processor), scene(dark.astype(np.float32), scale=255.0))
+    got = predicted(ScenePredictor(dense, processor), scene(dark, scale=255.0))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    processor.nodata = 0
+    got = predicted(ScenePredictor(dense, processor), scene(dark, scale=255.0, nodata=None))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_scene_without_data_gives_a_map_without_classes(dense, processor):
     classes, probabilities = predicted(ScenePredictor(dense, processor), scene(np.full_like(image(), -32768)))
     assert (classes == NO_CLASS).all() and np.isnan(probabilities).all()

@@ -407,6 +407,17 @@ def test_validation_does_not_depend_on_the_number_of_processes(tiles, tmp_path, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_gradients_need_not_be_clipped(tiles, tmp_path, run_script):
+    weights = {}
+    for norm in (0, 1e9):
+        output = tmp_path / f"norm {norm}"
+        arguments = ["--train_dir", tiles, "--output_dir", output, *ARGUMENTS, "--max_train_steps", 2]
+        result = run_script("run_mim.py", *arguments, "--max_grad_norm", norm)
+        assert result.returncode == 0, result.stderr
+        weights[norm] = parameter_hash(output)
+    assert weights[0] == weights[1e9]
+
+
 def test_bf16_and_starting_from_a_checkpoint(tiles, tmp_path, run_script):
     first, second = tmp_path / "first", tmp_path / "second"
     arguments = ["--train_dir", tiles, "--max_train_steps", 4, "--mixed_precision", "bf16", *ARGUMENTS]

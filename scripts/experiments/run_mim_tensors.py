@@ -27,6 +27,7 @@ from hsst.support.model_sources import load_model, parse_overrides, read_config,
 from hsst.support.pretraining import earlier_run, masks_for, parameter_groups, step_seed, train_steps, without_places
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
+from modeling_hsst.image_processing_hsst import holds_data
 from modeling_hsst.modeling_hsst_masked import absolute_error_sums
 from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
@@ -76,7 +77,7 @@ class TileTensors:
     def processor(self, wavelengths: Any) -> HSSTImageProcessor:
         """A processor with mean and deviation of each band over pixels with data."""
         pixels = self.tiles.transpose(0, 1).flatten(1)
-        pixels = pixels[:, (pixels != self.nodata).all(dim=0)]
+        pixels = pixels[:, holds_data(pixels, self.nodata).all(dim=0)]
         if not pixels.shape[1]:
             raise ValueError("--tiles: expected pixels with data in all bands of the model, got none")
         bands = [(band.double() / self.scale).clamp(*HSSTImageProcessor.clip_range) for band in pixels]

@@ -5,6 +5,6 @@ MASK_TYPES = ("unit", "even", "block", "tube", "grid")
 
 SCHEDULERS = (
     *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"),
-    *("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay"),
+    "warmup_stable_decay",
 )
-"""Those of `transformers.SchedulerType` that follow the step alone."""
+"""Those of `transformers.SchedulerType` that follow the step alone and have no settings that no argument gives."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from datasets_loading.files import written_whole
 from modeling_hsst import HSSTConfig, draw_mask
+from modeling_hsst.image_processing_hsst import holds_data
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -61,7 +62,7 @@ def in_other_light(pixels: torch.Tensor, nodata: int, spread: float) -> torch.Te
         spread: standard deviation of the factor's logarithm.
     """
     factor = torch.exp(spread * torch.randn(len(pixels), 1, 1, 1)).to(pixels.device)
-    return torch.where(pixels == nodata, pixels.float(), pixels * factor)
+    return torch.where(holds_data(pixels, nodata), pixels * factor, pixels.float())
 
 
 class FiniteWatch:

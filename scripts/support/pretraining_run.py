@@ -414,7 +414,8 @@ class Run:
             loss = masked_loss(self.model, self.config, *self.processor.standardize(pixels), drawn, kind)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm)
+                # 0 clips nothing, as in transformers' Trainer; as a norm it would leave nothing to learn from
+                norm = accelerator.clip_grad_norm_(self.model.parameters(), arguments.max_grad_norm or math.inf)
                 self.watch.add(self.progress.completed_steps + 1, loss, norm, batches)
                 self.require_finite()
             self.optimizer.step()

@@ -39,7 +39,7 @@ class FineTuningSettings:
     head_learning_rate: float | None = setting(None, "of the classifier; that of the encoder if not given")
     weight_decay: float = setting(0.05, "of weight matrices, not of biases, norms and positions")
     warmup_share: float = setting(0.05, "share of the steps in which the rate rises; it then falls as a cosine")
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm, with 0 to none")
     freeze_encoder: bool = setting(False, "train the classifier only")
     head_start: str = setting("random", "start the classifier as a checkpoint's that has the classes", HEAD_STARTS)
     class_weights: str = setting("none", "weigh classes by their training pixels, inversely", CLASS_WEIGHTS)

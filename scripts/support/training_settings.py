@@ -51,7 +51,9 @@ class FineTuningSettings:
     path_radiance: float = setting(
         0.0, "augmentation: deviation of a reflectance at 550 nm added to a window, less towards longer wavelengths"
     )
-    calibration: float = setting(0.0, "augmentation: deviation of a factor on a window, changing along the spectrum")
+    calibration: float = setting(
+        0.0, "augmentation: deviation of a factor on a window, and of one that changes along the spectrum"
+    )
     spectral_crop: float = setting(0.0, "augmentation: share of the steps that see a range of HSST's blocks only")
     stride: int | None = setting(None, "pixels between the windows of a dense prediction; half a window if not given")
     eval_batch_size: int = setting(64, "windows in a step of prediction")

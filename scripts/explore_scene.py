@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets_loading.scenes import open_scene
+from hsst.support.choices import published_model
 from hsst.support.command_line import add_reading_arguments, check_least, one_line_errors, reading_of
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used
     from hsst.support.explored_scene import Explored
-
-
-def published(name: str) -> str:
-    """A published model: its folder where there is a clone, or its name on the Hub."""
-    folder = Path("model_cards") / name
-    return str(folder) if folder.is_dir() else f"hsg-aiml/{name}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
         ("model", "hsst-enmap", "pre-trained"),
         ("landcover", "hsst-enmap-landcover", "fine-tuned"),
     ):
-        parser.add_argument(f"--{flag}", default=published(name), help=f"{kind} model ({published(name)})")
+        parser.add_argument(f"--{flag}", default=published_model(name), help=f"{kind} model ({published_model(name)})")
     parser.add_argument("--row", type=int, help="of the pixel whose spectrum is drawn (in the middle)")
     parser.add_argument("--column", type=int, help="of that pixel (in the middle)")
     add_reading_arguments(parser)

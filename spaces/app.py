@@ -30,6 +30,7 @@ from datasets_loading.files import only_writer
 from datasets_loading.simulation.scene import simulate_scene, write_scene
 from hsst import missing_package
 from hsst.support import explored_scene
+from hsst.support.choices import published_model
 from hsst.support.command_line import one_line_errors, shown
 from hsst.support.explored_scene import Explored, Models, Report, explore, load_models
 from hsst.support.uploads import LARGEST_UPLOAD, gather_upload, open_checked, without_folder
@@ -253,12 +254,6 @@ def page_theme() -> gr.Theme:
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def default_source(name: str) -> str:
-    """A model of this repository, or of the Hub where the page runs alone."""
-    folder = Path(__file__).resolve().parents[1] / "model_cards" / name
-    return str(folder) if folder.is_dir() else f"hsg-aiml/{name}"
-
-
 def default_cache() -> Path:
     """The folder that HSST_SPACE_CACHE names, or one in the home folder."""
     return Path(os.environ.get("HSST_SPACE_CACHE") or "~/.cache/hsst_space").expanduser()
@@ -271,10 +266,10 @@ def parse_arguments() -> argparse.Namespace:
         "--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="address to listen at"
     )
     parser.add_argument(
-        "--model", default=default_source("hsst-enmap"), help="pre-trained model, folder or name on the Hub"
+        "--model", default=published_model("hsst-enmap"), help="pre-trained model, folder or name on the Hub"
     )
     parser.add_argument(
-        "--landcover", default=default_source("hsst-enmap-landcover"), help="model with a classification head"
+        "--landcover", default=published_model("hsst-enmap-landcover"), help="model with a classification head"
     )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for scenes and maps")
     parser.add_argument(

@@ -243,7 +243,7 @@ def measure_scene(
             statistics.median(turn[key] for turn in row["turns"])
             for key in ("seconds", "processor_seconds", "peak_megabytes")
         )
-        row |= {"windows_per_second": windows / seconds, "pixels": int(valid.sum()), "seconds": seconds}
+        row |= {"windows_per_second": windows / seconds, "pixels": int(valid.sum()), "whole_seconds": seconds}
         row |= {"processor_seconds": used, "peak_megabytes": memory, "matrix_rate": statistics.median(shares)}
         row["same_class"] = float((classes == maps[0])[valid].mean())
         row["ratio"] = row["windows_per_second"] / rows[0]["windows_per_second"]
@@ -253,7 +253,7 @@ def measure_scene(
 def speed_table(result: dict[str, Any]) -> str:
     """Markdown of a result file."""
     columns = {
-        "seconds": ("seconds", "{:,.0f}"),
+        "whole_seconds": ("seconds", "{:,.0f}"),
         "processor_seconds": ("of the processor", "{:,.0f}"),
         "peak_megabytes": ("memory", "{:,.0f} MB"),
         "windows_per_second": ("windows/s", "{:,.1f}"),
@@ -263,8 +263,7 @@ def speed_table(result: dict[str, Any]) -> str:
         "same_class": ("same class", "{:.2%}"),
         "megabytes_per_window": ("memory of a window", "{:,.1f} MB"),
     }
-    # Of each turn are the seconds of all parts but scenes
-    shown = {name: column for name, column in columns.items() if not isinstance(result["rows"][0].get(name, []), list)}
+    shown = {name: column for name, column in columns.items() if name in result["rows"][0]}
     rows = [[row["name"], *(shape.format(row[name]) for name, (_, shape) in shown.items())] for row in result["rows"]]
     table = markdown_table(["", *(title for title, _ in shown.values())], rows)
     about = f"{result['device']}, {result['threads']} threads, torch {result['torch']}, {result['turns']} turns"

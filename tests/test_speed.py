@@ -4,6 +4,7 @@ import functools
 import json
 
 import pytest
+import torch
 from conftest import assert_one_clear_line
 from small_land_cover import write_small_checkpoint
 
@@ -11,6 +12,8 @@ import datasets_loading.simulation.scene
 from datasets_loading.resampling import ENMAP_BANDS_WITH_DATA
 from datasets_loading.sensors import ENMAP
 from datasets_loading.simulation.spectra import simulate_spectral_library
+from hsst.experiments.speed import products_counter
+from modeling_hsst.kernels.cpu_products import has_fused_products, linear, linear_add
 
 SCRIPT = "experiments/speed.py"
 SMALL = (
@@ -34,6 +37,27 @@ def test_variants_take_turns(part, run_script, tmp_path):
         assert rows[2]["same_class"] == 1
     assert all(f"| {name} |" in result.stdout for name in names)
     assert all(row["matrix_rate"] > 0 for row in rows)
+    assert rows[0]["arithmetic"] == 1
+    for row in rows:
+        shares = row["time_shares"]
+        assert shares["products"] > 0 and sum(shares.values()) <= 1 and min(shares.values()) >= 0
+    assert "| products | softmax | LayerNorm |" in result.stdout
+
+
+def test_all_products_are_counted():
+    left, right = torch.ones(3, 4), torch.ones(4, 5)
+    with products_counter() as counted:
+        torch.mm(left, right, out=torch.empty(3, 5))
+        torch.zeros(3, 5).addmm_(left, right)
+        torch.bmm(left[None], right[None], out=torch.empty(1, 3, 5))
+        torch.zeros(1, 3, 5).baddbmm_(left[None], right[None])
+    assert counted.get_total_flops() == 4 * 2 * 3 * 4 * 5
+    if has_fused_products(torch.bfloat16):
+        half = left.bfloat16(), right.t().contiguous().bfloat16(), torch.ones(5).bfloat16()
+        with products_counter() as counted:
+            linear(*half, gelu=True)
+            linear_add(*half, torch.ones(3, 5).bfloat16())
+        assert counted.get_total_flops() == 2 * 2 * 3 * 4 * 5
 
 
 def test_single_pixels(run_script, tmp_path):

@@ -12,6 +12,7 @@ windows side by side, in processes of their own. --output_dir gets speed_PART_DE
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import tempfile
@@ -147,6 +148,40 @@ def one_pass(model: Any, variant: Variant, part: str, pixel_values: torch.Tensor
     return train
 
 
+KINDS = {
+    "products": ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "_linear_pointwise"),
+    "softmax": ("_softmax", "_softmax_backward_data"),
+    "LayerNorm": ("native_layer_norm", "native_layer_norm_backward"),
+    "GELU": ("gelu", "gelu_backward"),
+    "copies": ("copy_",),
+}
+"""Kinds of operators, by PyTorch's names of them."""
+
+
+def where_time_goes(run: Callable[[], Any]) -> dict[str, float]:
+    """The share of the time of one pass on a CPU that operators of each kind take; the rest is Python's."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        with torch.profiler.record_function("pass"):
+            run()
+    events = {event.key.split("::")[-1]: event for event in profiled.key_averages()}
+    whole = events.pop("pass").cpu_time_total
+    operators = {name: event.self_cpu_time_total / whole for name, event in events.items() if "::" in event.key}
+    shares = {kind: sum(operators.pop(name, 0.0) for name in names) for kind, names in KINDS.items()}
+    return shares | {"other operators": sum(operators.values())}
+
+
+def products_counter() -> FlopCounterMode:
+    """Counts the operations of matrix products, those in place and oneDNN's, which it does not know by itself, too."""
+    in_place = dict.fromkeys(
+        (torch.ops.aten.addmm_, torch.ops.aten.baddbmm_),
+        lambda total, left, *_, out_shape, **__: 2 * math.prod(out_shape) * left[-1],
+    )
+    linear = {
+        torch.ops.mkldnn._linear_pointwise: lambda rows, *_, out_shape, **__: 2 * math.prod(out_shape) * rows[-1]
+    }
+    return FlopCounterMode(display=False, custom_mapping=in_place | linear)
+
+
 @cache
 def matrix_rate(dtype: torch.dtype, device: str) -> float:
     """Operations a second in the product of two large square matrices."""
@@ -168,7 +203,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """
     A row for each variant: `windows_per_second`, `ratio` to the first one, and the share of the `matrix_rate` of the
-    same run, with the arithmetic of the first one, whatever a variant saves of it; of inference, the
+    same run, with the arithmetic of the first one, whatever a variant saves of it, and its own `arithmetic` as a share
+    of that; on a CPU, what operators of each of `KINDS` take of its time (`time_shares`); of inference, the
     `largest_difference` of a logit from the first one's, as a share of its largest, and the share of pixels with the
     `same_class`; on a GPU, `megabytes_per_window` at the peak.
     """
@@ -177,11 +213,12 @@ def measure(
     passes, rows, reference, operations = {}, [], None, 0
     for name, variant in tqdm(variants.items(), desc="warming up", leave=False, disable=None):
         passes[name] = one_pass(build(variant, part, config, model, device), variant, part, pixel_values)
-        with FlopCounterMode(display=False) as counted:
+        with products_counter() as counted:
             outputs = passes[name]()
         operations = operations or counted.get_total_flops()
         passes[name]()
         row: dict[str, Any] = {"name": name, "variant": asdict(variant)}
+        row["arithmetic"] = counted.get_total_flops() / operations
         if part == "inference":
             logits = outputs.float()
             reference = logits if reference is None else reference
@@ -205,6 +242,8 @@ def measure(
         row["ratio"] = slowest / statistics.median(times)
         rate = matrix_rate(getattr(torch, variants[row["name"]].dtype), device)
         row["matrix_rate"] = operations / statistics.median(times) / rate
+        if device == "cpu":
+            row["time_shares"] = where_time_goes(passes[row["name"]])
     return rows
 
 
@@ -275,6 +314,19 @@ def speed_table(result: dict[str, Any]) -> str:
     return f"{table}\n\n{about}, batches of {windows}, {result['parameters']:,} parameters."
 
 
+def shares_table(result: dict[str, Any]) -> str:
+    """Markdown of where the time goes, and of the arithmetic that is done, in a result file of a CPU."""
+    kinds = list(result["rows"][0]["time_shares"])
+    rows = []
+    for row in result["rows"]:
+        shares = row["time_shares"]
+        parts = [shares[kind] for kind in kinds] + [1 - sum(shares.values()), row["arithmetic"]]
+        done = row["matrix_rate"] * row["arithmetic"]
+        rows.append([row["name"], *(f"{part:.0%}" for part in [*parts, done, done / shares["products"]])])
+    titles = ["Python", "arithmetic done", "of it at the matrix rate", "products alone"]
+    return markdown_table(["", *kinds, *titles], rows)
+
+
 def main() -> None:
     arguments = parse_arguments()
     transformers.utils.logging.set_verbosity_error()
@@ -313,6 +365,8 @@ def main() -> None:
         pixels = "_pixels" if arguments.window == 1 else ""
         path = write_json(arguments.output_dir / f"speed_{arguments.part}{pixels}_{device}.json", result)
     print(speed_table(result))
+    if "time_shares" in rows[0]:
+        print(shares_table(result))
     print(path)
 
 

@@ -18,7 +18,7 @@ from hsst.build_model_card import sources_table
 from hsst.experiments.growth import CORPUS_STAGES, costs_table, network_table, processes_table
 from hsst.experiments.label_efficiency import label_efficiency_table
 from hsst.experiments.real_places import SURROUNDINGS, gains_table, heads_table, places_table
-from hsst.experiments.speed import speed_table
+from hsst.experiments.speed import shares_table, speed_table
 from hsst.inspect_images import images_table
 from hsst.support.card_tables import other_labels_table, reconstruction_table, sensor_table
 from hsst.support.command_line import HelpFormatter, one_line_errors
@@ -84,6 +84,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "faults": faults,
     "speed_train_cpu": lambda: speed_table(result("speed_train_cpu")),
     "speed_inference_cpu": lambda: speed_table(result("speed_inference_cpu")),
+    "speed_train_cpu_shares": lambda: shares_table(result("speed_train_cpu")),
+    "speed_inference_cpu_shares": lambda: shares_table(result("speed_inference_cpu")),
     "speed_scene_cpu": lambda: speed_table(result("speed_scene_cpu")),
     "speed_inference_pixels_cpu": lambda: speed_table(result("speed_inference_pixels_cpu")),
     "growth_scenes": lambda: costs_table(result("growth")["scenes"], ("map",), "megapixels", "million pixels"),

@@ -24,7 +24,16 @@ from transformers import get_wsd_schedule
 from datasets_loading.files import only_writer, write_json, written_into
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
-from hsst.support.pretraining import earlier_run, masks_for, parameter_groups, step_seed, train_steps, without_places
+from hsst.support.pretraining import (
+    FiniteWatch,
+    earlier_run,
+    kind_of_step,
+    masked_loss,
+    masks_for,
+    parameter_groups,
+    step_seed,
+)
+from hsst.support.reports import without_folders
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
 from modeling_hsst.image_processing_hsst import holds_data
@@ -150,27 +159,31 @@ def train(arguments: argparse.Namespace) -> None:
         model.train()
         return found
 
-    def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor, None]:
-        pixels = training.windows(arguments.batch_size, config.window_size[0], seed)
-        return *processor.standardize(pixels, scale=training.scale, nodata=training.nodata), None
-
     history = [{"step": 0, "validation": errors()}]
-    given = {"seed": arguments.seed, "mask_types": kinds, "precision": arguments.precision}
-    trained = train_steps(model, optimizer, schedule, draw, steps, **given)
-    losses = [loss.item() for loss in tqdm(trained, desc="training", unit="step", total=steps)]
-    history.append({"step": steps, "validation": errors(), "loss": losses[-1]})
-    run, ratios = vars(arguments), [masks_for(config, 16, 0, mask_type=kind).float().mean().item() for kind in kinds]
+    device = torch.device(arguments.device)
+    watch = FiniteWatch(device)
+    for step in tqdm(range(steps), desc="training", unit="step"):
+        drawn = step_seed(arguments.seed, step)
+        torch.manual_seed(drawn)
+        pixels = training.windows(arguments.batch_size, config.window_size[0], drawn)
+        windows = processor.standardize(pixels, scale=training.scale, nodata=training.nodata)
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
+            loss = masked_loss(model, config, *windows, drawn, kind_of_step(kinds, drawn))
+        loss.backward()
+        watch.add(step + 1, loss, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), None)
+        if bad := watch.first_bad(wait=step + 1 == steps):
+            raise ValueError(f"expected a finite loss and gradient, got {bad[1]} at step {bad[0]}")
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    history.append({"step": steps, "validation": errors(), "loss": loss.item()})
+    ratios = [masks_for(config, 16, 0, mask_type=kind).float().mean().item() for kind in kinds]
     seen = steps * arguments.batch_size
     results = {
-        **{
-            "steps": steps,
-            "windows_seen": seen,
-            "windows_by_source": {arguments.tiles.name: seen},
-            "history": history,
-        },
-        **{"training_tiles": len(training.tiles), "validation_tiles": len(others.tiles)},
+        **{"steps": steps, "windows_seen": seen, "windows_by_source": {arguments.tiles.name: seen}},
+        **{"history": history, "training_tiles": len(training.tiles), "validation_tiles": len(others.tiles)},
         "realised_mask_ratio": sum(ratios) / len(ratios),
-        "run": without_places({name: str(value) if isinstance(value, Path) else value for name, value in run.items()}),
+        "run": without_folders(vars(arguments)),
         "seconds": round(time.perf_counter() - started, 1),
         "parameters": model.num_parameters(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from datasets_loading.files import written_whole
 from modeling_hsst import HSSTConfig, draw_mask
 from modeling_hsst.image_processing_hsst import holds_data
 
@@ -54,12 +51,7 @@ def kind_of_step(mask_types: list[str], seed: int) -> str:
 def in_other_light(pixels: torch.Tensor, nodata: int, spread: float) -> torch.Tensor:
     """
     Windows of stored numbers (windows, bands, rows, columns), each times a factor of its own, as under other
-    illumination; pixels without data stay so.
-
-    Args:
-        pixels: stored numbers.
-        nodata: stored number of a pixel without data.
-        spread: standard deviation of the factor's logarithm.
+    illumination; pixels without data stay so. `spread` is the standard deviation of the factor's logarithm.
     """
     factor = torch.exp(spread * torch.randn(len(pixels), 1, 1, 1)).to(pixels.device)
     return torch.where(holds_data(pixels, nodata), pixels * factor, pixels.float())
@@ -68,11 +60,7 @@ def in_other_light(pixels: torch.Tensor, nodata: int, spread: float) -> torch.Te
 class FiniteWatch:
     """
     Says of each step whether its loss and its gradient were finite. On a GPU it says so when the next one is under
-    way, so that the GPU need not wait for an answer.
-
-    Args:
-        device: where the model is.
-        scaled: whether gradients are scaled (float16), which makes some of them infinite on purpose.
+    way, so that the GPU need not wait for an answer. Gradients that are `scaled` (float16) may be infinite.
     """
 
     def __init__(self, device: torch.device, scaled: bool = False):
@@ -92,10 +80,8 @@ class FiniteWatch:
 
     def first_bad(self, wait: bool = False) -> tuple[int, str, Any] | None:
         """
-        The first step that was not finite, what it had in place, and what it was a step of; None where all were.
-
-        Args:
-            wait: for the last step, too.
+        The first step that was not finite, what it had in place, and what it was a step of; None where all were. With
+        `wait`, the last step is waited for, too.
         """
         while len(self._waiting) > (self.device.type == "cuda" and not wait):
             event, figures, step, of = self._waiting.popleft()
@@ -117,100 +103,14 @@ def masked_loss(
     mask_type: str | None = None,
 ) -> torch.Tensor:
     """
-    Loss of a masked model on windows.
-
-    Args:
-        model: the model, or what wraps it.
-        config: its configuration.
-        values: standardized windows (windows, bands, rows, columns).
-        valid: where they hold data, bool (windows, rows, columns).
-        seed: that masks of `mask_type` follow from.
-        mask_type: kind of masks; None draws the configuration's, as the model does.
+    Loss of a masked model on standardized windows (windows, bands, rows, columns), `valid` (windows, rows, columns)
+    where they hold data. Masks of `mask_type` follow from the seed; without it the model draws the configuration's.
     """
     masks: dict[str, Any] = {}
     if mask_type is not None:
         drawn = masks_for(config, len(values), seed, mask_type=mask_type).to(values.device)
         masks = {"bool_masked_pos": drawn, "mask_type": mask_type}
     return model(values, pixel_mask=valid, **masks).loss
-
-
-class NotFinite(ValueError):
-    """A loss or gradient that is none.
-
-    Attributes:
-        step: counted from 1.
-        found: what it had in place.
-        of: what it was a step of.
-    """
-
-    def __init__(self, step: int, found: str, of: Any):
-        super().__init__(f"expected a finite loss and gradient, got {found} at step {step}")
-        self.step, self.found, self.of = step, found, of
-
-
-def train_steps(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    schedule: Any,
-    draw: Callable[[int], tuple[torch.Tensor, torch.Tensor, Any]],
-    steps: int,
-    *,
-    seed: int,
-    mask_types: list[str] | None = None,
-    precision: str = "float32",
-) -> Iterator[torch.Tensor]:
-    """
-    Trains a masked model on one device, and gives the loss of each step.
-
-    Args:
-        model: on its device.
-        optimizer, schedule: of its parameters and of the learning rate.
-        draw: gives standardized windows and where they hold data from a seed, and what to remember of them.
-        steps: how many.
-        seed: of all that is random.
-        mask_types: kinds of masks, of which each step takes one; None takes the configuration's.
-        precision: "float32" or "bfloat16".
-
-    Raises:
-        NotFinite: the loss or the gradient of a step is none.
-    """
-    device = next(model.parameters()).device
-    watch = FiniteWatch(device)
-    for step in range(steps):
-        drawn = step_seed(seed, step)
-        torch.manual_seed(drawn)
-        values, valid, of = draw(drawn)
-        kind = kind_of_step(mask_types, drawn) if mask_types else None
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = masked_loss(model, model.config, values, valid, drawn, kind)
-        loss.backward()
-        watch.add(step + 1, loss, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), of)
-        bad = watch.first_bad(wait=step + 1 == steps)
-        if bad is not None:
-            raise NotFinite(*bad)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        yield loss.detach().float()
-
-
-def write_batch(path: Path, pixels: torch.Tensor, about: Mapping[str, Any]) -> Path:
-    """Writes what a step was taken on, for inspection: stored numbers (windows, bands, rows, columns), and a JSON text
-    `about` as metadata."""
-    with written_whole(path) as partial:
-        save_file({"pixels": pixels.cpu().contiguous()}, partial, {"about": json.dumps(about)})
-    return path
-
-
-def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with the names of files and folders only: where they lie is nobody's business."""
-
-    def name(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name(entry) for entry in value]
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-    return {key: name(value) for key, value in settings.items()}
 
 
 def earlier_run(checkpoint: str | None) -> dict[str, Any]:

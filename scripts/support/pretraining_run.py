@@ -22,14 +22,14 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 from huggingface_hub import HfApi
+from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import SchedulerType, get_scheduler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into
-from datasets_loading.tiles import Tiles
+from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into, written_whole
 from datasets_loading.windows import (
     EpochSampler,
     GridWindows,
@@ -50,8 +50,6 @@ from hsst.support.pretraining import (
     masks_for,
     parameter_groups,
     step_seed,
-    without_places,
-    write_batch,
 )
 from hsst.support.pretraining_data import (
     check_same_bands,
@@ -62,6 +60,7 @@ from hsst.support.pretraining_data import (
     make_processor,
     processor_of_checkpoint,
 )
+from hsst.support.reports import without_folders
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
@@ -94,63 +93,16 @@ def tile_worth_showing(tiles: Sequence[np.ndarray], names: Sequence[str], nodata
     return tiles[best], names[best]
 
 
-@torch.no_grad()
-def draw_figure(
-    path: Path,
-    model: torch.nn.Module,
-    tile: np.ndarray,
-    name: str,
-    processor: HSSTImageProcessor,
-    config: HSSTConfig,
-    accelerator: Accelerator,
-    seed: int,
-    label: str,
-) -> Path:
-    """The reconstruction of a whole tile, window by window."""
-    height, width = config.window_size
-    # At most 64 x 64 pixels: more would only be harder to see
-    rows, columns = min(64, tile.shape[1]) // height, min(64, tile.shape[2]) // width
-    size = rows * height, columns * width
-    tile = tile[:, : size[0], : size[1]]
-    model.eval()
-    pixel_values, pixel_mask = processor.standardize(tile_to_windows(tile, config.window_size).to(accelerator.device))
-    mask = masks_for(config, len(pixel_values), seed).to(accelerator.device)
-    with accelerator.autocast():
-        reconstruction = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask).reconstruction.float()
-    model.train()
-    hidden = hidden_values(mask, pixel_values, config)
-    stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
-    tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), size).numpy() for w in stack)
-    return plot_reconstruction(
-        path,
-        reflectance=tile_values,
-        reconstruction=tile_reconstruction,
-        hidden=tile_hidden,
-        valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), size)[0].numpy(),
-        wavelengths=config.wavelengths,
-        title=f"{name}\n{config.mask_type} masks, {mask.float().mean():.0%} of the tokens hidden, {label}",
-    )
-
-
 @dataclass
 class Progress:
-    """
-    Where a run stands; a checkpoint holds it.
-
-    Attributes:
-        completed_steps: since the beginning.
-        validated_step: the last step after which the model was validated; -1 before.
-        start_results, results: of the first and of the last validation.
-        losses: since they were last logged, on this process.
-        windows: numbers of the windows taken in this epoch, on this process.
-    """
+    """Where a run stands, with losses and windows of this process alone; a checkpoint holds it."""
 
     completed_steps: int = 0
-    validated_step: int = -1
+    validated_step: int = -1  # the last one after which the model was validated
     start_results: dict[str, float] = field(default_factory=dict)
     results: dict[str, float] = field(default_factory=dict)
-    losses: list[torch.Tensor] = field(default_factory=list)
-    windows: list[torch.Tensor] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)  # since they were last logged
+    windows: list[torch.Tensor] = field(default_factory=list)  # numbers of those taken in this epoch
 
     def tensors(self, accelerator: Accelerator) -> dict[str, torch.Tensor]:
         """Losses and windows of all processes, (processes, number)."""
@@ -230,7 +182,7 @@ def is_finished(arguments: argparse.Namespace, description: Mapping[str, Any]) -
         weights = fingerprint((folder / SAFE_WEIGHTS_NAME).read_bytes())
     except (OSError, ValueError):
         return False
-    return results.get("run") == without_places(description) and results.get("weights_sha256") == weights
+    return results.get("run") == without_folders(description) and results.get("weights_sha256") == weights
 
 
 def check_output_dir(arguments: argparse.Namespace, checkpoint: Path | None) -> None:
@@ -276,34 +228,100 @@ def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name:
         )
 
 
-@dataclass
 class Run:
     """One pre-training on one of its processes: what it trains, on what, and where it stands."""
 
-    arguments: argparse.Namespace
-    accelerator: Accelerator
-    description: dict[str, Any]
-    model: Any
-    processor: HSSTImageProcessor
-    config: HSSTConfig
-    training_tiles: Tiles
-    training_windows: RandomWindows
-    sampler: EpochSampler | GroupedSampler
-    training_loader: DataLoader
-    validation_windows: GridWindows
-    validation_loader: DataLoader
-    tile_to_show: tuple[np.ndarray, str]
-    optimizer: Any
-    scheduler: LRScheduler
-    steps_per_epoch: int
-    total_steps: int
-    progress: Progress = field(default_factory=Progress)
+    def __init__(self, arguments: argparse.Namespace, accelerator: Accelerator, description: dict[str, Any]) -> None:
+        """Reads the data, makes model, processor and optimizer, and looks whether they fit each other."""
+        self.arguments, self.accelerator, self.description = arguments, accelerator, description
+        self.progress, self.is_main = Progress(), accelerator.is_main_process
+        self.history_file = arguments.output_dir / HISTORY
+        self.watch = FiniteWatch(accelerator.device, scaled=accelerator.scaler is not None)
+        with accelerator.main_process_first():
+            training_tiles, validation_tiles = load_tiles(arguments, progress=self.is_main)
+        self.training_tiles, self.config = training_tiles, make_config(arguments, training_tiles)
+        bands = choose_bands(self.config, training_tiles, arguments)
+        if validation_tiles.num_bands != training_tiles.num_bands:
+            raise ValueError(
+                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
+                f"got {validation_tiles.num_bands}"
+            )
+        check_same_bands(arguments, training_tiles, validation_tiles, bands)
+        source = arguments.model_name_or_path
+        model = load_to_continue(source, self.config) if source else HSSTForMaskedImageModeling(self.config)
+        use_fast_layers(model)
+        self.kinds: list[str] = arguments.mask_types or [self.config.mask_type]
+        for kind in (*self.kinds, self.config.mask_type):  # validation takes the last
+            masks_for(self.config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
+        processor_before = None
+        if source and not arguments.recompute_statistics:
+            processor_before = processor_of_checkpoint(source)
+            if processor_before is None:
+                accelerator.print(f"{source}: no band statistics; taken from the training tiles")
+        self.processor = make_processor(self.config, training_tiles, bands, processor_before)
+        window_size, tiles_from = self.config.window_size, arguments.train_dir or arguments.dataset_name
+        check_tile_sizes(tiles_from, training_tiles, window_size)
+        check_tile_sizes(arguments.validation_dir or tiles_from, validation_tiles, window_size)
+        self.training_windows = RandomWindows(
+            training_tiles, window_size, bands=bands, windows_per_tile=arguments.windows_per_tile, seed=arguments.seed
+        )
+        self.validation_windows = GridWindows(validation_tiles, window_size, bands=bands)
+        num_windows = len(self.training_windows)
+        windows_at_once = arguments.per_device_train_batch_size * accelerator.num_processes
+        self.windows_per_step = windows_at_once * arguments.gradient_accumulation_steps
+        if num_windows < self.windows_per_step:
+            raise ValueError(
+                f"{tiles_from}: expected at least the {self.windows_per_step} windows of one step in an epoch, got "
+                f"{num_windows} ({len(training_tiles)} tiles, {self.training_windows.windows_per_tile} windows "
+                "each); raise --windows_per_tile or lower --per_device_train_batch_size"
+            )
+        candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
+        shown = [tile[bands] for tile in candidates]
+        self.tile_to_show = tile_worth_showing(shown, candidates.names, candidates.nodata)
+        self.sampler: EpochSampler | GroupedSampler = EpochSampler(num_windows, arguments.seed)
+        if training_tiles.groups_at_once is not None:
+            readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
+            self.sampler = GroupedSampler(
+                training_tiles.groups,
+                self.training_windows.windows_per_tile,
+                arguments.seed,
+                groups_at_once=training_tiles.groups_at_once,
+                batch_size=arguments.per_device_train_batch_size,
+                num_consumers=accelerator.num_processes * readers_per_process,
+            )
+        training_loader: DataLoader = DataLoader(
+            self.training_windows,
+            batch_size=arguments.per_device_train_batch_size,
+            sampler=self.sampler,
+            drop_last=True,
+            num_workers=arguments.dataloader_num_workers,
+            worker_init_fn=leave_signals_to_parent,
+        )
+        own = range(accelerator.process_index, len(self.validation_windows), accelerator.num_processes)
+        self.validation_loader: DataLoader = DataLoader(
+            torch.utils.data.Subset(self.validation_windows, own), batch_size=arguments.per_device_eval_batch_size
+        )
+        optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
+        prepared = accelerator.prepare(model, optimizer, training_loader)
+        self.model, self.optimizer, self.training_loader = prepared
 
-    def __post_init__(self) -> None:
-        self.is_main = self.accelerator.is_main_process
-        self.history_file = self.arguments.output_dir / HISTORY
-        self.kinds = self.arguments.mask_types or [self.config.mask_type]
-        self.watch = FiniteWatch(self.accelerator.device, scaled=self.accelerator.scaler is not None)
+        self.steps_per_epoch = len(self.training_loader) // arguments.gradient_accumulation_steps
+        left_out = num_windows - self.steps_per_epoch * self.windows_per_step
+        if left_out:
+            accelerator.print(f"{left_out} of {num_windows} windows, too few for a step, are left out each epoch")
+        self.total_steps = self.steps_per_epoch * arguments.num_train_epochs
+        if arguments.max_train_steps is not None:
+            self.total_steps = arguments.max_train_steps
+        warmup_steps = arguments.num_warmup_steps
+        warmup_steps = round(0.05 * self.total_steps) if warmup_steps is None else warmup_steps
+        # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
+        decay = {}
+        if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
+            decay = {"num_decay_steps": round(arguments.decay_share * self.total_steps)}
+        self.scheduler: LRScheduler = get_scheduler(
+            arguments.lr_scheduler_type, self.optimizer, warmup_steps, self.total_steps, decay
+        )
+        self.model.train()
 
     def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint; ValueError where it is of another model or run."""
@@ -442,7 +460,9 @@ class Run:
             "epoch": (step - 1) // self.steps_per_epoch,
         }
         path = self.arguments.output_dir / f"not_finite_step_{step}_process_{rank}.safetensors"
-        write_batch(path, torch.cat([batch["pixels"] for batch in batches]), about)
+        pixels = torch.cat([batch["pixels"] for batch in batches])
+        with written_whole(path) as partial:
+            save_file({"pixels": pixels.cpu().contiguous()}, partial, {"about": json.dumps(about)})
         raise ValueError(
             f"expected a finite loss and gradient, got {found} at step {step}; what it was taken on is in {path}, and "
             "the checkpoints before are whole"
@@ -498,17 +518,7 @@ class Run:
         progress.results, progress.validated_step = results, step
         self.log(results)
         if self.is_main:
-            unwrapped = self.accelerator.unwrap_model(self.model)
-            draw_figure(
-                self.figure_path(),
-                unwrapped,
-                *self.tile_to_show,
-                self.processor,
-                self.config,
-                self.accelerator,
-                self.arguments.seed,
-                f"after {step:,} steps",
-            )
+            self.draw_figure()
             self.bar.write(
                 f"step {step}: validation loss {results['eval_loss']:.4f} (band mean "
                 f"{results['eval_band_mean_loss']:.4f}, mean of visible tokens "
@@ -519,6 +529,35 @@ class Run:
 
     def figure_path(self) -> Path:
         return self.arguments.output_dir / "figures" / f"reconstruction_step_{self.progress.completed_steps:07d}.png"
+
+    @torch.no_grad()
+    def draw_figure(self) -> None:
+        """The reconstruction of a whole tile, window by window."""
+        config, processor, (tile, name) = self.config, self.processor, self.tile_to_show
+        model = self.accelerator.unwrap_model(self.model)
+        height, width = config.window_size
+        # At most 64 x 64 pixels: more would only be harder to see
+        size = min(64, tile.shape[1]) // height * height, min(64, tile.shape[2]) // width * width
+        windows = tile_to_windows(tile[:, : size[0], : size[1]], config.window_size).to(self.accelerator.device)
+        model.eval()
+        pixel_values, pixel_mask = processor.standardize(windows)
+        mask = masks_for(config, len(pixel_values), self.arguments.seed).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            reconstruction = model(pixel_values, bool_masked_pos=mask, pixel_mask=pixel_mask).reconstruction.float()
+        model.train()
+        hidden = hidden_values(mask, pixel_values, config)
+        stack = (processor.to_reflectance(pixel_values), processor.to_reflectance(reconstruction), hidden)
+        tile_values, tile_reconstruction, tile_hidden = (windows_to_tile(w.cpu(), size).numpy() for w in stack)
+        hidden_share, steps = f"{mask.float().mean():.0%}", f"{self.progress.completed_steps:,}"
+        plot_reconstruction(
+            self.figure_path(),
+            reflectance=tile_values,
+            reconstruction=tile_reconstruction,
+            hidden=tile_hidden,
+            valid=windows_to_tile(pixel_mask.cpu().unsqueeze(1), size)[0].numpy(),
+            wavelengths=config.wavelengths,
+            title=f"{name}\n{config.mask_type} masks, {hidden_share} of the tokens hidden, after {steps} steps",
+        )
 
     @torch.no_grad()
     def validate(self, stop: StopRequest | None = None) -> dict[str, float] | None:
@@ -570,7 +609,7 @@ class Run:
                 **self.progress.results,
                 **{f"start_{name}": value for name, value in self.progress.start_results.items()},
                 "steps": self.total_steps,
-                "windows_seen": self.total_steps * windows_of_step(arguments, self.accelerator),
+                "windows_seen": self.total_steps * self.windows_per_step,
                 "training_tiles": len(self.training_tiles),
                 "validation_tiles": len(self.validation_windows.tiles),
                 "validation_windows": len(self.validation_windows),
@@ -578,7 +617,7 @@ class Run:
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "seconds": round(seconds, 1),
                 "steps_timed": steps_timed,
-                "run": without_places(self.description),
+                "run": without_folders(self.description),
                 "weights_sha256": fingerprint((partial / SAFE_WEIGHTS_NAME).read_bytes()),
                 "versions": {
                     "torch": torch.__version__,
@@ -598,126 +637,11 @@ class Run:
                 ) from error
 
 
-def prepare(arguments: argparse.Namespace, accelerator: Accelerator, description: dict[str, Any]) -> Run:
-    """Reads the data, makes model, processor and optimizer, and looks whether they fit each other."""
-    with accelerator.main_process_first():
-        training_tiles, validation_tiles = load_tiles(arguments, progress=accelerator.is_main_process)
-    config = make_config(arguments, training_tiles)
-    bands = choose_bands(config, training_tiles, arguments)
-    if validation_tiles.num_bands != training_tiles.num_bands:
-        raise ValueError(
-            f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
-            f"got {validation_tiles.num_bands}"
-        )
-    check_same_bands(arguments, training_tiles, validation_tiles, bands)
-    if arguments.model_name_or_path:
-        model = load_to_continue(arguments.model_name_or_path, config)
-    else:
-        model = HSSTForMaskedImageModeling(config)
-    use_fast_layers(model)
-    for kind in (*(arguments.mask_types or ()), config.mask_type):  # validation takes the last
-        masks_for(config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
-    processor_before = None
-    if arguments.model_name_or_path and not arguments.recompute_statistics:
-        processor_before = processor_of_checkpoint(arguments.model_name_or_path)
-        if processor_before is None:
-            accelerator.print(f"{arguments.model_name_or_path}: no band statistics; taken from the training tiles")
-    processor = make_processor(config, training_tiles, bands, processor_before)
-    source = arguments.train_dir or arguments.dataset_name
-    check_tile_sizes(source, training_tiles, config.window_size)
-    check_tile_sizes(arguments.validation_dir or source, validation_tiles, config.window_size)
-    training_windows = RandomWindows(
-        training_tiles,
-        config.window_size,
-        bands=bands,
-        windows_per_tile=arguments.windows_per_tile,
-        seed=arguments.seed,
-    )
-    validation_windows = GridWindows(validation_tiles, config.window_size, bands=bands)
-    windows_per_step = windows_of_step(arguments, accelerator)
-    if len(training_windows) < windows_per_step:
-        raise ValueError(
-            f"{source}: expected at least the {windows_per_step} windows of one step in an epoch, got "
-            f"{len(training_windows)} ({len(training_tiles)} tiles, {training_windows.windows_per_tile} windows "
-            "each); raise --windows_per_tile or lower --per_device_train_batch_size"
-        )
-    candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
-    shown = tile_worth_showing([tile[bands] for tile in candidates], candidates.names, candidates.nodata)
-    sampler: EpochSampler | GroupedSampler = EpochSampler(len(training_windows), arguments.seed)
-    if training_tiles.groups_at_once is not None:
-        readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
-        sampler = GroupedSampler(
-            training_tiles.groups,
-            training_windows.windows_per_tile,
-            arguments.seed,
-            groups_at_once=training_tiles.groups_at_once,
-            batch_size=arguments.per_device_train_batch_size,
-            num_consumers=accelerator.num_processes * readers_per_process,
-        )
-    training_loader = DataLoader(
-        training_windows,
-        batch_size=arguments.per_device_train_batch_size,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=arguments.dataloader_num_workers,
-        worker_init_fn=leave_signals_to_parent,
-    )
-    share = accelerator.num_processes, accelerator.process_index
-    validation_loader = DataLoader(
-        torch.utils.data.Subset(validation_windows, range(share[1], len(validation_windows), share[0])),
-        batch_size=arguments.per_device_eval_batch_size,
-    )
-    optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
-    model, optimizer, training_loader = accelerator.prepare(model, optimizer, training_loader)
-
-    steps_per_epoch = len(training_loader) // arguments.gradient_accumulation_steps
-    left_out = len(training_windows) - steps_per_epoch * windows_per_step
-    if left_out:
-        accelerator.print(
-            f"{left_out} of {len(training_windows)} windows, too few for a step, are left out each epoch"
-        )
-    total_steps = steps_per_epoch * arguments.num_train_epochs
-    if arguments.max_train_steps is not None:
-        total_steps = arguments.max_train_steps
-    warmup_steps = arguments.num_warmup_steps
-    warmup_steps = round(0.05 * total_steps) if warmup_steps is None else warmup_steps
-    # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
-    decay = {}
-    if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
-        decay = {"num_decay_steps": round(arguments.decay_share * total_steps)}
-    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer, warmup_steps, total_steps, decay)
-    model.train()
-    return Run(
-        arguments=arguments,
-        accelerator=accelerator,
-        description=description,
-        model=model,
-        processor=processor,
-        config=config,
-        training_tiles=training_tiles,
-        training_windows=training_windows,
-        sampler=sampler,
-        training_loader=training_loader,
-        validation_windows=validation_windows,
-        validation_loader=validation_loader,
-        tile_to_show=shown,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-    )
-
-
 def load_to_continue(source: str, config: HSSTConfig) -> HSSTForMaskedImageModeling:
     """A model with the encoder of another one; a decoder, and a bias of distances that it did not have, are new."""
     layers = range(config.num_spatial_layers)
     biases = tuple(f"hsst.spatial_layers.{layer}.attention.position_bias" for layer in layers)
     return load_model(HSSTForMaskedImageModeling, source, config, new=(*OTHER_PARTS, *biases), unused=OTHER_PARTS)
-
-
-def windows_of_step(arguments: argparse.Namespace, accelerator: Accelerator) -> int:
-    """Windows that all processes together see in a step."""
-    return arguments.per_device_train_batch_size * accelerator.num_processes * arguments.gradient_accumulation_steps
 
 
 def check_trackers(name: str) -> None:
@@ -769,7 +693,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             return
         found = find_checkpoint(arguments, description, say)
         check_output_dir(arguments, found and found[0])
-        run = prepare(arguments, accelerator, description)
+        run = Run(arguments, accelerator, description)
         if found is not None:
             run.restore(*found)
             accelerator.print(f"Resumed from {found[0]} after step {run.progress.completed_steps}")

@@ -30,13 +30,13 @@ LARGEST_MATRIX_WITH_COUNTS = 12
 
 
 def without_folders(value: Any) -> Any:
-    """A result file's content with absolute paths cut to their last part: they mean nothing on another machine."""
+    """What JSON can hold of a run, with absolute paths cut to their last part: where they lie is nobody's business."""
     if isinstance(value, Mapping):
         return {name: without_folders(part) for name, part in value.items()}
     if isinstance(value, list):
         return [without_folders(part) for part in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
+    if isinstance(value, str | PurePath):
+        return PurePath(value).name if PurePath(value).is_absolute() else str(value)
     return value
 
 

@@ -19,7 +19,6 @@ from hsst.experiments.baselines import (
     build_network,
     choose_bands,
     load_config,
-    load_processor,
     run_model,
     take_encoder,
     training_processor,
@@ -39,6 +38,7 @@ from hsst.support.fine_tuning import (
     turn_window,
 )
 from hsst.support.matched_classes import matched_classes
+from hsst.support.model_sources import read_processor
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, settings_for
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation
 
@@ -336,10 +336,10 @@ def test_weights_of_other_windows_are_taken_with_their_positions_interpolated(po
 
 def test_bands_are_those_of_the_checkpoint(data, tmp_path) -> None:
     folder = str(write_small_checkpoint(tmp_path / "few", wavelengths=data.wavelengths[2:10]))
-    assert choose_bands(data, load_config(folder), load_processor(folder), folder) == list(range(2, 10))
+    assert choose_bands(data, load_config(folder), read_processor(folder), folder) == list(range(2, 10))
     folder = str(write_small_checkpoint(tmp_path / "other", wavelengths=np.linspace(500, 900, 12)))
     with pytest.raises(ValueError, match="adapt_to_wavelengths"):
-        choose_bands(data, load_config(folder), load_processor(folder), folder)
+        choose_bands(data, load_config(folder), read_processor(folder), folder)
 
 
 def test_statistics_are_those_of_the_training_area(data) -> None:
@@ -357,7 +357,7 @@ def test_frozen_features_are_means_over_windows(checkpoint, data) -> None:
     encoder = build_network(
         "hsst", data, FAST, ModelOptions(checkpoint), StartingPoint(BANDS, load_config(checkpoint)), 5
     ).hsst.eval()
-    area = AreaTensors.of(data, "test", load_processor(checkpoint), BANDS, 5)
+    area = AreaTensors.of(data, "test", read_processor(checkpoint), BANDS, 5)
     pixels = area.own_pixels()[[30, 200]]
     features = frozen_features(encoder, area, pixels)
     for (number, row, column), feature in zip(pixels.tolist(), features, strict=True):

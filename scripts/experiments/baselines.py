@@ -75,25 +75,17 @@ PARAMETER_TOLERANCE = 0.2
 
 
 class BaselineConfig(PreTrainedConfig):
-    """Configuration of the networks that HSST is compared with.
-
-    Attributes:
-        architecture: "vit", "cnn-1d" or "cnn-3d".
-        num_channels: input bands.
-        image_size: side of a window in pixels.
-        hidden_size, num_hidden_layers, num_attention_heads: of the ViT.
-        per_pixel: whether a head gives a class to each pixel, or to the center of a window.
-    """
+    """Configuration of the networks that HSST is compared with; sizes of layers are the ViT's."""
 
     model_type = "hsst-baseline"
 
-    architecture: str = "vit"
-    num_channels: int = 200
-    image_size: int = 8
+    architecture: str = "vit"  # or "cnn-1d", "cnn-3d"
+    num_channels: int = 200  # input bands
+    image_size: int = 8  # side of a window in pixels
     hidden_size: int = 96
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
-    per_pixel: bool = True
+    per_pixel: bool = True  # a class for each pixel, or for the center of a window
 
 
 class ViTEncoder(nn.Module):
@@ -231,32 +223,19 @@ def vit_width(target: int, config: BaselineConfig) -> tuple[int, int]:
 
 @dataclass
 class Outcome:
-    """What a model made of a test area.
+    """What a model made of a test area."""
 
-    Attributes:
-        maps: classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
-        confusion: counts of labelled test pixels by reference and prediction, int64 (classes, classes).
-        model: the trained network, or classifier of scikit-learn.
-        processor: what standardizes its input.
-        bands: band indices in the scenes that it saw.
-        train_seconds, predict_seconds: wall-clock seconds.
-        parameters: number of parameters of a network.
-        training: what fine-tuning did, for networks.
-        chosen: settings that a classifier chose by cross-validation.
-        adaptation: what became of a checkpoint that was adapted to the bands of the data.
-    """
-
-    maps: dict[str, np.ndarray]
-    confusion: np.ndarray
-    model: Any
-    processor: HSSTImageProcessor
-    bands: list[int]
+    maps: dict[str, np.ndarray]  # classes by the scene's name, uint8 (height, width), 255 where none was predicted
+    confusion: np.ndarray  # labelled test pixels by reference and prediction, int64 (classes, classes)
+    model: Any  # the trained network, or classifier of scikit-learn
+    processor: HSSTImageProcessor  # standardizes its input
+    bands: list[int]  # indices of those that it saw in the scenes
     train_seconds: float
     predict_seconds: float
-    parameters: int | None = None
-    training: FineTuned | None = None
-    chosen: dict[str, Any] = field(default_factory=dict)
-    adaptation: AdaptationReport | None = None
+    parameters: int | None = None  # of a network
+    training: FineTuned | None = None  # of a network
+    chosen: dict[str, Any] = field(default_factory=dict)  # settings that a classifier chose by cross-validation
+    adaptation: AdaptationReport | None = None  # of a checkpoint to the bands of the data
 
 
 def run_model(
@@ -268,19 +247,8 @@ def run_model(
     labelled_only: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Trains a model on the training area and predicts the test area, once.
-
-    Args:
-        name: one of `MODELS`.
-        data: scenes with labels and split.
-        settings: of the training.
-        options: checkpoint, windows, configuration, statistics.
-        labelled_only: predict only what is scored; pixels without labels stay 255.
-        progress: show progress bars.
-
-    Raises:
-        ValueError: the data do not fit the model, or it cannot be trained on them.
-    """
+    """Trains one of `MODELS` on the training area and predicts the test area, once; with `labelled_only`, only what is
+    scored. ValueError where the data do not fit the model, or it cannot be trained on them."""
     entry = model_entry(name)
     check_model(name, settings, options)
     options = replace(options, **entry.options)
@@ -369,46 +337,9 @@ def remembered_features(
     return _remembered[key][[places[tuple(pixel)] for pixel in pixels.tolist()]]
 
 
-def load_pixel_classifier(checkpoint: str) -> HSSTForSemanticSegmentation:
-    """
-    A checkpoint that labels every pixel.
-
-    Raises:
-        ValueError: it cannot be read, or has no classifier of pixels.
-    """
-    config = load_config(checkpoint)
-    if config.architectures != [HSSTForSemanticSegmentation.__name__]:
-        raise ValueError(f"{checkpoint}: expected a model with a classifier of pixels, got one without")
-    return load_model(HSSTForSemanticSegmentation, checkpoint, config)
-
-
-def known_classes(
-    config: HSSTConfig, names: Sequence[str], checkpoint: str, merged: Mapping[str, Sequence[str]]
-) -> list[list[int]]:
-    """
-    For each class the numbers of those of a checkpoint that stand for it.
-
-    Raises:
-        ValueError: none does, or `merged` names others than are there.
-    """
-    id2label: Any = config.id2label
-    stands_for = matched_classes([id2label[number] for number in range(len(id2label))], names, merged)
-    known = [[number for number, stands in enumerate(stands_for) if stands == own] for own in range(len(names))]
-    unknown = [name for name, numbers in zip(names, known, strict=True) if not numbers]
-    if unknown:
-        raise ValueError(
-            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint; --merge for "
-            f"other names), got none for {', '.join(unknown)}"
-        )
-    return known
-
-
 @torch.no_grad()
 def start_from_head(
-    network: Any,
-    checkpoint: str,
-    settings: FineTuningSettings,
-    merged: Mapping[str, Sequence[str]],
+    network: Any, checkpoint: str, settings: FineTuningSettings, merged: Mapping[str, Sequence[str]]
 ) -> None:
     """
     Initializes the classifier of a network from a checkpoint, matching classes by name. Where several checkpoint
@@ -423,7 +354,10 @@ def start_from_head(
             "head_start: expected HSST for the task dense with patches of one pixel to start from a checkpoint's "
             f"head, got {type(network).__name__}, {settings.task}"
         )
-    pretrained = load_pixel_classifier(checkpoint)
+    config: Any = load_config(checkpoint)
+    if config.architectures != [HSSTForSemanticSegmentation.__name__]:
+        raise ValueError(f"{checkpoint}: expected a model with a classifier of pixels, got one without")
+    pretrained = load_model(HSSTForSemanticSegmentation, checkpoint, config)
     state, own = pretrained.head.state_dict(), network.head.state_dict()
     if pretrained.config.patch_size != 1 or state["classifier.weight"].shape[1] != own["classifier.weight"].shape[1]:
         raise ValueError(
@@ -431,7 +365,14 @@ def start_from_head(
             f"(--head_start checkpoint), got one of {state['classifier.weight'].shape[1]}"
         )
     names = [network.config.id2label[number] for number in range(network.config.num_labels)]
-    known = known_classes(pretrained.config, names, checkpoint, merged)
+    stands_for = matched_classes([config.id2label[number] for number in range(len(config.id2label))], names, merged)
+    known = [[number for number, stands in enumerate(stands_for) if stands == own] for own in range(len(names))]
+    unknown = [name for name, numbers in zip(names, known, strict=True) if not numbers]
+    if unknown:
+        raise ValueError(
+            f"{checkpoint}: expected a classifier of the classes of the data (--head_start checkpoint; --merge for "
+            f"other names), got none for {', '.join(unknown)}"
+        )
     network.head.load_state_dict(
         {
             name: torch.stack([value[rows].mean(dim=0) for rows in known]) if name.startswith("classifier.") else value
@@ -441,11 +382,7 @@ def start_from_head(
 
 
 def check_classes(data: LabelledData) -> None:
-    """Checks that there is something to learn and something to test.
-
-    Raises:
-        ValueError: fewer than two classes have training pixels, or nothing is there to be tested.
-    """
+    """Raises ValueError where fewer than two classes have training pixels, or nothing is there to be tested."""
     counts = {split: data.class_counts(split) for split in SPLITS}
     trained = [name for name, count in zip(data.class_names, counts["train"], strict=True) if count]
     if len(trained) < 2:
@@ -473,16 +410,9 @@ def load_config(checkpoint: str) -> HSSTConfig:
     return config
 
 
-def load_processor(checkpoint: str) -> HSSTImageProcessor:
-    return read_processor(checkpoint, load_config(checkpoint))
-
-
 def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base: HSSTConfig | None) -> int:
-    """Side of a window in pixels.
-
-    Raises:
-        ValueError: the center of a window of even size was asked for, or a stride that leaves pixels out.
-    """
+    """Side of a window in pixels; ValueError where the center of one of even size is asked for, or a stride that
+    leaves pixels out."""
     size = options.window_size
     if size is None:
         if base is not None and base.window_size[0] == base.window_size[1]:
@@ -499,15 +429,8 @@ def choose_window_size(settings: FineTuningSettings, options: ModelOptions, base
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """What a model starts from on the data.
-
-    Attributes:
-        bands: band indices in the data.
-        config: configuration of the checkpoint, adapted where its bands were; None without a checkpoint.
-        processor: its processor, likewise.
-        encoder: the adapted encoder; None where there was nothing to adapt.
-        adaptation: what could be carried over to it, likewise.
-    """
+    """What a model starts from on the data: some of their bands, and configuration and processor of the checkpoint,
+    where there is one; the encoder only where it was adapted to the bands, as the others were then."""
 
     bands: list[int]
     config: HSSTConfig | None = None
@@ -517,16 +440,14 @@ class StartingPoint:
 
 
 def starting_point(data: LabelledData, options: ModelOptions) -> StartingPoint:
-    """The checkpoint, adapted to the bands of the data where that is asked for and needed.
-
-    Raises:
-        ValueError: the data do not fit the checkpoint, and it cannot or shall not be adapted to them.
-    """
+    """The checkpoint, adapted to the bands of the data where that is asked for and needed; ValueError where they do
+    not fit, and it cannot or shall not be adapted."""
     if options.checkpoint is None:
         if options.adapt_bands:
             raise ValueError("--adapt_bands: expected a checkpoint to adapt (--model_name_or_path), got none")
         return StartingPoint(choose_bands(data, None, None, None))
-    config, processor = load_config(options.checkpoint), load_processor(options.checkpoint)
+    config = load_config(options.checkpoint)
+    processor = read_processor(options.checkpoint, config)
     try:
         return StartingPoint(choose_bands(data, config, processor, options.checkpoint), config, processor)
     except ValueError:
@@ -548,10 +469,7 @@ def choose_bands(
     data: LabelledData, base: HSSTConfig | None, processor: HSSTImageProcessor | None, checkpoint: str | None
 ) -> list[int]:
     """Band indices of the data: those of a checkpoint; or else the 200 of EnMAP's models where they are there and hold
-    data; or else all that hold data.
-
-    Raises:
-        ValueError: the data lack a band of the checkpoint, or hold nothing in it.
+    data; or else all that hold data. ValueError where the data lack a band of the checkpoint, or hold nothing in it.
     """
     valid = data.valid_bands
     if base is None:
@@ -633,8 +551,7 @@ def build_network(
     if name == "sequence-transformer":
         layers = config.num_hidden_layers
         config = HSSTConfig(**own_settings(config, {"num_spatial_layers": 0, "num_spectral_layers": layers}))
-        config = _with_labels(config, data)
-        return model_class(config)
+        return model_class(_with_labels(config, data))
     if model_entry(name).kind == "hsst":
         network = model_class(config)
         if model_entry(name).needs_checkpoint:
@@ -702,15 +619,8 @@ def pretrained_encoder(checkpoint: str) -> HSSTModel:
 
 
 def take_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
-    """Gives a head's encoder the weights of a checkpoint; position embeddings are interpolated to its windows.
-
-    Args:
-        model: an HSST model with a head, for the same bands.
-        checkpoint: folder or Hub name of a checkpoint, or its encoder.
-
-    Raises:
-        ValueError: the checkpoint lacks weights of the encoder.
-    """
+    """Gives the encoder of an HSST model with a head, for the same bands, the weights of a checkpoint or of its
+    encoder; position embeddings are interpolated to its windows. ValueError where weights are missing."""
     pretrained: Any = pretrained_encoder(checkpoint) if isinstance(checkpoint, str) else checkpoint
     state = pretrained.state_dict()
     positions = pretrained.embeddings.position_embeddings

@@ -27,14 +27,8 @@ class _Neighbors(KNeighborsClassifier):
 
 
 def head_of(model: str, seed: int, balanced: bool) -> Head:
-    """
-    The classifier of a model of kind "pixels" or "features", with the settings among which `tuned` chooses.
-
-    Args:
-        model: its name in `MODELS`.
-        seed: of the classifier.
-        balanced: weigh classes by the inverse of their pixels, where the classifier can.
-    """
+    """The classifier of a model of kind "pixels" or "features", with the settings among which `tuned` chooses; where
+    it can, a `balanced` one weighs classes by the inverse of their pixels."""
     if model in ("knn", "knn-features"):
         return Head(_Neighbors, tuple({"n_neighbors": count} for count in (5, 1, 3, 9, 15, 25)))
     name = {"random-forest": "random forest", "svm": "SVM"}.get(model, "logistic regression")
@@ -60,18 +54,9 @@ def frozen_features(
     precision: str = "float32",
     concatenated: bool = False,
 ) -> np.ndarray:
-    """Features of pixels: tokens averaged over the spectral blocks, and over windows that overlap by half.
-
-    Args:
-        encoder: an `HSSTModel`.
-        area: the area.
-        pixels: `AreaTensors.labelled_pixels` or `own_pixels`.
-        batch_size: windows in a step.
-        precision: "float32" or "bfloat16".
-        concatenated: the blocks' tokens stand beside each other instead of being averaged.
-
-    Returns:
-        float32 (pixels, hidden_size), or (pixels, blocks * hidden_size).
+    """
+    Features of pixels (`AreaTensors.labelled_pixels`): tokens averaged over windows that overlap by half and over the
+    spectral blocks, float32 (pixels, hidden_size), or `concatenated` blocks, (pixels, blocks * hidden_size).
     """
     encoder.eval()
     device = next(encoder.parameters()).device

@@ -87,15 +87,8 @@ SPECTRA = (*((prepare, view) for view in VIEWS[:2] for prepare in PREPARATIONS),
 
 
 class Head(NamedTuple):
-    """
-    A classifier of scikit-learn.
-
-    Attributes:
-        build: makes it from settings.
-        settings: those among which it chooses.
-        sees: what it sees of the values: `"distances"` or products only, `"values"` that are standardized, or values
-            `"as they are"`.
-    """
+    """A classifier of scikit-learn: what makes it from settings, those among which it chooses, and what it sees of the
+    values: `"distances"` or products only, `"values"` that are standardized, or values `"as they are"`."""
 
     build: Callable[..., Any]
     settings: tuple[dict[str, Any], ...]
@@ -137,22 +130,13 @@ SPECTRA_AND_FEATURES = "spectra and features"
 
 @dataclass
 class Tuned:
-    """
-    A classifier that chose its preparation and settings, trained on all pixels it was given.
+    """A classifier that chose its preparation and settings, trained on all pixels it was given."""
 
-    Attributes:
-        preparation: index among the variants of the pixels.
-        classifier: of scikit-learn, with its standardizing.
-        settings: what it chose.
-        score: macro F1 of the choice, mean over the folds; 0 where pixels were too few for folds.
-        voters: the classifiers whose scores it adds, one of spectra and one of features, where it does.
-    """
-
-    preparation: int
-    classifier: Any
+    preparation: int  # index among the variants of the pixels
+    classifier: Any  # of scikit-learn, with its standardizing
     settings: dict[str, Any]
-    score: float
-    voters: tuple[Tuned, ...] = ()
+    score: float  # macro F1 of the choice, mean over the folds; 0 where pixels were too few for folds
+    voters: tuple[Tuned, ...] = ()  # one of spectra and one of features, where it adds their scores
 
     def again(self, seen: Sequence[np.ndarray], classes: np.ndarray) -> Any:
         """The same classifier, trained on other pixels, of which each voter sees one of `seen` (pixels, values)."""
@@ -269,35 +253,20 @@ def seen_through(sees: str, num_pixels: int, num_values: int) -> Pipeline:
 
 @dataclass
 class LabelledPixels:
-    """
-    All labelled pixels of some scenes.
+    """All labelled pixels of some scenes."""
 
-    Attributes:
-        spectra: reflectance, float32 (pixels, bands).
-        means: mean reflectance of their surroundings, float32 (pixels, bands).
-        wavelengths: of the bands in nm, ascending; None where unknown.
-        bands: their indices in the scenes.
-        classes: from 0, int64 (pixels,).
-        parts: which block of a scene each lies in, int64 (pixels,).
-        places: scene, row and column of each, int64 (pixels, 3).
-    """
-
-    spectra: np.ndarray
-    means: np.ndarray
-    wavelengths: np.ndarray | None
-    bands: list[int]
-    classes: np.ndarray
-    parts: np.ndarray
-    places: np.ndarray
+    spectra: np.ndarray  # reflectance, float32 (pixels, bands)
+    means: np.ndarray  # mean reflectance of their surroundings, float32 (pixels, bands)
+    wavelengths: np.ndarray | None  # of the bands in nm, ascending
+    bands: list[int]  # indices in the scenes
+    classes: np.ndarray  # from 0, int64 (pixels,)
+    parts: np.ndarray  # which block of a scene each lies in, int64 (pixels,)
+    places: np.ndarray  # scene, row and column of each, int64 (pixels, 3)
 
     @classmethod
     def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
-        """
-        Those of labelled scenes, in blocks of `block_size` pixels.
-
-        Raises:
-            ValueError: there are fewer than two classes, or all labels lie in one block.
-        """
+        """Those of labelled scenes, in blocks of `block_size` pixels; ValueError where there are fewer than two
+        classes, or all labels lie in one block."""
         bands = np.flatnonzero(data.valid_bands)
         if data.wavelengths is not None:
             bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
@@ -313,23 +282,17 @@ class LabelledPixels:
         where = np.concatenate(places)
         blocks = where // [1, block_size, block_size]
         parts = np.unique(blocks, axis=0, return_inverse=True)[1].reshape(-1)
-        pixels = cls(
-            np.concatenate(spectra),
-            np.concatenate(means),
-            None if data.wavelengths is None else np.asarray(data.wavelengths)[bands],
-            bands.tolist(),
-            np.concatenate(classes),
-            parts,
-            where,
-        )
-        if len(np.unique(pixels.classes)) < 2:
-            raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(pixels.classes))}")
+        numbers = np.concatenate(classes)
+        if len(np.unique(numbers)) < 2:
+            raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(numbers))}")
         if len(np.unique(parts)) < 2:
             raise ValueError(
                 f"expected labels in several blocks of {block_size} pixels, to test apart in space, got all in one "
                 "(--block_size makes them smaller)"
             )
-        return pixels
+        wavelengths = None if data.wavelengths is None else np.asarray(data.wavelengths)[bands]
+        of_pixels = np.concatenate(spectra), np.concatenate(means)
+        return cls(*of_pixels, wavelengths, bands.tolist(), numbers, parts, where)
 
 
 def mean_around(cube: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -355,41 +318,31 @@ def seen_as(view: str, prepare: Callable[[np.ndarray], np.ndarray], pixel: np.nd
 
 @dataclass
 class Choice:
-    """
-    What was chosen for some pixels.
+    """What was chosen for some pixels."""
 
-    Attributes:
-        inputs: "spectra", "features" or `SPECTRA_AND_FEATURES`.
-        head: one of `HEADS`.
-        tuned: the classifier.
-        scores: macro F1 of each inputs and head that were tried, by which it was chosen.
-    """
-
-    inputs: str
-    head: str
+    inputs: str  # "spectra", "features" or `SPECTRA_AND_FEATURES`
+    head: str  # one of `HEADS`
     tuned: Tuned
-    scores: dict[str, float]
+    scores: dict[str, float]  # macro F1 of each inputs and head that were tried, by which it was chosen
+
+    @property
+    def parts(self) -> dict[str, Tuned]:
+        """Its classifiers by what they see."""
+        votes = self.tuned.voters
+        return dict(zip(("spectra", "features"), votes, strict=True)) if votes else {self.inputs: self.tuned}
 
     def seen(self, variants: Mapping[str, Sequence[np.ndarray]]) -> list[np.ndarray]:
         """What the classifier sees of pixels, side by side (pixels, values), of what there is of them."""
-        if self.inputs != SPECTRA_AND_FEATURES:
-            return [variants[self.inputs][self.tuned.preparation]]
-        return [
-            variants[inputs][each.preparation]
-            for inputs, each in zip(("spectra", "features"), self.tuned.voters, strict=True)
-        ]
+        return [variants[inputs][each.preparation] for inputs, each in self.parts.items()]
 
     def description(self) -> dict[str, str]:
         """What it sees, as a `Description` has it."""
-        used = {self.inputs: self.tuned}
-        if self.tuned.voters:
-            used = dict(zip(("spectra", "features"), self.tuned.voters, strict=True))
-        names = {"inputs": self.inputs, "preparation": as_they_are.__name__}
-        if "spectra" in used:
-            prepare, names["spectra_of"] = SPECTRA[used["spectra"].preparation]
+        parts, names = self.parts, {"inputs": self.inputs, "preparation": as_they_are.__name__}
+        if "spectra" in parts:
+            prepare, names["spectra_of"] = SPECTRA[parts["spectra"].preparation]
             names["preparation"] = prepare.__name__
-        if "features" in used:
-            names["features_of"] = VIEWS[used["features"].preparation]
+        if "features" in parts:
+            names["features_of"] = VIEWS[parts["features"].preparation]
         return names
 
     def unseen(self, training: np.ndarray, test: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -480,10 +433,7 @@ def score_in_folds(
     """
     What the choice and its classifier are worth: each fold of parts is predicted by what was chosen and trained on the
     others, less those not `apart` where surroundings are seen. Scores of all pixels tested together, and their
-    interval over folds (`pooled_interval`).
-
-    Raises:
-        ValueError: no fold has another one with two classes to train on.
+    interval over folds (`pooled_interval`). ValueError where no fold has another one with two classes to train on.
     """
     count = min(folds, len(np.unique(pixels.parts)))
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
@@ -540,39 +490,21 @@ def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]
 
 @dataclass(frozen=True)
 class Description:
-    """
-    What stands beside a saved classifier.
+    """What stands beside a saved classifier."""
 
-    Attributes:
-        inputs: "spectra", "features" of the model in the same folder, or `SPECTRA_AND_FEATURES`.
-        preparation: of spectra, name of one of `PREPARATIONS`.
-        class_names: name of each class.
-        num_bands: of the spectra.
-        processor: settings of the `HSSTImageProcessor` that gives spectra from stored numbers.
-        temperature: of its probabilities (`log_probabilities`).
-        spectra_of, features_of: what spectra and features are of, one of `VIEWS` each.
-    """
-
-    inputs: str
-    preparation: str
+    inputs: str  # "spectra", "features" of the model in the same folder, or `SPECTRA_AND_FEATURES`
+    preparation: str  # of spectra, name of one of `PREPARATIONS`
     class_names: list[str]
-    num_bands: int
-    processor: dict[str, Any]
-    temperature: float = 1.0
-    spectra_of: str = "pixel"
-    features_of: str = "pixel"
+    num_bands: int  # of the spectra
+    processor: dict[str, Any]  # settings of the `HSSTImageProcessor` that gives spectra from stored numbers
+    temperature: float = 1.0  # of its probabilities (`log_probabilities`)
+    spectra_of: str = "pixel"  # one of `VIEWS`
+    features_of: str = "pixel"  # one of `VIEWS`
 
 
 def save_classifier(folder: Path, classifier: Any, description: Description, model: str | None = None) -> None:
-    """
-    Writes a classifier of pixels into a folder, for `PixelPredictor` and so `predict_scene.py`.
-
-    Args:
-        folder: to write into.
-        classifier: of scikit-learn.
-        description: what it sees, and its classes.
-        model: the model whose features it sees, which is written beside it.
-    """
+    """Writes a classifier of pixels into a folder, for `PixelPredictor` and so `predict_scene.py`, and beside it the
+    model whose features it sees."""
     skops.io.dump(classifier, folder / CLASSIFIER)
     write_json(folder / DESCRIPTION, asdict(description))
     if model is not None:

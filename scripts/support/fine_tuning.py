@@ -40,32 +40,20 @@ LARGEST_WEIGHT = 1e6
 
 @dataclass(eq=False)
 class AreaTensors:
-    """Pixels of one split in memory, standardized once, with a margin of one window on every side.
-
-    Attributes:
-        data: the scenes they come from.
-        split: "train", "validation" or "test".
-        window_size: side of the windows that will be cut, in pixels.
-        pixel_values: float32 (bands, rows, columns) of each scene with pixels of the split.
-        pixel_mask: bool (rows, columns) of each; False without data, and at pixels of other splits.
-        labels: int64 (rows, columns) of each; 255 = unlabelled or not of this split.
-        own: bool (rows, columns) of each: pixels of the split with data.
-        places: number of the scene, row and column in it of the first pixel of each; may be negative.
-        mean, deviation: reflectance that is 0, and a difference that is 1, in each band, float32 (bands,).
-        wavelengths: band centers in nm, float64 (bands,), or None.
-    """
+    """Pixels of one split in memory, standardized once, with a margin of one window on every side; lists hold one
+    entry for each scene with pixels of the split."""
 
     data: LabelledData
-    split: str
-    window_size: int
-    pixel_values: list[torch.Tensor]
-    pixel_mask: list[torch.Tensor]
-    labels: list[torch.Tensor]
-    own: list[torch.Tensor]
-    places: list[tuple[int, int, int]]
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    wavelengths: np.ndarray | None = None
+    split: str  # "train", "validation" or "test"
+    window_size: int  # side of the windows that will be cut, in pixels
+    pixel_values: list[torch.Tensor]  # float32 (bands, rows, columns)
+    pixel_mask: list[torch.Tensor]  # bool (rows, columns); False without data, and at pixels of other splits
+    labels: list[torch.Tensor]  # int64 (rows, columns); 255 = unlabelled or not of this split
+    own: list[torch.Tensor]  # bool (rows, columns): pixels of the split with data
+    places: list[tuple[int, int, int]]  # number of the scene, row and column of the first pixel; may be negative
+    mean: torch.Tensor  # reflectance that is 0, float32 (bands,)
+    deviation: torch.Tensor  # difference of reflectance that is 1, float32 (bands,)
+    wavelengths: np.ndarray | None = None  # band centers in nm, float64 (bands,)
 
     @classmethod
     def of(
@@ -78,19 +66,10 @@ class AreaTensors:
         *,
         own_statistics: bool = False,
     ) -> AreaTensors:
-        """Cuts the area of a split out of the scenes.
+        """Cuts the area of a split out of the scenes; ValueError where it has no labelled pixel.
 
-        Args:
-            data: scenes with labels and split.
-            split: "train", "validation" or "test".
-            processor: standardizes; its bands are `bands` of the scenes.
-            bands: band indices in the scenes.
-            window_size: side of the windows that will be cut, in pixels.
-            own_statistics: standardize by mean and deviation of the area's own pixels, labelled or not, in place of
-                the processor's.
-
-        Raises:
-            ValueError: the split has no labelled pixel.
+        The processor's bands are `bands` of the scenes. With `own_statistics`, mean and deviation are those of the
+        area's own pixels, labelled or not, in place of the processor's.
         """
         code = SPLITS.index(split)
         area = cls(data, split, window_size, [], [], [], [], [], torch.zeros(len(bands)), torch.ones(len(bands)))
@@ -270,21 +249,13 @@ def turn_window(window: torch.Tensor, turn: int) -> torch.Tensor:
 
 @dataclass
 class FineTuned:
-    """What fine-tuning did.
+    """What fine-tuning did."""
 
-    Attributes:
-        steps: optimization steps taken; fewer than asked for where training was stopped early.
-        seconds: wall-clock seconds of training.
-        loss: mean training loss.
-        best_step: step whose weights were taken, where a validation area decided.
-        validation: average accuracy on the validation area by step.
-    """
-
-    steps: int
-    seconds: float
-    loss: float
-    best_step: int | None = None
-    validation: dict[int, float] = field(default_factory=dict)
+    steps: int  # taken; fewer than asked for where training was stopped early
+    seconds: float  # of training, wall-clock
+    loss: float  # mean over training
+    best_step: int | None = None  # whose weights were taken, where a validation area decided
+    validation: dict[int, float] = field(default_factory=dict)  # average accuracy on the validation area by step
 
 
 def fine_tune(
@@ -295,18 +266,12 @@ def fine_tune(
     validation: AreaTensors | None = None,
     progress: bool = False,
 ) -> FineTuned:
-    """Trains a model in place on the labelled pixels of an area.
+    """Trains a model in place on the labelled pixels of an area; it is left in evaluation mode, on its device.
 
     Args:
         model: takes (pixel_values, pixel_mask) and returns `logits`, (windows, classes, rows, columns) for "dense",
             (windows, classes) for "center"; its classifier's parameters are named `head...`.
-        training: the training area.
-        settings: how to train.
         validation: area that decides when to stop, needed for `early_stopping_patience`.
-        progress: show a progress bar.
-
-    Returns:
-        What was done. The model is in evaluation mode, on the device it was trained on.
 
     Raises:
         ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
@@ -363,6 +328,7 @@ def fine_tune(
             args=arguments,
             train_dataset=corners,
             data_collator=WindowCollator(training, settings),
+            optimizers=(torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate), None),
         )
         trainer.remove_callback(PrinterCallback)
         stopping = None
@@ -395,7 +361,7 @@ def has_diverged(model: nn.Module, loss: float) -> bool:
 
 
 class FineTuner(Trainer):
-    """`Trainer` with a learning rate of the classifier and class weights."""
+    """`Trainer` with class weights and spectral crops."""
 
     def __init__(self, settings: FineTuningSettings, class_weights: torch.Tensor | None, **kwargs: Any) -> None:
         self.settings = settings
@@ -405,13 +371,6 @@ class FineTuner(Trainer):
         self.crop = SpectralCrop(model, settings.spectral_crop, settings.seed) if settings.spectral_crop else None
         # the loss is a mean over the labelled pixels of the batch, so that Trainer has nothing to divide by
         self.model_accepts_loss_kwargs = False
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            trained: Any = self.model if model is None else model
-            groups = parameter_groups(trained, self.settings)
-            self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate)
-        return self.optimizer
 
     def compute_loss(
         self,
@@ -496,13 +455,7 @@ def predict(
     """Classes of all pixels of an area.
 
     For "dense", windows overlap and their probabilities are averaged; for "center", every pixel has its own window.
-
-    Args:
-        model: as in `fine_tune`.
-        area: the area.
-        settings: task, stride and batch size.
-        labelled_only: leave out windows without labelled pixels, where no map is wanted; pixels beyond stay 255.
-        progress: show a progress bar.
+    `labelled_only` leaves out windows without labelled pixels, where no map is wanted.
 
     Returns:
         Classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
@@ -539,11 +492,8 @@ def predict(
 
 
 def covering_corners(pixels: np.ndarray, window_size: int, stride: int) -> np.ndarray:
-    """Corners of all windows on a grid of `stride` pixels that hold one of the pixels, int64 (windows, 3).
-
-    Raises:
-        ValueError: the stride is larger than a window, so that pixels would be left out.
-    """
+    """Corners of all windows on a grid of `stride` pixels that hold one of the pixels, int64 (windows, 3); ValueError
+    where the stride is larger than a window, so that pixels would be left out."""
     if not 1 <= stride <= window_size:
         raise ValueError(f"stride: expected 1 to {window_size} pixels, the window's side, got {stride}")
     reach = -(-window_size // stride)
@@ -556,11 +506,8 @@ def covering_corners(pixels: np.ndarray, window_size: int, stride: int) -> np.nd
 
 
 def confusion_of(maps: dict[str, np.ndarray], area: AreaTensors) -> np.ndarray:
-    """Confusion matrix over all labelled pixels of an area, int64 (classes, classes).
-
-    Raises:
-        ValueError: a labelled pixel was not predicted.
-    """
+    """Confusion matrix over all labelled pixels of an area, int64 (classes, classes); ValueError where one was not
+    predicted."""
     references = area.data.split.labels_of(area.data.labels, area.split)
     predicted = np.concatenate([maps[name].ravel() for name in maps])
     wanted = np.concatenate([references[name].ravel() for name in maps])

@@ -85,22 +85,14 @@ class FineTuningSettings:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model of the comparison.
-
-    Attributes:
-        kind: "hsst" (also without weights), "network", "pixels" (scikit-learn on spectra) or "features" (scikit-learn
-            on features of a frozen HSST).
-        needs_checkpoint: whether it starts from pre-trained weights.
-        settings: settings of fine-tuning that suit it, in place of the defaults.
-        options: what makes it the model it is, whatever `ModelOptions` say of the others.
-        title: name for people.
-    """
+    """A model of the comparison. Its kind is "hsst" (also without weights), "network", "pixels" (scikit-learn on
+    spectra) or "features" (scikit-learn on features of a frozen HSST)."""
 
     kind: str
-    title: str
+    title: str  # for people
     needs_checkpoint: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of fine-tuning that suit it, in place of the defaults
+    options: Mapping[str, Any] = field(default_factory=dict)  # make it what it is, whatever `ModelOptions` say
 
 
 # Windows hold up to 64 labelled pixels each, so that a step sees as many labels as one of 32 single pixels, or more
@@ -176,21 +168,15 @@ def settings_for(name: str, settings: Mapping[str, Any]) -> FineTuningSettings:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """
-    Raises:
-        ValueError: there is no such model.
-    """
+    """A model by its name; ValueError where there is none."""
     if name not in MODELS:
         raise ValueError(f"expected a model among {', '.join(MODELS)}, got {name}")
     return MODELS[name]
 
 
 def check_model(name: str, settings: FineTuningSettings, options: ModelOptions) -> None:
-    """Checks what can be known of a model before any data are read or anything is trained.
-
-    Raises:
-        ValueError: the model needs a checkpoint, or the settings ask for what it does not have.
-    """
+    """Raises ValueError where a model needs a checkpoint, or the settings ask for what it does not have: all that can
+    be known before data are read."""
     entry = model_entry(name)
     if entry.needs_checkpoint and options.checkpoint is None:
         raise ValueError(f"{name}: expected a checkpoint (--model_name_or_path), got none")

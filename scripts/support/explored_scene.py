@@ -25,10 +25,10 @@ from datasets_loading.raster_file import fail
 from datasets_loading.scenes import Scene
 from datasets_loading.windows import tile_to_windows, windows_to_tile
 from hsst.support.features import features_as_colors, fitted_to_scene, load_encoder, scene_features
-from hsst.support.figures import plot_spectrum, true_color, true_color_bands, with_gaps
+from hsst.support.figures import plot_spectrum, true_color_bands, with_gaps
 from hsst.support.map_writer import NO_CLASS, class_map_writer
 from hsst.support.model_sources import load_classifier, load_masked_model, read_processor
-from hsst.support.scene_report import SceneSummary, amount_text, share_text
+from hsst.support.scene_report import SceneSummary, amount_text, clear_picture, kept, share_text
 from modeling_hsst import HSSTImageProcessor, ScenePredictor
 from modeling_hsst.modeling_hsst_masked import hidden_values
 from modeling_hsst.scene_prediction_hsst import ScenePart, select_bands
@@ -61,37 +61,21 @@ class Models:
 
 @dataclass(frozen=True)
 class Explored:
-    """What is kept of a scene, of every `step`-th pixel.
+    """What is kept of a scene, of every `step`-th pixel."""
 
-    Attributes:
-        name: name of the scene, and a line on its bands and size.
-        step: pixels from one that is kept to the next.
-        wavelengths: band centers of the scene in nm, float64 (bands,).
-        spectra: reflectance, float16 (bands, height, width), NaN without data.
-        model_bands: the scene's bands that the model sees, int64 (model bands,).
-        hidden: which of these are hidden from it, bool (model bands,).
-        reconstruction: reflectance that it gives for them, float16 (model bands, height, width), NaN without data.
-        features: float16 (features, height, width), of length 1 around their mean; 0 without data.
-        classes: uint8 (height, width), 255 = none.
-        confidence: probability of the class in percent, uint8 (height, width).
-        class_names: names of the classes.
-        legend: HTML of the land-cover map's legend.
-        pictures: true color, features and land cover, uint8 (3, height, width, 3).
-    """
-
-    name: np.ndarray
-    step: np.ndarray
-    wavelengths: np.ndarray
-    spectra: np.ndarray
-    model_bands: np.ndarray
-    hidden: np.ndarray
-    reconstruction: np.ndarray
-    features: np.ndarray
-    classes: np.ndarray
-    confidence: np.ndarray
+    name: np.ndarray  # name of the scene, and a line on its bands and size
+    step: np.ndarray  # pixels from one that is kept to the next
+    wavelengths: np.ndarray  # band centers of the scene in nm, float64 (bands,)
+    spectra: np.ndarray  # reflectance, float16 (bands, height, width), NaN without data
+    model_bands: np.ndarray  # the scene's bands that the model sees, int64 (model bands,)
+    hidden: np.ndarray  # which of these are hidden from it, bool (model bands,)
+    reconstruction: np.ndarray  # its reflectance of them, float16 (model bands, height, width), NaN without data
+    features: np.ndarray  # float16 (features, height, width), of length 1 around their mean; 0 without data
+    classes: np.ndarray  # uint8 (height, width), 255 = none
+    confidence: np.ndarray  # probability of the class in percent, uint8 (height, width)
     class_names: np.ndarray
-    legend: np.ndarray
-    pictures: np.ndarray
+    legend: np.ndarray  # HTML of the land-cover map's legend
+    pictures: np.ndarray  # true color, features and land cover, uint8 (3, height, width, 3)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,12 +84,8 @@ class Explored:
 
 
 def load_models(model: str, land_cover: str, precision: str | None = None) -> Models:
-    """
-    Loads the models from folders or the Hub, to compute in a precision, by default in what is faster here.
-
-    Raises:
-        ValueError: there is no such model, or it is damaged or of another kind.
-    """
+    """Loads the models from folders or the Hub, to compute in a precision, by default in what is faster here;
+    ValueError where there is no such model, or it is damaged or of another kind."""
     dtype = getattr(torch, precision) if precision else faster_dtype()
     encoder, processor = load_encoder(model)
     masked, classifier = load_masked_model(model), load_classifier(land_cover)
@@ -130,24 +110,10 @@ def faster_dtype() -> torch.dtype:
     return torch.bfloat16 if 1.3 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 
-def kept(part: slice, step: int) -> tuple[slice, slice]:
-    """Which pixels of a part of an axis are kept, counted from its start, and where they go."""
-    return slice(-part.start % step, None, step), slice(-(-part.start // step), -(-part.stop // step))
-
-
 def explore(scene: Scene, models: Models, map_path: Path, report: Report = lambda share, what: None) -> Explored:
     """
-    Computes all that the page shows of a scene, and writes its land-cover map.
-
-    Args:
-        scene: an open scene with wavelengths.
-        models: the models.
-        map_path: GeoTIFF to write.
-        report: is called with the progress.
-
-    Raises:
-        ProductError: the scene is damaged, or smaller than a window of the model.
-        ValueError: it shares no band with a model.
+    Computes all that the page shows of an open scene with wavelengths, and writes its land-cover map. ProductError
+    where the scene is damaged, or smaller than a window of the model. ValueError where it shares no band with a model.
     """
     step = -(-max(scene.shape) // SHOWN_SIDE)
     shape = tuple(-(-side // step) for side in scene.shape)
@@ -233,14 +199,8 @@ def reconstruct(
     model: Any, processor: HSSTImageProcessor, scene: Scene, stored: np.ndarray, rows: slice, mask: torch.Tensor
 ) -> np.ndarray:
     """
-    Reflectance that the model gives for whole rows of a scene, float32 (model bands, rows, width), NaN without data.
-
-    Args:
-        model, processor: the masked model and its processor.
-        scene: the scene.
-        stored: the rows' stored numbers of the model's bands, int16 (model bands, rows, width).
-        rows: which rows.
-        mask: the tokens that are hidden in each window, bool (1, tokens).
+    Reflectance that the model gives for whole rows of a scene, float32 (model bands, rows, width), NaN without data;
+    `stored` are the rows' numbers in the model's bands, `mask` the tokens that are hidden in each window (1, tokens).
     """
     window = model.config.window_size
     values, valid = processor.standardize(tile_to_windows(stored, window), scale=scene.scale, nodata=scene.nodata)
@@ -269,9 +229,8 @@ def counted(
 def unit_length(features: np.ndarray) -> np.ndarray:
     """Features (features, height, width) less their mean, scaled to length 1, float16; 0 where there are none."""
     known = np.isfinite(features).all(axis=0)
-    centered = np.where(known, features, 0) - np.where(known, features, 0).sum(axis=(1, 2), keepdims=True) / max(
-        known.sum(), 1
-    )
+    filled = np.where(known, features, 0)
+    centered = filled - filled.sum(axis=(1, 2), keepdims=True) / max(known.sum(), 1)
     lengths = np.linalg.norm(centered, axis=0)
     return np.where(known, centered / np.maximum(lengths, 1e-6), 0).astype(np.float16)
 
@@ -279,16 +238,8 @@ def unit_length(features: np.ndarray) -> np.ndarray:
 def visible_picture(spectra: np.ndarray, wavelengths: np.ndarray, mapped: np.ndarray) -> np.ndarray:
     """True color of spectra (bands, height, width), stretched over the `mapped` pixels, bool (height, width)."""
     filled = np.flatnonzero(np.isfinite(spectra).any(axis=(1, 2)))
-    if not len(filled):
-        return np.broadcast_to(BACKGROUND, (*mapped.shape, 3))
-    bands = filled[true_color_bands(wavelengths[filled], len(filled))]
-    colors, shades = spectra[bands].astype(np.float32), wavelengths[bands]
-    limits = None
-    if np.count_nonzero(np.isfinite(colors[:, mapped]).all(axis=0)) > 100:  # clouds would leave the land black
-        limits = true_color(colors[:, mapped][:, None], shades)[1]
-    picture, _ = true_color(colors, shades, limits)
-    known = np.asarray(np.isfinite(colors).all(axis=0))
-    return np.where(known[..., None], picture, BACKGROUND)
+    bands = filled[true_color_bands(wavelengths[filled], len(filled))] if filled.size else [0, 0, 0]
+    return on_background(clear_picture(spectra[bands].astype(np.float32), mapped))
 
 
 def on_background(colors: np.ndarray) -> np.ndarray:
@@ -367,10 +318,7 @@ def plot_pixel(explored: Explored, row: int, column: int) -> Figure:
 
 
 def draw_pixel(axis: Any, explored: Explored, row: int, column: int) -> None:
-    """
-    Draws the spectrum of a pixel on an axis of matplotlib, and what the model makes of the bands that were hidden from
-    it, which are shaded.
-    """
+    """Draws a pixel's spectrum, and what the model makes of the bands that were hidden from it, which are shaded."""
     spectrum = explored.spectra[:, row, column].astype(np.float64)
     wavelengths = explored.wavelengths[explored.model_bands]
     predicted = {RECONSTRUCTED: (explored.reconstruction[:, row, column].astype(np.float64), {"color": "#d1495b"})}

@@ -16,6 +16,7 @@ from hsst.support.figures import save_figure, wrapped
 from hsst.support.map_writer import raster_writer
 from hsst.support.model_sources import OTHER_PARTS, load_model, read_config, read_processor
 from hsst.support.scene_maps import SETTINGS_TAG, settings_text
+from hsst.support.scene_report import kept
 from modeling_hsst import ArrayScene, HSSTImageProcessor, HSSTModel, adapt_processor, adapt_to_wavelengths
 from modeling_hsst.modeling_hsst import HSSTPositionEmbeddings
 from modeling_hsst.scene_prediction_hsst import SceneFeatures, SceneReader, select_bands
@@ -58,12 +59,7 @@ def load_encoder(source: str | Path | tuple[Any, HSSTImageProcessor]) -> tuple[A
         middle = (with_place - HSSTPositionEmbeddings(config)((1, 1)))[0, 0, 0]
         new = tuple(f"spatial_layers.{layer}.attention.position_bias" for layer in range(config.num_spatial_layers))
         logger.info("%s: features are taken without the place in the window that tokens were told in training", source)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a decoder or a head is left out here, of which transformers warns
-    try:
-        encoder = load_model(HSSTModel, source, config, new=new, unused=OTHER_PARTS)
-    finally:
-        logging.set_verbosity(verbosity)
+    encoder = load_model(HSSTModel, source, config, new=new, unused=OTHER_PARTS)
     if middle is not None:
         embeddings = encoder.embeddings.patch_embeddings
         last = embeddings.layernorm_after if config.normalize_token_values else embeddings
@@ -148,17 +144,9 @@ def fitted_to_scene(
     model: Any, processor: HSSTImageProcessor, scene: SceneReader, resample: bool = False
 ) -> tuple[Any, HSSTImageProcessor]:
     """
-    A model of any kind and its processor: as they are where the scene has the model's bands, and otherwise carried
-    over to the scene's bands, which the log says.
-
-    Args:
-        model: any HSST model.
-        processor: the processor that belongs to its weights.
-        scene: the scene.
-        resample: whether the model's bands may be resampled from the scene's.
-
-    Raises:
-        ValueError: the scene shares no band with the model, or has no wavelengths and another number of bands.
+    A model of any kind and its processor: as they are where the scene has the model's bands, or they may be resampled
+    from the scene's, and otherwise carried over to the scene's bands, which the log says. ValueError where the scene
+    shares no band with the model, or has no wavelengths and another number of bands.
     """
     try:
         select_bands(scene, processor, model.config.num_channels, resample)
@@ -189,39 +177,20 @@ def _of_scene(
 
 def write_scene_features(features: SceneFeatures, scene: Scene, path: Path, settings: Mapping[str, object]) -> int:
     """
-    Writes the features of a scene as a georeferenced raster, float32, NaN without data, and beside it a picture of the
-    three directions in which they differ most, as red, green and blue.
-
-    Args:
-        features: of `scene_features`.
-        scene: the scene.
-        path: GeoTIFF to write; the picture has its name with .png.
-        settings: what the file says of how it was made.
-
-    Returns:
-        Number of pixels with features.
+    Writes the features of a scene as a GeoTIFF, float32, NaN without data, which states the settings, and beside it
+    (.png) a picture of the three directions in which they differ most. Returns the number of pixels with features.
     """
     step = max(1, -(-max(scene.shape) // PICTURE_SIDE))
     sample = np.full((features.num_outputs, *(-(-side // step) for side in scene.shape)), np.nan, dtype=np.float32)
     names = [f"feature {number}" for number in range(1, features.num_outputs + 1)]
-    given: dict[str, Any] = {
-        "dtype": "float32",
-        "nodata": float("nan"),
-        "crs": scene.crs,
-        "transform": scene.transform,
-    }
+    given: dict[str, Any] = {"dtype": "float32", "nodata": np.nan, "crs": scene.crs, "transform": scene.transform}
     tags, count = {SETTINGS_TAG: settings_text(settings), "scene": scene.name}, 0
     with raster_writer(path, scene.shape, names, tags=tags, **given) as write:
         for part in features.predict(scene, progress=True):
             write(part.rows, part.columns, part.probabilities)
             count += int(np.isfinite(part.probabilities[0]).sum())
-            rows, columns = (
-                np.arange(part.rows.start, part.rows.stop),
-                np.arange(part.columns.start, part.columns.stop),
-            )
-            rows, columns = rows[rows % step == 0], columns[columns % step == 0]
-            values = part.probabilities[:, rows - part.rows.start][:, :, columns - part.columns.start]
-            sample[:, rows[0] // step : rows[-1] // step + 1, columns[0] // step : columns[-1] // step + 1] = values
+            (rows, row_place), (columns, column_place) = kept(part.rows, step), kept(part.columns, step)
+            sample[:, row_place, column_place] = part.probabilities[:, rows, columns]
         plot_features(path.with_suffix(".png"), sample, scene.name)
     return count
 

@@ -29,17 +29,11 @@ DATA_ENDINGS = ("", ".hdr", ".dat", ".img", ".bsq", ".bil", ".bip", ".raw")
 
 @dataclass(frozen=True)
 class MapOptions:
-    """What is written beside the map of classes, its areas and its quick look.
+    """What is written beside the map of classes, its areas and its quick look."""
 
-    Attributes:
-        probabilities: type of the raster of class probabilities, "uint8" or "float32", or None for none.
-        confidence: whether to write the probability of the most probable class.
-        page: whether to write a page in HTML.
-    """
-
-    probabilities: str | None = None
-    confidence: bool = False
-    page: bool = False
+    probabilities: str | None = None  # type of the raster of class probabilities, "uint8" or "float32"
+    confidence: bool = False  # probability of the most probable class
+    page: bool = False  # in HTML
 
 
 def output_paths(path: Path, options: MapOptions) -> dict[str, Path]:
@@ -115,16 +109,10 @@ def write_scene_maps(
 
     Args:
         parts: predictions that together cover the scene.
-        scene: the scene.
         path: GeoTIFF of the map of classes; the other files stand beside it (`output_paths`).
-        class_names: name of each class.
-        options: what to write.
         wavelengths: band centers in nm of the `pixels` of the parts.
         settings: what the map was made with, for `is_finished`.
         metadata: what to say of the model, for people.
-
-    Returns:
-        Areas and reduced images of the scene.
     """
     paths = output_paths(Path(path), options)
     replaces = paths["classes"].exists() and stated_settings(paths["classes"]) != settings_text(settings or {})

@@ -55,18 +55,10 @@ FAINT_COLOR = "#80848e"
 class SceneSummary:
     """Areas, reduced images and mean spectra of a mapped scene, gathered part by part.
 
-    Args:
-        scene: the scene.
-        class_names: name of each class.
-        wavelengths: band centers in nm of the pixels given to `update`, or None.
-        model_metadata: what to say of the model, for people.
-
-    Attributes:
-        class_map: every `step`-th pixel's class, uint8 (height, width), 255 = none.
-        confidence: probability of the most probable class there, float32 (height, width), NaN = none.
-        colors: reflectance there of the bands shown as red, green and blue, float32 (3, height, width), NaN = none.
-        pixel_counts: pixels of each class, int64 (classes,).
-        areas: area of each class in square meters, float64 (classes,), or None without georeference.
+    Wavelengths are band centers in nm of the pixels given to `update`; metadata are for people. Of every `step`-th
+    pixel there are `class_map`, uint8 (height, width), 255 = none, `confidence`, float32 (height, width), NaN = none,
+    and `colors`, reflectance shown as red, green and blue, float32 (3, height, width), NaN = none; of each class
+    `pixel_counts`, int64 (classes,), and `areas` in square meters, float64 (classes,), or None without georeference.
     """
 
     def __init__(
@@ -109,11 +101,7 @@ class SceneSummary:
             weights = np.broadcast_to(self._row_areas[rows][:, None], classes.shape)
             self.areas += np.bincount(classes[labelled], weights=weights[labelled], minlength=number)
 
-        taken = tuple(slice(-part.start % self.step, None, self.step) for part in (rows, columns))
-        place = tuple(
-            slice(-(-part.start // self.step), -(-part.start // self.step) + len(range(*part.indices(size))[t]))
-            for part, t, size in zip((rows, columns), taken, self.shape, strict=True)
-        )
+        taken, place = zip(*(kept(part, self.step) for part in (rows, columns)), strict=True)
         self.class_map[place] = classes[taken]
         self.confidence[place] = confidence[taken]
         bands = true_color_bands(self.wavelengths, len(pixels))
@@ -121,8 +109,7 @@ class SceneSummary:
         self._update_spectra(rows, columns, classes, pixels)
 
     def _update_spectra(self, rows: slice, columns: slice, classes: np.ndarray, pixels: np.ndarray) -> None:
-        step = self._spectrum_step
-        taken = tuple(slice(-part.start % step, None, step) for part in (rows, columns))
+        taken = tuple(kept(part, self._spectrum_step)[0] for part in (rows, columns))
         sampled = classes[taken].ravel()
         reflectance = self._reflectance(pixels[(slice(None), *taken)]).reshape(len(pixels), -1).astype(np.float64)
         if self._spectra is None:
@@ -156,15 +143,8 @@ class SceneSummary:
         return self.shape[0] * self.shape[1]
 
     def picture(self) -> np.ndarray:
-        """True color, stretched as `true_color` does, (height, width, 4) in 0..1; clear without data."""
-        visible = np.asarray(np.isfinite(self.colors).all(axis=0))
-        if not visible.any():
-            return np.zeros((*visible.shape, 4))
-        # Clouds would leave the land black: where enough pixels have a class, these alone set the limits
-        mapped, limits = self.class_map != NO_CLASS, None
-        if np.isfinite(self.colors[:, mapped]).sum() > 300:
-            limits = true_color(self.colors[:, mapped][:, None], TRUE_COLOR_WAVELENGTHS)[1]
-        return with_transparency(true_color(self.colors, TRUE_COLOR_WAVELENGTHS, limits)[0], visible)
+        """True color, (height, width, 4) in 0..1; clear without data."""
+        return clear_picture(self.colors, self.class_map != NO_CLASS)
 
     def map_picture(self) -> np.ndarray:
         """The map in its colors, (height, width, 4) in 0..1; clear without a class."""
@@ -199,9 +179,28 @@ class SceneSummary:
         return rows
 
 
+def kept(part: slice, step: int) -> tuple[slice, slice]:
+    """Every `step`-th pixel of an axis: which of a part of it, counted from its start, and where they go."""
+    return slice(-part.start % step, None, step), slice(-(-part.start // step), -(-part.stop // step))
+
+
 def with_transparency(colors: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Colors (height, width, 3) with a fourth channel; all are 0 where nothing is visible."""
     return np.where(visible[..., None], np.dstack([colors, visible]), 0.0)
+
+
+def clear_picture(colors: np.ndarray, mapped: np.ndarray) -> np.ndarray:
+    """
+    Reflectance of red, green and blue (3, height, width) as a picture (height, width, 4) in 0..1, clear where it is
+    NaN. Clouds would leave the land black: where enough pixels are mapped (height, width), these alone set the limits.
+    """
+    visible = np.asarray(np.isfinite(colors).all(axis=0))
+    if not visible.any():
+        return np.zeros((*visible.shape, 4))
+    limits = None
+    if np.count_nonzero(visible & mapped) > 100:
+        limits = true_color(colors[:, mapped][:, None], TRUE_COLOR_WAVELENGTHS)[1]
+    return with_transparency(true_color(colors, TRUE_COLOR_WAVELENGTHS, limits)[0], visible)
 
 
 def pixel_areas(summary: SceneSummary) -> np.ndarray | None:
@@ -245,13 +244,6 @@ def pixel_size(summary: SceneSummary) -> float | None:
     return float(np.sqrt(middle * ratio))
 
 
-def area_text(square_meters: float) -> str:
-    """An area for people: km2 from 1 km2 on, else ha."""
-    if square_meters >= 1e6:
-        return f"{square_meters / 1e6:,.1f} km²"
-    return f"{square_meters / 1e4:,.1f} ha"
-
-
 def length_text(meters: float) -> str:
     return f"{meters / 1000:g} km" if meters >= 1000 else f"{meters:g} m"
 
@@ -261,8 +253,10 @@ def share_text(share: float) -> str:
 
 
 def amount_text(row: Mapping[str, Any]) -> str:
-    """Area of a class, or its pixels without georeference."""
-    return f"{row['pixels']:,} px" if row["area_km2"] is None else area_text(row["area_km2"] * 1e6)
+    """Area of a class, in km2 from 1 km2 on, else in ha; or its pixels without georeference."""
+    if row["area_km2"] is None:
+        return f"{row['pixels']:,} px"
+    return f"{row['area_km2']:,.1f} km²" if row["area_km2"] >= 1 else f"{100 * row['area_km2']:,.1f} ha"
 
 
 def write_areas(path: Path, summary: SceneSummary) -> None:

@@ -170,16 +170,8 @@ def parse_area(text: str) -> Any:
 def load_data(
     arguments: argparse.Namespace, window_size: int, areas: Mapping[str, Any] | str | None = None
 ) -> LabelledData:
-    """The scenes and split that the arguments name.
-
-    Args:
-        arguments: of `add_data_arguments`.
-        window_size: side of the largest window that will be cut, in pixels.
-        areas: areas of each split or "test", as LabelledScene takes them, or None.
-
-    Raises:
-        ValueError: files are missing or cannot be used, or the split leaks.
-    """
+    """The scenes and split that the arguments name, for windows of at most `window_size` pixels; areas are those of
+    each split or "test", as LabelledScene takes them. ValueError where files cannot be used, or the split leaks."""
     settings: dict[str, Any] = {"window_size": window_size, "block_size": arguments.block_size}
     settings |= {"seed": arguments.split_seed, "validation_share": getattr(arguments, "validation_share", 0.0)}
     settings["split_file"] = getattr(arguments, "split_file", None)
@@ -294,14 +286,6 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
 
 
-def earlier_fine_tuning(checkpoint: str | None) -> dict[str, Any]:
-    """What is told of the fine-tuning of a checkpoint, where it had one and that is in its folder, as `earlier`."""
-    from hsst.support.pretraining import earlier_run
-
-    earlier = earlier_run(checkpoint)
-    return earlier if "labelled_pixels" in earlier.get("earlier", {}) else {}
-
-
 def identity(
     arguments: argparse.Namespace, data: LabelledData, settings: Any, options: ModelOptions
 ) -> dict[str, Any]:
@@ -330,17 +314,13 @@ def is_finished(folder: Path, run: Mapping[str, Any]) -> bool:
         return False
 
 
-def write_results(
-    arguments: argparse.Namespace,
-    data: LabelledData,
-    outcome: Outcome,
-    run: Mapping[str, Any],
-    earlier: Mapping[str, Any],
-) -> None:
+def write_results(arguments: argparse.Namespace, data: LabelledData, outcome: Outcome, run: Mapping[str, Any]) -> None:
     """The files of the output folder, `all_results.json` at the end, with the checksums of the others."""
     from hsst.experiments.baselines import save_network
     from hsst.support.few_labels import Description, processor_settings, save_classifier
+    from hsst.support.pretraining import earlier_run
 
+    earlier = earlier_run(arguments.model_name_or_path)
     scores = land_cover_scores(outcome.confusion)
     title = MODELS[arguments.model].title
     summary = f"overall accuracy {scores['overall_accuracy']:.1%}, average {scores['average_accuracy']:.1%}"
@@ -350,9 +330,7 @@ def write_results(
         plot_land_cover_map(folder / "land_cover_map.png", data, outcome.maps, f"Test area, {title}: {summary}")
         if outcome.parameters is not None:
             save_network(outcome, folder)
-        elif (
-            MODELS[arguments.model].kind == "pixels" and arguments.model != "knn"
-        ):  # a tree of pixels cannot be checked
+        elif MODELS[arguments.model].kind == "pixels" and arguments.model != "knn":  # whose tree cannot be checked
             seen = processor_settings(outcome.processor)
             names = list(data.class_names)
             description = Description("spectra", "as_they_are", names, len(outcome.bands), seen)
@@ -370,7 +348,7 @@ def write_results(
             "training": None if outcome.training is None else asdict(outcome.training),
             "chosen_settings": outcome.chosen,
             "split": data.split.settings,
-            **earlier,
+            **(earlier if "labelled_pixels" in earlier.get("earlier", {}) else {}),  # of fine-tuning
             "run": run,
             "files": checksums(sorted(folder.iterdir())),
             "versions": versions(),
@@ -378,20 +356,6 @@ def write_results(
         write_json(folder / RESULTS, without_folders(results))
     folder = arguments.output_dir
     print(f"{title}: {summary}\nResults: {folder / RESULTS}\nMap: {folder / 'land_cover_map.png'}")
-
-
-def with_few_labels(data: LabelledData, arguments: argparse.Namespace) -> LabelledData:
-    """The data with as many of their labels as the arguments want."""
-    if arguments.label_fraction is None and arguments.labels_per_class is None:
-        return data
-    labels = draw_labels(
-        data.labels,
-        data.split,
-        fraction=arguments.label_fraction,
-        per_class=arguments.labels_per_class,
-        seed=arguments.seed,
-    )
-    return data.with_labels(labels)
 
 
 def run_auto(arguments: argparse.Namespace) -> None:
@@ -445,12 +409,7 @@ def write_auto(
     run: Mapping[str, Any],
 ) -> None:
     """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
-    from hsst.support.few_labels import (
-        Description,
-        processor_settings,
-        rare_classes,
-        save_classifier,
-    )
+    from hsst.support.few_labels import Description, processor_settings, rare_classes, save_classifier
     from modeling_hsst import HSSTImageProcessor
 
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
@@ -527,7 +486,9 @@ def main() -> None:
         options = replace(options, window_size=choose_window_size(settings, options, base))
         assert options.window_size is not None
         data = load_data(arguments, options.window_size, areas_of(arguments))
-        data = with_few_labels(data, arguments)
+        budget = {"fraction": arguments.label_fraction, "per_class": arguments.labels_per_class}
+        if any(value is not None for value in budget.values()):
+            data = data.with_labels(draw_labels(data.labels, data.split, **budget, seed=arguments.seed))
         check_classes(data)
         warn_of_untrained_classes(data)
         run = identity(arguments, data, settings, options)
@@ -540,7 +501,7 @@ def main() -> None:
             outcome = run_model(arguments.model, data, settings, options, progress=True)
             if outcome.adaptation is not None:
                 print(f"Adapted {options.checkpoint} to {len(outcome.bands)} bands: {outcome.adaptation}")
-            write_results(arguments, data, outcome, run, earlier_fine_tuning(options.checkpoint))
+            write_results(arguments, data, outcome, run)
 
 
 if __name__ == "__main__":

@@ -121,11 +121,6 @@ class Budget:
         return f"{self.per_class} per class" if self.fraction is None else self.name
 
 
-def parse_budgets(text: str) -> list[str]:
-    """Names of budgets from a list of them, each once."""
-    return list(dict.fromkeys(Budget.parse(budget).name for budget in text.split(",")))
-
-
 @dataclass(frozen=True)
 class Run:
     """One training: a model, a budget, a seed, and which area is the test area."""
@@ -155,7 +150,7 @@ def plan_runs(
     models: Sequence[str], budgets: Sequence[str], seeds: Sequence[int], directions: Sequence[str]
 ) -> list[Run]:
     """All runs, seed by seed, so that an unfinished experiment can be looked at."""
-    planned = itertools.product(seeds, [Budget.parse(budget).name for budget in budgets], models, directions)
+    planned = itertools.product(seeds, budgets, models, directions)
     return [Run(model, budget, seed, direction) for seed, budget, model, direction in planned]
 
 
@@ -337,19 +332,12 @@ def _compare(
     for score in COMPARED_SCORES:
         means = {name: np.mean([by_model[name][seed][score] for seed in seeds]) for name in baselines}
         best = max(means, key=lambda name: means[name])
-        difference = paired_difference(by_model[main], by_model[best], score)
-        compared.append({"budget": budget, "score": score, "model": main, "baseline": best, **difference})
+        first, second = by_model[main], by_model[best]
+        differences = [first[seed][score] - second[seed][score] for seed in first if seed in second]
+        better_in = sum(difference > 0 for difference in differences)
+        entry = {"budget": budget, "score": score, "model": main, "baseline": best, "seeds": len(differences)}
+        compared.append({**entry, "better_in": better_in, "difference": described(differences)})
     return compared
-
-
-def paired_difference(first: Mapping[int, Row], second: Mapping[int, Row], score: str) -> dict[str, Any]:
-    """
-    How much better the first is than the second in a score, over the seeds that both have (scores by seed, of
-    `pooled_scores`): number of seeds, in how many it is better, and the difference (`described`).
-    """
-    differences = [first[seed][score] - second[seed][score] for seed in first if seed in second]
-    better_in = sum(difference > 0 for difference in differences)
-    return {"seeds": len(differences), "better_in": better_in, "difference": described(differences)}
 
 
 def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
@@ -421,11 +409,6 @@ def load_directions(arguments: argparse.Namespace, window_size: int) -> dict[str
     return directions
 
 
-def arrays_fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """A checksum of labels or pixels by the names of their scenes."""
-    return fingerprint(*(part for name in sorted(arrays) for part in (name, arrays[name])))
-
-
 def checkpoint_fingerprint(checkpoint: str) -> str:
     """A checksum of what makes the model of a checkpoint's folder; a name on the Hub stands for itself."""
     names = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
@@ -457,7 +440,10 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str]) -> tuple[Experi
         "data_dir": str(arguments.data_dir),
         **{name: getattr(arguments, name) for name in ("dataset", "dataset_config")},
         "class_names": first.class_names,
-        "labels": {name: arrays_fingerprint(data.labels) for name, data in directions.items()},
+        "labels": {
+            name: fingerprint(*(part for scene in sorted(data.labels) for part in (scene, data.labels[scene])))
+            for name, data in directions.items()
+        },
         "checkpoint": None if options.checkpoint is None else checkpoint_fingerprint(options.checkpoint),
         "areas": arguments.area,
         "splits": {name: data.split.settings for name, data in directions.items()},
@@ -500,7 +486,7 @@ def main() -> None:
     quiet_libraries()
     with one_line_errors("label_efficiency.py"):
         models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
-        budgets = parse_budgets(arguments.budgets)
+        budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))
         experiment, seeds = set_up(arguments, models)
         directions = list(experiment.directions)
         runs = plan_runs(models, budgets, seeds, directions)

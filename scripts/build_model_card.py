@@ -153,14 +153,11 @@ def model_card(
     The card of a model, `scripts/support/model_card.md` filled in.
 
     Args:
-        config: the model's configuration.
         results: `all_results.json` of its pre-training, or of its fine-tuning.
         sources: keys of `training_sources` that the weights were trained on.
-        repository: OWNER/NAME on the Hub.
-        base: OWNER/NAME of the model that was fine-tuned for land cover; None for a pre-trained one.
+        repository, base: OWNER/NAME on the Hub of the model, and of the one that was fine-tuned for land cover.
         final: leave out the note that the weights are a placeholder.
-        evaluations: result files by their keys in `EVALUATIONS`. What is missing was not measured, and is not in the
-            card, or among its limits.
+        evaluations: result files by their keys in `EVALUATIONS`; what is missing was not measured.
         scale: stored number of a reflectance of 1.
     """
     from hsst.experiments.label_efficiency import label_efficiency_table

@@ -50,10 +50,8 @@ class InertRecord(dict):
 
 def read_published_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
-    Weights and settings of a published pre-training or fine-tuning file, without running anything in it.
-
-    Raises:
-        ValueError: the file is not a checkpoint of the published scripts, or tries to call something on loading.
+    Weights and settings of a published pre-training or fine-tuning file, without running anything in it. ValueError
+    where the file is not a checkpoint of the published scripts, or tries to call something on loading.
     """
     import torch
     from torch import serialization
@@ -120,15 +118,9 @@ def check_settings(settings: dict[str, Any], is_pretraining: bool) -> None:
 def model_from_published(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> HSSTPreTrainedModel:
     """
     An HSST model with published weights: masked image modeling, semantic segmentation or image classification,
-    whichever the weights' names and shapes say.
-
-    Args:
-        weights: the published `model_state_dict`.
-        settings: the published settings, of which `transformer_n_heads`, `band_patch_size`, `patch_size` and
-            `image_size` are needed; the rest is found in the weights.
-
-    Raises:
-        ValueError: a setting is missing or senseless, or the weights are of an unknown variant.
+    whichever the weights' names and shapes say. Of the settings, `transformer_n_heads`, `band_patch_size`,
+    `patch_size` and `image_size` are needed; the rest is found in the weights. ValueError where one is missing or
+    senseless, or the weights are of an unknown variant.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError

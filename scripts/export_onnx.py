@@ -38,9 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 def export(source: str, output: Path) -> float:
     """
     Exports a model, and returns the largest difference of its outputs from the model's, in their standard deviation.
-
-    Raises:
-        ValueError: there is no such model, a package is missing, or the outputs differ.
+    ValueError where there is no such model, a package is missing, or the outputs differ.
     """
     try:
         import onnxruntime

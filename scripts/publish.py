@@ -176,10 +176,8 @@ def upload(folder: Path, arguments: argparse.Namespace) -> None:
 
 def file_names(folder: str | Path) -> list[str]:
     """
-    The files of a folder by their names in the repository, in order.
-
-    Raises:
-        ValueError: there is no such folder, it is empty, or holds links.
+    The files of a folder by their names in the repository, in order. ValueError where there is no such folder, it is
+    empty, or holds links.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -198,11 +196,8 @@ def file_names(folder: str | Path) -> list[str]:
 def stage_model_folder(folder: str | Path, target: str | Path) -> Path:
     """
     Copies a model's folder, as it lies in `model_cards` or as training saved it, to a new folder `target`, and adds
-    the code and the auto maps that its Hub repository has beside them.
-
-    Raises:
-        ValueError: there is no such folder, it holds links, it lacks a configuration or has one that is not JSON, or
-            `target` exists.
+    the code and the auto maps that its Hub repository has beside them. ValueError where there is no such folder, it
+    holds links, it lacks a configuration or has one that is not JSON, or `target` exists.
     """
     from modeling_hsst.hub_hsst import add_code  # here, for help and refusals need not wait for torch
 
@@ -222,10 +217,8 @@ def check_model_folder(folder: str | Path) -> None:
     """
     Checks that a staged folder is a complete model repository: a card with metadata and sections, weights in
     safetensors only, all finite, no code but the package's, nothing that training leaves behind; and that every class
-    loads from it in a clean process, with the package and without it, to the same numbers.
-
-    Raises:
-        ValueError: it is not; the message names every file that is wrong, and how.
+    loads from it in a clean process, with the package and without it, to the same numbers. ValueError where it is not;
+    the message names every file that is wrong, and how.
     """
     from modeling_hsst.hub_hsst import code_files
 
@@ -249,10 +242,8 @@ def check_model_folder(folder: str | Path) -> None:
 def check_dataset_folder(folder: str | Path) -> None:
     """
     Checks that a folder is a corpus that may be published: a card with metadata and sections, as many tiles in its
-    files as the card says, and simulated products only, since EnMAP's data may not be re-published.
-
-    Raises:
-        ValueError: it is not; the message names every file that is wrong, and how.
+    files as the card says, and simulated products only, since EnMAP's data may not be re-published. ValueError where
+    it is not; the message names every file that is wrong, and how.
     """
     import pyarrow.parquet
 
@@ -387,16 +378,8 @@ def training_sources() -> dict[str, Mapping[str, Any]]:
 
 
 def check_sources(names: Sequence[str], where: str) -> None:
-    """
-    Checks that weights trained on these sources may be published.
-
-    Args:
-        names: keys of `training_sources`.
-        where: the argument or file that names them, for the error.
-
-    Raises:
-        ValueError: there is none, or one is unknown or may not be used.
-    """
+    """Checks that weights trained on these keys of `training_sources` may be published; ValueError, which begins with
+    `where`, where there is none, or one is unknown or may not be used."""
     sources = training_sources()
     if not names:
         raise ValueError(f"{where}: expected the sources of the training pixels, got none")
@@ -472,10 +455,8 @@ def clear_hub_errors(hub_model_id: str, endpoint: str) -> Iterator[None]:
 
 def check_owner(api: HfApi, hub_model_id: str) -> None:
     """
-    Checks that the token's user may own a repository of this name.
-
-    Raises:
-        ValueError: the name is not OWNER/NAME, there is no token, or the owner is somebody else.
+    Checks that the token's user may own a repository of this name. ValueError where the name is not OWNER/NAME, there
+    is no token, or the owner is somebody else.
     """
     if hub_model_id.count("/") != 1 or not all(hub_model_id.split("/")):
         raise ValueError(f"--hub_model_id: expected OWNER/NAME, got {hub_model_id!r}")

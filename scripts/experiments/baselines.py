@@ -343,11 +343,9 @@ def start_from_head(
 ) -> None:
     """
     Initializes the classifier of a network from a checkpoint, matching classes by name. Where several checkpoint
-    classes map to one class, their weights are averaged so that it gets no advantage from their number.
-
-    Raises:
-        ValueError: the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has
-            no such classifier or does not know a class.
+    classes map to one class, their weights are averaged so that it gets no advantage from their number. ValueError
+    where the network is not one of HSST, its classifier does not see single pixels, or the checkpoint has no such
+    classifier or does not know a class.
     """
     if not hasattr(network, "hsst") or settings.task != "dense" or network.config.patch_size != 1:
         raise ValueError(

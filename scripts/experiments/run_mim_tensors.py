@@ -53,10 +53,9 @@ class TileTensors:
 
     @classmethod
     def read(cls, path: Path, config: HSSTConfig) -> "TileTensors":
-        """Reads a file of export_tiles.py, its bands picked by the wavelengths of a configuration.
-
-        Raises:
-            ValueError: it is not such a file, lacks a wavelength, or its tiles are smaller than a window.
+        """
+        Reads a file of export_tiles.py, its bands picked by the wavelengths of a configuration. ValueError where it is
+        not such a file, lacks a wavelength, or its tiles are smaller than a window.
         """
         try:
             with safe_open(path, framework="pt") as file:

@@ -30,14 +30,9 @@ CURVE_STEP = 250.0
 
 
 class CorrectionErrors:
-    """Draws a factor and an added reflectance for each window.
-
-    Args:
-        wavelengths: band centers in nm, (bands,).
-        path_radiance: standard deviation of the added reflectance at `REFERENCE_WAVELENGTH`.
-        calibration: standard deviation of a factor that is the same in all bands, and of one that changes along the
-            spectrum, smoothly over `CURVE_STEP`.
-    """
+    """Draws a factor and an added reflectance for each window, by wavelengths in nm (bands,): `path_radiance` is the
+    standard deviation of what is added at `REFERENCE_WAVELENGTH`, `calibration` that of a factor that is the same in
+    all bands, and of one that changes along the spectrum, smoothly over `CURVE_STEP`."""
 
     def __init__(self, wavelengths: Sequence[float], path_radiance: float, calibration: float) -> None:
         self.wavelengths = torch.tensor(wavelengths, dtype=torch.float32)
@@ -69,16 +64,9 @@ class SpectralCrop:
     """Runs a model on a random range of its blocks, as if it had no others.
 
     A sensor that ends at 1,000 nm has half the blocks of EnMAP. A model that was always shown all of them has not
-    learned to do without.
-
-    Args:
-        model: an HSST model with positions of type "wavelength" or "relative", blockwise embeddings and a head of type
-            "mean", whose weights do not depend on which blocks there are.
-        share: of the steps that see a part only.
-        seed: of the steps and ranges.
-
-    Raises:
-        ValueError: the model is another one.
+    learned to do without. `share` is that of the steps that see a part only. ValueError where the model has not
+    positions of type "wavelength" or "relative", blockwise embeddings and a head of type "mean", whose weights do not
+    depend on which blocks there are.
     """
 
     def __init__(self, model: Any, share: float, seed: int) -> None:

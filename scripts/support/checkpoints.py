@@ -27,33 +27,18 @@ TENSORS = ("model", "optimizer", "progress")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """
-    The state of a run after a step.
+    """The state of a run after a step."""
 
-    Attributes:
-        model: weights and buffers by name.
-        moments: what the optimizer keeps of each parameter, by the parameter's number and a name.
-        progress: tensors of the run's own, by name.
-        state: what JSON can hold of the run.
-        run: the arguments that make two runs the same.
-        history: what was logged, a JSON object a line.
-    """
-
-    model: Mapping[str, torch.Tensor]
-    moments: Mapping[int, Mapping[str, torch.Tensor]]
-    progress: Mapping[str, torch.Tensor]
-    state: Mapping[str, Any]
-    run: Mapping[str, Any]
-    history: str
+    model: Mapping[str, torch.Tensor]  # weights and buffers by name
+    moments: Mapping[int, Mapping[str, torch.Tensor]]  # of the optimizer, by the parameter's number and a name
+    progress: Mapping[str, torch.Tensor]  # of the run's own, by name
+    state: Mapping[str, Any]  # what JSON can hold of the run
+    run: Mapping[str, Any]  # the arguments that make two runs the same
+    history: str  # what was logged, a JSON object a line
 
     def save(self, folder: Path) -> None:
-        """
-        Writes the checkpoint whole and to the disk, in place of an earlier one of that name.
-
-        Raises:
-            OSError: it cannot be written.
-            ValueError: a weight is not finite.
-        """
+        """Writes the checkpoint whole and to the disk, in place of an earlier one of that name; OSError where that
+        cannot be, ValueError where a weight is not finite."""
         moments = {f"{n}.{name}": value for n, kept in self.moments.items() for name, value in kept.items()}
         tensors = {"model": self.model, "optimizer": moments, "progress": self.progress}
         _check_finite(folder, tensors)
@@ -68,12 +53,8 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """
-        Reads and verifies a checkpoint.
-
-        Raises:
-            ValueError: it is none, or a damaged one, or a weight is not finite; the message names file and finding.
-        """
+        """Reads and verifies a checkpoint; ValueError, which names file and finding, where it is none, or a damaged
+        one, or a weight is not finite."""
         contents = _verified_files(folder)
         try:
             tensors = {name: load(contents[_file(name)]) for name in TENSORS}
@@ -96,12 +77,8 @@ class Checkpoint:
         return checkpoint
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """
-        Gives a model its weights, and its optimizer what it keeps of them; rates and decays stay as they are.
-
-        Raises:
-            ValueError: they are of another model or optimizer.
-        """
+        """Gives a model its weights, and its optimizer what it keeps of them; rates and decays stay as they are.
+        ValueError where they are of another model or optimizer."""
         weights = model.state_dict()
         if set(weights) != set(self.model):
             differing = sorted(set(weights) ^ set(self.model))
@@ -127,16 +104,8 @@ def step_folders(output_dir: Path) -> list[Path]:
 
 
 def latest_checkpoint(output_dir: Path, say: Callable[[str], object]) -> tuple[Path, Checkpoint] | None:
-    """
-    The latest checkpoint of a run that is whole; None where there is none at all.
-
-    Args:
-        output_dir: the run's folder.
-        say: is told of each damaged one that is passed over.
-
-    Raises:
-        ValueError: there are checkpoints, and all of them are damaged.
-    """
+    """The latest checkpoint of a run that is whole; None where there is none at all, ValueError where all are damaged.
+    `say` is told of each one that is passed over."""
     folders = step_folders(output_dir)
     for folder in folders:
         try:

@@ -74,13 +74,10 @@ def plot_reconstruction(
     shaded bands were hidden.
 
     Args:
-        path: PNG file to write.
-        reflectance: input, (bands, height, width).
-        reconstruction: the model's values of all bands, same shape.
+        reflectance, reconstruction: input and the model's values of all bands, (bands, height, width).
         hidden: bool of the same shape, True where the model did not see a value.
         valid: bool (height, width), False at pixels without data.
         wavelengths: band centers in nm, or None.
-        title: what the figure shows.
     """
     hidden = np.logical_and(hidden, valid)
     filled = np.where(hidden, reconstruction, reflectance)

@@ -113,10 +113,7 @@ def raster_writer(
     Args:
         path: GeoTIFF to write; what is there under this name is replaced.
         shape: (height, width) in pixels.
-        band_names: description of each band.
         dtype: "uint8" or "float32".
-        nodata: value of pixels without data.
-        crs: coordinate reference system, or None.
         transform: from (column, row) to coordinates, or None.
         scale: factor from stored numbers to what they mean.
         tags: what the file says of itself.

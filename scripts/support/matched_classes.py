@@ -16,16 +16,9 @@ def parse_merges(texts: Sequence[str]) -> dict[str, list[str]]:
 def matched_classes(
     model_classes: Sequence[str], label_classes: Sequence[str], merged: Mapping[str, Sequence[str]]
 ) -> list[int]:
-    """For each class of a model the number of the label class that it stands for, `len(label_classes)` for none.
-
-    Args:
-        model_classes: names of the model's classes.
-        label_classes: names of the labels' classes.
-        merged: for names of label classes the names of the model's that stand for them; others stand for the class of
-            their own name.
-
-    Raises:
-        ValueError: a name is unknown, or stands for two classes.
+    """
+    For each class of a model the number of the label class that it stands for, `len(label_classes)` for none: the one
+    of its name, or the one that `merged` names it for. ValueError where a name is unknown, or stands for two classes.
     """
     stands_for: dict[str, str] = {}
     for label_class, names in merged.items():

@@ -134,10 +134,8 @@ def _finite(text: str) -> float:
 
 def read_processor(source: str, config: HSSTConfig | None = None) -> HSSTImageProcessor:
     """
-    The image processor beside a model's weights.
-
-    Raises:
-        ValueError: there is none, it is damaged, or it is of other bands than `config`.
+    The image processor beside a model's weights. ValueError where there is none, it is damaged, or it is of other
+    bands than `config`.
     """
     found = find_file(source, IMAGE_PROCESSOR_NAME)
     if found is None:
@@ -216,10 +214,8 @@ def stored_tensors(source: str) -> dict[str, tuple[str, list[int]]]:
 
 def check_sizes(model_class: Any, source: str, config: HSSTConfig, new: tuple[str, ...] = ()) -> None:
     """
-    Compares what a model would take with the headers of its weights, before memory is asked for.
-
-    Raises:
-        ValueError: the configuration describes a larger model than there are weights for.
+    Compares what a model would take with the headers of its weights, before memory is asked for. ValueError where the
+    configuration describes a larger model than there are weights for.
     """
     if (Path(source) / ADAPTER).exists():
         raise ValueError(f"{source}: expected a whole model, got an adapter of one ({ADAPTER})")
@@ -256,16 +252,9 @@ def load_model(
     model_class: Any, source: str, config: HSSTConfig, *, new: tuple[str, ...] = (), unused: tuple[str, ...] = ()
 ) -> Any:
     """
-    A model of `read_config` with all its weights; no code that lies beside them is run, and no pickle read.
-
-    Args:
-        model_class: class of `modeling_hsst`.
-        source: folder or repository of the Hub.
-        config: its configuration.
-        new, unused: how names of weights begin, as for `load_whole`.
-
-    Raises:
-        ValueError: weights are missing, damaged, of other sizes than the configuration says, or not finite.
+    A model with all its weights; no code that lies beside them is run, and no pickle read. `new` and `unused` are how
+    names of weights begin, as for `load_whole`. ValueError where weights are missing, damaged, of other sizes than the
+    configuration says, or not finite.
     """
     check_sizes(model_class, source, config, new)
     with reading(source), quietly():
@@ -274,14 +263,8 @@ def load_model(
 
 def parse_overrides(overrides: str, has_dropout: bool = False) -> dict[str, Any]:
     """
-    `name=value,name=value` as settings of the types that the configuration has by default.
-
-    Args:
-        overrides: the text.
-        has_dropout: whether the program has a flag `--dropout`, which sets dropout in place of this.
-
-    Raises:
-        ValueError: a setting is unknown, of another type, or has a flag of its own.
+    `name=value,name=value` as settings of the types that the configuration has by default. ValueError where one is
+    unknown, of another type, or is dropout where the program `has_dropout` as a flag of its own.
     """
     defaults = HSSTConfig()
     settings: dict[str, Any] = {}

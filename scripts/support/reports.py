@@ -161,21 +161,10 @@ def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], count
     return drawn
 
 
-def plot_land_cover_map(
-    path: str | Path,
-    data: LabelledData,
-    maps: Mapping[str, np.ndarray],
-    title: str,
-) -> Path:
+def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str, np.ndarray], title: str) -> Path:
     """
     Draws test area, reference and prediction side by side as PNG: one row for each scene (the first four), cut to its
-    test area.
-
-    Args:
-        path: PNG file to write.
-        data: scenes with labels and split.
-        maps: predicted classes of each scene by its name, uint8 (height, width), 255 = none.
-        title: what the figure shows.
+    test area; `maps` are predicted classes by the scene's name, uint8 (height, width), 255 = none.
     """
     colors = to_rgba_array(class_colors(data.class_names))
     scenes = [scene for scene in data.scenes if scene.name in maps][:4]

@@ -25,10 +25,8 @@ def setting(default: Any, text: str, choices: Sequence[str] | None = None) -> An
 class FineTuningSettings:
     """
     How a network is fine-tuned and how it predicts; the fields say what each setting is, `run_classification.py
-    --help`, too. Augmentations are off by default.
-
-    Raises:
-        ValueError: a setting is out of its range; the message names it.
+    --help`, too. Augmentations are off by default. ValueError where a setting is out of its range; the message names
+    it.
     """
 
     task: str = setting("dense", "label every pixel of a window (dense), or the center pixel of an odd one", TASKS)

@@ -32,10 +32,8 @@ ARCHIVE = "download.geoservice.dlr.de"
 
 def gather_upload(files: Sequence[str | Path] | None, folder: Path) -> Path:
     """
-    Lays the files of a visitor side by side in an empty folder, and gives the scene among them.
-
-    Raises:
-        ProductError: there are none, they are too large together, or they are several scenes.
+    Lays the files of a visitor side by side in an empty folder, and gives the scene among them. ProductError where
+    there are none, they are too large together, or they are several scenes.
     """
     paths = [Path(file) for file in files or ()]
     if not paths:
@@ -72,10 +70,8 @@ def check_addresses(path: Path) -> None:
 
 def open_checked(path: str | Path) -> Scene:
     """
-    Opens a scene that is small enough for the page.
-
-    Raises:
-        ProductError: the file is no scene, damaged or without wavelengths, or larger than the page computes.
+    Opens a scene that is small enough for the page. ProductError where the file is no scene, damaged or without
+    wavelengths, or larger than the page computes.
     """
     scene = open_scene(path)
     try:

@@ -98,12 +98,10 @@ class ViTEncoder(nn.Module):
         vit_config = ViTConfig(**sizes, intermediate_size=4 * config.hidden_size, patch_size=1)
         self.vit = ViTModel(vit_config, add_pooling_layer=False)
         self.num_features = config.hidden_size * (1 if config.per_pixel else config.image_size**2)
-        self.per_pixel = config.per_pixel
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         tokens = self.vit(pixel_values).last_hidden_state[:, 1:]  # without the class token
-        features = tokens.transpose(1, 2).unflatten(2, pixel_values.shape[-2:])
-        return features if self.per_pixel else features.flatten(1)
+        return tokens.transpose(1, 2).unflatten(2, pixel_values.shape[-2:])
 
 
 class CNN1D(nn.Module):
@@ -126,8 +124,7 @@ class CNN1D(nn.Module):
         batch_size, bands, rows, columns = pixel_values.shape
         spectra = pixel_values.permute(0, 2, 3, 1).reshape(-1, 1, bands)
         features = torch.tanh(self.linear(self.pool(torch.tanh(self.convolution(spectra))).flatten(1)))
-        features = features.view(batch_size, rows, columns, -1).permute(0, 3, 1, 2)
-        return features if self.per_pixel else features.flatten(1)
+        return features.view(batch_size, rows, columns, -1).permute(0, 3, 1, 2)
 
 
 class CNN3D(nn.Module):
@@ -148,11 +145,9 @@ class CNN3D(nn.Module):
         self.second = nn.Conv3d(16, 32, (3, 3, 3), padding=padding)
         positions = 1 if config.per_pixel else (config.image_size - 4) ** 2
         self.num_features = 32 * (config.num_channels - 8) * positions
-        self.per_pixel = config.per_pixel
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        features = torch.relu(self.second(torch.relu(self.first(pixel_values.unsqueeze(1)))))
-        return features.flatten(1, 2) if self.per_pixel else features.flatten(1)
+        return torch.relu(self.second(torch.relu(self.first(pixel_values.unsqueeze(1))))).flatten(1, 2)
 
 
 class BaselineModel(PreTrainedModel):
@@ -194,7 +189,8 @@ class BaselineModel(PreTrainedModel):
         """
         if pixel_mask is not None:
             pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
-        logits = self.head(self.encoder(pixel_values))
+        features = self.encoder(pixel_values)
+        logits = self.head(features if self.config.per_pixel else features.flatten(1))
         loss = None if labels is None else labelled_cross_entropy(logits, labels, UNLABELLED)
         output_class = SemanticSegmenterOutput if self.config.per_pixel else ImageClassifierOutput
         return output_class(loss=loss, logits=logits)
@@ -391,14 +387,15 @@ def check_classes(data: LabelledData) -> None:
         raise ValueError("expected labelled test pixels, got none")
 
 
+def untrained_of(data: LabelledData) -> dict[str, int]:
+    """Classes that are tested but never trained, with their test pixels."""
+    counts = zip(data.class_names, data.class_counts("train"), data.class_counts("test"), strict=True)
+    return {name: int(tested) for name, trained, tested in counts if tested and not trained}
+
+
 def warn_of_untrained_classes(data: LabelledData) -> None:
-    """Warns of classes that are tested but never trained, with their names."""
-    trained, tested = data.class_counts("train"), data.class_counts("test")
-    for number, name in enumerate(data.class_names):
-        if tested[number] and not trained[number]:
-            logger.warning(
-                "class %s has %d test pixels and no training pixel: none of them can be right", name, tested[number]
-            )
+    for name, tested in untrained_of(data).items():
+        logger.warning("class %s has %d test pixels and no training pixel: none of them can be right", name, tested)
 
 
 def load_config(checkpoint: str) -> HSSTConfig:

@@ -46,6 +46,7 @@ from hsst.experiments.baselines import (
     load_config,
     run_model,
     starting_point,
+    untrained_of,
     warn_of_untrained_classes,
 )
 from hsst.run_classification import (
@@ -57,7 +58,7 @@ from hsst.run_classification import (
     parse_area,
 )
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors, parse_named
-from hsst.support.figures import draw_scores, label_axis, save_figure, style_axis
+from hsst.support.figures import save_figure
 from hsst.support.reports import described, markdown_table, percent, shares_of
 from hsst.support.training_settings import MODELS, FineTuningSettings, ModelOptions, check_model, settings_for
 
@@ -308,11 +309,7 @@ def _entry(
 
 def untrained_classes(directions: Mapping[str, LabelledData]) -> list[str]:
     """Classes that are tested in a direction in which they have no training pixel: there, none can be right."""
-    found = []
-    for data in directions.values():
-        trained, tested = data.class_counts("train"), data.class_counts("test")
-        found += [name for name, a, b in zip(data.class_names, trained, tested, strict=True) if b and not a]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(name for data in directions.values() for name in untrained_of(data)))
 
 
 def _compare(
@@ -355,15 +352,25 @@ def plot_label_efficiency(path: str | Path, summary: Mapping[str, Any]) -> Path:
                 style: dict[str, Any] = {"color": COLORS[number - 1], "lw": 1.4, "ms": 5, "zorder": 3}
                 if number == 0:
                     style = {"color": MAIN_COLOR, "lw": 2.6, "ms": 6, "zorder": 5}
-                style |= {"marker": MARKERS[number], "label": entries[0]["title"]}
+                means, low, high = (np.array([s[key] for s in scores], dtype=float) for key in ("mean", "low", "high"))
+                axis.plot(labels, means, marker=MARKERS[number], label=entries[0]["title"], **style)
                 # The bands of many models would hide each other
-                draw_scores(axis, labels, scores, has_band=number == 0 or len(compared) <= 3, **style)
-            label_axis(axis, {entry["budget"]: entry for entry in results}.values())
+                if (number == 0 or len(compared) <= 3) and not np.isnan(low).any():
+                    axis.fill_between(labels, low, high, color=style["color"], alpha=0.15, lw=0)
+            budgets = {entry["budget"]: entry for entry in results}.values()
+            ticks = {entry["labels"]: f"{entry['budget_title']}\n({entry['labels']:,.0f})" for entry in budgets}
+            axis.set_xscale("log")
+            # Budgets that come out nearly equal would overlap as upright names
+            axis.set_xticks(list(ticks), list(ticks.values()), fontsize=8, rotation=30, ha="right")
+            axis.minorticks_off()
+            axis.set_xlabel("training labels")
             # Intervals of few seeds reach far beyond what accuracies can be
-            means = [entry[score]["mean"] for entry in results]
-            axis.set_ylim(max(0.0, min(means) - 0.1), min(1.0, max(means) + 0.1))
+            reached = [entry[score]["mean"] for entry in results]
+            axis.set_ylim(max(0.0, min(reached) - 0.1), min(1.0, max(reached) + 0.1))
             axis.set_title(score.replace("_", " "), fontsize=11)
-            style_axis(axis)
+            axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
         axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
     over = over_seeds(results)
     figure.suptitle(f"Land cover from few labels, test area never trained on ({over})", fontsize=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +107,22 @@ def extract_features(
         ValueError: the scene shares no band with the model, has no wavelengths, or an argument is out of range.
     """
     encoder, processor = load_encoder(model)
-    settings = {"pooling": pooling, "window": window, "brightness": brightness, "exclude": exclude}
+    settings: dict[str, Any] = {"pooling": pooling, "window": window, "brightness": brightness, "exclude": exclude}
     reading: dict[str, Any] = {"wavelengths": wavelengths, "fwhm": fwhm, "scale": scale}
     reading = {name: value for name, value in reading.items() if value is not None}
-    if isinstance(scene, (str, Path)):
-        with open_scene(scene, **reading) as opened:
-            return _of_scene(encoder, processor, opened, progress, **settings)
-    if isinstance(scene, (np.ndarray, torch.Tensor)):
-        stored: dict[str, Any] = {"scale": processor.scale, "nodata": processor.nodata, "name": "the array"}
-        scene = ArrayScene(scene, **stored | reading)
-    elif reading:
-        raise ValueError(f"{', '.join(reading)}: expected only with a path or an array, an open scene has its own")
-    return _of_scene(encoder, processor, scene, progress, **settings)
+    with ExitStack() as stack:
+        if isinstance(scene, (str, Path)):
+            scene = stack.enter_context(open_scene(scene, **reading))
+        elif isinstance(scene, (np.ndarray, torch.Tensor)):
+            stored: dict[str, Any] = {"scale": processor.scale, "nodata": processor.nodata, "name": "the array"}
+            scene = ArrayScene(scene, **stored | reading)
+        elif reading:
+            raise ValueError(f"{', '.join(reading)}: expected only with a path or an array, an open scene has its own")
+        features = scene_features(encoder, processor, scene, **settings)
+        output = np.empty((features.num_outputs, *scene.shape), dtype=np.float32)
+        for part in features.predict(scene, progress):
+            output[:, part.rows, part.columns] = part.probabilities
+    return output
 
 
 def scene_features(
@@ -163,16 +168,6 @@ def fitted_to_scene(
     adapted_processor = adapt_processor(processor, centers, fwhm)
     logger.info("%s: the model is carried over to its bands. %s", scene.name, reason)
     return adapted, adapted_processor
-
-
-def _of_scene(
-    encoder: Any, processor: HSSTImageProcessor, scene: SceneReader, progress: bool, **settings: Any
-) -> np.ndarray:
-    features = scene_features(encoder, processor, scene, **settings)
-    output = np.empty((features.num_outputs, *scene.shape), dtype=np.float32)
-    for part in features.predict(scene, progress):
-        output[:, part.rows, part.columns] = part.probabilities
-    return output
 
 
 def write_scene_features(features: SceneFeatures, scene: Scene, path: Path, settings: Mapping[str, object]) -> int:

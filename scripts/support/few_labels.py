@@ -435,15 +435,10 @@ def score_in_folds(
     others, less those not `apart` where surroundings are seen. Scores of all pixels tested together, and their
     interval over folds (`pooled_interval`). ValueError where no fold has another one with two classes to train on.
     """
-    count = min(folds, len(np.unique(pixels.parts)))
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     matrices: list[np.ndarray] = []
     of_folds: list[dict[str, Any]] = []
-    with without_warnings():
-        dealt = list(splitter.split(pixels.spectra, pixels.classes, pixels.parts))
+    dealt = folds_of(pixels.classes, pixels.parts, seed, folds)
     for training, test in tqdm(dealt, desc="testing in folds", unit="fold", disable=None):
-        if not len(test) or len(np.unique(pixels.classes[training])) < 2:
-            continue
         known = {name: [variant[training] for variant in of_inputs] for name, of_inputs in variants.items()}
         choice = choose(known, pixels.classes[training], pixels.parts[training], seed)
         classifier, seen = choice.tuned.classifier, choice.seen(variants)

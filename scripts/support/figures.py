@@ -177,33 +177,6 @@ def plot_spectrum(
     axis.grid(alpha=0.2)
 
 
-def draw_scores(
-    axis: Any, places: Sequence[float], scores: Sequence[Mapping[str, Any]], has_band: bool = True, **style: Any
-) -> None:
-    """A line of means, and a band of their 95 % intervals where all have one."""
-    means, low, high = (np.array([score[name] for score in scores], dtype=float) for name in ("mean", "low", "high"))
-    lines = axis.plot(places, means, **{"marker": "o", **style})
-    if has_band and not np.isnan(low).any():
-        axis.fill_between(places, low, high, color=lines[0].get_color(), alpha=0.15, lw=0)
-
-
-def label_axis(axis: Any, entries: Iterable[Mapping[str, Any]]) -> None:
-    """The numbers of labels that the budgets of `entries` come to as a logarithmic axis."""
-    ticks = {entry["labels"]: f"{entry['budget_title']}\n({entry['labels']:,.0f})" for entry in entries}
-    axis.set_xscale("log")
-    # Budgets that come out nearly equal would overlap as upright names
-    axis.set_xticks(list(ticks), list(ticks.values()), fontsize=8, rotation=30, ha="right")
-    axis.minorticks_off()
-    axis.set_xlabel("training labels")
-
-
-def style_axis(axis: Any) -> None:
-    """Shares as percent on the vertical axis, a faint grid, and no frame above and at the right."""
-    axis.yaxis.set_major_formatter(lambda value, position: f"{value:.0%}")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
 def save_figure(path: str | Path, figure: Figure, dpi: int = 110) -> Path:
     """
     Writes a figure as PNG, whole. Names of classes and files are shown as they are: matplotlib takes what stands

@@ -292,7 +292,8 @@ def fine_tune(
         weights = torch.tensor(inverse, dtype=torch.float32)
     if settings.freeze_encoder and not hasattr(model, "hsst"):
         raise ValueError(f"freeze_encoder: expected a model with the encoder of HSST, got {type(model).__name__}")
-    set_frozen(model, settings.freeze_encoder)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head.") or not settings.freeze_encoder)
     if hasattr(model, "hsst"):
         use_fast_layers(model)
     corners = TrainingCorners(training, settings.task, settings.seed)
@@ -398,12 +399,6 @@ class FineTuner(Trainer):
         total = labelled.float() if weights is None else weights[labels.masked_fill(~labelled, 0)] * labelled
         loss = losses.sum() / total.sum().clamp(min=1e-6)
         return (loss, outputs) if return_outputs else loss
-
-
-def set_frozen(model: nn.Module, frozen: bool) -> None:
-    """Lets only parameters of the head learn, or all."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("head.") or not frozen)
 
 
 def parameter_groups(model: nn.Module, settings: FineTuningSettings) -> list[dict[str, Any]]:

@@ -127,10 +127,20 @@ def plot_confusion(path: str | Path, matrix: np.ndarray, class_names: Sequence[s
         figsize=(side + 1 + margin, side + 0.7 * margin), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     )
     axis = figure.subplots()
-    counts = matrix if count <= LARGEST_MATRIX_WITH_COUNTS else None
-    drawn = draw_shares(axis, shares_of(matrix), class_names, counts)
+    shares, few = shares_of(matrix), count <= LARGEST_MATRIX_WITH_COUNTS
+    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(count, count):
+        share = shares[row, column]
+        if np.isnan(share) or (share < 0.005 and not few):
+            continue
+        text = f"{share:.0%}\n{matrix[row, column]:,}" if few else f"{share:.0%}"
+        color = "white" if share > 0.6 else "#222222"
+        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=color)
     labels = [f"{name} ({int(total):,})" for name, total in zip(class_names, support, strict=True)]
     axis.set_yticks(range(count), labels, fontsize=9)
+    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
+    axis.set_ylabel("reference (test pixels)")
+    axis.set_xlabel("prediction")
     figure.suptitle(wrapped(title, side + margin, 11), fontsize=11)
     figure.colorbar(drawn, ax=axis, shrink=0.75, label="share of the reference class")
     return save_figure(path, figure)
@@ -140,25 +150,6 @@ def shares_of(matrix: np.ndarray) -> np.ndarray:
     """Counts (classes, classes) as shares of each row, float64; NaN in rows of classes that do not occur."""
     support = matrix.sum(axis=1, keepdims=True)
     return np.where(support > 0, matrix / np.maximum(support, 1), np.nan)
-
-
-def draw_shares(axis: Any, shares: np.ndarray, class_names: Sequence[str], counts: np.ndarray | None = None) -> Any:
-    """Draws `shares_of` a confusion matrix on an axis, with counts of pixels where they are given; gives the image."""
-    count = len(class_names)
-    drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    few = count <= LARGEST_MATRIX_WITH_COUNTS
-    for row, column in np.ndindex(count, count):
-        share = shares[row, column]
-        if np.isnan(share) or (share < 0.005 and not few):
-            continue
-        text = f"{share:.0%}" if counts is None else f"{share:.0%}\n{counts[row, column]:,}"
-        color = "white" if share > 0.6 else "#222222"
-        axis.text(column, row, text, ha="center", va="center", fontsize=9 if few else 6, color=color)
-    axis.set_yticks(range(count), class_names, fontsize=9)
-    axis.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9)
-    axis.set_ylabel("reference (test pixels)")
-    axis.set_xlabel("prediction")
-    return drawn
 
 
 def plot_land_cover_map(path: str | Path, data: LabelledData, maps: Mapping[str, np.ndarray], title: str) -> Path:

@@ -233,8 +233,8 @@ def check_model_folder(folder: str | Path) -> None:
         problems.append("weights (*.safetensors) are missing")
     for name in weights:
         problems += weight_problems(folder / name)
-    card_problems = find_card_problems(folder / CARD_NAME, "model")
-    problems += card_problems or source_problems(folder / CARD_NAME)
+    card_problems, metadata = read_card(folder / CARD_NAME, "model")
+    problems += card_problems or source_problems(CARD_NAME, metadata["training_sources"])
     # What is wrong already would be an error of the loading, too, in less clear words
     raise_problems(folder, problems or loading_problems(folder))
 
@@ -267,12 +267,10 @@ def check_dataset_folder(folder: str | Path) -> None:
     if foreign:
         problems.append(f"only simulated products may be published, it holds tiles of {some_of(foreign)}")
     if CARD_NAME in names:
-        card_problems = find_card_problems(folder / CARD_NAME, "dataset")
+        card_problems, metadata = read_card(folder / CARD_NAME, "dataset")
         problems += card_problems
-        if not card_problems:
-            stated = stated_tiles(DatasetCard.load(folder / CARD_NAME).data.to_dict().get("dataset_info"))
-            if stated != num_tiles:
-                problems.append(f"{CARD_NAME} states {stated} tiles, the files hold {num_tiles}")
+        if not card_problems and (stated := stated_tiles(metadata.get("dataset_info"))) != num_tiles:
+            problems.append(f"{CARD_NAME} states {stated} tiles, the files hold {num_tiles}")
     raise_problems(folder, problems)
 
 
@@ -341,32 +339,28 @@ def weight_problems(path: Path) -> list[str]:
     return problems
 
 
-def find_card_problems(path: Path, repo_type: str) -> list[str]:
+def read_card(path: Path, repo_type: str) -> tuple[list[str], dict[str, Any]]:
+    """What is wrong with a card, and its metadata."""
     kind = ModelCard if repo_type == "model" else DatasetCard
     try:
         card = kind.load(path)
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        return [f"{path.name} has no readable metadata ({' '.join(str(error).split())})"]
+        return [f"{path.name} has no readable metadata ({' '.join(str(error).split())})"], {}
     values = card.data.to_dict()
-    problems = [
-        f"{path.name} states no `{name}` in its metadata" for name in METADATA[repo_type] if not values.get(name)
-    ]
-    headings = [line.lstrip("#").strip().lower() for line in card.text.splitlines() if line.startswith("#")]
-    return problems + [
-        f"{path.name} has no section on {section}"
-        for section in SECTIONS[repo_type]
-        if not any(section in heading for heading in headings)
-    ]
+    missing = [name for name in METADATA[repo_type] if not values.get(name)]
+    problems = [f"{path.name} states no `{name}` in its metadata" for name in missing]
+    headings = "\n".join(line.lower() for line in card.text.splitlines() if line.startswith("#"))
+    problems += [f"{path.name} has no section on {name}" for name in SECTIONS[repo_type] if name not in headings]
+    return problems, values
 
 
-def source_problems(path: Path) -> list[str]:
-    sources = ModelCard.load(path).data.to_dict()["training_sources"]
+def source_problems(card: str, sources: Any) -> list[str]:
     if isinstance(sources, str):
         sources = [sources]
     if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
-        return [f"{path.name}: `training_sources` must be a list of names, got {sources}"]
+        return [f"{card}: `training_sources` must be a list of names, got {sources}"]
     try:
-        check_sources(sources, path.name)
+        check_sources(sources, card)
     except ValueError as error:
         return [str(error)]
     return []

@@ -38,10 +38,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     """What a table says of a scene, and its picture (height, width, 3)."""
-    rows, columns = (
-        slice(max(0, (length - LARGEST_PICTURE) // 2), max(0, (length - LARGEST_PICTURE) // 2) + LARGEST_PICTURE)
-        for length in scene.shape
-    )
+    starts = [max(0, (length - LARGEST_PICTURE) // 2) for length in scene.shape]
+    rows, columns = (slice(start, start + LARGEST_PICTURE) for start in starts)
     stored = scene.read(rows, columns)
     has_data = stored != scene.nodata
     good = scene.valid_bands
@@ -50,11 +48,10 @@ def describe(title: str, scene: Scene) -> tuple[dict[str, Any], np.ndarray]:
     wavelengths = scene.wavelengths
     reflectance = np.where(has_data, stored / scene.scale, np.nan)[good]
     picture, _ = true_color(reflectance, None if wavelengths is None else wavelengths[good])
+    about = scene.raster.metadata
     return {
         "title": title,
-        "format": "EnMAP"
-        if scene.product
-        else scene.raster.metadata.get("format", scene.raster.metadata.get("sensor", "")),
+        "format": "EnMAP" if scene.product else about.get("format", about.get("sensor", "")),
         "bands": len(good),
         "bands_with_data": int(good.sum()),
         "wavelengths": None if wavelengths is None else [float(wavelengths[0]), float(wavelengths[-1])],

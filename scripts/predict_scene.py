@@ -147,14 +147,6 @@ def predict(arguments: argparse.Namespace, scene_path: Path | str, map_path: Pat
     )
 
 
-def check_feature_arguments(arguments: argparse.Namespace) -> None:
-    """Raises ValueError where arguments are given that are about maps only."""
-    about_maps = ("probabilities", "confidence", "html", "scene_statistics")
-    given = [f"--{name}" for name in about_maps if getattr(arguments, name)]
-    if given:
-        raise ValueError(f"--features: expected no flag of maps, got {', '.join(given)}")
-
-
 def write_features(
     arguments: argparse.Namespace,
     scene_path: Path | str,
@@ -235,9 +227,11 @@ def work_of(arguments: argparse.Namespace, local_rank: int) -> Callable[[Path | 
 def main() -> None:
     arguments = parse_arguments()
     with one_line_errors("predict_scene.py"):
-        if arguments.features:
-            check_feature_arguments(arguments)
-        elif arguments.window is not None:
+        about_maps = ("probabilities", "confidence", "html", "scene_statistics")
+        given = [f"--{name}" for name in about_maps if getattr(arguments, name)]
+        if arguments.features and given:
+            raise ValueError(f"--features: expected no flag of maps, got {', '.join(given)}")
+        if not arguments.features and arguments.window is not None:
             raise ValueError("--window: expected with --features only; a map is made with the model's windows")
         # What launchers tell a process; scenes are dealt out without a word between processes
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)

@@ -409,7 +409,7 @@ def write_auto(
     run: Mapping[str, Any],
 ) -> None:
     """The files of --model auto, `all_results.json` at the end, and what they say in a few lines."""
-    from hsst.support.few_labels import Description, processor_settings, rare_classes, save_classifier
+    from hsst.support.few_labels import Description, processor_settings, save_classifier
     from modeling_hsst import HSSTImageProcessor
 
     wavelengths = None if pixels.wavelengths is None else pixels.wavelengths.tolist()
@@ -451,7 +451,8 @@ def write_auto(
             "versions": versions(),
         }
         write_json(folder / RESULTS, without_folders(results))
-    rare = rare_classes(tested["support_per_class"], data.class_names)
+    counts = zip(data.class_names, tested["support_per_class"], strict=True)
+    rare = [f"{name} ({count})" for name, count in counts if count < FEW_PIXELS]
     if rare:
         print(f"warning: fewer than {FEW_PIXELS} test pixels, so that their scores say little: {', '.join(rare)}")
     print(f"{title}, chosen by cross-validation among {len(choice.scores)}\nTested apart in space: {summary}")

@@ -461,14 +461,6 @@ def set_up(arguments: argparse.Namespace, models: Sequence[str]) -> tuple[Experi
     return Experiment(directions, options, settings, description), range(arguments.seeds)
 
 
-def quiet_libraries() -> None:
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    # Each training collects garbage at its end, half a second long if it looks through all that was imported
-    gc.freeze()
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a benchmark of the paper with its settings")
@@ -490,7 +482,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    quiet_libraries()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    # Each training collects garbage at its end, half a second long if it looks through all that was imported
+    gc.freeze()
     with one_line_errors("label_efficiency.py"):
         models = list(dict.fromkeys(name.strip() for name in arguments.models.split(",")))
         budgets = list(dict.fromkeys(Budget.parse(budget).name for budget in arguments.budgets.split(",")))

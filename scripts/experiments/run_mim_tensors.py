@@ -24,15 +24,7 @@ from transformers import get_wsd_schedule
 from datasets_loading.files import only_writer, write_json, written_into
 from hsst.support.command_line import HelpFormatter, check_least, one_line_errors
 from hsst.support.model_sources import load_model, parse_overrides, read_config, read_processor
-from hsst.support.pretraining import (
-    FiniteWatch,
-    earlier_run,
-    kind_of_step,
-    masked_loss,
-    masks_for,
-    parameter_groups,
-    step_seed,
-)
+from hsst.support.pretraining import FiniteWatch, earlier_run, masked_loss, masks_for, parameter_groups, step_seed
 from hsst.support.reports import without_folders
 from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.configuration_hsst import MASK_TYPES
@@ -167,7 +159,7 @@ def train(arguments: argparse.Namespace) -> None:
         pixels = training.windows(arguments.batch_size, config.window_size[0], drawn)
         windows = processor.standardize(pixels, scale=training.scale, nodata=training.nodata)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
-            loss = masked_loss(model, config, *windows, drawn, kind_of_step(kinds, drawn))
+            loss = masked_loss(model, config, *windows, drawn, kinds[drawn % len(kinds)])
         loss.backward()
         watch.add(step + 1, loss, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0), None)
         if bad := watch.first_bad(wait=step + 1 == steps):

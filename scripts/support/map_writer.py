@@ -123,7 +123,8 @@ def raster_writer(
         What writes the values of some rows and columns, (bands, height, width) or, for one band, (height, width).
     """
     path = Path(path)
-    plain, whole = partial_path(path, "parts"), partial_path(path, "whole")
+    # Hidden, in the same folder, with the same ending
+    plain, whole = (path.with_name(f".{path.stem}.{kind}{path.suffix}") for kind in ("parts", "whole"))
     profile = {"count": len(band_names), "dtype": dtype, "nodata": nodata, "crs": crs, "transform": transform}
     profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "bigtiff": "if_safer", "interleave": "band"}
     # Named, or else three bands of type uint8 would be a photograph
@@ -188,11 +189,6 @@ def _writing(path: Path) -> Iterator[None]:
     except (RasterioError, OSError) as error:
         reason = error.__cause__ or getattr(error, "strerror", None) or error
         raise OSError(f"{path}: expected a file that can be written, got: {reason}") from None
-
-
-def partial_path(path: Path, kind: str = "partial") -> Path:
-    """Name under which a file is written until it is whole: hidden, in the same folder, with the same ending."""
-    return path.with_name(f".{path.stem}.{kind}{path.suffix}")
 
 
 def class_map_writer(

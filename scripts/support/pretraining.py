@@ -43,11 +43,6 @@ def masks_for(config: HSSTConfig, batch_size: int, seed: int, mask_type: str | N
     )
 
 
-def kind_of_step(mask_types: list[str], seed: int) -> str:
-    """The kind of masks of a step, which follows from its seed."""
-    return mask_types[seed % len(mask_types)]
-
-
 def in_other_light(pixels: torch.Tensor, nodata: int, spread: float) -> torch.Tensor:
     """
     Windows of stored numbers (windows, bands, rows, columns), each times a factor of its own, as under other
@@ -95,12 +90,7 @@ class FiniteWatch:
 
 
 def masked_loss(
-    model: Any,
-    config: HSSTConfig,
-    values: torch.Tensor,
-    valid: torch.Tensor,
-    seed: int,
-    mask_type: str | None = None,
+    model: Any, config: HSSTConfig, values: torch.Tensor, valid: torch.Tensor, seed: int, mask_type: str | None = None
 ) -> torch.Tensor:
     """
     Loss of a masked model on standardized windows (windows, bands, rows, columns), `valid` (windows, rows, columns)

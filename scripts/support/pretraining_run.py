@@ -42,15 +42,7 @@ from hsst.support.checkpoints import HISTORY, Checkpoint, latest_checkpoint, ste
 from hsst.support.command_line import StopRequest, leave_signals_to_parent
 from hsst.support.figures import plot_reconstruction
 from hsst.support.model_sources import OTHER_PARTS, load_model
-from hsst.support.pretraining import (
-    FiniteWatch,
-    in_other_light,
-    kind_of_step,
-    masked_loss,
-    masks_for,
-    parameter_groups,
-    step_seed,
-)
+from hsst.support.pretraining import FiniteWatch, in_other_light, masked_loss, masks_for, parameter_groups, step_seed
 from hsst.support.pretraining_data import (
     check_same_bands,
     check_tile_sizes,
@@ -61,7 +53,7 @@ from hsst.support.pretraining_data import (
     processor_of_checkpoint,
 )
 from hsst.support.reports import without_folders
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, use_fast_layers
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
 
@@ -217,15 +209,6 @@ def create_repository(name: str, token: str | None) -> None:
         HfApi(token=token).create_repo(name, exist_ok=True)
     except Exception as error:  # huggingface_hub lets through what its HTTP library raises, which is not one for ever
         raise ValueError(f"--push_to_hub: the repository {name} cannot be written: {error}") from error
-
-
-def push(model: HSSTForMaskedImageModeling, processor: HSSTImageProcessor, name: str, token: str | None) -> None:
-    """Uploads a model as a repository that also loads where this package is not installed."""
-    with TemporaryDirectory() as folder:
-        export_for_hub(model, processor, folder)
-        HfApi(token=token).upload_folder(
-            repo_id=name, folder_path=folder, commit_message="Model and processor of run_mim.py"
-        )
 
 
 class Run:
@@ -428,7 +411,8 @@ class Run:
             kind = None
             if arguments.mask_types:
                 # The same kind on every process, or those with less to encode would wait
-                kind = kind_of_step(arguments.mask_types, step_seed(arguments.seed, micro_step))
+                shared = step_seed(arguments.seed, micro_step)
+                kind = arguments.mask_types[shared % len(arguments.mask_types)]
             loss = masked_loss(self.model, self.config, *self.processor.standardize(pixels), drawn, kind)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -629,7 +613,12 @@ class Run:
         print(f"Model and processor: {arguments.output_dir}\nReconstruction: {self.figure_path()}")
         if arguments.push_to_hub:
             try:
-                push(model, self.processor, arguments.hub_model_id, arguments.hub_token)
+                with TemporaryDirectory() as folder:  # which also loads where this package is not installed
+                    export_for_hub(model, self.processor, folder)
+                    message, name = "Model and processor of run_mim.py", arguments.hub_model_id
+                    HfApi(token=arguments.hub_token).upload_folder(
+                        repo_id=name, folder_path=folder, commit_message=message
+                    )
             except Exception as error:  # as in create_repository
                 raise ValueError(
                     f"the model is saved in {arguments.output_dir}, but pushing it to {arguments.hub_model_id} "

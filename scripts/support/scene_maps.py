@@ -107,12 +107,8 @@ def write_scene_maps(
     files; an error leaves no file of the rasters behind.
     What stood beside a map from other settings and is not written again goes with it.
 
-    Args:
-        parts: predictions that together cover the scene.
-        path: GeoTIFF of the map of classes; the other files stand beside it (`output_paths`).
-        wavelengths: band centers in nm of the `pixels` of the parts.
-        settings: what the map was made with, for `is_finished`.
-        metadata: what to say of the model, for people.
+    `path` is the GeoTIFF of the map of classes; the other files stand beside it (`output_paths`). Wavelengths are band
+    centers in nm of the `pixels` of the parts, settings are for `is_finished`, and metadata for people.
     """
     paths = output_paths(Path(path), options)
     replaces = paths["classes"].exists() and stated_settings(paths["classes"]) != settings_text(settings or {})
@@ -123,7 +119,6 @@ def write_scene_maps(
     summary = SceneSummary(scene, class_names, wavelengths, metadata or {})
     tags = {SETTINGS_TAG: settings_text(settings or {}), "scene": scene.name}
     given: dict[str, Any] = {"crs": scene.crs, "transform": scene.transform, "tags": tags}
-    steps = options.probabilities == "uint8"
     layers: list[tuple[Callable[[slice, slice, np.ndarray], None], Callable[[ScenePart], np.ndarray]]] = []
     with ExitStack() as stack:
         # Entered first, finished last
@@ -132,9 +127,8 @@ def write_scene_maps(
         if options.probabilities:
             file, kind = paths["probabilities"], options.probabilities
             writer = probability_writer(file, scene.shape, class_names, dtype=kind, **given)
-            values: Callable[[ScenePart], np.ndarray] = lambda part: part.probabilities
-            in_steps: Callable[[ScenePart], np.ndarray] = lambda part: probability_steps(part.probabilities)
-            layers.append((stack.enter_context(writer), in_steps if steps else values))
+            stored: Callable[[np.ndarray], np.ndarray] = probability_steps if kind == "uint8" else np.asarray
+            layers.append((stack.enter_context(writer), lambda part: stored(part.probabilities)))
         if options.confidence:
             writer = probability_writer(paths["confidence"], scene.shape, ["confidence"], dtype="uint8", **given)
             layers.append((stack.enter_context(writer), lambda part: probability_steps(part.confidence)))

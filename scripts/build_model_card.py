@@ -36,11 +36,7 @@ EVALUATIONS = {
     "label_efficiency": ("label_efficiency.py", None, None),
     "real_places": ("real_places.py", None, None),
     "sensors": ("sensors.py of commit bd54004", None, None),
-    "other_labels": (
-        "other_labels.py of commit bd54004",
-        "one fine-tuned for land cover",
-        "other_labels_map.png",
-    ),
+    "other_labels": ("other_labels.py of commit bd54004", "one fine-tuned for land cover", "other_labels_map.png"),
 }
 
 
@@ -241,15 +237,9 @@ def land_cover_values(results: Mapping[str, Any], runs: Sequence[Mapping[str, An
 def evaluation_results(results: Mapping[str, Any], task: str) -> list[EvalResult]:
     """Scores of the test area as the Hub shows them beside the card."""
     scores = {"overall_accuracy": "Overall accuracy", "average_accuracy": "Average accuracy", "macro_f1": "Macro F1"}
+    data: dict[str, Any] = {"dataset_type": "simulated-enmap", "dataset_name": "Simulated EnMAP scenes, test area"}
     return [
-        EvalResult(
-            task_type=task,
-            dataset_type="simulated-enmap",
-            dataset_name="Simulated EnMAP scenes, test area",
-            metric_type=score,
-            metric_name=title,
-            metric_value=results[score],
-        )
+        EvalResult(task_type=task, metric_type=score, metric_name=title, metric_value=results[score], **data)
         for score, title in scores.items()
     ]
 

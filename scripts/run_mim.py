@@ -60,11 +60,7 @@ def parse_arguments() -> argparse.Namespace:
         "--mask_types", nargs="+", choices=MASK_TYPES, help="several kinds of masks, of which each step takes one"
     )
     model.add_argument("--mask_ratio", type=float, help="share of the tokens to hide (the configuration's)")
-    model.add_argument(
-        "--mask_patch_size",
-        type=int,
-        help="side of hidden squares in positions (the configuration's)",
-    )
+    model.add_argument("--mask_patch_size", type=int, help="side of hidden squares in positions (the configuration's)")
     model.add_argument("--dropout", type=float, default=0.1, help="of attention weights and layers (the paper's 0.1)")
     training = parser.add_argument_group("training")
     training.add_argument("--per_device_train_batch_size", type=int, default=64, help="windows on each device at once")
@@ -77,10 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="cosine", help="of the learning rate")
     training.add_argument("--num_warmup_steps", type=int, help="steps in which the learning rate rises (5 %% of all)")
     training.add_argument(
-        "--decay_share",
-        type=float,
-        default=0.25,
-        help="last share of the steps, in which warmup_stable_decay falls",
+        "--decay_share", type=float, default=0.25, help="last share of the steps, in which warmup_stable_decay falls"
     )
     training.add_argument(
         "--gain", type=float, default=0.0, help="spread of a random factor on each window's reflectance"

@@ -38,22 +38,10 @@ from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import SPLITS, UNLABELLED
 from hsst.experiments.pixel_classifiers import fold_groups, frozen_features, head_of, map_of
 from hsst.support.few_labels import tuned
-from hsst.support.fine_tuning import (
-    AreaTensors,
-    FineTuned,
-    confusion_of,
-    fine_tune,
-    predict,
-)
+from hsst.support.fine_tuning import AreaTensors, FineTuned, confusion_of, fine_tune, predict
 from hsst.support.matched_classes import matched_classes
 from hsst.support.model_sources import OTHER_PARTS, check_sizes, load_model, read_config, read_processor
-from hsst.support.training_settings import (
-    STATISTICS,
-    FineTuningSettings,
-    ModelOptions,
-    check_model,
-    model_entry,
-)
+from hsst.support.training_settings import STATISTICS, FineTuningSettings, ModelOptions, check_model, model_entry
 from modeling_hsst import (
     ENMAP_WAVELENGTHS,
     HSSTConfig,
@@ -69,7 +57,6 @@ from modeling_hsst.scene_prediction_hsst import SMALLEST_DEVIATION
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURES = ("vit", "cnn-1d", "cnn-3d")
 PARAMETER_TOLERANCE = 0.2
 """The ViT has as many parameters as HSST, give or take this share."""
 
@@ -163,7 +150,7 @@ class BaselineModel(PreTrainedModel):
         super().__init__(config)
         builders: dict[str, Callable[[BaselineConfig], Any]] = {"vit": ViTEncoder, "cnn-1d": CNN1D, "cnn-3d": CNN3D}
         if config.architecture not in builders:
-            raise ValueError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {config.architecture!r}")
+            raise ValueError(f"architecture: expected one of {', '.join(builders)}, got {config.architecture!r}")
         self.encoder = builders[config.architecture](config)
         # pixel by pixel, a convolution of one pixel is the linear layer
         num_features, num_labels = self.encoder.num_features, int(config.num_labels or 0)
@@ -181,12 +168,8 @@ class BaselineModel(PreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SemanticSegmenterOutput | ImageClassifierOutput:
-        """
-        Args:
-            pixel_values: (windows, bands, rows, columns).
-            labels: classes from 0, int64 (windows, rows, columns), or (windows,) of center pixels, 255 = unlabelled.
-            pixel_mask: (windows, rows, columns), 0 at pixels without data.
-        """
+        """Of pixel_values (windows, bands, rows, columns), with labels from 0, int64 (windows, rows, columns), or
+        (windows,) of center pixels, 255 = unlabelled, and pixel_mask (windows, rows, columns), 0 without data."""
         if pixel_mask is not None:
             pixel_values = pixel_values.masked_fill(~pixel_mask.bool().unsqueeze(1), 0.0)
         features = self.encoder(pixel_values)

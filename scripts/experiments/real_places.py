@@ -253,12 +253,8 @@ PLACES: dict[str, Callable[[Path], Place]] = {
 
 
 def split(place: Place, num_labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Pixels to train on, `num_labels` of each class or what there is, and to test on, from other parts.
-
-    Raises:
-        ValueError: the place has no parts that could be kept apart.
-    """
+    """Pixels to train on, `num_labels` of each class or what there is, and to test on, from other parts; ValueError
+    where the place has no parts that could be kept apart."""
     if len(np.unique(place.parts)) < 2:
         raise ValueError(f"{place.name}: expected parts that can be kept apart, got one")
     generator = np.random.default_rng(seed)

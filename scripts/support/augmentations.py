@@ -73,16 +73,11 @@ class SpectralCrop:
         config = getattr(model, "config", None)
         if not isinstance(config, HSSTConfig) or type(getattr(model, "hsst", None)) is not HSSTModel:
             raise ValueError(f"spectral_crop: expected a model with the encoder of HSST, got {type(model).__name__}")
-        for name, wanted in (
-            ("encodes_wavelengths", True),
-            ("blockwise_patch_embedding", True),
-            ("head_type", "mean"),
-        ):
+        needed = {"encodes_wavelengths": True, "blockwise_patch_embedding": True, "head_type": "mean"}
+        for name, wanted in needed.items():
             if getattr(config, name) != wanted:
                 raise ValueError(f"spectral_crop: expected a model with {name} {wanted}, got {getattr(config, name)}")
-        self.model = model
-        self.config = config
-        self.share = share
+        self.model, self.config, self.share = model, config, share
         self.generator = torch.Generator().manual_seed(seed)
         self.crops: dict[tuple[int, int], nn.Module] = {}
 

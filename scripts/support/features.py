@@ -35,13 +35,8 @@ def load_encoder(source: str | Path | tuple[Any, HSSTImageProcessor]) -> tuple[A
     Pre-trained models that add a place in the window to each token (positions of type "wavelength") get that of the
     middle at all places: else the place, and not the land, is most of what the features of windows differ by. A single
     pixel lies in the middle, so its features stay as they are. Fine-tuned models have learned to do without the place,
-    and are loaded as they are.
-
-    Args:
-        source: folder of the model, or its name on the Hub; or a model and its image processor, which are returned.
-
-    Raises:
-        ValueError: there is no such model, or its weights are damaged.
+    and are loaded as they are. A model and its image processor in place of a folder or a name on the Hub are returned.
+    ValueError where there is no such model, or its weights are damaged.
     """
     if not isinstance(source, (str, Path)):
         if [*map(hasattr, source if isinstance(source, tuple) else (), ("config", "standardize"))] == [True, True]:

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.files import checksums, fingerprint, write_json
 from datasets_loading.labelled_data import LabelledData
-from datasets_loading.land_cover_metric import FEW_PIXELS, confusion_matrix, land_cover_scores
+from datasets_loading.land_cover_metric import confusion_matrix, land_cover_scores
 from datasets_loading.sensors import ENMAP
 from datasets_loading.splits import UNLABELLED
 from hsst.support.feature_transformer import HSSTFeatures
@@ -478,11 +478,6 @@ def apart(places: np.ndarray, others: np.ndarray) -> np.ndarray:
     return distances >= SURROUNDINGS
 
 
-def rare_classes(counts: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Classes with too few test pixels to say much of them, each with their number."""
-    return [f"{name} ({count})" for name, count in zip(class_names, counts, strict=True) if count < FEW_PIXELS]
-
-
 @dataclass(frozen=True)
 class Description:
     """What stands beside a saved classifier."""
@@ -517,16 +512,9 @@ def processor_settings(processor: HSSTImageProcessor) -> dict[str, Any]:
 
 class PixelPredictor(ScenePredictor):
     """
-    Maps scenes with a classifier of pixels and their surroundings from scikit-learn. Probabilities are those of the
-    classifier, or of the softmax of its scores (ridge, SVM), at the temperature beside it: 1 where none was found.
-
-    Args:
-        folder: of `save_classifier`.
-        exclude, resample: as for `ScenePredictor`.
-        place: device and dtype of the model that gives features, as for `torch.nn.Module.to`.
-
-    Raises:
-        ValueError: files are missing, damaged, or not of a classifier.
+    Maps scenes with a classifier of pixels and their surroundings, from a folder of `save_classifier`. Probabilities
+    are those of the classifier, or of the softmax of its scores (ridge, SVM), at the temperature beside it. `place` is
+    the device and dtype of a model that gives features. ValueError where files are missing, damaged, or of others.
     """
 
     def __init__(

@@ -139,12 +139,9 @@ class AreaTensors:
         return np.array([int(self.labels[number][row, column]) for number, row, column in pixels], dtype=np.int64)
 
     def windows(self, corners: np.ndarray | torch.Tensor, task: str) -> dict[str, torch.Tensor]:
-        """Windows by number of the tensor, row and column of their upper left pixel, (windows, 3).
-
-        Returns:
-            pixel_values float32 (windows, bands, size, size), pixel_mask bool (windows, size, size), and labels int64,
-            (windows, size, size) for "dense", (windows,) for "center".
-        """
+        """Windows by number of the tensor, row and column of their upper left pixel, (windows, 3): pixel_values
+        float32 (windows, bands, size, size), pixel_mask bool (windows, size, size), and labels int64, (windows, size,
+        size) for "dense", (windows,) for "center"."""
         size = self.window_size
         values, masks, labels = [], [], []
         for number, row, column in np.asarray(corners).tolist():
@@ -266,16 +263,13 @@ def fine_tune(
     validation: AreaTensors | None = None,
     progress: bool = False,
 ) -> FineTuned:
-    """Trains a model in place on the labelled pixels of an area; it is left in evaluation mode, on its device.
+    """
+    Trains a model in place on the labelled pixels of an area; it is left in evaluation mode, on its device.
 
-    Args:
-        model: takes (pixel_values, pixel_mask) and returns `logits`, (windows, classes, rows, columns) for "dense",
-            (windows, classes) for "center"; its classifier's parameters are named `head...`.
-        validation: area that decides when to stop, needed for `early_stopping_patience`.
-
-    Raises:
-        ValueError: fewer than two classes have training pixels, the settings need what is not there, or training
-            diverged.
+    The model takes (pixel_values, pixel_mask) and returns `logits`, (windows, classes, rows, columns) for "dense",
+    (windows, classes) for "center"; its classifier's parameters are named `head...`. The validation area decides when
+    to stop. ValueError where fewer than two classes have training pixels, the settings need what is not there, or
+    training diverged.
     """
     if settings.max_steps == 0 and settings.num_epochs is None:
         on_device(model, settings).eval()
@@ -447,13 +441,10 @@ def predict(
     labelled_only: bool = False,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Classes of all pixels of an area.
-
-    For "dense", windows overlap and their probabilities are averaged; for "center", every pixel has its own window.
+    """
+    Classes of all pixels of an area by the scene's name, uint8 (height, width), 255 where nothing was predicted. For
+    "dense", windows overlap and their probabilities are averaged; for "center", every pixel has its own window.
     `labelled_only` leaves out windows without labelled pixels, where no map is wanted.
-
-    Returns:
-        Classes of each scene by its name, uint8 (height, width), 255 where nothing was predicted.
     """
     model.eval()
     device = next(model.parameters()).device

@@ -102,7 +102,7 @@ SINGLE_PIXELS: dict[str, Any] = {
 }
 
 PRETRAINED_PIXELS: dict[str, Any] = SINGLE_PIXELS | {
-    "settings": {**SINGLE_PIXELS["settings"], "learning_rate": 5e-4},  # the published one of fine-tuning
+    "settings": {**SINGLE_PIXELS["settings"], "learning_rate": 5e-4}  # the published one of fine-tuning
 }
 
 MODELS: dict[str, ModelEntry] = {
@@ -134,29 +134,17 @@ MODELS: dict[str, ModelEntry] = {
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a model is made of, beside the settings of its training.
+    """What a model is made of, beside the settings of its training; None keeps the configuration's."""
 
-    Attributes:
-        checkpoint: folder or Hub name of a pre-trained HSST, or None.
-        config_overrides: settings of HSSTConfig to change, for models that do not load the checkpoint's weights.
-        window_size: side of a window in pixels; None takes the checkpoint's, or 8 for "dense" and 7 for "center".
-        dropout: of HSST's attention and layers; None keeps the configuration's.
-        head_type: what a dense head of HSST, or a classifier on its features, sees of a pixel: the "mean" over the
-            spectral blocks, or their "concat"enation; None keeps the configuration's.
-        statistics: standardize by mean and deviation of the "training" area, of the "checkpoint", or of each "area" by
-            its own; None takes the checkpoint's for pre-trained models and those of the training area for others.
-        adapt_bands: where the data lack bands of the checkpoint, adapt it to theirs by wavelength.
-        merged: for classes of the data the classes of the checkpoint that stand for them, where the classifier starts
-            as the checkpoint's; others stand for the class of their own name.
-    """
-
-    checkpoint: str | None = None
-    config_overrides: Mapping[str, Any] = field(default_factory=dict)
-    window_size: int | None = None
-    dropout: float | None = None
-    head_type: str | None = None
+    checkpoint: str | None = None  # folder or Hub name of a pre-trained HSST
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)  # of HSSTConfig, without a checkpoint's weights
+    window_size: int | None = None  # side in pixels; of the checkpoint, or 8 for "dense" and 7 for "center"
+    dropout: float | None = None  # of HSST's attention and layers
+    head_type: str | None = None  # a pixel is seen as the "mean" over the spectral blocks, or their "concat"enation
+    # Mean and deviation of the "training" area, of the "checkpoint" (pre-trained models), or of each "area" by its own
     statistics: str | None = None
-    adapt_bands: bool = False
+    adapt_bands: bool = False  # by wavelength, where the data lack bands of the checkpoint
+    # For classes of the data those of the checkpoint that stand for them, where the classifier starts as its own
     merged: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 

@@ -100,6 +100,37 @@ class RasterFile(Protocol):
         """Closes the file; a later reading opens it again."""
 
 
+class OpenedByProcess(ABC):
+    """A file that every process opens for itself, at its first reading: a file position must not be shared.
+
+    It is pickled without what is open.
+    """
+
+    def __init__(self) -> None:
+        self._handles: dict[int, Any] = {}
+
+    @abstractmethod
+    def _open(self) -> Any:
+        """Opens the file in this process."""
+
+    def _handle(self) -> Any:
+        process = os.getpid()
+        if process not in self._handles:
+            # HDF5 gives a child the file that its parent has open rather than open it again: drop that one first
+            self.close()
+            self._handles[process] = self._open()
+        return self._handles[process]
+
+    def close(self) -> None:
+        """Closes the file; a later reading opens it again."""
+        for handle in self._handles.values():
+            handle.close()
+        self._handles.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}
+
+
 class Closing(ABC):
     """What is closed at the end of `with`."""
 

@@ -29,6 +29,7 @@ from rasterio.windows import Window
 
 from datasets_loading.raster_file import (
     LARGEST_TEXT,
+    OpenedByProcess,
     ProductError,
     Stated,
     check_fits,
@@ -84,7 +85,7 @@ _LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 
 
-class GdalFile:
+class GdalFile(OpenedByProcess):
     """A GeoTIFF, ENVI image or JPEG 2000 as a `RasterFile`.
 
     Args:
@@ -93,9 +94,9 @@ class GdalFile:
     """
 
     def __init__(self, location: str, with_wavelengths: bool = True):
+        super().__init__()
         self._with_wavelengths = with_wavelengths
         self.location = location
-        self._datasets: dict[int, DatasetReader] = {}
         _check_side_files(location)
         dataset = self.dataset
         spare = _check_is_whole(dataset, location)
@@ -124,25 +125,28 @@ class GdalFile:
 
     @property
     def dataset(self) -> DatasetReader:
-        """The open file of this process: a file position must not be shared between processes."""
-        if os.getpid() not in self._datasets:
-            # Read before the first block is kept, by the raster library itself
-            os.environ.setdefault("GDAL_CACHEMAX", str(RASTER_CACHE_MEGABYTES))
-            prepare_remote(self.location)
-            try:
-                # `rasterio.open` takes one driver only
-                with raster_errors(self.location), rasterio.Env(**opening_settings(self.location)):
-                    self._datasets[os.getpid()] = DatasetReader(self.location, driver=DRIVERS)
-            except ProductError:
-                reason = explain_failure(self.location)
-                if reason is None:
-                    _check_byte_order_mark(Path(self.location))
-                    raise
-                fail(self.location.removeprefix("/vsicurl/"), "a GeoTIFF", reason)
-        return self._datasets[os.getpid()]
+        """The open file of this process."""
+        return self._handle()
+
+    def _open(self) -> DatasetReader:
+        # Read before the first block is kept, by the raster library itself
+        os.environ.setdefault("GDAL_CACHEMAX", str(RASTER_CACHE_MEGABYTES))
+        prepare_remote(self.location)
+        try:
+            # `rasterio.open` takes one driver only
+            with raster_errors(self.location), rasterio.Env(**opening_settings(self.location)):
+                return DatasetReader(self.location, driver=DRIVERS)
+        except ProductError:
+            reason = explain_failure(self.location)
+            if reason is None:
+                _check_byte_order_mark(Path(self.location))
+                raise
+            fail(self.location, "a GeoTIFF", reason)
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
         file_bands = [self._file_bands[band] for band in bands]
+        if not file_bands:
+            return np.empty((0, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         with raster_errors(self.location):
             return self.dataset.read(file_bands, window=Window.from_slices(rows, columns))
 
@@ -165,14 +169,6 @@ class GdalFile:
             if self._alpha is not None:
                 return self.dataset.read(self._alpha, window=window) > 0
             return self.dataset.read_masks(self._file_bands[0], window=window) > 0
-
-    def close(self) -> None:
-        for dataset in self._datasets.values():
-            dataset.close()
-        self._datasets.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_datasets": {}}
 
     def _read_stated(self, dataset: DatasetReader) -> Stated:
         header = dataset.tags(ns="ENVI")
@@ -280,7 +276,7 @@ class GdalFile:
         return numbers_
 
 
-class ArrayFile:
+class ArrayFile(OpenedByProcess):
     """An array of a MATLAB, NumPy, HDF5 or NetCDF file as a `RasterFile`.
 
     Its bands are the axis that is as long as the file's own list of wavelengths, or those given. In MATLAB files
@@ -288,6 +284,7 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, variable: str | None = None, wavelengths: Any = None, dimensions: int = 3):
+        super().__init__()
         self.path = path
         arrays = _list_arrays(path)
         self.variable = _choose_array(path, arrays, variable, dimensions)
@@ -296,7 +293,6 @@ class ArrayFile:
         self.stated = Stated(metadata={"format": f"{path.suffix.lower().lstrip('.').upper()} array"})
         if len(arrays) > 1:
             self.stated.metadata["array"] = self.variable
-        self._arrays: dict[int, np.ndarray | Any] = {}
         if dimensions == 2:
             self.axis, self.shape = -1, (1, shape[0], shape[1])
         else:
@@ -336,7 +332,7 @@ class ArrayFile:
 
     def _state_attributes(self, num_bands: int) -> None:
         """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
-        attributes = getattr(self._array(), "attrs", {})
+        attributes = getattr(self._handle(), "attrs", {})
         held = {
             name: np.ravel(attributes[name])
             for name in ("missing_value", "_FillValue", "scale_factor", "add_offset", "units")
@@ -359,7 +355,7 @@ class ArrayFile:
 
     def _state_grid(self) -> None:
         """CRS and transform by the CF conventions, where a NetCDF array has coordinates (or GDAL's `GeoTransform`)."""
-        array = self._array()
+        array = self._handle()
         if not hasattr(array, "attrs"):
             return
         mapping = _text(array.attrs.get("grid_mapping"))
@@ -379,7 +375,7 @@ class ArrayFile:
                     transform = Affine.from_gdal(*map(float, given.split()))
                     # GDAL writes the last row first, and states the transform of the image that it reads north up
                     if rows and _first_and_step(*rows)[1] * transform.e < 0:
-                        height = self._array().shape[1 if self.axis == 0 else 0]
+                        height = array.shape[1 if self.axis == 0 else 0]
                         transform = transform @ Affine(1, 0, 0, 0, -1, height)
                 else:
                     (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
@@ -415,7 +411,7 @@ class ArrayFile:
         return fitting[0]
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
-        array = self._array()
+        array = self._handle()
         if self.axis < 0:
             return np.asarray(array[rows, columns])[None].astype(self.dtype, copy=False)
         chosen = np.asarray(bands, dtype=np.int64)
@@ -431,15 +427,10 @@ class ArrayFile:
         return None
 
     def close(self) -> None:
-        self._arrays.clear()
+        self._handles.clear()  # arrays, which are not closed themselves
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}}
-
-    def _array(self) -> Any:
-        if os.getpid() not in self._arrays:
-            self._arrays[os.getpid()] = _read_array(self.path, self.variable)
-        return self._arrays[os.getpid()]
+    def _open(self) -> Any:
+        return _read_array(self.path, self.variable)
 
 
 def envi_data(header: Path) -> Path:

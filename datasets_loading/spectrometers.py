@@ -11,32 +11,30 @@ read with h5py. `open_spectrometer` finds the reader that a path needs.
 from __future__ import annotations
 
 import importlib
-import os
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.windows import Window
 
 from datasets_loading.raster_file import (
+    OpenedByProcess,
     ProductError,
     RasterFile,
     Stated,
     check_hdf5,
     fail,
     parse_xml,
-    raster_errors,
     read_text_file,
     to_number,
 )
+from datasets_loading.raster_formats import GdalFile
 from datasets_loading.wavelengths import to_nanometers
 
 _PRISMA_NAME = re.compile(r"PRS_L(1|2B|2C|2D)_.+\.he5", re.I)
@@ -61,8 +59,8 @@ _MOST_BANDS = 10_000
 _STRIP_BYTES = 2**25
 
 
-class _SpectrometerFile(ABC):
-    """What the readers share: windows, and one handle per process, opened at the first reading."""
+class _Hdf5File(OpenedByProcess):
+    """What the readers of HDF5 share."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype
@@ -70,20 +68,17 @@ class _SpectrometerFile(ABC):
     stated: Stated
 
     def __init__(self, path: str | Path) -> None:
+        super().__init__()
         self.path = Path(path)
-        self._handles: dict[int, Any] = {}
         try:
-            self._describe()
+            with self._errors():
+                self._describe()
             assert self.stated.wavelengths is not None
             centers, widths, _ = to_nanometers(self.stated.wavelengths, self.stated.fwhm, "nm", self.path)
             self.stated.wavelengths, self.stated.fwhm = centers, widths
         except ProductError:
             self.close()
             raise
-
-    @abstractmethod
-    def _open(self) -> Any:
-        """Opens the file in this process."""
 
     @abstractmethod
     def _describe(self) -> None:
@@ -101,38 +96,15 @@ class _SpectrometerFile(ABC):
             IndexError: there is no such band.
         """
         chosen = np.arange(self.shape[0])[np.asarray(bands, dtype=np.int64)]
-        rows, columns = self._inside(rows, columns)
-        size = len(chosen), rows.stop - rows.start, columns.stop - columns.start
-        if min(size) <= 0:
-            return np.empty(np.maximum(size, 0), self.dtype)
-        return self._read_numbers(chosen, rows, columns)
+        if not chosen.size:
+            return np.empty((0, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
+        with self._errors():
+            return self._read_numbers(chosen, rows, columns)
 
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
         """Which pixels of a window hold data by the file's own mask, bool (height, width); None without a mask."""
         return None
 
-    def close(self) -> None:
-        """Closes the file; a later reading opens it again."""
-        for handle in self._handles.values():
-            handle.close()
-        self._handles.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
-
-    def _handle(self) -> Any:
-        process = os.getpid()
-        if process not in self._handles:
-            # HDF5 gives a child the file that its parent has open rather than open it again: drop that one first.
-            self.close()
-            self._handles[process] = self._open()
-        return self._handles[process]
-
-    def _inside(self, rows: slice, columns: slice) -> tuple[slice, slice]:
-        return slice(*rows.indices(self.shape[1])[:2]), slice(*columns.indices(self.shape[2])[:2])
-
-
-class _Hdf5File(_SpectrometerFile):
     def _open(self) -> Any:
         with self._errors():
             # Reading needs no lock, and file systems of clusters may refuse one.
@@ -199,52 +171,51 @@ class PrismaFile(_Hdf5File):
     """
 
     def _describe(self) -> None:
-        with self._errors():
-            swath, level = self._find_swath()
-            self._cubes: list[str] = []
-            parts = []
-            size: tuple[int | None, int | None] = (None, None)
-            for detector in ("Vnir", "Swir"):
-                name = f"{swath}/Data Fields/{detector.upper()}_Cube"
-                cube = self._dataset(name, (size[0], None, size[1]))
-                if cube.dtype != np.uint16:
-                    fail(self.path, f"uint16 in {name}", str(cube.dtype))
-                size = cube.shape[0], cube.shape[2]
-                centers = self._numbers(f"List_Cw_{detector}", cube.shape[1])
-                widths = self._numbers(f"List_Fwhm_{detector}", cube.shape[1])
-                scaling = np.array([len(self._cubes), *self._scaling(detector, level)])[:, None]
-                places = np.flatnonzero(centers > 0)
-                columns = np.stack([places, centers[places], widths[places]])
-                parts.append(np.concatenate([columns, np.repeat(scaling, len(places), axis=1)]))
-                self._cubes.append(name)
-            places, wavelengths, fwhm, detectors, gain, offset = np.concatenate(parts, axis=1)
-            if not len(wavelengths):
-                fail(self.path, "bands with a wavelength", "wavelength 0 for all")
-            # Of each band: its cube, and its place there.
-            self._detectors, self._places = detectors.astype(np.int64), places.astype(np.int64)
-            self.shape, self.dtype = (len(wavelengths), cube.shape[0], cube.shape[2]), np.dtype(np.uint16)
-            self.block_shape = (cube.chunks[0], cube.chunks[2]) if cube.chunks else (1, cube.shape[2])
-            angle = f"{swath}/Geometric Fields/Solar_Zenith_Angle"
-            self._mask = angle if level == "L2D" and angle in self._handle() else None
-            if self._mask:
-                self._dataset(self._mask, self.shape[1:])
-            self.stated = Stated(
-                wavelengths=wavelengths,
-                fwhm=fwhm,
-                gain=gain,
-                offset=offset,
-                nodata=None if level == "L1" else 0.0,
-                quantity="reflectance" if level in ("L2C", "L2D") else "radiance",
-                name=self.path.stem,
-                metadata={
-                    "sensor": "PRISMA",
-                    "processing_level": level,
-                    "acquisition_time": self._text("Product_StartTime"),
-                    "sun_zenith": self._text("Sun_zenith_angle"),
-                },
-            )
-            if level == "L2D":
-                self._georeference()
+        swath, level = self._find_swath()
+        self._cubes: list[str] = []
+        parts = []
+        size: tuple[int | None, int | None] = (None, None)
+        for detector in ("Vnir", "Swir"):
+            name = f"{swath}/Data Fields/{detector.upper()}_Cube"
+            cube = self._dataset(name, (size[0], None, size[1]))
+            if cube.dtype != np.uint16:
+                fail(self.path, f"uint16 in {name}", str(cube.dtype))
+            size = cube.shape[0], cube.shape[2]
+            centers = self._numbers(f"List_Cw_{detector}", cube.shape[1])
+            widths = self._numbers(f"List_Fwhm_{detector}", cube.shape[1])
+            scaling = np.array([len(self._cubes), *self._scaling(detector, level)])[:, None]
+            places = np.flatnonzero(centers > 0)
+            columns = np.stack([places, centers[places], widths[places]])
+            parts.append(np.concatenate([columns, np.repeat(scaling, len(places), axis=1)]))
+            self._cubes.append(name)
+        places, wavelengths, fwhm, detectors, gain, offset = np.concatenate(parts, axis=1)
+        if not len(wavelengths):
+            fail(self.path, "bands with a wavelength", "wavelength 0 for all")
+        # Of each band: its cube, and its place there.
+        self._detectors, self._places = detectors.astype(np.int64), places.astype(np.int64)
+        self.shape, self.dtype = (len(wavelengths), cube.shape[0], cube.shape[2]), np.dtype(np.uint16)
+        self.block_shape = (cube.chunks[0], cube.chunks[2]) if cube.chunks else (1, cube.shape[2])
+        angle = f"{swath}/Geometric Fields/Solar_Zenith_Angle"
+        self._mask = angle if level == "L2D" and angle in self._handle() else None
+        if self._mask:
+            self._dataset(self._mask, self.shape[1:])
+        self.stated = Stated(
+            wavelengths=wavelengths,
+            fwhm=fwhm,
+            gain=gain,
+            offset=offset,
+            nodata=None if level == "L1" else 0.0,
+            quantity="reflectance" if level in ("L2C", "L2D") else "radiance",
+            name=self.path.stem,
+            metadata={
+                "sensor": "PRISMA",
+                "processing_level": level,
+                "acquisition_time": self._text("Product_StartTime"),
+                "sun_zenith": self._text("Sun_zenith_angle"),
+            },
+        )
+        if level == "L2D":
+            self._georeference()
 
     def _find_swath(self) -> tuple[str, str]:
         """Path of the swath of the hyperspectral cubes, and the level that its name states."""
@@ -297,12 +268,11 @@ class PrismaFile(_Hdf5File):
 
     def _read_numbers(self, bands: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         numbers = np.empty((len(bands), rows.stop - rows.start, columns.stop - columns.start), self.dtype)
-        with self._errors():
-            for detector, name in enumerate(self._cubes):
-                own = np.flatnonzero(self._detectors[bands] == detector)
-                if own.size:
-                    cube = self._handle()[name]
-                    numbers[own] = _read_cube(cube, self._places[bands[own]], rows, columns, band_axis=1)
+        for detector, name in enumerate(self._cubes):
+            own = np.flatnonzero(self._detectors[bands] == detector)
+            if own.size:
+                cube = self._handle()[name]
+                numbers[own] = _read_cube(cube, self._places[bands[own]], rows, columns, band_axis=1)
         return numbers
 
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
@@ -310,7 +280,7 @@ class PrismaFile(_Hdf5File):
         if self._mask is None:
             return None
         with self._errors():
-            return self._handle()[self._mask][self._inside(rows, columns)] != 0
+            return self._handle()[self._mask][rows, columns] != 0
 
 
 class EmitFile(_Hdf5File):
@@ -336,47 +306,46 @@ class EmitFile(_Hdf5File):
         super().__init__(path)
 
     def _describe(self) -> None:
-        with self._errors():
-            names = _names(self._handle(), "/")
-            self._cube = next((name for name in ("reflectance", "radiance") if name in names), "")
-            if not self._cube:
-                fail(self.path, "a dataset reflectance or radiance", ", ".join(names[:8]) or "none")
-            cube = self._dataset(self._cube, (None, None, None))
-            *self._sensor_size, count = cube.shape
-            self.dtype = cube.dtype
-            good = "good_wavelengths" in _names(self._handle(), "sensor_band_parameters")
-            self.stated = Stated(
-                wavelengths=self._band_parameter("wavelengths", count),
-                fwhm=self._band_parameter("fwhm", count),
-                good_bands=self._band_parameter("good_wavelengths", count) > 0 if good else None,
-                gain=np.ones(count),
-                offset=np.zeros(count),
-                nodata=float(np.ravel(cube.attrs.get("_FillValue", -9999.0))[0]),
-                quantity=self._cube,
-                name=self.path.stem,
-                metadata={
-                    "sensor": "EMIT",
-                    "processing_level": "L2A" if self._cube == "reflectance" else "L1B",
-                    "acquisition_time": self._text("time_coverage_start"),
-                    "geometry": "orthorectified" if self.orthorectified else "sensor",
-                },
-            )
-            if not self.orthorectified:
-                self.shape = (count, *cube.shape[:2])
-                self.block_shape = cube.chunks[:2] if cube.chunks else (1, cube.shape[1])
-                return
-            height, width = self._dataset("location/glt_x", (None, None)).shape
-            for name in ("location/glt_x", "location/glt_y"):
-                if self._dataset(name, (height, width)).dtype.kind == "f":
-                    fail(self.path, f"whole numbers in {name}", "fractions")
-            self.shape = (count, height, width)
-            # A row of the grid crosses many sensor lines, a square crosses few.
-            self.block_shape = (min(256, height), min(256, width))
-            self.stated.transform = Affine.from_gdal(*self._numbers("geotransform", 6))
-            try:
-                self.stated.crs = CRS.from_wkt(self._text("spatial_ref"))
-            except CRSError:
-                fail(self.path, "a coordinate reference system in the attribute spatial_ref", "none")
+        names = _names(self._handle(), "/")
+        self._cube = next((name for name in ("reflectance", "radiance") if name in names), "")
+        if not self._cube:
+            fail(self.path, "a dataset reflectance or radiance", ", ".join(names[:8]) or "none")
+        cube = self._dataset(self._cube, (None, None, None))
+        *self._sensor_size, count = cube.shape
+        self.dtype = cube.dtype
+        good = "good_wavelengths" in _names(self._handle(), "sensor_band_parameters")
+        self.stated = Stated(
+            wavelengths=self._band_parameter("wavelengths", count),
+            fwhm=self._band_parameter("fwhm", count),
+            good_bands=self._band_parameter("good_wavelengths", count) > 0 if good else None,
+            gain=np.ones(count),
+            offset=np.zeros(count),
+            nodata=float(np.ravel(cube.attrs.get("_FillValue", -9999.0))[0]),
+            quantity=self._cube,
+            name=self.path.stem,
+            metadata={
+                "sensor": "EMIT",
+                "processing_level": "L2A" if self._cube == "reflectance" else "L1B",
+                "acquisition_time": self._text("time_coverage_start"),
+                "geometry": "orthorectified" if self.orthorectified else "sensor",
+            },
+        )
+        if not self.orthorectified:
+            self.shape = (count, *cube.shape[:2])
+            self.block_shape = cube.chunks[:2] if cube.chunks else (1, cube.shape[1])
+            return
+        height, width = self._dataset("location/glt_x", (None, None)).shape
+        for name in ("location/glt_x", "location/glt_y"):
+            if self._dataset(name, (height, width)).dtype.kind == "f":
+                fail(self.path, f"whole numbers in {name}", "fractions")
+        self.shape = (count, height, width)
+        # A row of the grid crosses many sensor lines, a square crosses few.
+        self.block_shape = (min(256, height), min(256, width))
+        self.stated.transform = Affine.from_gdal(*self._numbers("geotransform", 6))
+        try:
+            self.stated.crs = CRS.from_wkt(self._text("spatial_ref"))
+        except CRSError:
+            fail(self.path, "a coordinate reference system in the attribute spatial_ref", "none")
 
     def _band_parameter(self, name: str, count: int) -> np.ndarray:
         """One number for each band, float64 (count,)."""
@@ -389,19 +358,18 @@ class EmitFile(_Hdf5File):
         return values
 
     def _read_numbers(self, bands: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        with self._errors():
-            cube = self._handle()[self._cube]
-            if not self.orthorectified:
-                return _read_cube(cube, bands, rows, columns, band_axis=2)
-            samples, lines = (self._handle()[f"location/glt_{axis}"][rows, columns].ravel() for axis in "xy")
-            numbers = np.full((len(bands), len(samples)), self.stated.nodata, self.dtype)
-            pixels = np.flatnonzero((samples > 0) & (lines > 0))
-            samples, lines = samples[pixels].astype(np.int64) - 1, lines[pixels].astype(np.int64) - 1
-            for part in self._strips(samples, lines, len(bands)):
-                top, left = lines[part].min(), samples[part].min()
-                window = slice(top, lines[part].max() + 1), slice(left, samples[part].max() + 1)
-                strip = _read_cube(cube, bands, *window, band_axis=2)
-                numbers[:, pixels[part]] = strip[:, lines[part] - top, samples[part] - left]
+        cube = self._handle()[self._cube]
+        if not self.orthorectified:
+            return _read_cube(cube, bands, rows, columns, band_axis=2)
+        samples, lines = (self._handle()[f"location/glt_{axis}"][rows, columns].ravel() for axis in "xy")
+        numbers = np.full((len(bands), len(samples)), self.stated.nodata, self.dtype)
+        pixels = np.flatnonzero((samples > 0) & (lines > 0))
+        samples, lines = samples[pixels].astype(np.int64) - 1, lines[pixels].astype(np.int64) - 1
+        for part in self._strips(samples, lines, len(bands)):
+            top, left = lines[part].min(), samples[part].min()
+            window = slice(top, lines[part].max() + 1), slice(left, samples[part].max() + 1)
+            strip = _read_cube(cube, bands, *window, band_axis=2)
+            numbers[:, pixels[part]] = strip[:, lines[part] - top, samples[part] - left]
         return numbers.reshape(len(bands), rows.stop - rows.start, columns.stop - columns.start)
 
     def _strips(self, samples: np.ndarray, lines: np.ndarray, bands: int) -> Iterator[np.ndarray]:
@@ -418,7 +386,7 @@ class EmitFile(_Hdf5File):
         yield from np.split(order, np.flatnonzero(np.diff(strips)) + 1)
 
 
-class DesisFile(_SpectrometerFile):
+class DesisFile(GdalFile):
     """A DESIS product (`DESIS-HSI-L2A-DT…-SPECTRAL_IMAGE.tif` beside `…-METADATA.xml`), 235 bands, 400 to 1000 nm.
 
     Value = number * gain + offset, which METADATA.xml states for each band: reflectance at level 2A, and radiance in
@@ -431,8 +399,9 @@ class DesisFile(_SpectrometerFile):
         ProductError: no or several products, a part is missing or damaged, or the two disagree.
     """
 
-    def _describe(self) -> None:
-        self.path, metadata, level = _find_desis(self.path)
+    def __init__(self, path: str | Path) -> None:
+        self.path, metadata, level = _find_desis(Path(path))
+        super().__init__(str(self.path), with_wavelengths=False)
         root = parse_xml(read_text_file(metadata, "a METADATA.xml"), metadata)
         # Elements named "band" stand under the orientation of the sensor as well.
         elements = root.findall("specific/bandCharacterisation/band")
@@ -446,20 +415,19 @@ class DesisFile(_SpectrometerFile):
         order = np.argsort(values("bandNumber"))
         if not np.diff(values("bandNumber")[order]).all():
             fail(metadata, "a bandNumber of its own in each band", "one that two bands have")
-        dataset = self._handle()
-        if dataset.count != len(order):
-            fail(self.path, f"{len(order)} bands as in {metadata.name}", str(dataset.count))
-        self.shape, self.dtype = (dataset.count, *dataset.shape), np.dtype(dataset.dtypes[0])
-        self.block_shape = dataset.block_shapes[0]
+        if self.shape[0] != len(order):
+            fail(self.path, f"{len(order)} bands as in {metadata.name}", str(self.shape[0]))
+        centers, widths = values("wavelengthCenterOfBand")[order], values("wavelengthWidthOfBand")[order]
+        wavelengths, fwhm, _ = to_nanometers(centers, widths, "nm", self.path)
         self.stated = Stated(
-            wavelengths=values("wavelengthCenterOfBand")[order],
-            fwhm=values("wavelengthWidthOfBand")[order],
+            wavelengths=wavelengths,
+            fwhm=fwhm,
             gain=values("gainOfBand")[order],
             offset=values("offsetOfBand")[order],
-            nodata=_DESIS_NODATA if dataset.nodata is None else dataset.nodata,
+            nodata=_DESIS_NODATA if self.stated.nodata is None else self.stated.nodata,
             quantity="reflectance" if level == "L2A" else "radiance",
-            crs=dataset.crs,
-            transform=dataset.transform if dataset.crs else None,
+            crs=self.stated.crs,
+            transform=self.stated.transform if self.stated.crs else None,
             name=re.sub(r"-METADATA(\.xml)+$", "", metadata.name, flags=re.I),
             metadata={
                 "sensor": "DESIS",
@@ -468,16 +436,6 @@ class DesisFile(_SpectrometerFile):
                 "sun_zenith": root.findtext("specific/sunZenithAngle", "").strip(),
             },
         )
-
-    def _open(self) -> Any:
-        with raster_errors(str(self.path)):
-            # Other formats under this name could name further files to open.
-            return rasterio.open(self.path, driver="GTiff")
-
-    def _read_numbers(self, bands: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        with raster_errors(str(self.path)):
-            file_bands = [int(band) + 1 for band in bands]
-            return self._handle().read(file_bands, window=Window.from_slices(rows, columns))
 
 
 def open_spectrometer(path: str | Path, orthorectified: bool = True) -> RasterFile | None:

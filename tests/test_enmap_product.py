@@ -353,7 +353,7 @@ def test_grid_comes_from_the_classes_where_the_spectral_image_is_damaged(folder:
 def _read_in_child(product: EnMAPProduct, queue: multiprocessing.Queue) -> None:
     values = product.read(Window(64, 64, 8, 8))
     # Two processes with one file position would get each other's blocks: the child must have opened its own.
-    queue.put((values, list(product._files["SPECTRAL_IMAGE"]._datasets)[-1] == os.getpid()))
+    queue.put((values, list(product._files["SPECTRAL_IMAGE"]._handles)[-1] == os.getpid()))
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

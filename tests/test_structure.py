@@ -98,7 +98,6 @@ def test_files_are_opened_in_one_place() -> None:
         "datasets_loading/splits.py": "splits of ours",
         "datasets_loading/resampling.py": "tiles are written",
         "datasets_loading/raster_formats.py": "the one place",
-        "datasets_loading/spectrometers.py": "DESIS",
         "scripts/experiments/speed.py": "maps that it made itself",
         "scripts/experiments/real_places.py": "benchmarks, whose files hold labels beside pixels",
     }

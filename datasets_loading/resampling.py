@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from datasets_loading.files import written_whole
 from datasets_loading.raster_file import ProductError, raster_errors, walk_files
 from datasets_loading.scenes import Scene, open_scene
-from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS, Sensor
+from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS
+from datasets_loading.simulation.product_writer import write_raster
 from modeling_hsst.bands_hsst import spectral_weights
 
 ENMAP_BANDS_WITH_DATA = tuple(band for band in range(ENMAP.num_bands) if band not in ENMAP_WATER_VAPOUR_BANDS)
@@ -83,6 +83,11 @@ def resample_image(path: Path, output_dir: Path, *, tile_size: int = 64, **readi
     """
     with open_scene(path, **reading) as scene:
         bands, weights = enmap_weights(scene)
+        tags = {"source": scene.name, "resampled_to": ENMAP.name}
+        band_tags = [
+            {"wavelength": center, "fwhm": width, "wavelength_units": "nm"}
+            for center, width in zip(ENMAP.wavelengths, ENMAP.fwhm, strict=True)
+        ]
         tiles, num_pixels = [], 0
         for window in tile_windows(scene.shape, tile_size):
             image = np.full((ENMAP.num_bands, window.height, window.width), ENMAP.nodata, dtype=np.int16)
@@ -91,7 +96,9 @@ def resample_image(path: Path, output_dir: Path, *, tile_size: int = 64, **readi
             has_data = image[ENMAP_BANDS_WITH_DATA[0]] != ENMAP.nodata
             if has_data.any():
                 file = output_dir / f"{scene.name}_x{window.col_off:05d}_y{window.row_off:05d}.tif"
-                write_tile(file, image, ENMAP, scene, window)
+                transform = None if scene.transform is None else window_transform(window, scene.transform)
+                with written_whole(file) as partial, raster_errors(str(file)):
+                    write_raster(partial, image, scene.crs, transform, ENMAP.nodata, tags, band_tags)
                 tiles.append(file)
                 num_pixels += int(has_data.sum())
     return ResampledImage(path, tiles, num_pixels, len(bands))
@@ -141,27 +148,3 @@ def tile_windows(shape: tuple[int, int], tile_size: int) -> Iterator[Window]:
     for top, bottom in zip(row_edges, row_edges[1:], strict=False):
         for left, right in zip(column_edges, column_edges[1:], strict=False):
             yield Window(int(left), int(top), int(right - left), int(bottom - top))
-
-
-def write_tile(path: Path, image: np.ndarray, sensor: Sensor, scene: Scene, window: Window) -> None:
-    """Writes stored numbers, int16 (bands, height, width), as a GeoTIFF with wavelengths and widths in band tags.
-
-    It lies where the window of the scene lies, and appears whole or not at all.
-    """
-    profile = {
-        "driver": "GTiff",
-        "count": len(image),
-        "height": image.shape[1],
-        "width": image.shape[2],
-        "dtype": "int16",
-        "nodata": sensor.nodata,
-        "compress": "deflate",
-        "interleave": "band",
-    }
-    if scene.transform is not None:
-        profile |= {"crs": scene.crs, "transform": window_transform(window, scene.transform)}
-    with written_whole(path) as partial, raster_errors(str(path)), rasterio.open(partial, "w", **profile) as dataset:
-        dataset.write(image)
-        dataset.update_tags(source=scene.name, resampled_to=sensor.name)
-        for band, (center, width) in enumerate(zip(sensor.wavelengths, sensor.fwhm, strict=True), start=1):
-            dataset.update_tags(band, wavelength=center, fwhm=width, wavelength_units="nm")

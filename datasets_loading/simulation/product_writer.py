@@ -174,7 +174,16 @@ def _complete_layers(cube: np.ndarray, quality: Mapping[str, np.ndarray]) -> dic
     return layers
 
 
-def write_raster(path: Path, values: np.ndarray, crs: CRS, transform: Affine, nodata: Any = None) -> None:
+def write_raster(
+    path: Path,
+    values: np.ndarray,
+    crs: CRS | None,
+    transform: Affine | None,
+    nodata: Any = None,
+    tags: Mapping[str, Any] | None = None,
+    band_tags: Sequence[Mapping[str, Any]] = (),
+    band_names: Sequence[str] = (),
+) -> None:
     """Writes (bands, height, width) as a tiled GeoTIFF: the fastest compression that every reader of TIFF knows."""
     profile = {
         "driver": "GTiff",
@@ -199,6 +208,11 @@ def write_raster(path: Path, values: np.ndarray, crs: CRS, transform: Affine, no
     }
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write(values)
+        for band, own in enumerate((tags or {}, *band_tags)):  # those of band 0 are the file's
+            if own:
+                dataset.update_tags(band, **own)
+        for band, name in enumerate(band_names, start=1):
+            dataset.set_band_description(band, name)
 
 
 def _quick_look_bands(

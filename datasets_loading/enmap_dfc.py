@@ -33,12 +33,13 @@ from datasets_loading.labelled_data import (
     moved,
     pixel_of,
     read_label_values,
-    read_product,
+    read_scene,
     to_classes,
 )
-from datasets_loading.raster_file import ProductError
+from datasets_loading.raster_file import ProductError, fail
+from datasets_loading.scenes import Scene as OpenScene
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import UNLABELLED, Split, SplitError, split_by_blocks, split_by_scenes, with_validation
+from datasets_loading.splits import UNLABELLED, Split, SplitError, split_by_scenes
 from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
@@ -123,13 +124,7 @@ class EnMAPDFC(LabelledBuilder):
             split = self._split_by_tiles(scenes)
         else:
             scenes = [Scene(f"EnMAP-{self.config.region}", cube.image, classes, cube.crs, cube.transform)]
-            split = split_by_blocks(
-                {scene.name: scene.labels for scene in scenes},
-                block_size=self.config.block_size,
-                buffer=self.config.buffer,
-                shares=self.config.shares,
-                seed=self.config.seed,
-            )
+            split = self.config.by_blocks({scene.name: scene.labels for scene in scenes})
         return LabelledData(scenes, CLASS_NAMES, cube.wavelengths, split)
 
     def _split_by_tiles(self, tiles: Sequence[Scene]) -> Split:
@@ -145,12 +140,7 @@ class EnMAPDFC(LabelledBuilder):
             "train": [name for number, name in enumerate(names) if number not in config.test_tiles],
             "test": [names[number] for number in config.test_tiles],
         }
-        split = split_by_scenes(labels, parts, buffer=config.buffer)
-        if config.validation_share:
-            split = with_validation(
-                split, labels, share=config.validation_share, block_size=config.block_size, seed=config.seed
-            )
-        return split
+        return config.with_validation(split_by_scenes(labels, parts, buffer=config.buffer), labels)
 
 
 @dataclass(eq=False)
@@ -178,21 +168,19 @@ def read_dfc_labels(folder: Path, region: str, source: str) -> DFCLabels:
     """
     paths = sorted(path for path in folder.rglob(f"dfc_{region}/*.tif") if path.is_file())
     if not paths:
-        raise ProductError(f"{folder}: expected label files dfc_{region}/*.tif, got none. {source}")
+        fail(folder, f"label files dfc_{region}/*.tif", f"none. {source}")
     parts: list[tuple[np.ndarray, int, int]] = []
     crs = transform = None
     for path in paths:
         values, own_crs, own = read_label_values(path)
         values = np.maximum(values, 0)
         if own_crs is None or own is None:
-            raise ProductError(f"{path}: expected a coordinate reference system, got none")
+            fail(path, "a coordinate reference system", "none")
         if crs is None or transform is None:
             crs, transform = own_crs, own
         if own_crs != crs or own.a != transform.a or own.e != transform.e:
-            raise ProductError(
-                f"{path}: expected {crs.to_string()} and pixels of {transform.a:g} m as in {paths[0].name}, got "
-                f"{own_crs.to_string()} and {own.a:g} m"
-            )
+            first = f"{crs.to_string()} and pixels of {transform.a:g} m as in {paths[0].name}"
+            fail(path, first, f"{own_crs.to_string()} and {own.a:g} m")
         if not np.isin(values, list(CLASS_OF_VALUE)).all():
             to_classes(values, CLASS_OF_VALUE, str(path))
         row, column = pixel_of(transform, own.c, own.f)
@@ -239,7 +227,7 @@ def match_products(
         with EnMAPProduct.open(path) as product:
             own, (height, width) = product.transform, product.shape
             if own is None:
-                raise ProductError(f"{path}: expected a georeferenced image, got one without")
+                fail(path, "a georeferenced image", "one without")
             try:
                 check_same_crs(labels.crs, product.crs, own, str(folder / labels.name), product.name)
             except ProductError as error:
@@ -247,10 +235,8 @@ def match_products(
                 continue
         ratio = own.a / labels.transform.a
         if abs(ratio - round(ratio)) > 0.01 or (grid is not None and not np.isclose(own.a, grid.a)):
-            raise ProductError(
-                f"{path}: expected pixels that are a multiple of the labels' {labels.transform.a:g} m, and equal in "
-                f"all products, got {own.a:g} m"
-            )
+            fitting = f"pixels that are a multiple of the labels' {labels.transform.a:g} m, and equal in all products"
+            fail(path, fitting, f"{own.a:g} m")
         if grid is None:
             grid, factor = own, round(ratio)
             top, left = (round(place) for place in pixel_of(grid, labels.transform.c, labels.transform.f))
@@ -268,13 +254,11 @@ def match_products(
     bottom, right = min(bottom, max(entry[3] for entry in wanted)), min(right, max(entry[4] for entry in wanted))
     merged: Cube | None = None
     for path, first_row, first_column, last_row, last_column in wanted:
-        rows, columns = (
-            (max(top, first_row), min(bottom, last_row)),
-            (max(left, first_column), min(right, last_column)),
-        )
+        rows = max(top, first_row), min(bottom, last_row)
+        columns = max(left, first_column), min(right, last_column)
         window = Window(columns[0] - first_column, rows[0] - first_row, columns[1] - columns[0], rows[1] - rows[0])
         with EnMAPProduct.open(path) as product:
-            cube = read_product(product, window)
+            cube = read_scene(OpenScene(product, path), window)
         if merged is None:
             image = np.full((len(cube.image), bottom - top, right - left), ENMAP.nodata, dtype=np.int16)
             merged = Cube(cube.name, image, cube.wavelengths, cube.crs, moved(grid, top, left))

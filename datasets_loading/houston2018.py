@@ -29,9 +29,9 @@ from datasets_loading.labelled_data import (
     read_label_values,
     to_classes,
 )
-from datasets_loading.raster_file import ProductError
+from datasets_loading.raster_file import fail
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import UNLABELLED, Area, split_by_areas, with_validation
+from datasets_loading.splits import UNLABELLED, Area, split_by_areas
 
 CLASS_NAMES = (
     "Healthy grass",
@@ -106,10 +106,7 @@ class Houston2018(LabelledBuilder):
         cube = read_image(header)
         height, width = cube.image.shape[1:]
         if height % TILE_ROWS or width % TILE_COLUMNS:
-            raise ProductError(
-                f"{header}: expected an image of {TILE_ROWS} x {TILE_COLUMNS} equal tiles, got {height} x {width} "
-                "pixels"
-            )
+            fail(header, f"an image of {TILE_ROWS} x {TILE_COLUMNS} equal tiles", f"{height} x {width} pixels")
         areas = official_areas(height, width)
         (training,) = areas["train"]
         labels = lay_labels(test_path, cube)
@@ -117,28 +114,20 @@ class Houston2018(LabelledBuilder):
         inside = training.slices
         outside = int((own != UNLABELLED).sum() - (own[inside] != UNLABELLED).sum())
         if outside:
-            raise ProductError(
-                f"{training_path}: expected training labels in rows {training.first_row} to {training.last_row - 1} "
-                f"and columns {training.first_column} to {training.last_column - 1}, got {outside} outside"
-            )
+            rows = f"rows {training.first_row} to {training.last_row - 1}"
+            columns = f"columns {training.first_column} to {training.last_column - 1}"
+            fail(training_path, f"training labels in {rows} and {columns}", f"{outside} outside")
         labels[inside] = own[inside]
         scene = Scene(SCENE_NAME, cube.image, labels, cube.crs, cube.transform)
         by_name = {scene.name: scene.labels}
         split = split_by_areas(by_name, areas, buffer=self.config.buffer)
-        if self.config.validation_share:
-            split = with_validation(
-                split,
-                by_name,
-                share=self.config.validation_share,
-                block_size=self.config.block_size,
-                seed=self.config.seed,
-            )
+        split = self.config.with_validation(split, by_name)
         return LabelledData([scene], CLASS_NAMES, cube.wavelengths, split)
 
     def _find(self, name: str) -> Path:
         found = sorted(self.data_dir.rglob(name))
         if not found:
-            raise ProductError(f"{self.data_dir}: expected a file {name}, got none. {self.SOURCE}")
+            fail(self.data_dir, f"a file {name}", f"none. {self.SOURCE}")
         return found[0]
 
 
@@ -192,17 +181,13 @@ def lay_labels(path: Path, image: Cube) -> np.ndarray:
     row = column = 0
     if transform is None or image.transform is None:
         if values.shape != (2 * height, 2 * width):
-            raise ProductError(
-                f"{path}: expected {2 * height} x {2 * width} labels of the whole image, as they have no "
-                f"georeference, got {values.shape[0]} x {values.shape[1]}"
-            )
+            whole = f"{2 * height} x {2 * width} labels of the whole image, as they have no georeference"
+            fail(path, whole, f"{values.shape[0]} x {values.shape[1]}")
     else:
         row, column = _offset(path, crs, transform, image)
         if not (0 <= row <= height - classes.shape[0] and 0 <= column <= width - classes.shape[1]):
-            raise ProductError(
-                f"{path}: expected labels inside the {height} x {width} pixels of the image, got "
-                f"{classes.shape[0]} x {classes.shape[1]} that begin at row {row}, column {column}"
-            )
+            place = f"{classes.shape[0]} x {classes.shape[1]} that begin at row {row}, column {column}"
+            fail(path, f"labels inside the {height} x {width} pixels of the image", place)
     laid = np.full((height, width), UNLABELLED, dtype=np.uint8)
     laid[row : row + classes.shape[0], column : column + classes.shape[1]] = classes
     return laid
@@ -215,10 +200,8 @@ def _offset(path: Path, crs: CRS | None, transform: Affine, image: Cube) -> tupl
     ratio = image.transform.a / transform.a
     row, column = pixel_of(image.transform, transform.c, transform.f)
     if abs(ratio - 2) > 0.01 or max(abs(row - round(row)), abs(column - round(column))) > 0.1:
-        raise ProductError(
-            f"{path}: expected labels of half the image's pixel size that begin at a pixel's corner, got 1/{ratio:g} "
-            f"of it and a beginning at row {row:.2f}, column {column:.2f}"
-        )
+        place = f"1/{ratio:g} of it and a beginning at row {row:.2f}, column {column:.2f}"
+        fail(path, "labels of half the image's pixel size that begin at a pixel's corner", place)
     return round(row), round(column)
 
 

@@ -38,13 +38,22 @@ from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
 from scipy.sparse.csgraph import connected_components
 
-from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.raster_file import ProductError, fail
 from datasets_loading.raster_formats import ArrayFile, GdalFile, envi_data
 from datasets_loading.rasters import open_raster
 from datasets_loading.scenes import Scene as OpenScene
 from datasets_loading.sensors import ENMAP
-from datasets_loading.splits import NO_SPLIT, SPLITS, UNLABELLED, Split, check_split, read_split
+from datasets_loading.splits import (
+    NO_SPLIT,
+    SPLITS,
+    UNLABELLED,
+    Labels,
+    Split,
+    check_split,
+    read_split,
+    split_by_blocks,
+    with_validation,
+)
 from datasets_loading.wavelengths import check_same_bands
 
 logger = logging.getLogger(__name__)
@@ -171,10 +180,6 @@ class LabelledData:
             scene.labels = labels[scene.name]
         return replace(self, scenes=scenes)
 
-    def with_split(self, split: Split) -> LabelledData:
-        """The same scenes with another split."""
-        return replace(self, split=split)
-
 
 def read_cube(path: str | Path, **reading: Any) -> Cube:
     """Reads an image of any format whole, and says in the log what had to be assumed.
@@ -208,15 +213,6 @@ def read_scene(scene: OpenScene, window: Window | None = None) -> Cube:
     if window is not None and transform is not None:
         transform = moved(transform, window.row_off, window.col_off)
     return Cube(scene.name, image, scene.wavelengths, scene.crs, transform)
-
-
-def read_product(product: EnMAPProduct, window: Window | None = None) -> Cube:
-    """Reads a window of an EnMAP product, the whole of it by default, as reflectance x 10000.
-
-    Raises:
-        ProductError: the spectral image is missing or damaged.
-    """
-    return read_scene(OpenScene(product, product.path), window)
 
 
 def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np.ndarray, CRS | None, Affine | None]:
@@ -278,7 +274,7 @@ def to_classes(values: np.ndarray, class_of_value: Mapping[int, int], where: str
     if unknown:
         known = ", ".join(str(value) for value in sorted(class_of_value) if value not in NEVER_CLASSES)
         listed = ", ".join(f"{value} in {n}" for value, n in list(unknown.items())[:8])
-        raise ProductError(f"{where}: expected label values among {known}, got {listed} pixels")
+        fail(where, f"label values among {known}", f"{listed} pixels")
     table = [class_of_value[int(value)] for value in present]
     return np.array(table, dtype=np.uint8)[inverse].reshape(values.shape)
 
@@ -293,9 +289,7 @@ def check_same_grid(
     """
     size = image.image.shape[1:]
     if tuple(shape) != size:
-        raise ProductError(
-            f"{where}: expected {size[0]} x {size[1]} labels as {image.name} has pixels, got {shape[0]} x {shape[1]}"
-        )
+        fail(where, f"{size[0]} x {size[1]} labels as {image.name} has pixels", f"{shape[0]} x {shape[1]}")
     if image.transform is not None and transform is None:
         logger.warning("%s states no place, and is taken to lie on the pixels of %s", where, image.name)
     if image.transform is None or transform is None:
@@ -307,10 +301,11 @@ def check_same_grid(
     apart = [(row - y, column - x) for (row, column), (x, y) in zip(own, corners_of(height, width), strict=True)]
     if max(abs(distance) for pair in apart for distance in pair) > 0.5:
         (row, column), (last_row, last_column) = apart[0], apart[-1]
-        raise ProductError(
-            f"{where}: expected labels on the pixels of {image.name}, got a grid that begins {row:+.2f} rows and "
-            f"{column:+.2f} columns away and ends {last_row:+.2f} rows and {last_column:+.2f} columns away, with "
-            f"pixels of {transform.a:g} x {transform.e:g}"
+        fail(
+            where,
+            f"labels on the pixels of {image.name}",
+            f"a grid that begins {row:+.2f} rows and {column:+.2f} columns away and ends {last_row:+.2f} rows and "
+            f"{last_column:+.2f} columns away, with pixels of {transform.a:g} x {transform.e:g}",
         )
 
 
@@ -331,16 +326,15 @@ def check_same_crs(crs: CRS | None, expected: CRS | None, transform: Affine, whe
     except RasterioError:
         same = False
     if not same:
-        raise ProductError(
-            f"{where}: expected the coordinate reference system of {image_name}, {expected.to_string()}, got "
-            f"{crs.to_string()}: reproject the labels to the image's grid first (gdalwarp -r near)"
-        )
+        advice = "reproject the labels to the image's grid first (gdalwarp -r near)"
+        wanted = f"the coordinate reference system of {image_name}, {expected.to_string()}"
+        fail(where, wanted, f"{crs.to_string()}: {advice}")
 
 
 def pixel_of(transform: Affine, x: float, y: float) -> tuple[float, float]:
     """Row and column, with fractions, of a place in coordinates."""
-    inverse = ~transform
-    return inverse.d * x + inverse.e * y + inverse.f, inverse.a * x + inverse.b * y + inverse.c
+    column, row = ~transform @ (x, y)
+    return row, column
 
 
 def corners_of(height: int, width: int) -> list[tuple[int, int]]:
@@ -350,8 +344,7 @@ def corners_of(height: int, width: int) -> list[tuple[int, int]]:
 
 def moved(transform: Affine, rows: float, columns: float) -> Affine:
     """The transform of a raster that begins so many rows and columns farther."""
-    t = transform
-    return Affine(t.a, t.b, t.c + columns * t.a + rows * t.b, t.d, t.e, t.f + columns * t.d + rows * t.e)
+    return transform @ Affine.translation(columns, rows)
 
 
 def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
@@ -372,7 +365,7 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
     names = [cube.name for cube, _ in tiles]
     if len(set(names)) < len(names):
         duplicate = next(name for name in names if names.count(name) > 1)
-        raise ProductError(f"{duplicate}: expected tiles with different names, got this one more than once")
+        fail(duplicate, "tiles with different names", "this one more than once")
     scenes: list[Scene] = []
     for grid in _group_by_grid(tiles):
         corners = np.array([corner for _, _, corner in grid])  # (tiles, 2): row, column
@@ -382,7 +375,7 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
             members = sorted(members, key=lambda number: tuple(corners[number]))
             height, width = (corners[members] + sizes[members]).max(axis=0) - origin
             cube, labels, _ = grid[members[0]]
-            transform = cube.transform
+            image, transform = cube.image, cube.transform
             if len(members) > 1:
                 upper, left = origin - corners[members[0]]
                 transform = None if transform is None else moved(transform, upper, left)
@@ -394,16 +387,12 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
                     row, column = corners[number] - origin
                     part = np.s_[row : row + sizes[number][0], column : column + sizes[number][1]]
                     if taken[part].any():
-                        raise ProductError(
-                            f"{tile.name}: expected tiles that lie side by side, got one that overlaps another in "
-                            f"{int(taken[part].sum())} pixels"
-                        )
+                        overlap = f"one that overlaps another in {int(taken[part].sum())} pixels"
+                        fail(tile.name, "tiles that lie side by side", overlap)
                     taken[part] = True
                     image[:, *part] = tile.image
                     labels[part] = tile_labels
-                scenes.append(Scene(cube.name, image, labels, cube.crs, transform))
-            else:
-                scenes.append(Scene(cube.name, cube.image, labels, cube.crs, transform))
+            scenes.append(Scene(cube.name, image, labels, cube.crs, transform))
     return scenes
 
 
@@ -433,6 +422,18 @@ class LabelledConfig(BuilderConfig):
     def buffer(self) -> int:
         """Buffer between splits in pixels."""
         return self.window_size // 2
+
+    def by_blocks(self, labels: Labels) -> Split:
+        """The split by blocks that these settings ask for."""
+        return split_by_blocks(
+            labels, block_size=self.block_size, buffer=self.buffer, shares=self.shares, seed=self.seed
+        )
+
+    def with_validation(self, split: Split, labels: Labels) -> Split:
+        """The split, with a validation area where `validation_share` asks for one."""
+        if not self.validation_share:
+            return split
+        return with_validation(split, labels, share=self.validation_share, block_size=self.block_size, seed=self.seed)
 
 
 class LabelledBuilder(GeneratorBasedBuilder):
@@ -486,7 +487,7 @@ class LabelledBuilder(GeneratorBasedBuilder):
         if self._data is None:
             data = self._read()
             if self.config.split_file is not None:
-                data = data.with_split(read_split(self.config.split_file, data.labels))
+                data = replace(data, split=read_split(self.config.split_file, data.labels))
             check_split(data.split, self.config.window_size)
             self._data = data
         return self._data

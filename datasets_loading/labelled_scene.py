@@ -23,9 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from datasets import DatasetInfo
-from rasterio.crs import CRS
 
 from datasets_loading.enmap_product import product_part
 from datasets_loading.labelled_data import (
@@ -41,7 +39,7 @@ from datasets_loading.labelled_data import (
     read_scene,
     to_classes,
 )
-from datasets_loading.raster_file import ProductError, fail, is_hidden
+from datasets_loading.raster_file import fail, is_hidden
 from datasets_loading.raster_formats import ARRAY_ENDINGS, GdalFile, envi_data
 from datasets_loading.scenes import is_product, name_of, open_scene
 from datasets_loading.sensors import ENMAP
@@ -55,9 +53,7 @@ from datasets_loading.splits import (
     SplitError,
     all_for_test,
     split_by_areas,
-    split_by_blocks,
     split_by_scenes,
-    with_validation,
 )
 from datasets_loading.vector_labels import OTHER_ENDINGS, VECTOR_ENDINGS, rasterize_features, read_features
 
@@ -137,26 +133,16 @@ class LabelledScene(LabelledBuilder):
             class_of_value = dict.fromkeys(unlabelled, UNLABELLED) | {value: n for n, value in enumerate(names)}
             tiles = []
             for image_path, label_path, raster in zip(image_paths, label_paths, label_rasters, strict=True):
-                tiles.append(self._read_tile(image_path, label_path, raster, class_of_value))
+                values, crs, transform = raster
+                cube = self._read_image(image_path)
+                check_same_grid(cube, crs, transform, values.shape, str(label_path))
+                tiles.append((cube, to_classes(values, class_of_value, str(label_path))))
         scenes = join_tiles(tiles)
         labels = {scene.name: scene.labels for scene in scenes}
         if len(np.setdiff1d(np.concatenate([values.ravel() for values in labels.values()]), [UNLABELLED])) < 2:
-            raise ProductError(f"{self.data_dir / config.labels}: expected labels of at least 2 classes, got fewer")
+            fail(labels_path, "labels of at least 2 classes", "fewer")
         split = make_split(config, scenes, labels)
         return LabelledData(scenes, tuple(names.values()), tiles[0][0].wavelengths, split)
-
-    def _read_tile(
-        self,
-        image_path: Path,
-        label_path: Path,
-        raster: tuple[np.ndarray, CRS | None, Affine | None],
-        class_of_value: Mapping[int, int],
-    ) -> tuple[Cube, np.ndarray]:
-        """An image and its classes, uint8 (height, width)."""
-        values, crs, transform = raster
-        cube = self._read_image(image_path)
-        check_same_grid(cube, crs, transform, values.shape, str(label_path))
-        return cube, to_classes(values, class_of_value, str(label_path))
 
     def _read_image(self, path: Path) -> Cube:
         config = self.config
@@ -196,12 +182,9 @@ class LabelledScene(LabelledBuilder):
             found.append(np.where(labels.values < 0, UNLABELLED, labels.values - 1))
         # Numbers that mean no class in rasters mean none here
         none = {str(value) for value in (*NEVER_CLASSES, *((0,) if config.unlabelled is None else config.unlabelled))}
-        kept = [
-            number
-            for number, name in enumerate(labels.class_names)
-            if config.class_names is not None or name not in none
-        ]
-        left_out = [name for name in labels.class_names if labels.class_names.index(name) not in kept]
+        none = none if config.class_names is None else set()
+        kept = [number for number, name in enumerate(labels.class_names) if name not in none]
+        left_out = [name for name in labels.class_names if name in none]
         if left_out:
             logger.warning("%s: read as unlabelled: %s (--unlabelled)", path, ", ".join(left_out))
         table = np.full(UNLABELLED + 1, UNLABELLED, dtype=np.uint8)
@@ -217,9 +200,7 @@ def make_split(config: LabelledSceneConfig, scenes: Sequence[Scene], labels: Lab
         SplitError: the configuration names no split that can be made of these scenes.
     """
     if config.split == "blocks":
-        return split_by_blocks(
-            labels, block_size=config.block_size, buffer=config.buffer, shares=config.shares, seed=config.seed
-        )
+        return config.by_blocks(labels)
     if config.split == "test":
         return all_for_test(labels)
     if isinstance(config.split, str) or not set(config.split) <= set(SPLITS):
@@ -231,11 +212,7 @@ def make_split(config: LabelledSceneConfig, scenes: Sequence[Scene], labels: Lab
     else:
         areas = {name: [_area(entry, scenes) for entry in part] for name, part in config.split.items()}
         split = split_by_areas(labels, areas, buffer=config.buffer)
-    if config.validation_share:
-        split = with_validation(
-            split, labels, share=config.validation_share, block_size=config.block_size, seed=config.seed
-        )
-    return split
+    return config.with_validation(split, labels)
 
 
 def _area(entry: Any, scenes: Sequence[Scene]) -> Area:
@@ -254,7 +231,7 @@ def _find_images(path: Path, source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ProductError(f"{path}: expected a folder of images, or an image, got nothing there. {source}")
+        fail(path, "a folder of images, or an image", f"nothing there. {source}")
     entries = [entry for entry in sorted(path.iterdir()) if not is_hidden(entry.relative_to(path))]
     products = [entry for entry in entries if product_part(entry.name) == "METADATA"]
     if products or is_desis(path):
@@ -266,7 +243,7 @@ def _find_images(path: Path, source: str) -> list[Path]:
         if entry.is_dir() or (entry.suffix.lower() in IMAGE_ENDINGS and not entry.stem.endswith("_labels"))
     ]
     if not found:
-        raise ProductError(f"{path}: expected images ({', '.join(IMAGE_ENDINGS)}), got none. {source}")
+        fail(path, f"images ({', '.join(IMAGE_ENDINGS)})", f"none. {source}")
     return found
 
 
@@ -274,7 +251,7 @@ def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:
     """The label raster of each image."""
     if path.is_file():
         if len(images) != 1:
-            raise ProductError(f"{path}: expected a folder of labels for {len(images)} images, got a file")
+            fail(path, f"a folder of labels for {len(images)} images", "a file")
         return [path]
     found = []
     for image in images:
@@ -282,7 +259,7 @@ def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:
         candidates = [path / f"{name}{suffix}{ending}" for suffix in ("", "_labels") for ending in LABEL_ENDINGS]
         labels = next((candidate for candidate in candidates if candidate.is_file()), None)
         if labels is None:
-            raise ProductError(f"{candidates[0]}: expected the labels of {image.name}, got no such file")
+            fail(candidates[0], f"the labels of {image.name}", "no such file")
         found.append(labels)
     if path.is_dir():
         used = set(found)
@@ -328,7 +305,7 @@ def _class_names(
                     count,
                 )
     if len(names) > UNLABELLED:
-        raise ProductError(f"{label_paths[0]}: expected at most {UNLABELLED} classes, got {len(names)} label values")
+        fail(label_paths[0], f"at most {UNLABELLED} classes", f"{len(names)} label values")
     return dict(sorted(names.items()))
 
 

@@ -69,10 +69,6 @@ def noise_model(sensor: Sensor, detectors: tuple[str, ...], sun_zenith: float) -
 
     Light is counted in electrons: their number follows the sun's spectrum, the gases and the band's width; its noise
     is Poisson's and that of the read-out. Each detector's efficiency is set by the specification at its wavelength.
-
-    Args:
-        detectors: (bands,) "VNIR" or "SWIR".
-        sun_zenith: degrees.
     """
     wavelengths, widths = np.asarray(sensor.wavelengths), np.asarray(sensor.fwhm)
     micrometers = SPECTRUM_WAVELENGTHS / 1000.0

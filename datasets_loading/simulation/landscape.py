@@ -8,7 +8,7 @@ meters, spacings are cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -28,8 +28,8 @@ CELL_SIZE = 10.0
 CELLS_PER_PIXEL = 3
 """Cells along the side of a 30 m pixel."""
 
+ROCKS = ("limestone", "sandstone and quartz sand", "granite and gneiss", "basalt", "clay pit", "gypsum", "gravel")
 _KEYS = 1 << 14
-_ROWS_PER_STRIP = 192
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Cover:
     roughness: float
 
 
-def _soils(weights: NDArray[np.floating]) -> dict[str, float]:
-    return {name: float(weight) for name, weight in zip(SOILS, weights, strict=True)}
+def _weighted(names: Sequence[str], weights: Iterable[float]) -> dict[str, float]:
+    return {name: float(weight) for name, weight in zip(names, weights, strict=True)}
 
 
 def _bell(day: int, peak: float, width: float) -> float:
@@ -97,17 +97,10 @@ def crop_calendar(day: int) -> dict[str, float]:
 
 def covers_of_season(generator: np.random.Generator, day: int) -> dict[str, Cover]:
     """The kinds of ground of a scene, on a day of the year, with soils, woods and dryness of the scene's own."""
-    soils = _soils(generator.dirichlet([0.8] * len(SOILS)))
+    soils = _weighted(SOILS, generator.dirichlet([0.8] * len(SOILS)))
     dryness = generator.beta(1.5, 2.5) * (0.4 + 0.6 * _bell(day, 215, 50))
     autumn = float(np.clip((day - 270) / 40, 0.0, 1.0)) + float(np.clip((115 - day) / 25, 0.0, 1.0))
-    rocks = {
-        name: float(weight)
-        for name, weight in zip(
-            ("limestone", "sandstone and quartz sand", "granite and gneiss", "basalt", "clay pit", "gypsum", "gravel"),
-            generator.dirichlet([0.6] * 7),
-            strict=True,
-        )
-    }
+    rocks = _weighted(ROCKS, generator.dirichlet([0.6] * len(ROCKS)))
     broadleaf = {"broadleaf forest": 1.0 - autumn + 0.02, "broadleaf forest in autumn": autumn + 0.01}
     grass = {"meadow": 1.05 - dryness, "dry grass": 0.25 + dryness, "dead grass": 0.6 * dryness}
     lawn = {"lawn": 1.05 - dryness, "dry grass": 0.9 * dryness + 0.1}
@@ -126,15 +119,11 @@ def covers_of_season(generator: np.random.Generator, day: int) -> dict[str, Cove
         return weights
 
     pitched = {"red roof tile": tiles, "dark roof tile": 1.2 - tiles, "bitumen roof": 0.2}
-    flat = {
-        "bitumen roof": 1.0,
-        "gravel roof": 0.9,
-        "metal roof": 0.5,
-        "white membrane roof": 0.12,
-        "solar and glass roof": 0.15,
-    }
+    flat = {"bitumen roof": 1.0, "gravel roof": 0.9, "metal roof": 0.5}
+    flat |= {"white membrane roof": 0.12, "solar and glass roof": 0.15}
     paving = {"asphalt": 1.0, "concrete": 0.5, "cobbles and brick": 0.5, "gravel": 0.12}
     trees = mixed((0.8, broadleaf), (0.2, {"needleleaf forest": 1.0}))
+    lakes = _weighted(WATERS, generator.dirichlet([1.0, 0.8, 0.8, 0.2]))
     return {
         "field": Cover({name: weight / total for name, weight in fields.items()}, soils, 0.08, 0.02),
         "broadleaf wood": Cover(broadleaf, {"needleleaf forest": 1.0, "young forest": 1.0}, 0.10, 0.16),
@@ -159,18 +148,8 @@ def covers_of_season(generator: np.random.Generator, day: int) -> dict[str, Cove
         "street": Cover({"asphalt": 1.0, "cobbles and brick": 0.15}, mixed((0.5, lawn), (0.5, trees)), 0.22, 0.10),
         "country road": Cover({"asphalt": 1.0, "gravel": 0.25}, grass, 0.35, 0.05),
         "motorway": Cover({"asphalt": 0.7, "concrete": 0.3}, grass, 0.1, 0.03),
-        "lake": Cover(
-            {
-                name: float(weight)
-                for name, weight in zip(WATERS, generator.dirichlet([1.0, 0.8, 0.8, 0.2]), strict=True)
-            },
-            {name: 1.0 for name in WATERS},
-            0.04,
-            0.0,
-        ),
-        "river": Cover(
-            {name: weight for name, weight in zip(WATERS, (0.2, 1.0, 1.0, 0.4), strict=True)}, grass, 0.03, 0.0
-        ),
+        "lake": Cover(lakes, dict.fromkeys(WATERS, 1.0), 0.04, 0.0),
+        "river": Cover(_weighted(WATERS, (0.2, 1.0, 1.0, 0.4)), grass, 0.03, 0.0),
         "snow": Cover({"snow": 1.0}, {"granite and gneiss": 1.0, "shrubs": 0.5}, 0.08, 0.05),
     }
 
@@ -182,15 +161,8 @@ def value_noise(generator: np.random.Generator, shape: tuple[int, int], spacing:
         position = np.arange(length) / spacing + generator.random()
         first = np.floor(position).astype(np.int32)
         beyond = position - first
-        cubic = np.stack(
-            [
-                (1 - beyond) ** 3,
-                3 * beyond**3 - 6 * beyond**2 + 4,
-                -3 * beyond**3 + 3 * beyond**2 + 3 * beyond + 1,
-                beyond**3,
-            ],
-            axis=1,
-        )
+        inner = 3 * beyond**3 - 6 * beyond**2 + 4, -3 * beyond**3 + 3 * beyond**2 + 3 * beyond + 1
+        cubic = np.stack([(1 - beyond) ** 3, *inner, beyond**3], axis=1)
         count = int(first[-1]) + 4
         neighbors = first[:, None] + np.arange(4, dtype=np.int32)
         starts = np.arange(0, 4 * length + 1, 4, dtype=np.int32)
@@ -224,8 +196,9 @@ def _hash(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return values ^ (values >> np.uint32(16))
 
 
-def _strips(length: int) -> list[slice]:
-    return [slice(start, min(start + _ROWS_PER_STRIP, length)) for start in range(0, length, _ROWS_PER_STRIP)]
+def strips(length: int, rows: int = 192) -> list[slice]:
+    """Parts of so many rows, of which threads take one after the other."""
+    return [slice(start, min(start + rows, length)) for start in range(0, length, rows)]
 
 
 def voronoi_cells(
@@ -233,11 +206,8 @@ def voronoi_cells(
 ) -> tuple[NDArray[np.uint32], FloatImage]:
     """Divide the plane among points strewn one to a square of `spacing` cells.
 
-    Args:
-        warp: (rows, columns) displacement in cells that makes the borders wind; None for straight borders.
-
-    Returns:
-        for every cell the number of its nearest point, and the distance to the border in cells.
+    Gives for every cell the number of its nearest point, and the distance to the border in cells. `warp` is a
+    displacement in cells (rows, columns) that makes the borders wind.
     """
     rows, columns = (int(np.ceil(length / spacing)) + 5 for length in shape)
     jitter = generator.random((2, rows, columns), dtype=np.float32)
@@ -270,7 +240,7 @@ def voronoi_cells(
         border[strip] = (np.sqrt(second) - np.sqrt(nearest)) / 2
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, _strips(shape[0])))
+        list(pool.map(fill, strips(shape[0])))
     return owner, border
 
 
@@ -281,11 +251,7 @@ def _parcels(
     length: tuple[float, float],
     workers: int,
 ) -> NDArray[np.uint32]:
-    """Divide blocks into rows of rectangles, each block in a direction and sizes (meters, from-to) of its own.
-
-    Returns:
-        the rectangles' keys, evenly spread whole numbers.
-    """
+    """Evenly spread keys of the rectangles in blocks, each with a direction and sizes (meters, from-to) of its own."""
     count = int(blocks.max()) + 1
     angle = generator.uniform(0.0, np.pi, count).astype(np.float32)
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -306,7 +272,7 @@ def _parcels(
         keys[strip] = _hash(row_key + column * np.uint32(0x85EBCA6B))
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, _strips(blocks.shape[0])))
+        list(pool.map(fill, strips(blocks.shape[0])))
     return keys
 
 
@@ -321,13 +287,6 @@ def _line(field: FloatImage, width: float) -> NDArray[np.bool_]:
     """Cells within half a width (meters) of the line where a smooth field passes through zero."""
     slope_y, slope_x = np.gradient(field)
     return np.abs(field) < np.hypot(slope_y, slope_x) * np.float32(width / CELL_SIZE / 2)
-
-
-def simulate_elevation(generator: np.random.Generator, height: int, width: int, relief: float) -> FloatImage:
-    """Elevation (height, width) in meters above the lowest pixel; `relief` is the standard deviation in meters."""
-    field = fractal_noise(generator, (height, width), 150.0, 6, 0.42)
-    elevation = np.float32(relief) * field
-    return elevation - elevation.min()
 
 
 def _draw_spectra(
@@ -353,8 +312,9 @@ def simulate_landscape(
     shape = (height * CELLS_PER_PIXEL, width * CELLS_PER_PIXEL)
     # Regions some kilometers wide; narrower in a small scene, so that it too shows more than one kind of ground.
     region = min(300.0, max(shape) / 2.2)
-    relief = float(np.exp(generator.uniform(np.log(8.0), np.log(350.0))))
-    elevation = simulate_elevation(generator, height, width, relief)
+    relief = float(np.exp(generator.uniform(np.log(8.0), np.log(350.0))))  # standard deviation in meters
+    elevation = np.float32(relief) * fractal_noise(generator, (height, width), 150.0, 6, 0.42)
+    elevation -= elevation.min()
     covers = covers_of_season(generator, day)
     names = list(covers)
     number = {name: index for index, name in enumerate(names)}
@@ -366,9 +326,8 @@ def simulate_landscape(
     town, town_border = voronoi_cells(generator, shape, generator.uniform(9.0, 14.0), None, workers)
     stand, _ = voronoi_cells(generator, shape, generator.uniform(18.0, 35.0), wind, workers)
     field_width = generator.uniform(60.0, 220.0)
-    field_key = _parcels(
-        generator, farm, (field_width, 2.0 * field_width), (2.0 * field_width, 5.0 * field_width), workers
-    )
+    field_length = (2.0 * field_width, 5.0 * field_width)
+    field_key = _parcels(generator, farm, (field_width, 2.0 * field_width), field_length, workers)
     plot_key = _parcels(generator, town, (14.0, 24.0), (16.0, 40.0), workers)
     hall_key = _parcels(generator, town, (40.0, 80.0), (50.0, 130.0), workers)
     stand_key = _hash(stand)
@@ -389,10 +348,8 @@ def simulate_landscape(
 
     def cover_of_keys(keys: NDArray[np.uint32], weights: Mapping[str, float]) -> NDArray[np.uint8]:
         share = np.array(list(weights.values()))
-        table = generator.choice([number[name] for name in weights], size=_KEYS, p=share / share.sum()).astype(
-            np.uint8
-        )
-        return table[keys % np.uint32(_KEYS)]
+        table = generator.choice([number[name] for name in weights], size=_KEYS, p=share / share.sum())
+        return table.astype(np.uint8)[keys % np.uint32(_KEYS)]
 
     grass_field = fractal_noise(generator, shape, region * 0.5, 4, 0.6)
     settle(_above(grass_field + per_block(farm, 0.5), generator.beta(2.0, 9.0)), "grassland", field_key)
@@ -400,15 +357,8 @@ def simulate_landscape(
     settle(_above(shrub_field, generator.beta(1.2, 20.0)), "shrubland", stand_key)
     forest_field = fractal_noise(generator, shape, region * 0.8, 5, 0.55) + per_block(farm, 0.45)
     needle_share = generator.beta(1.2, 1.5)
-    kind_of_wood = cover_of_keys(
-        stand_key,
-        {
-            "broadleaf wood": 1.05 - needle_share,
-            "needleleaf wood": 0.05 + needle_share,
-            "young wood": 0.1,
-            "grassland": 0.02,
-        },
-    )
+    woods = {"broadleaf wood": 1.05 - needle_share, "needleleaf wood": 0.05 + needle_share}
+    kind_of_wood = cover_of_keys(stand_key, woods | {"young wood": 0.1, "grassland": 0.02})
     settle(_above(forest_field, forest_share), kind_of_wood, stand_key)
     bare_field = fractal_noise(generator, shape, region * 0.2, 4, 0.6)
     settle(_above(bare_field, generator.beta(1.0, 70.0)), "bare ground", stand_key)
@@ -467,12 +417,10 @@ def _fill(
     index = zone.astype(np.int32) * _KEYS + (key % np.uint32(_KEYS)).astype(np.int32)
     roughness = np.array([cover.roughness for cover in covers], dtype=np.float32)[zone]
     shape = zone.shape
-    patchy = np.float32(0.22) * value_noise(generator, shape, 25.0) + np.float32(0.16) * value_noise(
-        generator, shape, 6.0
-    )
-    secondary_share = (
-        np.float32(0.3) + patchy + np.float32(0.1) * generator.standard_normal(shape, dtype=np.float32)
-    ).clip(0, 0.8)
+    patchy = np.float32(0.22) * value_noise(generator, shape, 25.0)
+    patchy = patchy + np.float32(0.16) * value_noise(generator, shape, 6.0)
+    scatter = np.float32(0.1) * generator.standard_normal(shape, dtype=np.float32)
+    secondary_share = (np.float32(0.3) + patchy + scatter).clip(0, 0.8)
     sparse = np.float32(1.0) + np.float32(0.5) * value_noise(generator, shape, 12.0)
     sparse += np.float32(0.4) * generator.standard_normal(shape, dtype=np.float32)
     intruder_share = np.concatenate(mean_intruder).astype(np.float32)[index] * sparse

@@ -63,8 +63,7 @@ def write_enmap_product(
         parent: folder to write into; made where it does not exist.
         name: name of the product, as `ENMAP01-____L2A-DT0000000001_20220701T103000Z_001_V010000_20220702T000000Z`.
         cube: stored numbers, int16 (bands, height, width), -32768 where there are no data.
-        wavelengths: band centers in nm (bands,), in the order of the cube.
-        fwhm: full width at half maximum of each band in nm (bands,).
+        wavelengths, fwhm: band centers and full widths at half maximum in nm (bands,), in the order of the cube.
         detectors: "VNIR" or "SWIR" for each band.
         transform: from (column, row) to coordinates in meters.
         crs: projected coordinate reference system.
@@ -72,12 +71,7 @@ def write_enmap_product(
         sun_elevation: sun elevation at the center of the scene in degrees.
         quality: layers by their names in `QUALITY_LAYERS` less "pixel_mask", integer or bool (height, width). A layer
             that is not given is written as clear; "classes" as land where any band holds data, else as outside.
-        gain: factor from stored number to reflectance.
-        offset: reflectance of the stored number 0.
-        as_zip: write a ZIP instead of a folder.
-
-    Returns:
-        The folder or archive.
+        gain, offset: reflectance = stored number * gain + offset.
 
     Raises:
         ValueError: the arguments contradict each other, a layer is unknown, or there is another product of this name;
@@ -275,12 +269,7 @@ class _Metadata:
         path.write_bytes(ElementTree.tostring(self.root, encoding="utf-8") + b"\n")
 
     def describe(
-        self,
-        name: str,
-        acquisition_time: datetime,
-        cube_shape: tuple[int, ...],
-        crs: CRS,
-        transform: Affine,
+        self, name: str, acquisition_time: datetime, cube_shape: tuple[int, ...], crs: CRS, transform: Affine
     ) -> None:
         bands, height, width = cube_shape
         start = acquisition_time.replace(tzinfo=acquisition_time.tzinfo or UTC).astimezone(UTC)

@@ -42,6 +42,7 @@ from datasets_loading.simulation.landscape import (
     Landscape,
     fractal_noise,
     simulate_landscape,
+    strips,
 )
 from datasets_loading.simulation.materials import CLASS_NAMES
 from datasets_loading.simulation.product_writer import check_no_other, write_enmap_product, write_raster
@@ -84,16 +85,12 @@ class SimulatedScene:
         class_fractions: (classes, height, width) float32, share of each land cover within the pixel.
         quality: official quality layers, uint8 (height, width): "classes" (1 land, 2 water, 3 off the swath), "cloud",
             "cloud_shadow", "haze", "snow" (0 or 1), "cirrus" (0 none to 3 thick).
-        sensor: bands of the cube.
-        detectors: "VNIR" or "SWIR" for each band.
-        empty_bands: bands without data.
+        sensor, detectors, empty_bands: bands of the cube, "VNIR" or "SWIR" for each, and those without data.
         noise: the noise that is in the cube.
-        transform: from (column, row) to meters.
-        crs: UTM zone.
+        transform, crs: from (column, row) to meters, and the UTM zone.
         acquisition_time: UTC.
         sun_elevation, sun_azimuth: degrees, the azimuth from north, clockwise.
         processor_version: as in the product's name.
-        seed: the seed.
     """
 
     cube: NDArray[np.int16]
@@ -244,13 +241,9 @@ def _mix(landscape: Landscape, coefficients: NDArray[np.float32], library: Spect
             gaussian_filter(field[component], OPTICS_DEVIATION, output=field[component], mode="nearest", truncate=3.0)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, _strips(height)))
+        list(pool.map(fill, strips(height, _ROWS_PER_STRIP)))
         list(pool.map(blur, range(rank)))
     return _Mixture(total, lit, fractions)
-
-
-def _strips(height: int) -> list[slice]:
-    return [slice(start, min(start + _ROWS_PER_STRIP, height)) for start in range(0, height, _ROWS_PER_STRIP)]
 
 
 def _surroundings(total: NDArray[np.float32], workers: int) -> NDArray[np.float32]:
@@ -411,8 +404,8 @@ def simulate_scene(
         if share is not None and not 0.0 <= share <= 1.0:
             raise ValueError(f"{name} is a share from 0 to 1, got {share}")
     workers = _usable_processors() if workers is None else workers
-    parts = np.random.SeedSequence(seed).spawn(8)
-    for_place, for_spectra, for_land, for_swath, for_air, for_clouds, for_light, for_noise = parts
+    seeds = np.random.SeedSequence(seed).spawn(8)
+    for_place, for_spectra, for_land, for_swath, for_air, for_clouds, for_light, for_noise = seeds
     generator = np.random.default_rng(for_place)
     place = _draw_place(generator, acquisition_time)
     transform, crs = _georeference(generator, place)
@@ -463,9 +456,9 @@ def simulate_scene(
     )
     cube = np.empty((sensor.num_bands, height, width), dtype=np.int16)
     components = recorder.components()
-    strips = _strips(height)
+    parts = strips(height, _ROWS_PER_STRIP)
     with ThreadPoolExecutor(workers) as pool:
-        jobs = zip(strips, for_noise.spawn(len(strips)), strict=True)
+        jobs = zip(parts, for_noise.spawn(len(parts)), strict=True)
         list(pool.map(lambda job: recorder.record(job[0], components, job[1], cube), jobs))
     empty_bands = EMPTY_BANDS[processor_version] if sensor is ENMAP else ()
     cube[list(empty_bands)] = sensor.nodata
@@ -511,15 +504,8 @@ def labels_path(parent: str | Path, name: str) -> Path:
 def write_scene(scene: SimulatedScene, parent: str | Path, as_zip: bool = False) -> Path:
     """Write a scene as an official L2A product, and its labels beside it (`labels_path`).
 
-    The labels are a GeoTIFF, uint8, `UNLABELLED` as nodata, with the names of the classes as tags `class_0`, ...
-
-    Args:
-        scene: the scene, whose name is that of the product.
-        parent: folder to write into.
-        as_zip: write a ZIP instead of a folder.
-
-    Returns:
-        the folder or archive.
+    The labels are a GeoTIFF, uint8, `UNLABELLED` as nodata, with the names of the classes as tags `class_0`, ... Gives
+    the folder or ZIP of the product, whose name is the scene's.
 
     Raises:
         ValueError: there is another product or other labels of this name; the same are written once more.

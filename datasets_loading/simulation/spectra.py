@@ -9,7 +9,6 @@ built-up surfaces and rocks are smooth continua with their known absorption feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -72,13 +71,15 @@ def _import_prosail() -> ModuleType:
     return prosail
 
 
-def _absorption(center: float, width: float, depth: float) -> FloatArray:
+def _absorption(center: float | FloatArray, width: float, depth: FloatArray) -> FloatArray:
+    """Factors (count, 2101) of absorptions by their depths (count,), at one center or one for each."""
+    center, depth = np.reshape(center, (-1, 1)), depth[:, None]
     return 1.0 - depth * np.exp(-0.5 * ((SPECTRUM_WAVELENGTHS - center) / width) ** 2)
 
 
-def _smooth_continuum(points: dict[int, float], width: float = 25.0) -> FloatArray:
+def _smooth_continuum(points: dict[int, float]) -> FloatArray:
     joined = np.interp(SPECTRUM_WAVELENGTHS, list(points), list(points.values()))
-    return gaussian_filter1d(joined, width, mode="nearest")
+    return gaussian_filter1d(joined, 25.0, mode="nearest")
 
 
 def simulate_surface(surface: Surface, generator: np.random.Generator, count: int) -> FloatArray:
@@ -89,19 +90,12 @@ def simulate_surface(surface: Surface, generator: np.random.Generator, count: in
     spectra = spectra * (1.0 + surface.tilt.draw(generator, count)[:, None] * position)
     for center, width, depth in surface.features:
         shift = generator.normal(0.0, 0.08 * width, count)
-        depths = depth.draw(generator, count)
-        spectra *= np.stack(
-            [_absorption(center + move, width, each) for move, each in zip(shift, depths, strict=True)]
-        )
+        spectra *= _absorption(center + shift, width, depth.draw(generator, count))
     return spectra.clip(0.005, 0.95)
 
 
 def simulate_soil(soil: str, generator: np.random.Generator, count: int) -> FloatArray:
-    """Spectra (count, 2101) of bare soil: PROSAIL's dry and wet soil, with the features of a soil's minerals.
-
-    Args:
-        soil: one of `SOILS`.
-    """
+    """Spectra (count, 2101) of one of `SOILS`: PROSAIL's dry and wet soil, with the features of a soil's minerals."""
     brightness, iron, clay, carbonate, humus, moisture = {
         "sandy soil": ((0.80, 0.14), 0.25, 0.04, 0.01, 0.10, 0.20),
         "loamy soil": ((0.62, 0.12), 0.45, 0.10, 0.02, 0.25, 0.35),
@@ -127,29 +121,17 @@ def simulate_soil(soil: str, generator: np.random.Generator, count: int) -> Floa
         (2205.0, 17.0, feature_depth(clay)),
         (2340.0, 26.0, feature_depth(carbonate)),
     ):
-        depths = depth.draw(generator, count)
-        spectra *= np.stack([_absorption(center, width, each) for each in depths])
+        spectra *= _absorption(center, width, depth.draw(generator, count))
     return spectra.clip(0.005, 0.95)
 
 
 def _litter(generator: np.random.Generator, count: int) -> FloatArray:
     """Spectra (count, 2101) of dead plant matter with the absorptions of cellulose and lignin at 2100 and 2300 nm."""
-    continuum = _smooth_continuum(
-        {
-            400: 0.06,
-            500: 0.10,
-            600: 0.16,
-            700: 0.22,
-            800: 0.29,
-            1000: 0.37,
-            1300: 0.44,
-            1700: 0.42,
-            2000: 0.34,
-            2200: 0.35,
-            2500: 0.24,
-        }
-    )
-    spectra = Spread(0.8, 0.16, 0.4, 1.2).draw(generator, count)[:, None] * continuum
+    points = {
+        400: 0.06, 500: 0.10, 600: 0.16, 700: 0.22, 800: 0.29, 1000: 0.37, 1300: 0.44, 1700: 0.42, 2000: 0.34,
+        2200: 0.35, 2500: 0.24,
+    }  # fmt: skip
+    spectra = Spread(0.8, 0.16, 0.4, 1.2).draw(generator, count)[:, None] * _smooth_continuum(points)
     for center, width, depth in (
         (1200.0, 35.0, 0.03),
         (1450.0, 40.0, 0.10),
@@ -158,19 +140,14 @@ def _litter(generator: np.random.Generator, count: int) -> FloatArray:
         (2100.0, 38.0, 0.12),
         (2300.0, 32.0, 0.08),
     ):
-        depths = feature_depth(depth).draw(generator, count)
-        spectra = spectra * np.stack([_absorption(center, width, each) for each in depths])
+        spectra = spectra * _absorption(center, width, feature_depth(depth).draw(generator, count))
     return spectra
 
 
 def simulate_canopy(
     canopy: Canopy, soils: FloatArray, angles: SunAndView, generator: np.random.Generator, count: int
 ) -> FloatArray:
-    """Spectra (count, 2101) of vegetation over soil.
-
-    Args:
-        soils: (soils, 2101) spectra from which the ground below each canopy is drawn.
-    """
+    """Spectra (count, 2101) of vegetation over ground that is drawn from `soils`, (soils, 2101)."""
     run_prosail = _import_prosail().run_prosail
     chlorophyll = canopy.chlorophyll.draw(generator, count)
     carotenoids = 1.5 + 0.17 * chlorophyll * generator.uniform(0.8, 1.3, count)
@@ -209,11 +186,7 @@ def simulate_canopy(
 
 
 def simulate_water(water: str, generator: np.random.Generator, count: int) -> FloatArray:
-    """Spectra (count, 2101) of water just above its surface, after the bio-optical model of Lee et al. (1998, 1999).
-
-    Args:
-        water: one of `WATERS`.
-    """
+    """Spectra (count, 2101) of one of `WATERS` just above its surface, after Lee et al. (1998, 1999)."""
     # Chlorophyll in mg/m³, dissolved organic matter as absorption at 440 nm in 1/m, sediment in g/m³, depth in m.
     chlorophyll_range, dissolved_range, sediment_range, depth_range = {
         "clear water": ((0.5, 4.0), (0.05, 0.4), (0.2, 2.0), (1.0, 25.0)),
@@ -297,26 +270,17 @@ def band_response(sensor: Sensor) -> FloatArray:
 def simulate_spectral_library(
     generator: np.random.Generator, sensor: Sensor, angles: SunAndView, spectra_per_material: int = 48
 ) -> SpectralLibrary:
-    """Draw the spectra of one place and date.
-
-    Args:
-        spectra_per_material: about 2,000 spectra in all at 48, in about two seconds.
-    """
+    """Draw the spectra of one place and date: at 48 for each material about 2,000, in about two seconds."""
     soils = {name: simulate_soil(name, generator, spectra_per_material) for name in SOILS}
     ground = np.concatenate(list(soils.values()))
     parts: list[tuple[str, str, FloatArray]] = [(name, "bare soil", spectra) for name, spectra in soils.items()]
     for name, canopy in CANOPIES.items():
-        parts.append(
-            (name, canopy.class_name, simulate_canopy(canopy, ground, angles, generator, spectra_per_material))
-        )
+        spectra = simulate_canopy(canopy, ground, angles, generator, spectra_per_material)
+        parts.append((name, canopy.class_name, spectra))
     for name, surface in SURFACES.items():
         parts.append((name, surface.class_name, simulate_surface(surface, generator, spectra_per_material)))
-    simulators: Sequence[tuple[Sequence[str], str, Callable[[str], FloatArray]]] = (
-        (WATERS, "water", lambda name: simulate_water(name, generator, spectra_per_material)),
-        (("snow",), "snow", lambda name: simulate_snow(generator, spectra_per_material)),
-    )
-    for names, class_name, simulate in simulators:
-        parts.extend((name, class_name, simulate(name)) for name in names)
+    parts += [(name, "water", simulate_water(name, generator, spectra_per_material)) for name in WATERS]
+    parts.append(("snow", "snow", simulate_snow(generator, spectra_per_material)))
     response = band_response(sensor)
     seen = csr_matrix(response.T) @ np.concatenate([spectra for _, _, spectra in parts]).T
     return SpectralLibrary(

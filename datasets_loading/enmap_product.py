@@ -46,7 +46,7 @@ from datasets_loading.raster_file import (
     walk_files,
 )
 from datasets_loading.raster_formats import GdalFile
-from datasets_loading.rasters import Raster
+from datasets_loading.rasters import Raster, inside
 from datasets_loading.sensors import ENMAP
 from datasets_loading.stac_items import is_address, is_stac_item, read_item
 from datasets_loading.wavelengths import WAVELENGTH_TOLERANCE, to_nanometers
@@ -98,11 +98,8 @@ ASSETS = {
 
 def find_products(folder: str | Path) -> list[Path]:
     """METADATA.XML files and ZIP archives under a folder, sorted by path; each can be given to `EnMAPProduct.open`."""
-    return [
-        path
-        for path in walk_files(Path(folder))
-        if path.suffix.lower() == ".zip" or product_part(path.name) == "METADATA"
-    ]
+    files = walk_files(Path(folder))
+    return [path for path in files if path.suffix.lower() == ".zip" or product_part(path.name) == "METADATA"]
 
 
 def product_part(file_name: str) -> str | None:
@@ -176,10 +173,8 @@ class EnMAPProduct(Closing):
     Attributes:
         path: what was opened: folder, ZIP, METADATA.XML or STAC item (a file or an address).
         name: name of the product, from its metadata or, where that states none, from its file names.
-        wavelengths: band centers in nm, ascending, float64 (bands,).
-        fwhm: full width at half maximum in nm, float64 (bands,).
-        gain: factor from the number in the file to reflectance, float64 (bands,).
-        offset: reflectance of the number 0 in the file, float64 (bands,).
+        wavelengths, fwhm: band centers, ascending, and full widths at half maximum in nm, float64 (bands,) each.
+        gain, offset: reflectance = number in the file * gain + offset, float64 (bands,) each.
         detectors: "VNIR", "SWIR" or, where the metadata do not say, "unknown", one per band.
         file_bands: 1-based band of the spectral image that holds each band, int64 (bands,).
         shape: (height, width) in pixels.
@@ -200,12 +195,18 @@ class EnMAPProduct(Closing):
     shape: tuple[int, int]
     acquisition_time: datetime
     sun_elevation: float
-    missing_layers: tuple[str, ...]
     notes: tuple[str, ...]
     _stated_valid_bands: np.ndarray | None = field(repr=False)
     _locations: dict[str, str] = field(repr=False)
     _quantity: str = "reflectance"
     _files: dict[str, GdalFile] = field(default_factory=dict, init=False, repr=False)
+    missing_layers: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        layers = (layer for layer, part in QUALITY_LAYERS.items() if part not in self._locations)
+        self.missing_layers = tuple(layers)
+        if self.missing_layers:
+            logger.warning("%s: quality layers missing, taken as clear: %s", self.name, ", ".join(self.missing_layers))
 
     @classmethod
     def open(cls, path: str | Path, *, radiance: bool = False) -> EnMAPProduct:
@@ -244,8 +245,7 @@ class EnMAPProduct(Closing):
         time, sun = "base/temporalCoverage/startTime", "specific/sunElevationAngle/center"
         numbers, wavelengths, fwhm, gain, offset = _read_bands(root, where)
         order = np.argsort(wavelengths)
-        missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
-        product = cls(
+        return cls(
             path=path,
             name=name,
             wavelengths=wavelengths[order],
@@ -257,39 +257,31 @@ class EnMAPProduct(Closing):
             shape=(height, width),
             acquisition_time=to_time(root.findtext(time, "").strip(), f"a time in {time}", where),
             sun_elevation=to_elevation(root.findtext(sun), f"degrees in {sun}", where),
-            missing_layers=missing_layers,
             notes=_read_notes(root),
             _stated_valid_bands=_read_valid_bands(root, numbers[order], where),
             _locations=locations,
             _quantity=quantity,
         )
-        if missing_layers:
-            logger.warning("%s: quality layers missing, taken as clear: %s", product.name, ", ".join(missing_layers))
-        return product
 
     @classmethod
     def _from_item(cls, path: str | Path, radiance: bool) -> EnMAPProduct:
         item = read_item(path)
-        image = item.asset("image")
+        wavelengths, fwhm, gain, offset, shape = item.image()
         quantity = check_level(item.level or level_in_name(item.name), radiance, item.source)
-        order = np.argsort(image.wavelengths)
+        order = np.argsort(wavelengths)
         locations = {part: item.location(asset) for asset, part in ASSETS.items() if item.location(asset)}
-        missing_layers = tuple(layer for layer, part in QUALITY_LAYERS.items() if part not in locations)
-        if missing_layers:
-            logger.warning("%s: quality layers missing, taken as clear: %s", item.name, ", ".join(missing_layers))
         return cls(
             path=item.source if is_address(item.source) else path,
             name=check_name(item.name, item.source),
-            wavelengths=image.wavelengths[order],
-            fwhm=image.fwhm[order],
-            gain=image.gain[order],
-            offset=image.offset[order],
+            wavelengths=wavelengths[order],
+            fwhm=fwhm[order],
+            gain=gain[order],
+            offset=offset[order],
             detectors=("unknown",) * len(order),
             file_bands=order + 1,
-            shape=image.shape,
+            shape=shape,
             acquisition_time=item.acquisition_time,
             sun_elevation=item.sun_elevation,
-            missing_layers=missing_layers,
             notes=(),
             _stated_valid_bands=None,
             _locations=locations,
@@ -358,11 +350,7 @@ class EnMAPProduct(Closing):
         return self.raster.block_shape
 
     def read(self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Reflectance x 10000 of chosen bands, int16 (bands, height, width), with nodata -32768.
-
-        Args:
-            window: part of the scene; the whole scene by default.
-            bands: indices in ascending wavelength; all bands by default.
+        """Reflectance x 10000, int16 (bands, height, width), with nodata -32768; all by default.
 
         Raises:
             ProductError: the spectral image is missing, damaged, or not what METADATA.XML describes.
@@ -373,14 +361,13 @@ class EnMAPProduct(Closing):
     def read_layer(self, layer: str, window: Window | None = None) -> np.ndarray:
         """Values of a quality layer, uint8 (height, width); zeros, with a warning, where the product lacks it.
 
-        Args:
-            layer: a key of `QUALITY_LAYERS` other than "pixel_mask", which has bands.
-            window: part of the scene; the whole scene by default.
+        A layer is a key of `QUALITY_LAYERS` other than "pixel_mask", which has bands.
 
         Raises:
             ProductError: the layer is there but damaged, or of another size than the scene.
         """
-        window = self._checked(window)
+        window = inside(window, self.shape, self.name)
+        check_fits(self.path, 2.0 * window.width * window.height, "a window of quality layers")
         if layer in self.missing_layers:
             self._warn_of_missing(layer)
             return np.zeros((int(window.height), int(window.width)), dtype=np.uint8)
@@ -436,21 +423,9 @@ class EnMAPProduct(Closing):
         differences = np.abs(tagged[self.file_bands - 1] - self.wavelengths)
         if differences.max() > WAVELENGTH_TOLERANCE:
             worst = int(differences.argmax())
-            fail(
-                file.location,
-                f"{self.wavelengths[worst]:g} nm in band {self.file_bands[worst]} as in METADATA.XML",
-                f"{tagged[self.file_bands[worst] - 1]:g} nm in the raster's own tags",
-            )
-
-    def _checked(self, window: Window | None) -> Window:
-        height, width = self.shape
-        if window is None:
-            window = Window(0, 0, width, height)
-        inside = 0 <= window.row_off <= window.row_off + window.height <= height
-        if not (inside and 0 <= window.col_off <= window.col_off + window.width <= width):
-            raise ValueError(f"{self.name}: expected a window inside {_size(self.shape)} pixels, got {window}")
-        check_fits(self.path, 2.0 * window.width * window.height, "a window of quality layers")
-        return window
+            band = self.file_bands[worst]
+            stated = f"{self.wavelengths[worst]:g} nm in band {band} as in METADATA.XML"
+            fail(file.location, stated, f"{tagged[band - 1]:g} nm in the raster's own tags")
 
     def _warn_of_missing(self, layer: str) -> None:
         warnings.warn(f"{self.name}: no quality layer {layer!r}, taken as clear", stacklevel=3)
@@ -492,11 +467,8 @@ def _find_files(path: Path) -> tuple[bytes, str, dict[str, str]]:
         prefix = f"/vsizip/{{{path.absolute()}}}/"
     else:
         fail(path, "a product's folder, ZIP or METADATA.XML", "nothing there")
-    return (
-        content,
-        metadata_file,
-        {part: prefix + name for part, name in _rasters_beside(path, metadata_file, names).items()},
-    )
+    rasters = _rasters_beside(path, metadata_file, names)
+    return content, metadata_file, {part: prefix + name for part, name in rasters.items()}
 
 
 def _only_metadata(path: Path, names: list[str]) -> str:
@@ -525,11 +497,8 @@ def _rasters_beside(path: Path, metadata_file: str, names: list[str]) -> dict[st
         if match["prefix"].lower() == own["prefix"].lower() and match["extension"].lower() in _RASTER_EXTENSIONS:
             part = match["part"].upper()
             if part in rasters:
-                fail(
-                    path,
-                    f"one file of {part} in a product",
-                    f"{PurePosixPath(rasters[part]).name} and {PurePosixPath(name).name}: move one away",
-                )
+                both = " and ".join(PurePosixPath(file).name for file in (rasters[part], name))
+                fail(path, f"one file of {part} in a product", f"{both}: move one away")
             rasters[part] = name
     return rasters
 
@@ -544,11 +513,8 @@ def check_level(level: str, radiance: bool, where: str | Path) -> str:
     """What the numbers of a level are, "reflectance" or "radiance"."""
     if level.startswith("L1"):
         if not radiance:
-            fail(
-                where,
-                "a level 2A product, which holds reflectance",
-                f"level {level}, radiance: order L2A, or take it as it is (--radiance) for a model trained on such",
-            )
+            advice = "order L2A, or take it as it is (--radiance) for a model trained on such"
+            fail(where, "a level 2A product, which holds reflectance", f"level {level}, radiance: {advice}")
         return "radiance"
     return "reflectance"
 
@@ -584,11 +550,9 @@ def _read_bands(
         fail(where, f"bands numbered from 1 to {len(numbers)}, each once", _shortened(numbers))
 
     def values(tag: str) -> np.ndarray:
+        texts = [element.findtext(tag) for element in elements]
         return np.array(
-            [
-                to_number(element.findtext(tag), f"a {tag} in band {int(number)}", where)
-                for number, element in zip(numbers, elements, strict=True)
-            ]
+            [to_number(text, f"a {tag} in band {int(n)}", where) for n, text in zip(numbers, texts, strict=True)]
         )
 
     wavelengths, widths, _ = to_nanometers(values("wavelengthCenterOfBand"), values("FWHMOfBand"), "nm", where)

@@ -41,15 +41,12 @@ class Stated:
     """What a file states about its numbers. Bands are in the order of the file; None where the file states nothing.
 
     Attributes:
-        wavelengths: band centers in nm, float64 (bands,).
-        fwhm: full width at half maximum of each band in nm, float64 (bands,).
+        wavelengths, fwhm: band centers and full widths at half maximum in nm, float64 (bands,) each.
         good_bands: which bands are to be used, bool (bands,).
-        gain: factor from stored number to `quantity`, float64 (bands,).
-        offset: value of the stored number 0, float64 (bands,).
+        gain, offset: `quantity` = stored number * gain + offset, float64 (bands,) each.
         nodata: stored number of a pixel without data, of all bands or of each, float64 (bands,).
-        quantity: what stored number * gain + offset is: "reflectance" (1 = all light), "radiance", or None.
-        crs: coordinate reference system.
-        transform: from (column, row) to coordinates.
+        quantity: "reflectance" (1 = all light), "radiance", or None.
+        crs, transform: coordinate reference system, and from (column, row) to its coordinates.
         name: name of the product or file.
         metadata: what the file says about itself, for people.
         notes: what was assumed where the file states nothing, a phrase each.

@@ -49,15 +49,13 @@ class Raster(Closing):
     It may be pickled and used after a fork; one object must not be used by two threads at a time.
 
     Attributes:
-        path: what was opened.
-        name: name of the image.
-        wavelengths: band centers in nm, ascending, float64 (bands,), or None where they are unknown.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        path, name: what was opened, and the name of the image.
+        wavelengths, fwhm: band centers, ascending, and full widths at half maximum in nm, float64 (bands,), or None
+            where they are unknown.
         good_bands: bands that the file does not mark as bad, bool (bands,).
         shape: (bands, height, width).
         block_shape: (height, width) of the blocks in which the file is stored.
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates, or None.
+        crs, transform: coordinate reference system, and from (column, row) to its coordinates; or None.
         gain, offset: reflectance = stored number * gain + offset, float64 (bands,) each.
         scale_note: where these come from, for people.
         notes: what was assumed where the file states nothing, a phrase each.
@@ -75,13 +73,7 @@ class Raster(Closing):
         radiance: bool = False,
         trusted: bool = False,
     ):
-        """
-        Args:
-            file: the file's numbers and what it states.
-            path: what to name in errors.
-            scale, offset, nodata, radiance: as for `open_raster`.
-            trusted: the format defines what its numbers mean, so that no sample needs to be read.
-        """
+        """`trusted`: the format defines what its numbers mean, so that no sample needs to be read."""
         self.path, self._file = path, file
         self._held: list[tuple[Window, np.ndarray]] | None = None
         stated = file.stated
@@ -129,15 +121,9 @@ class Raster(Closing):
     def read(
         self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reflectance of a window and where it is known.
+        """Reflectance, float32 (bands, height, width), NaN where it is unknown; and where it is known, bool.
 
-        Args:
-            window: part of the image; the whole by default.
-            bands: indices in ascending wavelength; all by default.
-
-        Returns:
-            Reflectance, float32 (bands, height, width), NaN where it is unknown; and where it is known, bool of the
-            same shape.
+        By default of the whole image and all bands, which count in ascending wavelength.
 
         Raises:
             ProductError: the file is damaged, or the whole image does not fit into memory.
@@ -222,13 +208,7 @@ class Raster(Closing):
 
     def _checked(self, window: Window | None, bytes_per_pixel: int) -> Window:
         """The window, if it lies in the image and fits into memory."""
-        if window is None:
-            window = Window(0, 0, self.width, self.height)
-        right, bottom = window.col_off + window.width, window.row_off + window.height
-        if not (0 <= window.col_off <= right <= self.width and 0 <= window.row_off <= bottom <= self.height):
-            raise ValueError(
-                f"{self.name}: expected a window inside {self.height} x {self.width} pixels, got {window}"
-            )
+        window = inside(window, self.shape[1:], self.name)
         needed = bytes_per_pixel * int(window.width) * int(window.height)
         if needed > 1e8 and needed > available_memory():
             fail(
@@ -667,7 +647,9 @@ def _state_wavelengths(
     fwhm: Sequence[float] | np.ndarray | None,
 ) -> None:
     """Puts in wavelengths that were given, or stand in a file beside the image."""
-    sidecar = path.with_name(SIDECAR_NAME)
+    if wavelengths is None and stated.wavelengths is None:
+        sidecar = path.with_name(SIDECAR_NAME)
+        wavelengths = sidecar if os.path.lexists(sidecar) else None
     if isinstance(wavelengths, (str, Path)):
         stated.wavelengths, stated.fwhm, notes = read_wavelength_file(wavelengths, num_bands)
         stated.notes += notes
@@ -676,15 +658,22 @@ def _state_wavelengths(
         if given.shape != (num_bands,):
             fail(path, f"a wavelength for each of its {num_bands} bands", f"{given.size}")
         stated.wavelengths, _, notes = to_nanometers(given, None, "nm", path)
-        stated.fwhm = stated.fwhm if fwhm is None else None
-    elif stated.wavelengths is None and os.path.lexists(sidecar):
-        stated.wavelengths, stated.fwhm, notes = read_wavelength_file(sidecar, num_bands)
-        stated.notes += notes
     if fwhm is not None:
         widths = np.asarray(fwhm, dtype=np.float64)
         if widths.shape != (num_bands,) or not (np.isfinite(widths) & (widths > 0)).all():
             fail(path, f"a positive width for each of its {num_bands} bands", f"{widths.size} from {widths.min():g}")
         stated.fwhm = widths
+
+
+def inside(window: Window | None, shape: tuple[int, int], name: str) -> Window:
+    """The window, by default all of an image (height, width); ValueError where it reaches beyond it."""
+    height, width = shape
+    if window is None:
+        return Window(0, 0, width, height)
+    right, bottom = window.col_off + window.width, window.row_off + window.height
+    if not (0 <= window.col_off <= right <= width and 0 <= window.row_off <= bottom <= height):
+        raise ValueError(f"{name}: expected a window inside {height} x {width} pixels, got {window}")
+    return window
 
 
 def row_windows(shape: tuple[int, int], rows: int) -> Iterator[Window]:

@@ -48,11 +48,10 @@ class Scene(Closing):
         path: file, folder or address that was opened.
         name: name of the scene.
         product: the EnMAP product that it is, or None.
-        wavelengths: band centers in nm, ascending, float64 (bands,), or None where the file states none.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        wavelengths, fwhm: band centers, ascending, and full widths at half maximum in nm, float64 (bands,), or None
+            where the file states none.
         shape: (height, width) in pixels.
-        scale: stored number that means a reflectance of 1.
-        nodata: stored number of a pixel without data.
+        scale, nodata: stored numbers of a reflectance of 1, and of a pixel without data.
     """
 
     scale = ENMAP.scale
@@ -170,9 +169,8 @@ def open_scene(path: str | Path, *, radiance: bool = False, **reading: Any) -> S
         overruled = {name: value for name, value in reading.items() if value is not None and name != "orthorectified"}
         if overruled:
             options = ", ".join(f"--{name}" for name in overruled)
-            raise ProductError(
-                f"{path}: {options} cannot be used with a product, which states its own bands and numbers"
-            )
+            reason = "cannot be used with a product, which states its own bands and numbers"
+            raise ProductError(f"{path}: {options} {reason}")
         scene = Scene(product, path)
         if product.notes:
             logger.warning("%s: %s", path, "; ".join(product.notes))
@@ -268,9 +266,7 @@ def find_scenes(patterns: Sequence[str | Path]) -> list[Path | str]:
             part = product_part(path.name)
             quality = part is not None and part not in ("METADATA", "SPECTRAL_IMAGE")
             described = part == "SPECTRAL_IMAGE" and len(paths) > 1 and metadata_beside(path) in paths
-            side_file = len(paths) > 1 and (
-                quality or described or (path.suffix.lower() == ".xml" and part != "METADATA")
-            )
-            if not header and not side_file:
+            other_xml = path.suffix.lower() == ".xml" and part != "METADATA"
+            if not header and not (len(paths) > 1 and (quality or described or other_xml)):
                 found.setdefault(path)
     return list(found)

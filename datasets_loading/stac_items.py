@@ -49,23 +49,6 @@ OPENING_SETTINGS = {
 
 
 @dataclass(eq=False)
-class ImageAsset:
-    """The spectral image of an item; bands in the order of the file.
-
-    Attributes:
-        wavelengths, fwhm: band centers and widths in nm, float64 (bands,).
-        gain, offset: reflectance = stored number * gain + offset, float64 (bands,).
-        shape: (height, width) in pixels.
-    """
-
-    wavelengths: np.ndarray
-    fwhm: np.ndarray
-    gain: np.ndarray
-    offset: np.ndarray
-    shape: tuple[int, int]
-
-
-@dataclass(eq=False)
 class Item:
     """A STAC item.
 
@@ -125,19 +108,21 @@ class Item:
             fail(self.source, f"an address, or a file in the folder of the item, as {asset}", repr(address))
         return str(Path(self.source).parent / address)
 
-    def asset(self, name: str) -> ImageAsset:
-        """Bands, gains and size of an image.
+    def image(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+        """
+        Of the spectral image, in the order of the file: centers and widths of the bands in nm, gain and offset
+        (reflectance = stored number * gain + offset), float64 (bands,) each; and its (height, width) in pixels.
 
         Raises:
             ProductError: the item lacks it, or states something else than numbers.
         """
-        content = self.content["assets"].get(name)
+        content = self.content["assets"].get("image")
         if not isinstance(content, dict):
-            fail(self.source, f"an asset {name!r}", f"{', '.join(self.content['assets']) or 'none'}")
+            fail(self.source, "an asset 'image'", f"{', '.join(self.content['assets']) or 'none'}")
         bands, shape = content.get("eo:bands") or [], content.get("proj:shape")
         are_bands = isinstance(bands, list) and bands and all(isinstance(band, dict) for band in bands)
         if not are_bands or not isinstance(shape, list) or len(shape) != 2:
-            fail(self.source, f"eo:bands and proj:shape of the asset {name!r}", "an item without")
+            fail(self.source, "eo:bands and proj:shape of the asset 'image'", "an item without")
 
         def numbers(key: str, default: float | None = None) -> np.ndarray:
             return np.array([self._number(band.get(key, default), f"a {key} in each band") for band in bands])
@@ -149,7 +134,7 @@ class Item:
         if widths is None:
             fail(self.source, "a positive full_width_half_max in each band", "0 in all")
         height, width = (to_count(side, "whole numbers in proj:shape", self.source) for side in shape)
-        return ImageAsset(centers, widths, gain, offset, (height, width))
+        return centers, widths, gain, offset, (height, width)
 
     def _number(self, value: Any, expected: str) -> float:
         try:
@@ -185,11 +170,8 @@ def read_item(path: str | Path) -> Item:
             with Path(source).open("rb") as file:
                 content = file.read(LARGEST_ITEM + 1)
     except (OSError, HTTPException, ValueError) as error:
-        fail(
-            source,
-            "a STAC item",
-            f"none ({getattr(error, 'reason', None) or getattr(error, 'strerror', '') or error})",
-        )
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", "") or error
+        fail(source, "a STAC item", f"none ({reason})")
     if len(content) > LARGEST_ITEM:
         fail(source, f"a STAC item of at most {LARGEST_ITEM:,} bytes", "more")
     if looks_like_a_page(content):

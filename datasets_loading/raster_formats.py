@@ -49,21 +49,7 @@ RASTER_CACHE_MEGABYTES = 64
 DRIVERS = ["GTiff", "ENVI", "JP2OpenJPEG"]
 """What the raster library may open. Its other formats fetch addresses or other files that a text file names."""
 _ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".bin", ".raw", ".cube", ".pix", ".hyspex")
-_NO_ENVI_DATA = (
-    ".hdr",
-    ".xml",
-    ".txt",
-    ".csv",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".json",
-    ".prj",
-    ".ovr",
-    ".msk",
-    ".md5",
-    ".tif",
-)
+_NO_ENVI_DATA = ".hdr .xml .txt .csv .png .jpg .jpeg .json .prj .ovr .msk .md5 .tif".split()
 _SIDE_FILES = (".hdr", ".tfw", ".wld", ".prj", ".imd", ".rpb", "_rpc.txt", "_mtl.txt")
 _RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
@@ -78,6 +64,8 @@ _OLDER_FORMATS = {
     b"\x0e\x03\x13\x01": "HDF4 (h4toh5 converts it, or gdal_translate to GeoTIFF)",
 }
 _MOST_LISTED = 8
+_Arrays = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and type of each array of a file, by name."""
 _EASTINGS = ("x", "lon", "longitude", "easting")
 _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
@@ -192,9 +180,8 @@ class GdalFile(OpenedByProcess):
             if not (np.isfinite(factor[0]) and factor[0] > 0):
                 fail(self.location, "a positive reflectance scale factor", f"{factor[0]:g}")
             # ENVI: gain and offset come first, and the factor then divides what they give
-            gain, shift = (
-                (scales, offsets) if stated.offset is None or stated.gain is None else (stated.gain, stated.offset)
-            )
+            gain = scales if stated.gain is None else stated.gain
+            shift = offsets if stated.offset is None else stated.offset
             stated.gain, stated.offset, stated.quantity = gain / factor[0], shift / factor[0], "reflectance"
         nodata = np.array([np.nan if value is None else value for value in dataset.nodatavals])[places]
         if dataset.driver == "ENVI" and ignored:
@@ -205,10 +192,8 @@ class GdalFile(OpenedByProcess):
         stated.good_bands = _good_bands(header, tags, len(tags), self.location)
         if self._with_wavelengths:
             centers, widths, unit = self._stated_wavelengths(dataset, header, tags)
-        else:
-            centers = None
-        if centers is not None:
-            stated.wavelengths, stated.fwhm, stated.notes = to_nanometers(centers, widths, unit, self.location)
+            if centers is not None:
+                stated.wavelengths, stated.fwhm, stated.notes = to_nanometers(centers, widths, unit, self.location)
         if not dataset.transform.is_identity:
             stated.transform, stated.crs = dataset.transform, dataset.crs
             if dataset.crs and not (dataset.crs.is_projected or dataset.crs.is_geographic):
@@ -250,11 +235,8 @@ class GdalFile(OpenedByProcess):
             if not any(texts):
                 continue
             if not all(texts):
-                fail(
-                    self.location,
-                    f"the tag {key} on all of its {len(texts)} bands",
-                    f"it on {sum(map(bool, texts))}",
-                )
+                on_all = f"the tag {key} on all of its {len(texts)} bands"
+                fail(self.location, on_all, f"it on {sum(map(bool, texts))}")
             units = {tag.get("wavelength_units", tag.get("wavelength_unit", "")) for tag in source}
             if unit is None and len(units) > 1:
                 fail(self.location, "one unit of wavelengths", ", ".join(sorted(units)))
@@ -307,9 +289,7 @@ class ArrayFile(OpenedByProcess):
             self.shape = (shape[self.axis], height, width)
         self.block_shape = min(self.shape[1], 64), self.shape[2]
 
-    def _state_bands(
-        self, arrays: dict[str, tuple[tuple[int, ...], str]], with_wavelengths: bool
-    ) -> np.ndarray | None:
+    def _state_bands(self, arrays: _Arrays, with_wavelengths: bool) -> np.ndarray | None:
         """Puts in wavelengths and widths that are arrays of the file; gives its list of good bands."""
         shape = arrays[self.variable][0]
 
@@ -452,9 +432,8 @@ def envi_data(header: Path) -> Path:
     for ending in _ENVI_DATA_ENDINGS:
         if ending in beside:
             return beside[ending]
-    others = [
-        file for ending, file in beside.items() if re.fullmatch(r"\.[^.]+", ending) and ending not in _NO_ENVI_DATA
-    ]
+    possible = [ending for ending in beside if re.fullmatch(r"\.[^.]+", ending) and ending not in _NO_ENVI_DATA]
+    others = [beside[ending] for ending in possible]
     if len(others) != 1:
         held = ", ".join(file.name for file in others) or "none"
         fail(header, f"the data of this ENVI header beside it, {stem}.img or alike", held)
@@ -465,9 +444,8 @@ def _check_byte_order_mark(path: Path) -> None:
     """Refuses an ENVI header with the mark that Windows' editors put before UTF-8: the library then sees no header."""
     for header in (path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr")):
         if header.is_file() and read_text_file(header, "an ENVI header").startswith(b"\xef\xbb\xbf"):
-            fail(
-                header, "an ENVI header, which begins with the word ENVI", "a byte order mark: save it without (UTF-8)"
-            )
+            expected = "an ENVI header, which begins with the word ENVI"
+            fail(header, expected, "a byte order mark: save it without (UTF-8)")
 
 
 def _check_side_files(location: str) -> None:
@@ -592,8 +570,8 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of each array of a file, by name; nothing is read."""
+def _list_arrays(path: Path) -> _Arrays:
+    """The arrays of a file, of which nothing is read."""
     ending = path.suffix.lower()
     with _array_errors(path):
         if ending == ".npy":
@@ -610,7 +588,7 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                             shape, dtype = _read_npy_header(member)
                         arrays[entry.filename[:-4]] = (shape, dtype.str)
             return arrays
-        if ending == ".mat" and not _is_hdf5(path):
+        if ending == ".mat" and not is_hdf5(path):
             from scipy.io import whosmat
 
             kinds = {"single": "f4", "double": "f8", "logical": "u1"}
@@ -622,9 +600,7 @@ def _list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         for signature, older in _OLDER_FORMATS.items():
             if start.startswith(signature):
                 fail(path, "HDF5 or NetCDF 4", older)
-        h5py: Any = importlib.import_module("h5py")
-
-        arrays = {}
+        h5py, arrays = import_h5py(path), {}
         with h5py.File(path) as file:
 
             def visit(name: str, item: Any) -> None:
@@ -647,9 +623,7 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _choose_array(
-    path: Path, arrays: dict[str, tuple[tuple[int, ...], str]], variable: str | None, dimensions: int
-) -> str:
+def _choose_array(path: Path, arrays: _Arrays, variable: str | None, dimensions: int) -> str:
     listed = [f"{name} {shape}" for name, (shape, _) in arrays.items()]
     more = len(listed) - _MOST_LISTED
     held = ", ".join(listed[:_MOST_LISTED] + [f"{more} more"] * (more > 0)) or "no numbers"
@@ -677,7 +651,7 @@ def _read_array(path: Path, name: str) -> Any:
     with _array_errors(path):
         if ending == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        if ending == ".npz" or (ending == ".mat" and not _is_hdf5(path)):
+        if ending == ".npz" or (ending == ".mat" and not is_hdf5(path)):
             shape, dtype = _list_arrays(path)[name]
             needed = math.prod(shape) * np.dtype(dtype).itemsize
             if needed > _MOST_DEFLATED * path.stat().st_size:
@@ -689,9 +663,7 @@ def _read_array(path: Path, name: str) -> Any:
             from scipy.io import loadmat
 
             return np.asarray(loadmat(path, variable_names=[name])[name])
-        h5py: Any = importlib.import_module("h5py")
-
-        file = h5py.File(path)
+        file = import_h5py(path).File(path)
         array = file[name]
         check_hdf5(array, file, path)
         return _Transposed(array) if ending == ".mat" else array
@@ -752,15 +724,19 @@ def _array_errors(path: Path) -> Iterator[None]:
         yield
     except (ProductError, MemoryError):
         raise
-    except ImportError as error:
-        package = "h5py" if "h5py" in str(error) else "scipy"
-        fail(path, f"the package {package} to read it", f"none: pip install {package}")
     except Exception as error:  # struct, zlib, zipfile, scipy and HDF5 all have their own
         reason = " ".join(str(error).split()) or type(error).__name__
         fail(path, f"a whole file of numbers ({path.suffix.lower()})", f"one that is not ({reason})")
 
 
-def _is_hdf5(path: Path) -> bool:
+def import_h5py(path: Path) -> Any:
+    try:
+        return importlib.import_module("h5py")
+    except ImportError:
+        fail(path, "the package h5py to read it", "none: pip install h5py")
+
+
+def is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         # A MATLAB 7.3 file has a header of 512 bytes before it
         return b"\x89HDF\r\n\x1a\n" in (file.read(8), file.seek(512) and file.read(8))

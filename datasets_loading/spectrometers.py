@@ -10,7 +10,6 @@ read with h5py. `open_spectrometer` finds the reader that a path needs.
 
 from __future__ import annotations
 
-import importlib
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ from datasets_loading.raster_file import (
     read_text_file,
     to_number,
 )
-from datasets_loading.raster_formats import GdalFile
+from datasets_loading.raster_formats import GdalFile, import_h5py, is_hdf5
 from datasets_loading.wavelengths import to_nanometers
 
 _PRISMA_NAME = re.compile(r"PRS_L(1|2B|2C|2D)_.+\.he5", re.I)
@@ -46,7 +45,6 @@ _DESIS_NAME = re.compile(
     re.I,
 )
 _HDF5_EXTENSIONS = (".he5", ".h5", ".hdf5", ".nc", ".nc4")
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _PRISMA_PIXEL = 30.0  # meters
 _PRISMA_LARGEST_NUMBER = 65535
@@ -108,7 +106,7 @@ class _Hdf5File(OpenedByProcess):
     def _open(self) -> Any:
         with self._errors():
             # Reading needs no lock, and file systems of clusters may refuse one.
-            return _import_h5py(self.path).File(self.path, "r", locking="best-effort")
+            return import_h5py(self.path).File(self.path, "r", locking="best-effort")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -162,9 +160,6 @@ class PrismaFile(_Hdf5File):
     outside the swath its sun zenith is 0, which is its mask. L1, L2B and L2C are in sensor geometry.
 
     The pixel error matrices mark single bands of a pixel (invalid at L1, negative, saturated), so they are no mask.
-
-    Args:
-        path: the `.he5` file.
 
     Raises:
         ProductError: h5py is missing, or the file is damaged or no PRISMA product with both cubes.
@@ -293,7 +288,6 @@ class EmitFile(_Hdf5File):
     windows, where reflectance was not computed.
 
     Args:
-        path: the `.nc` file.
         orthorectified: pixels on the grid of the lookup table, each a copy of the nearest one; otherwise the sensor's
             own pixels, without coordinates.
 
@@ -439,14 +433,9 @@ class DesisFile(GdalFile):
 
 
 def open_spectrometer(path: str | Path, orthorectified: bool = True) -> RasterFile | None:
-    """A reader of a PRISMA, EMIT or DESIS product; None where the path is none of these.
+    """A reader of a PRISMA, EMIT or DESIS product (also a folder of one); None where the path is none of these.
 
-    Args:
-        path: a file, or a DESIS product's folder.
-        orthorectified: EMIT on its map grid rather than in sensor geometry.
-
-    Raises:
-        ProductError: the product cannot be used; see the readers.
+    EMIT comes on its map grid or in sensor geometry. Raises ProductError where the product cannot be used.
     """
     if is_prisma(path):
         return PrismaFile(path)
@@ -483,22 +472,12 @@ def _names(file: Any, group: str) -> list[str]:
 def _hdf5_names(path: Path, group: str) -> list[str]:
     """Names in a group of an HDF5 file; none where the file is another, is damaged, or h5py is missing."""
     try:
-        if path.suffix.lower() not in _HDF5_EXTENSIONS or not path.is_file():
+        if path.suffix.lower() not in _HDF5_EXTENSIONS or not path.is_file() or not is_hdf5(path):
             return []
-        with path.open("rb") as start:
-            if start.read(len(_HDF5_SIGNATURE)) != _HDF5_SIGNATURE:
-                return []
-        with _import_h5py(path).File(path, "r", locking="best-effort") as file:
+        with import_h5py(path).File(path, "r", locking="best-effort") as file:
             return _names(file, group)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError):
         return []
-
-
-def _import_h5py(path: Path) -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ImportError:
-        raise ProductError(f"{path}: an HDF5 file, which needs h5py: pip install h5py") from None
 
 
 def _read_cube(dataset: Any, bands: np.ndarray, rows: slice, columns: slice, band_axis: int) -> np.ndarray:

@@ -57,7 +57,7 @@ from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.files import fingerprint, only_writer, write_text, written_whole
-from datasets_loading.raster_file import ProductError, read_text_file
+from datasets_loading.raster_file import ProductError, fail, read_text_file
 from datasets_loading.rasters import Raster
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
@@ -224,14 +224,11 @@ class SourceSummary:
 
     Attributes:
         files: files of a group of images with their sizes in bytes; empty for a product, which its name identifies.
-        wavelengths: band centers in nm (bands,), or None.
-        fwhm: full width at half maximum in nm (bands,), or None.
+        wavelengths, fwhm: band centers and full widths at half maximum in nm (bands,), or None.
         valid_bands: bands that hold data in every image, or in any tile of the product, bool (bands,).
-        minimum: smallest stored number of each band, where there are data, int16 (bands,).
-        maximum: largest stored number of each band, int16 (bands,).
+        minimum, maximum: smallest and largest stored number of each band, where there are data, int16 (bands,) each.
         statistics: of the reflectance clipped to `CLIP_RANGE`.
-        num_tiles: tiles it gave.
-        num_pixels: pixels of them, of all tiles together.
+        num_tiles, num_pixels: tiles it gave, and the pixels of all of them.
         num_skipped: windows left out, being outside the swath or cloudy.
         errors: a line for each image that could not be used.
     """
@@ -274,11 +271,7 @@ class SourceSummary:
 
     @classmethod
     def read(cls, path: Path) -> SourceSummary:
-        """The summary in a file of a corpus.
-
-        Raises:
-            ValueError: the file was cut short, or `prepare_corpus` did not write it.
-        """
+        """The summary in a file; ValueError where that was cut short, or `prepare_corpus` did not write it."""
         with _damage(path), pq.ParquetFile(path) as file:
             stored = file.metadata.metadata or {}
             if SUMMARY_KEY.encode() not in stored or not file.schema_arrow.equals(SCHEMA):
@@ -377,13 +370,8 @@ def prepare_corpus(
         data_dir: a folder of EnMAP products (folders or ZIPs) and images at any depth, or one product.
         output_dir: folder of the corpus; made where it does not exist. Sources finished by an earlier run are kept,
             unless their files are damaged or some of their images could not be used.
-        settings: how to cut; the defaults of `CutSettings` if not given.
         executor: where sources are prepared; this process by default.
         strict: stop at the first source that cannot be used, instead of leaving it out.
-        progress: show a progress bar.
-
-    Returns:
-        What the corpus holds, and what could not be used.
 
     Raises:
         ProductError: no source can be used, or one cannot and `strict` is set.
@@ -439,12 +427,9 @@ def prepare_corpus(
             finished.pop(source.name, None)
         summaries = [finished.get(path.stem) or SourceSummary.read(path) for path in source_files(output_dir)]
         if not summaries:
-            raise ProductError(
-                errors[0]
-                if len(errors) == 1
-                else f"{data_dir}: expected a product or tile that can be used, got none; the first of {len(errors)}: "
-                f"{errors[0]}"
-            )
+            if len(errors) == 1:
+                raise ProductError(errors[0])
+            fail(data_dir, "a product or tile that can be used", f"none; the first of {len(errors)}: {errors[0]}")
         write_statistics_and_card(output_dir, summaries, settings)
     return Report(
         num_tiles=sum(summary.num_tiles for summary in summaries),
@@ -522,9 +507,8 @@ def _plan_sources(
             group = tuple(files[start : start + TILE_FILES_PER_SOURCE])
             if name in sources:
                 # As of the folders "a/b" and "a-b".
-                reason = (
-                    f"{folder}: expected folders that differ in letters or digits, got {sources[name].paths[0].parent}"
-                )
+                other = sources[name].paths[0].parent
+                reason = f"{folder}: expected folders that differ in letters or digits, got {other}"
                 outcomes.append(Outcome(name, (reason,)))
             else:
                 sources[name] = Source(name, group, False, data_dir)
@@ -605,25 +589,20 @@ def source_file(folder: Path, source: Source) -> Path:
 
 
 def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: Bands) -> Outcome:
-    """Writes the file of one source, which is finished when that file appears.
-
-    Raises:
-        OSError: the file cannot be written; nothing half-written is left.
-    """
+    """Writes the file of one source, which is finished when that file appears; an error leaves nothing."""
     summary = SourceSummary(source.files)
     path = source_file(folder, source)
     rows = (_product_rows if source.is_product else _image_rows)(source, settings, bands, summary)
     try:
         with written_whole(path) as unfinished:
             _write_tiles(unfinished, rows, summary)
+            if summary.errors and not summary.num_tiles:
+                raise ProductError(summary.errors.pop())
             if not summary.num_tiles:
-                size, skipped = settings.tile_size, summary.num_skipped
-                none_passes = (
-                    f"{source.paths[0]}: expected a window of {size} x {size} pixels with at most "
-                    f"{settings.max_nodata:.0%} without data and {settings.max_cloud:.0%} cloud, "
-                    f"got none among {skipped}"
-                )
-                raise ProductError(summary.errors.pop() if summary.errors else none_passes)
+                size = f"{settings.tile_size} x {settings.tile_size}"
+                shares = f"{settings.max_nodata:.0%} without data and {settings.max_cloud:.0%} cloud"
+                wanted = f"a window of {size} pixels with at most {shares}"
+                fail(source.paths[0], wanted, f"none among {summary.num_skipped}")
     except (ProductError, MemoryError) as error:
         # What an earlier run made of it, when some of its images could be used.
         path.unlink(missing_ok=True)
@@ -661,11 +640,7 @@ def _write_tiles(path: Path, rows: Iterable[dict[str, Any]], summary: SourceSumm
 def _product_rows(
     source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `SCHEMA` with the image as an int16 array; fills in the summary.
-
-    Raises:
-        ProductError: the product is damaged or has other bands.
-    """
+    """Rows of `SCHEMA` with the image as an int16 array; fills in the summary."""
     (path,) = source.paths
     with EnMAPProduct.open(path, radiance=settings.radiance) as product:
         bands.check(product, path)
@@ -733,7 +708,7 @@ def _cut_image(raster: Raster, name: str, settings: CutSettings, summary: Source
             yield _row(name + place, image, row, column, nodata_share, raster)
     if not any_data:
         pixels = raster.height * raster.width
-        raise ProductError(f"{raster.path}: expected pixels with data, got nodata in all {pixels} pixels")
+        fail(raster.path, "pixels with data", f"nodata in all {pixels} pixels")
 
 
 def _row(
@@ -796,14 +771,10 @@ def cluster_executor(scheduler: str) -> Iterator[Executor]:
 class CorpusStatistics:
     """What `band_statistics.json` says of the tiles of a corpus.
 
+    All but these are what they are of `Tiles`.
+
     Attributes:
-        num_tiles: number of tiles.
-        wavelengths: band centers in nm, ascending, float64 (bands,), or None where no tile states them.
-        fwhm: full width at half maximum in nm, float64 (bands,), or None.
-        valid_bands: which bands hold data in every source, bool (bands,).
         mean, std: of the reflectance clipped to `clip_range`, float64 (bands,) each; NaN without data.
-        nodata: stored number of a pixel without data.
-        scale: stored number of a reflectance of 1.
     """
 
     num_tiles: int
@@ -839,10 +810,6 @@ class CorpusStatistics:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: expected what prepare_enmap.py writes, got {error}") from None
 
-    def shapes_of(self, sizes: np.ndarray) -> np.ndarray:
-        """(bands, height, width) of tiles of these heights and widths, int64 (tiles, 3)."""
-        return np.insert(sizes, 0, len(self.valid_bands), axis=1)
-
     def tiles(self, images: Any, names: list[str], shapes: np.ndarray, groups: np.ndarray, at_once: int) -> Tiles:
         """The tiles of a corpus with these statistics, in the order of their rows."""
         bands = self.wavelengths, self.fwhm, self.valid_bands
@@ -868,13 +835,7 @@ class CorpusStatistics:
 
 
 def write_statistics_and_card(folder: Path, summaries: Sequence[SourceSummary], settings: CutSettings) -> None:
-    """Finishes a corpus: writes `band_statistics.json` from the statistics of its sources, and the dataset card.
-
-    The same summaries in the same order give the same bytes.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Writes `band_statistics.json` and the dataset card: the same summaries in the same order give the same bytes."""
     first = summaries[0]
     merged = RunningStatistics(len(first.valid_bands))
     for summary in summaries:
@@ -1002,7 +963,7 @@ def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
     if getattr(dataset.features["image"], "dtype", None) == "binary":
         sizes = dataset.with_format("numpy", columns=sides)[:]
         shapes = np.stack([sizes[side] for side in sides], axis=1).astype(np.int64)
-        images: Any = _ArrowImages(dataset, statistics.shapes_of(shapes))
+        images: Any = _ArrowImages(dataset, np.insert(shapes, 0, len(statistics.valid_bands), axis=1))
     else:
         images = _Arrays(dataset.with_format("numpy", columns=["image"]), len(statistics.valid_bands))
         shapes = np.zeros((len(dataset), 2), dtype=np.int64)
@@ -1013,9 +974,7 @@ def _tiles_of_dataset(dataset: Dataset, statistics: CorpusStatistics) -> Tiles:
 
 @dataclass
 class _Arrays:
-    """
-    Images of a dataset whose rows hold arrays; ValueError where one is not of stored numbers, (bands, height, width).
-    """
+    """Images of a dataset whose rows hold arrays; ValueError where one is none of stored numbers."""
 
     dataset: Dataset
     num_bands: int
@@ -1066,7 +1025,7 @@ def _tiles_of_files(files: Sequence[Path], statistics: CorpusStatistics) -> Tile
                 sizes.append(size)
     shapes = np.array([columns["height"], columns["width"]], dtype=np.int64).T
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    images = _RowGroups(places, statistics.shapes_of(shapes))
+    images = _RowGroups(places, np.insert(shapes, 0, len(statistics.valid_bands), axis=1))
     return statistics.tiles(images, columns["name"], shapes, groups, ROW_GROUPS_AT_ONCE)
 
 
@@ -1110,11 +1069,7 @@ def read_row_group(path: Path, row_group: int) -> pa.ChunkedArray:
 
 
 def _view(images: pa.ChunkedArray, number: int, shape: np.ndarray) -> np.ndarray:
-    """An image of a column, int16 (bands, height, width), without the copy that Arrow's own access to a value makes.
-
-    Raises:
-        ValueError: the value has not as many bytes as the shape says.
-    """
+    """An image of a column, int16 (bands, height, width), without the copy that Arrow's own access makes."""
     one = images.slice(number, 1).chunk(0)
     _, offsets, values = one.buffers()
     start, end = np.frombuffer(offsets, np.int32, 2, 4 * one.offset).tolist()
@@ -1159,11 +1114,8 @@ def read_corpus(name: str | Path, *, streaming: bool = False) -> Tiles:
         loaded = load_from_disk(str(name)) if is_saved_dataset(folder) else load_dataset(str(name))
     except IndexError:  # of an empty table
         raise ValueError(f"{name}: expected tiles, got a dataset without rows") from None
-    except (
-        DatasetGenerationError,
-        RuntimeError,
-        pa.ArrowInvalid,
-    ) as error:  # a damaged file, or a script, which is not run
+    # a damaged file, or a script, which is not run
+    except (DatasetGenerationError, RuntimeError, pa.ArrowInvalid) as error:
         raise ValueError(f"{name}: expected a dataset of tiles, got {error.__cause__ or error}") from None
     if "train" not in loaded and not isinstance(loaded, Dataset):
         raise ValueError(f"{name}: expected a split `train`, got {', '.join(map(str, loaded))}")

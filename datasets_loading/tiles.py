@@ -10,7 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,7 @@ from rasterio.windows import Window
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import ARCHIVE_ENDINGS, EnMAPProduct, metadata_beside, product_part
-from datasets_loading.labelled_data import read_cube
-from datasets_loading.raster_file import ProductError, walk_files
+from datasets_loading.raster_file import ProductError, fail, walk_files
 from datasets_loading.raster_formats import envi_data
 from datasets_loading.rasters import Raster, open_raster, row_windows
 from datasets_loading.scenes import open_lone_image
@@ -32,9 +31,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
-
-read_tile = read_cube
-"""Reads one tile whole: it is an image as any other."""
 
 
 class Moments(NamedTuple):
@@ -55,15 +51,14 @@ class Tiles:
         images: stored numbers by row, int16 (bands, height, width) each: a list, or what reads them when asked to.
         names: one name per tile.
         shapes: height and width of each tile, int64 (tiles, 2).
-        wavelengths: band centers in nm, ascending, float64 (bands,), or None where no tile states them.
-        fwhm: full width at half maximum of each band in nm, float64 (bands,), or None.
+        wavelengths, fwhm: band centers, ascending, and full widths at half maximum in nm, float64 (bands,), or None
+            where no tile states them.
         valid_bands: which bands hold data in every source, bool (bands,).
         groups: group of each tile, int64 (tiles,): tiles of one group are best read soon after one another.
         groups_at_once: how many groups of tiles a reader keeps at hand; None for tiles in memory.
         rows: row of each tile among the images, int64 (tiles,).
         moments: of all tiles of a corpus, some of which these may be; None where they are not known.
-        nodata: stored number of a pixel without data.
-        scale: stored number of a reflectance of 1.
+        nodata, scale: stored numbers of a pixel without data, and of a reflectance of 1.
         num_skipped: windows of products that were left out, being outside the swath or cloudy.
     """
 
@@ -145,10 +140,7 @@ def read_tile_set(
 
     Args:
         folder: a folder of products and tiles at any depth, or one product.
-        tile_size: side of a window of a product in pixels.
-        max_outside: largest share of a window's pixels without data.
-        max_cloud: largest share of a window's pixels classified as cloud.
-        progress: show a progress bar.
+        max_outside, max_cloud: largest share of a window's pixels without data, and of those classified as cloud.
         reading: how to read images, as for `open_raster`.
 
     Raises:
@@ -162,39 +154,34 @@ def read_tile_set(
     collection, notes = _Collection(), Notes()
     num_files = len(sources.products) + len(sources.images)
     with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
-        for path in sources.products:
-            with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
-                notes.add(path, product.notes)
-                collection.start(product, path)
-                has_data = np.zeros(product.num_bands, dtype=bool)
-                for tiles, num_skipped in cut_product(product, tile_size, max_outside, max_cloud):
-                    collection.num_skipped += num_skipped
-                    for tile in tiles:
-                        has_data |= collection.add(tile.image, tile.name)
-                # A product that gave no window says nothing of the bands of the set.
-                if has_data.any():
-                    collection.valid_bands &= has_data & product.valid_bands
-            bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
-            bar.update()
-        for path in sources.images:
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            with open_image(path, **reading) as raster:
-                notes.add(path, raster.notes)
-                collection.start(raster, path)
-                image = raster.read_stored()
-                if (image == ENMAP.nodata).all():
-                    pixels = image[0].size
-                    raise ProductError(f"{path}: expected pixels with data, got nodata in all {pixels} pixels")
-                collection.valid_bands &= collection.add(image, name)
+        for number, path in enumerate((*sources.products, *sources.images)):
+            radiance, is_product = bool(reading.get("radiance")), number < len(sources.products)
+            opened = EnMAPProduct.open(path, radiance=radiance) if is_product else open_image(path, **reading)
+            with opened:
+                notes.add(path, opened.notes)
+                collection.start(opened, path)
+                if isinstance(opened, EnMAPProduct):
+                    has_data = np.zeros(opened.num_bands, dtype=bool)
+                    for tiles, num_skipped in cut_product(opened, tile_size, max_outside, max_cloud):
+                        collection.num_skipped += num_skipped
+                        for tile in tiles:
+                            has_data |= collection.add(tile.image, tile.name)
+                    # A product that gave no window says nothing of the bands of the set.
+                    if has_data.any():
+                        collection.valid_bands &= has_data & opened.valid_bands
+                else:
+                    image = opened.read_stored()
+                    if (image == ENMAP.nodata).all():
+                        fail(path, "pixels with data", f"nodata in all {image[0].size} pixels")
+                    name = path.relative_to(folder).with_suffix("").as_posix()
+                    collection.valid_bands &= collection.add(image, name)
             bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
             bar.update()
     notes.tell(folder)
     if not collection.tiles:
-        raise ProductError(
-            f"{folder}: expected a window of {tile_size} x {tile_size} pixels with at most {max_outside:.0%} without "
-            f"data and {max_cloud:.0%} cloud, got none among {collection.num_skipped} in {len(sources.products)} "
-            "products"
-        )
+        size = f"{tile_size} x {tile_size}"
+        wanted = f"a window of {size} pixels with at most {max_outside:.0%} without data and {max_cloud:.0%} cloud"
+        fail(folder, wanted, f"none among {collection.num_skipped} in {len(sources.products)} products")
     if collection.num_skipped:
         logger.info("%s: %d windows outside or cloudy, left out", folder, collection.num_skipped)
     return collection.tile_set()
@@ -203,10 +190,8 @@ def read_tile_set(
 def band_statistics(tiles: Tiles, minimum: float = 0.0, maximum: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each band's reflectance, float64 (bands,) each; NaN where a band holds no data.
 
-    Args:
-        tiles: the tiles, of which one at a time is read; pixels without data are left out, band by band.
-        minimum: reflectance that lower ones are set to.
-        maximum: reflectance that higher ones are set to.
+    Reflectance is set to `minimum` to `maximum` before. One tile at a time is read; pixels without data are left out,
+    band by band.
     """
     statistics = RunningStatistics(tiles.num_bands)
     for tile in tiles:
@@ -215,26 +200,17 @@ def band_statistics(tiles: Tiles, minimum: float = 0.0, maximum: float = 1.0) ->
     return statistics.mean, statistics.std
 
 
-@dataclass(eq=False)
 class RunningStatistics:
     """Mean and standard deviation of each band in one pass (Chan, Golub and LeVeque 1983).
 
-    Statistics of parts, from several workers, `merge` into those of the whole.
-
-    Attributes:
-        num_bands: number of bands.
-        count: values seen so far, int64 (bands,).
+    Statistics of parts, from several workers, `merge` into those of the whole. `count` are the values seen so far,
+    int64 (bands,).
     """
 
-    num_bands: int
-    count: np.ndarray = field(init=False)
-    _mean: np.ndarray = field(init=False, repr=False)
-    _squares: np.ndarray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.count = np.zeros(self.num_bands, dtype=np.int64)
-        self._mean = np.zeros(self.num_bands)
-        self._squares = np.zeros(self.num_bands)
+    def __init__(self, num_bands: int) -> None:
+        self.num_bands = num_bands
+        self.count = np.zeros(num_bands, dtype=np.int64)
+        self._mean, self._squares = np.zeros(num_bands), np.zeros(num_bands)
 
     @property
     def mean(self) -> np.ndarray:
@@ -276,12 +252,7 @@ class RunningStatistics:
 
     @classmethod
     def from_dict(cls, state: dict[str, list[Any]]) -> RunningStatistics:
-        """
-        The statistics that `to_dict` was called of.
-
-        Raises:
-            ValueError: they are of different numbers of bands, or cannot be.
-        """
+        """What `to_dict` was called of; ValueError where it is of different numbers of bands, or cannot be."""
         statistics = cls(len(state["count"]))
         statistics.count = np.array(state["count"], dtype=np.int64)
         statistics._mean = np.array(state["mean"], dtype=np.float64)
@@ -302,11 +273,8 @@ class ProductTile:
 
     Attributes:
         name: name of the product with the column and row of the window's upper left pixel.
-        row: first row in the product.
-        column: first column in the product.
         image: reflectance x 10000, int16 (bands, height, width), nodata -32768.
-        outside_share: share of the pixels off the swath or without data.
-        cloud_share: share of the pixels classified as cloud.
+        outside_share, cloud_share: share of the pixels off the swath or without data, and of those classed as cloud.
     """
 
     name: str
@@ -320,13 +288,7 @@ class ProductTile:
 def cut_product(
     product: EnMAPProduct, tile_size: int, max_outside: float, max_cloud: float
 ) -> Iterator[tuple[list[ProductTile], int]]:
-    """Windows of a product side by side from its upper left corner, a row of them at a time.
-
-    Args:
-        product: the product, of which no more than a row of windows is held in memory.
-        tile_size: side of a window in pixels.
-        max_outside: largest share of a window's pixels off the swath or without data.
-        max_cloud: largest share of a window's pixels classified as cloud.
+    """Windows of a product side by side from its upper left corner, a row of them at a time: no more is in memory.
 
     Yields:
         The windows of a row that pass, and how many of it do not.

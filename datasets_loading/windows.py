@@ -15,7 +15,17 @@ from torch.utils.data import Dataset, Sampler
 from datasets_loading.tiles import Tiles
 
 
-class RandomWindows(Dataset):
+class _ByEpoch:
+    """What differs from epoch to epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose windows are cut, or whose order is drawn, from now on."""
+        self.epoch = epoch
+
+
+class RandomWindows(_ByEpoch, Dataset):
     """
     Random windows of tiles, many from each tile, every one with its own offset, flip and quarter turn.
 
@@ -48,11 +58,6 @@ class RandomWindows(Dataset):
         area = window_size[0] * window_size[1]
         self.windows_per_tile = windows_per_tile or max(1, int(shapes.prod(axis=1).max()) // area)
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose windows are cut from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.tiles) * self.windows_per_tile
@@ -80,11 +85,7 @@ class GridWindows(Dataset):
     """
 
     def __init__(
-        self,
-        tiles: Sequence[np.ndarray] | Tiles,
-        window_size: tuple[int, int],
-        *,
-        bands: Sequence[int] | None = None,
+        self, tiles: Sequence[np.ndarray] | Tiles, window_size: tuple[int, int], *, bands: Sequence[int] | None = None
     ):
         shapes = check_tiles(tiles, window_size)
         self.tiles = tiles
@@ -107,17 +108,12 @@ class GridWindows(Dataset):
         return {"pixels": to_pixels(window, self.bands), "window_index": torch.tensor(index)}
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(_ByEpoch, Sampler[int]):
     """A random order of `length` items that follows from (seed, epoch) alone."""
 
     def __init__(self, length: int, seed: int):
         self.length = length
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order is drawn from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.length
@@ -126,7 +122,7 @@ class EpochSampler(Sampler[int]):
         return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist())
 
 
-class GroupedSampler(Sampler[int]):
+class GroupedSampler(_ByEpoch, Sampler[int]):
     """
     A random order of the windows of tiles on disk, in which every part of the disk is read once: groups of tiles are
     taken in random order, some at a time, and the windows of those are mixed. It follows from (seed, epoch) and the
@@ -138,9 +134,7 @@ class GroupedSampler(Sampler[int]):
     Args:
         groups: group of each tile (tiles,).
         windows_per_tile: windows of each tile, numbered tile by tile.
-        seed: of the order.
         groups_at_once: groups whose windows are mixed.
-        batch_size: windows of a batch.
         num_consumers: processes times the data workers of each.
     """
 
@@ -163,11 +157,6 @@ class GroupedSampler(Sampler[int]):
         self.groups_at_once = groups_at_once
         self.batch_size = batch_size
         self.num_consumers = num_consumers
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order is drawn from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.tiles_by_group) * self.windows_per_tile
@@ -191,12 +180,9 @@ class GroupedSampler(Sampler[int]):
             chunk = order[first : first + self.groups_at_once]
             length = int(self.group_sizes[chunk].sum()) * self.windows_per_tile
             if chunk_start < stop and chunk_start + length > start:
-                tiles = np.concatenate(
-                    [
-                        self.tiles_by_group[self.group_starts[g] : self.group_starts[g] + self.group_sizes[g]]
-                        for g in chunk
-                    ]
-                )
+                starts, sizes = self.group_starts[chunk], self.group_sizes[chunk]
+                parts = [self.tiles_by_group[s : s + size] for s, size in zip(starts, sizes, strict=True)]
+                tiles = np.concatenate(parts)
                 mixed = np.random.default_rng((self.seed, self.epoch, number)).permutation(length)
                 mixed = mixed[max(start - chunk_start, 0) : stop - chunk_start]
                 yield from (

@@ -145,14 +145,7 @@ class EnMAPDFC(LabelledBuilder):
 
 @dataclass(eq=False)
 class DFCLabels:
-    """Labels of a region as the contest delivers them, laid side by side.
-
-    Attributes:
-        name: name of their folder.
-        values: uint8 (height, width), 0 where there is none.
-        crs: coordinate reference system.
-        transform: from (column, row) to coordinates.
-    """
+    """Labels of a region as the contest delivers them, laid side by side: uint8 (height, width), 0 = none."""
 
     name: str
     values: np.ndarray
@@ -204,12 +197,6 @@ def match_products(
 
     Where products overlap, the first one by path with data stays. The corner of the area is the nearest corner of an
     EnMAP pixel, and the corner of each pixel the nearest corner of a label, so that labels lie up to half a label off.
-
-    Args:
-        paths: products, as `find_products` gives them.
-        labels: labels of the region.
-        folder: folder of the products, for the error.
-        source: where products come from, for the error.
 
     Returns:
         The image of the shared area, and what `majority` gives for it.
@@ -275,12 +262,6 @@ def majority(
     labels: DFCLabels, transform: Affine, shape: tuple[int, int], factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most frequent label of `factor` x `factor` labels in each pixel, the lowest value of equally frequent ones.
-
-    Args:
-        labels: labels of `factor` times the resolution.
-        transform: grid of the pixels.
-        shape: (height, width) in pixels.
-        factor: labels per pixel, along rows and columns.
 
     Returns:
         uint8 (height, width), 0 where there are no labels; and which pixels are covered by labels wholly, bool.

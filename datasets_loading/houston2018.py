@@ -146,11 +146,7 @@ def official_areas(height: int, width: int) -> dict[str, list[Area]]:
 
 
 def read_image(header: Path) -> Cube:
-    """The 48 spectral bands of the contest's image.
-
-    Raises:
-        ProductError: the file is damaged or has fewer bands.
-    """
+    """The 48 spectral bands of the contest's image; ProductError where it is damaged or has fewer."""
     # The contest states no scale: its numbers are taken as they are
     cube = read_cube(header, num_bands=NUM_BANDS, scale=ENMAP.scale)
     if cube.wavelengths is None:
@@ -163,10 +159,6 @@ def lay_labels(path: Path, image: Cube) -> np.ndarray:
 
     Of each 2 x 2 labels the lower right one is taken, as GDAL does when it halves by the nearest neighbor. Labels
     without georeference have to cover the whole image.
-
-    Args:
-        path: GeoTIFF of labels.
-        image: the image.
 
     Returns:
         Classes, uint8 (height, width) of the image, 255 = unlabelled.

@@ -7,7 +7,6 @@ A builder of this package reads its files into a `LabelledData`: scenes on their
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from abc import abstractmethod
@@ -38,6 +37,7 @@ from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
 from scipy.sparse.csgraph import connected_components
 
+from datasets_loading.files import fingerprint
 from datasets_loading.raster_file import ProductError, fail
 from datasets_loading.raster_formats import ArrayFile, GdalFile, envi_data
 from datasets_loading.rasters import open_raster
@@ -76,8 +76,7 @@ class Cube:
         name: name of the image.
         image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
         wavelengths: band centers in nm, float64 (bands,), or None.
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates, or None.
+        crs, transform: coordinate reference system, and from (column, row) to its coordinates; or None.
     """
 
     name: str
@@ -95,8 +94,7 @@ class Scene:
         name: name of the scene.
         cube: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
         labels: classes from 0, uint8 (height, width), 255 = unlabelled; so is every pixel that is not `valid`.
-        crs: coordinate reference system, or None.
-        transform: from (column, row) to coordinates, or None.
+        crs, transform: coordinate reference system, and from (column, row) to its coordinates; or None.
     """
 
     name: str
@@ -182,12 +180,7 @@ class LabelledData:
 
 
 def read_cube(path: str | Path, **reading: Any) -> Cube:
-    """Reads an image of any format whole, and says in the log what had to be assumed.
-
-    Args:
-        path: the file.
-        reading: how to read it where it does not say so itself, as for `datasets_loading.rasters.open_raster`:
-            wavelengths, fwhm, scale, offset, nodata, variable, num_bands.
+    """Reads an image of any format whole, as `open_raster` does, and says in the log what had to be assumed.
 
     Raises:
         ProductError: the file is missing or damaged, its numbers can be read in two ways, it holds no data or too few
@@ -203,11 +196,7 @@ def read_cube(path: str | Path, **reading: Any) -> Cube:
 
 
 def read_scene(scene: OpenScene, window: Window | None = None) -> Cube:
-    """Reads a window of an opened scene, the whole of it by default.
-
-    Raises:
-        ProductError: the image is damaged.
-    """
+    """Reads a window of an opened scene, the whole of it by default; ProductError where it is damaged."""
     image = scene.raster.read_stored(window)
     transform = scene.transform
     if window is not None and transform is not None:
@@ -218,9 +207,7 @@ def read_scene(scene: OpenScene, window: Window | None = None) -> Cube:
 def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np.ndarray, CRS | None, Affine | None]:
     """Values of a label raster as they are in the file, int64 (height, width), -1 for its nodata and NaN; its grid.
 
-    Args:
-        path: raster of one band, or MATLAB or NumPy file.
-        variable: array of a MATLAB or NumPy file; by default the only one with two dimensions.
+    Of a MATLAB or NumPy file `variable` is the array, by default the only one with two dimensions.
 
     Raises:
         ProductError: the file is missing or damaged, has several bands (as a picture in colors does), or holds
@@ -259,7 +246,6 @@ def to_classes(values: np.ndarray, class_of_value: Mapping[int, int], where: str
     Args:
         values: int64 (height, width), -1 where there is no label.
         class_of_value: class of each value of the file, `UNLABELLED` for values that mean none.
-        where: name of the file, for the error.
 
     Returns:
         uint8 (height, width), 255 = unlabelled.
@@ -351,10 +337,8 @@ def join_tiles(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[Scene]:
     """Lays tiles of one pixel grid side by side, so that windows may cross the edges between them.
 
     Tiles without georeference are laid by names `tile_X_Y`, X and Y being column and row offsets in pixels, or else
-    stay scenes of their own. A scene is named after its upper left tile and holds nodata between its tiles.
-
-    Args:
-        tiles: image and labels, uint8 (height, width), of each tile.
+    stay scenes of their own. A scene is named after its upper left tile and holds nodata between its tiles. A tile is
+    an image and its labels, uint8 (height, width).
 
     Raises:
         ProductError: tiles overlap, have the same name, or other bands than the first one.
@@ -572,9 +556,7 @@ def cut_tile(data: LabelledData, split: str, number: int, row: int, column: int,
     }
 
 
-def _group_by_grid(
-    tiles: Sequence[tuple[Cube, np.ndarray]],
-) -> list[list[tuple[Cube, np.ndarray, tuple[int, int]]]]:
+def _group_by_grid(tiles: Sequence[tuple[Cube, np.ndarray]]) -> list[list[tuple[Cube, np.ndarray, tuple[int, int]]]]:
     """Tiles whose pixels lie on one grid, each with the row and column of its corner relative to the first one's."""
     named = [_TILE_NAME.fullmatch(cube.name) for cube, _ in tiles]
     by_name = all(named) and all(cube.transform is None for cube, _ in tiles)
@@ -609,13 +591,10 @@ def _neighborhoods(corners: np.ndarray, sizes: np.ndarray) -> list[list[int]]:
 
 def _fingerprint(*paths: str | Path | None) -> str:
     """A short name for the state of files: it changes where a file comes, goes, or is written to."""
-    digest = hashlib.sha256()
-    for path in paths:
-        root = Path(path).expanduser() if path else None
-        if root is None or not root.exists():
-            continue
+    lines = []
+    for root in [Path(path).expanduser() for path in paths if path]:
         for file in [root] if root.is_file() else sorted(root.rglob("*")):
             if file.is_file():
                 status = file.stat()
-                digest.update(f"{file.relative_to(root.parent)} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+                lines.append(f"{file.relative_to(root.parent)} {status.st_size} {status.st_mtime_ns}\n")
+    return fingerprint(*lines)[:16]

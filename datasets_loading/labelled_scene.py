@@ -170,14 +170,8 @@ class LabelledScene(LabelledBuilder):
         features = read_features(path, config.class_column)
         found = []
         for cube in cubes:
-            labels = rasterize_features(
-                features,
-                cube.crs,
-                cube.transform,
-                cube.image.shape[1:],
-                config.class_names,
-                allow_outside=len(cubes) > 1,
-            )
+            grid = cube.crs, cube.transform, cube.image.shape[1:]
+            labels = rasterize_features(features, *grid, config.class_names, allow_outside=len(cubes) > 1)
             logger.warning("%s on %s: %s", path, cube.name, labels.description)
             found.append(np.where(labels.values < 0, UNLABELLED, labels.values - 1))
         # Numbers that mean no class in rasters mean none here

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -84,25 +84,17 @@ class Split:
 
 
 def split_by_blocks(
-    labels: Labels,
-    *,
-    block_size: int,
-    buffer: int,
-    shares: Sequence[float] = (0.6, 0.2, 0.2),
-    seed: int = 0,
+    labels: Labels, *, block_size: int, buffer: int, shares: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
 ) -> Split:
     """Cuts scenes into square blocks and shares these out, so that every split gets its share of every class.
 
     Blocks are dealt class by class, the rarest first, to the split that lacks most of it (iterative stratification,
-    Sechidis et al. 2011). Blocks without labels go to training.
+    Sechidis et al. 2011). Blocks without labels go to training; those at the right and lower edge may be smaller.
 
     Args:
-        labels: labels of all scenes.
-        block_size: side of a block in pixels; blocks at the right and lower edge may be smaller.
         buffer: radius of the largest window that will be cut, in pixels; training pixels as near as that to another
             split, and validation pixels as near to the test blocks, are given up.
         shares: shares of the labels for training, validation and test; may be 0.
-        seed: of the dealing.
 
     Raises:
         SplitError: a split with a share gets no labelled pixel.
@@ -121,7 +113,6 @@ def split_by_areas(labels: Labels, areas: Mapping[str, Sequence[Area]], *, buffe
     """Splits by given rectangles; pixels in none of them belong to no split.
 
     Args:
-        labels: labels of all scenes.
         areas: rectangles of each split, by the names in `SPLITS`.
         buffer: as in `split_by_blocks`; test areas stay whole.
 
@@ -153,13 +144,8 @@ def split_by_areas(labels: Labels, areas: Mapping[str, Sequence[Area]], *, buffe
                     f"{other} and {split_name}"
                 )
             part[:] = SPLITS.index(split_name)
-    settings = {
-        "kind": "areas",
-        "areas": {
-            name: [[area.scene, *(s for side in area.slices for s in (side.start, side.stop))] for area in areas[name]]
-            for name in areas
-        },
-    }
+    listed = {name: [list(astuple(area)) for area in areas[name]] for name in areas}
+    settings = {"kind": "areas", "areas": listed}
     split = Split(_with_buffer(codes, buffer), buffer, settings)
     _check_not_empty(split, labels, list(areas))
     return split
@@ -179,14 +165,7 @@ def split_by_scenes(labels: Labels, scenes: Mapping[str, Sequence[str]], *, buff
 
 
 def with_validation(split: Split, labels: Labels, *, share: float, block_size: int, seed: int = 0) -> Split:
-    """Turns blocks of the training area into a validation area, with the same buffer around them.
-
-    Args:
-        split: a split without validation pixels.
-        labels: labels of all scenes.
-        share: share of the labels of the training area, between 0 and 1.
-        block_size: side of a block in pixels.
-        seed: as in `split_by_blocks`.
+    """Turns blocks with a share of the training labels (0 to 1) into a validation area, with the same buffer around.
 
     Raises:
         SplitError: the split has validation pixels, or training or validation ends up without labelled pixels.
@@ -210,11 +189,8 @@ def draw_labels(
     With the same seed a smaller budget is part of a larger one.
 
     Args:
-        labels: labels of all scenes.
-        split: the split.
         fraction: share of the training labels of each class, rounded, at least one label; 1 keeps all.
         per_class: number of labels of each class instead; a class with fewer keeps what it has.
-        seed: of the draw.
 
     Returns:
         Labels of all scenes, uint8 (height, width); training pixels that were not drawn are `UNLABELLED`.
@@ -255,11 +231,7 @@ def window_margins(window_size: int) -> tuple[int, int]:
 
 
 def count_overlaps(split: Split, window_size: int) -> dict[tuple[str, str], dict[str, int]]:
-    """Pixels of one split inside windows that are centered on pixels of another.
-
-    Args:
-        split: the split.
-        window_size: side of a window in pixels; windows are centered on every pixel of the first split of a pair.
+    """Pixels of one split inside windows that are centered on pixels of another, `window_size` pixels wide and high.
 
     Returns:
         For each pair, ("train", "validation"), ("train", "test") and ("validation", "test"), the number of pixels of
@@ -285,11 +257,7 @@ def all_for_test(labels: Labels) -> Split:
 
 def check_split(split: Split, window_size: int) -> None:
     """Proves that no window centered on a training pixel touches a test or validation pixel, nor one of validation a
-    test pixel.
-
-    Args:
-        split: the split.
-        window_size: side of the largest window that will be cut, in pixels.
+    test pixel; `window_size` is the side of the largest window that will be cut, in pixels.
 
     Raises:
         SplitError: windows overlap; the message counts the touched pixels.
@@ -305,19 +273,11 @@ def check_split(split: Split, window_size: int) -> None:
 
 
 def write_split(split: Split, path: str | Path, labels: Labels) -> Path:
-    """Writes a split as `path` (JSON) and the codes beside it (`.npz`).
+    """Writes a split as `path`, whose ending becomes `.json`, and the codes beside it (`.npz`); gives the JSON file.
 
     The JSON holds `format`, `buffer`, `settings`, `codes` (the name of the file of codes) and `scenes`: for each one
     its name, shape, SHA-256 of codes and of labels, and the number of labelled pixels of each split. The codes are
     uint8 arrays `scene_0`, `scene_1`, ... in that order.
-
-    Args:
-        split: the split.
-        path: file to write; its ending becomes `.json`.
-        labels: the labels that the split was made for.
-
-    Returns:
-        The JSON file.
     """
     path = Path(path).with_suffix(".json")
     codes_path = path.with_suffix(".npz")
@@ -347,11 +307,7 @@ def write_split(split: Split, path: str | Path, labels: Labels) -> Path:
 
 
 def read_split(path: str | Path, labels: Labels | None = None) -> Split:
-    """Reads a split that `write_split` wrote.
-
-    Args:
-        path: the JSON file.
-        labels: the labels that it will be used with, to see that they are those it was made for.
+    """Reads a split that `write_split` wrote, and checks that labels, where given, are those it was made for.
 
     Raises:
         SplitError: a file is missing, damaged or changed, or the labels or scenes are others.
@@ -392,12 +348,7 @@ def read_split(path: str | Path, labels: Labels | None = None) -> Split:
 def box_counts(mask: np.ndarray, before: int, after: int) -> np.ndarray:
     """Number of true pixels within `before` pixels up and left and `after` pixels down and right of each pixel.
 
-    Args:
-        mask: bool (height, width).
-        before, after: reach in pixels; the pixel itself counts too.
-
-    Returns:
-        int64 (height, width); outside the mask nothing is true.
+    The pixel itself counts, too; int64 (height, width) of a mask of the same shape, beyond which nothing is true.
     """
     height, width = mask.shape
     sums = np.zeros((height + 1, width + 1), dtype=np.int64)
@@ -425,12 +376,7 @@ def _with_buffer(codes: dict[str, np.ndarray], buffer: int) -> dict[str, np.ndar
 
 
 def _deal_blocks(
-    labels: Labels,
-    codes: Mapping[str, np.ndarray],
-    block_size: int,
-    shares: Sequence[float],
-    buffer: int,
-    seed: int,
+    labels: Labels, codes: Mapping[str, np.ndarray], block_size: int, shares: Sequence[float], buffer: int, seed: int
 ) -> dict[str, np.ndarray]:
     """Codes in which the training pixels of `codes` were dealt by blocks, and buffers laid.
 
@@ -498,11 +444,8 @@ def _check_shares(shares: Sequence[float]) -> None:
 
 
 def _check_not_empty(split: Split, labels: Labels, names: Sequence[str]) -> None:
-    labelled: Callable[[str], int] = lambda part: sum(
-        int((split.mask(name, part) & (values != UNLABELLED)).sum()) for name, values in labels.items()
-    )
     for part in names:
-        if not labelled(part):
+        if all((values == UNLABELLED).all() for values in split.labels_of(labels, part).values()):
             raise SplitError(
                 f"expected labelled pixels in {part}, got none: smaller blocks, a smaller buffer or other areas are "
                 "needed"

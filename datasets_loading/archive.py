@@ -97,12 +97,7 @@ class _Session(requests.Session):
 
 
 class Archive:
-    """A catalogue, and the files that its items point to.
-
-    Args:
-        catalogue: address of the STAC API.
-        collection: the collection that items are taken from.
-    """
+    """A STAC API by its address, one collection of it, and the files that its items point to."""
 
     def __init__(self, catalogue: str, collection: str):
         self.catalogue, self.collection = catalogue.rstrip("/"), collection
@@ -178,7 +173,6 @@ class Archive:
         A file that was brought before is not fetched again, and one that was cut off goes on where it ended.
 
         Args:
-            items: what to bring.
             folder: folder for a folder of each product.
             jobs: how many files, or windows of scenes, are brought at the same time.
             place: the pixels to bring of each scene, in place of whole files: a window, or a box (west, south, east,
@@ -403,12 +397,7 @@ class Archive:
             bar.total += more
 
     def _bring_window(
-        self,
-        name: str,
-        files: dict[str, tuple[str, str]],
-        folder: Path,
-        place: Window | Sequence[float],
-        bar: Any,
+        self, name: str, files: dict[str, tuple[str, str]], folder: Path, place: Window | Sequence[float], bar: Any
     ) -> Path:
         """Reads a window of each file of a product, and writes them as a product of its own."""
         with closing(self._raster(files["SPECTRAL_IMAGE"][0])) as image:

@@ -28,14 +28,7 @@ ENMAP_BANDS_WITH_DATA = tuple(band for band in range(ENMAP.num_bands) if band no
 
 @dataclass(frozen=True)
 class ResampledImage:
-    """What became of one image.
-
-    Attributes:
-        path: the image.
-        tiles: the files written.
-        num_pixels: pixels with data in them.
-        num_source_bands: bands of the image that took part.
-    """
+    """What became of one image: the files written, pixels with data in them, bands of the image that took part."""
 
     path: Path
     tiles: list[Path]
@@ -72,11 +65,8 @@ def resample_image(path: Path, output_dir: Path, *, tile_size: int = 64, **readi
 
     A pixel that lacks a band which takes part is nodata in all bands; a tile without any data is not written.
 
-    Args:
-        path: an image that `open_scene` reads, of reflectance.
-        output_dir: where the tiles go; made if missing. A file appears there whole or not at all.
-        tile_size: largest side of a tile in pixels; larger images are cut into parts of about equal size.
-        reading: how to read the image where it does not say so itself, as for `open_scene`.
+    Images larger than `tile_size` pixels are cut into parts of about equal size. Files appear whole or not at all.
+    `reading` is how to read the image where it does not say so itself, as for `open_scene`.
 
     Raises:
         ProductError: the image is damaged, states no wavelengths, or does not cover every band of EnMAP with data.

@@ -4,7 +4,6 @@
 polygon labels the pixels whose centers lie in it, as in GDAL (gdal.org/programs/gdal_rasterize), and a point labels
 the pixel it lies in. A polygon that holds no center, which GDAL drops, labels the pixel of a point inside it. A pixel
 that two classes claim has no label.
-
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ class VectorLabels:
     description: str
 
 
-def read_features(path: str | Path, class_column: str | None = None, *, where: str | None = None) -> VectorFeatures:
+def read_features(path: str | Path, class_column: str | None = None) -> VectorFeatures:
     """Reads points and polygons with their classes.
 
     Args:
@@ -113,13 +112,12 @@ def read_features(path: str | Path, class_column: str | None = None, *, where: s
             A CSV file has a header and the columns lon and lat, or longitude and latitude (WGS 84), or x and y,
             easting and northing, or wkt (coordinates of the image).
         class_column: column of the classes; by default the only one that holds text or whole numbers.
-        where: what messages call the file, by default its path.
 
     Raises:
         ProductError: the file is missing, damaged, of another kind or without a coordinate reference system; it has no
             class column, or several; or it holds lines, fractions as classes, more than 255 classes, or no features.
     """
-    path, where = Path(path), where or str(path)
+    path, where = Path(path), str(path)
     if path.suffix.lower() not in VECTOR_ENDINGS:
         advice = "save tables as CSV (UTF-8), and others as GeoPackage, in a GIS"
         fail(where, f"a vector file ({', '.join(VECTOR_ENDINGS)})", f"the ending {path.suffix!r}: {advice}")
@@ -176,10 +174,8 @@ def rasterize_features(
     """Labels of one image from the features of a file, whose classes have the same numbers in all images.
 
     Args:
-        features: those of the file (`read_features`).
-        crs: coordinate reference system of the image.
-        transform: from (column, row) of the image to coordinates.
-        shape: (height, width) of the image.
+        crs, transform, shape: coordinate reference system of the image, from (column, row) to its coordinates, and
+            (height, width).
         class_names: the classes in their order; by default those of the file.
         allow_outside: whether all features may lie outside the image, such as those of other images.
 
@@ -465,12 +461,7 @@ def _to_pixels(coordinates: np.ndarray, transform: Affine) -> np.ndarray:
 
 
 def _hold_no_center(shapely: ModuleType, polygons: np.ndarray, spots: np.ndarray) -> np.ndarray:
-    """Which polygons hold no center of a pixel, in the image or beyond it, bool (polygons,).
-
-    Args:
-        polygons: in (column, row), shapely objects (polygons,).
-        spots: (column, row) of a pixel that each polygon shares, float64 (polygons, 2).
-    """
+    """Which polygons hold no center of a pixel, bool; `spots` are pixels that each shares, (column, row)."""
     left, top, right, bottom = shapely.bounds(polygons).T
     small = (np.ceil(left - 0.5) > np.floor(right - 0.5)) | (np.ceil(top - 0.5) > np.floor(bottom - 0.5))
     for index in np.flatnonzero(~small & ~shapely.contains_xy(polygons, *(spots + 0.5).T)):

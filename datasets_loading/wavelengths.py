@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_loading.raster_file import ProductError, decode_text, fail, read_text_file
+from datasets_loading.raster_file import decode_text, fail, read_text_file
 
 SHORTEST, LONGEST = 300.0, 2600.0
 """Range of band centers of reflectance in nm."""
@@ -48,10 +48,7 @@ _UNIT_IN_HEADER = re.compile(r"(?<![a-z])(nm|nanomet\w+|um|[µμ]m|micromet\w+|m
 
 
 def to_nanometers(
-    centers: Sequence[float] | np.ndarray,
-    widths: Sequence[float] | np.ndarray | None,
-    unit: str | None,
-    where: object,
+    centers: Sequence[float] | np.ndarray, widths: Sequence[float] | np.ndarray | None, unit: str | None, where: object
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """Band centers and widths in nm, checked, in the order given.
 
@@ -78,11 +75,8 @@ def to_nanometers(
     if given_widths is not None and not (known := np.isfinite(given_widths) & (given_widths > 0)).all():
         if given_widths.any():  # all 0 means that there are none
             band = int(np.flatnonzero(~known)[0])
-            fail(
-                where,
-                "a positive width (full width at half maximum) for each band",
-                f"{given_widths[band]} in band {band + 1}",
-            )
+            expected = "a positive width (full width at half maximum) for each band"
+            fail(where, expected, f"{given_widths[band]} in band {band + 1}")
         given_widths = None
         notes.append("widths of 0 ignored")
     name = re.sub(r"\s+", " ", (unit or "").strip().lower())
@@ -106,11 +100,8 @@ def to_nanometers(
         fail(where, "wavelengths in nm, µm, Å, mm, m, wavenumbers (cm-1) or GHz", f"the unit {unit!r}")
     if len(centers) and not (SHORTEST <= centers.min() and centers.max() <= LONGEST):
         stated = f" ({unit!r} stated)" if name and not re.fullmatch(_NO_UNIT, name) else ""
-        fail(
-            where,
-            f"wavelengths of reflectance, {SHORTEST:g} to {LONGEST:g} nm",
-            f"{centers.min():g} to {centers.max():g}{stated}",
-        )
+        expected = f"wavelengths of reflectance, {SHORTEST:g} to {LONGEST:g} nm"
+        fail(where, expected, f"{centers.min():g} to {centers.max():g}{stated}")
     if given_widths is not None and len(given_widths) and given_widths.max() > LONGEST:
         fail(where, f"widths of bands, at most {LONGEST:g} nm", f"{given_widths.max():g}")
     ordered = np.sort(centers)
@@ -129,14 +120,8 @@ def read_wavelength_file(
     """Band centers and, where every line states one, widths from a text file with a line for each band.
 
     A line holds the center and perhaps the width, in nm or µm, after the number of the band or not, with a decimal
-    point or comma; a first line of names may state the unit, and "#" begins a comment.
-
-    Args:
-        path: the file, in UTF-8, UTF-16 with a byte order mark, or Latin-1.
-        num_bands: how many lines there must be; any number by default.
-
-    Returns:
-        As `to_nanometers`.
+    point or comma; a first line of names may state the unit, and "#" begins a comment. The file is in UTF-8, UTF-16
+    with a byte order mark, or Latin-1. What is returned is as of `to_nanometers`.
 
     Raises:
         ProductError: the file is missing, too large, holds something else (the message names the line), or another
@@ -209,11 +194,9 @@ def _numbers(path: Path, lines: Sequence[tuple[int, str]]) -> list[list[float]]:
                 comma_is_decimal = not is_numbered
                 as_micrometers = is_numbered and in_range([1e3 * float(text.replace(",", ".")) for text in texts])
                 if as_widths or as_micrometers:
-                    fail(
-                        f"{path}, line {lines[0][0]}",
-                        f"a decimal point, or a semicolon {'before the width' if as_widths else 'after the number'}",
-                        f"{texts[0]!r}, which may be either",
-                    )
+                    place = "before the width" if as_widths else "after the number"
+                    wanted = f"a decimal point, or a semicolon {place}"
+                    fail(f"{path}, line {lines[0][0]}", wanted, f"{texts[0]!r}, which may be either")
     rows = []
     for number, line in lines:
         fields = re.split(r"[;\s]+", line) if comma_is_decimal else re.split(r"[,;\s]+", line)
@@ -240,15 +223,13 @@ def check_same_bands(
     """Raises ProductError where the source `where` has other bands than the source `first`."""
     like = f"as in {first}"
     if num_bands != expected_num_bands:
-        raise ProductError(f"{where}: expected {expected_num_bands} bands {like}, got {num_bands}")
+        fail(where, f"{expected_num_bands} bands {like}", f"{num_bands}")
     if (wavelengths is None) != (expected_wavelengths is None):
         states = ("no wavelengths", "wavelengths")
         has = wavelengths is not None
-        raise ProductError(f"{where}: expected {states[not has]} {like}, got {states[has]}")
+        fail(where, f"{states[not has]} {like}", states[has])
     if wavelengths is not None and expected_wavelengths is not None:
         given, expected = np.asarray(wavelengths), np.asarray(expected_wavelengths)
         worst = int(np.abs(given - expected).argmax())
         if abs(given[worst] - expected[worst]) > WAVELENGTH_TOLERANCE:
-            raise ProductError(
-                f"{where}: expected {expected[worst]:g} nm in band {worst} {like}, got {given[worst]:g} nm"
-            )
+            fail(where, f"{expected[worst]:g} nm in band {worst} {like}", f"{given[worst]:g} nm")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from affine import Affine
@@ -66,10 +66,11 @@ class Stated:
     notes: list[str] = field(default_factory=list)
 
 
-class RasterFile(Protocol):
+class RasterFile(ABC):
     """A file's numbers as they are stored, with bands in the order of the file.
 
-    It may be pickled and used after a fork: it opens its file at the first reading in each process.
+    It may be pickled and used after a fork: every process opens the file for itself, at its first reading, for a file
+    position must not be shared.
 
     Attributes:
         shape: (bands, height, width).
@@ -83,28 +84,21 @@ class RasterFile(Protocol):
     block_shape: tuple[int, int]
     stated: Stated
 
+    def __init__(self) -> None:
+        self._handles: dict[int, Any] = {}
+
+    @abstractmethod
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
         """Stored numbers of some bands (from 0) in a window, (bands, height, width) of type `dtype`.
 
         Raises:
             ProductError: the file is damaged.
+            IndexError: there is no such band.
         """
 
     def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
         """Which pixels of a window hold data by the file's own mask, bool (height, width); None without a mask."""
-
-    def close(self) -> None:
-        """Closes the file; a later reading opens it again."""
-
-
-class OpenedByProcess(ABC):
-    """A file that every process opens for itself, at its first reading: a file position must not be shared.
-
-    It is pickled without what is open.
-    """
-
-    def __init__(self) -> None:
-        self._handles: dict[int, Any] = {}
+        return None
 
     @abstractmethod
     def _open(self) -> Any:

@@ -29,8 +29,8 @@ from rasterio.windows import Window
 
 from datasets_loading.raster_file import (
     LARGEST_TEXT,
-    OpenedByProcess,
     ProductError,
+    RasterFile,
     Stated,
     check_fits,
     check_hdf5,
@@ -73,7 +73,7 @@ _LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 
 
-class GdalFile(OpenedByProcess):
+class GdalFile(RasterFile):
     """A GeoTIFF, ENVI image or JPEG 2000 as a `RasterFile`.
 
     Args:
@@ -258,7 +258,7 @@ class GdalFile(OpenedByProcess):
         return numbers_
 
 
-class ArrayFile(OpenedByProcess):
+class ArrayFile(RasterFile):
     """An array of a MATLAB, NumPy, HDF5 or NetCDF file as a `RasterFile`.
 
     Its bands are the axis that is as long as the file's own list of wavelengths, or those given. In MATLAB files
@@ -403,9 +403,6 @@ class ArrayFile(OpenedByProcess):
             part = np.moveaxis(np.asarray(array[tuple(place)]), self.axis, 0)[chosen - low]
         return part.astype(self.dtype, copy=False)
 
-    def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
-        return None
-
     def close(self) -> None:
         self._handles.clear()  # arrays, which are not closed themselves
 
@@ -537,11 +534,7 @@ def _end_of_tags(path: Path) -> int:
 
 
 def _header_numbers(header: dict[str, str], key: str, count: int, where: str) -> np.ndarray | None:
-    """Numbers of a list in an ENVI header, float64 (count,); None where it has none.
-
-    Raises:
-        ProductError: it holds something else than `count` numbers.
-    """
+    """`count` numbers of a list in an ENVI header, float64 (count,); None where it has none."""
     text = header.get(key)
     if text is None or not text.strip("{} \t\r\n"):
         return None

@@ -391,11 +391,7 @@ class Raster(Closing):
         return gain, shift, source
 
     def _decide(self, gain: np.ndarray, shift: np.ndarray, radiance: bool) -> tuple[float, str]:
-        """What number * gain + offset has to be divided by to be reflectance (or radiance), and where that is from.
-
-        Raises:
-            ProductError: the numbers can be read in two ways.
-        """
+        """What number * gain + offset has to be divided by to be reflectance (or radiance), and where that is from."""
         stated = self._file.stated
         own = f"gain {_range(gain)}, offset {_range(shift)}"
         is_scaled = not np.allclose(gain, 1)

@@ -23,7 +23,6 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from datasets_loading.raster_file import (
-    OpenedByProcess,
     ProductError,
     RasterFile,
     Stated,
@@ -57,13 +56,8 @@ _MOST_BANDS = 10_000
 _STRIP_BYTES = 2**25
 
 
-class _Hdf5File(OpenedByProcess):
+class _Hdf5File(RasterFile):
     """What the readers of HDF5 share."""
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    block_shape: tuple[int, int]
-    stated: Stated
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
@@ -87,21 +81,11 @@ class _Hdf5File(OpenedByProcess):
         """Stored numbers of some bands in a window inside the image, (bands, height, width)."""
 
     def read(self, bands: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
-        """Stored numbers of some bands (from 0) in a window, (bands, height, width) of type `dtype`.
-
-        Raises:
-            ProductError: the file is damaged.
-            IndexError: there is no such band.
-        """
         chosen = np.arange(self.shape[0])[np.asarray(bands, dtype=np.int64)]
         if not chosen.size:
             return np.empty((0, rows.stop - rows.start, columns.stop - columns.start), self.dtype)
         with self._errors():
             return self._read_numbers(chosen, rows, columns)
-
-    def read_mask(self, rows: slice, columns: slice) -> np.ndarray | None:
-        """Which pixels of a window hold data by the file's own mask, bool (height, width); None without a mask."""
-        return None
 
     def _open(self) -> Any:
         with self._errors():

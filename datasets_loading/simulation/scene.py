@@ -1,8 +1,8 @@
 """Simulated EnMAP scenes with known land cover, written as official L2A products.
 
-A scene is a landscape of 10 m cells (`simulation_landscape`) whose spectra (`simulation_spectra`) mix within pixels
+A scene is a landscape of 10 m cells (`landscape`) whose spectra (`spectra`) mix within pixels
 of 30 m, are lit by the sun over terrain, blurred by optics and air, covered by clouds, and recorded with noise and
-with what the correction of the atmosphere leaves over (`simulation_atmosphere`). The spectra of a scene are expressed
+with what the correction of the atmosphere leaves over (`atmosphere`). The spectra of a scene are expressed
 in a few dozen orthogonal ones, so that all work on pixels is done on these and one matrix product makes the bands.
 
 Everything comes from one seed: the same seed gives the same bytes, whatever the number of workers.

@@ -350,7 +350,9 @@ class EnMAPProduct(Closing):
         return self.raster.block_shape
 
     def read(self, window: Window | None = None, bands: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Reflectance x 10000, int16 (bands, height, width), with nodata -32768; all by default.
+        """Reflectance x 10000, int16 (bands, height, width), with nodata -32768.
+
+        By default of the whole scene and all bands, which count in ascending wavelength.
 
         Raises:
             ProductError: the spectral image is missing, damaged, or not what METADATA.XML describes.

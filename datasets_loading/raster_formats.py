@@ -81,6 +81,8 @@ class GdalFile(RasterFile):
         with_wavelengths: whether to look for wavelengths in it: where others are given, its own may be wrong.
     """
 
+    drivers = DRIVERS
+
     def __init__(self, location: str, with_wavelengths: bool = True):
         super().__init__()
         self._with_wavelengths = with_wavelengths
@@ -123,7 +125,7 @@ class GdalFile(RasterFile):
         try:
             # `rasterio.open` takes one driver only
             with raster_errors(self.location), rasterio.Env(**opening_settings(self.location)):
-                return DatasetReader(self.location, driver=DRIVERS)
+                return DatasetReader(self.location, driver=self.drivers)
         except ProductError:
             reason = explain_failure(self.location)
             if reason is None:

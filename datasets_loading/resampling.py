@@ -87,8 +87,10 @@ def resample_image(path: Path, output_dir: Path, *, tile_size: int = 64, **readi
             if has_data.any():
                 file = output_dir / f"{scene.name}_x{window.col_off:05d}_y{window.row_off:05d}.tif"
                 transform = None if scene.transform is None else window_transform(window, scene.transform)
+                # No larger than the tile, in steps of 16 as TIFF has it: what is beyond would be decoded with it
+                block_size = min(128, -(-max(image.shape[1:]) // 16) * 16)
                 with written_whole(file) as partial, raster_errors(str(file)):
-                    write_raster(partial, image, scene.crs, transform, ENMAP.nodata, tags, band_tags)
+                    write_raster(partial, image, scene.crs, transform, ENMAP.nodata, tags, band_tags, block_size)
                 tiles.append(file)
                 num_pixels += int(has_data.sum())
     return ResampledImage(path, tiles, num_pixels, len(bands))

@@ -377,6 +377,8 @@ class DesisFile(GdalFile):
         ProductError: no or several products, a part is missing or damaged, or the two disagree.
     """
 
+    drivers = ["GTiff"]  # another format under this name is none of DESIS
+
     def __init__(self, path: str | Path) -> None:
         self.path, metadata, level = _find_desis(Path(path))
         super().__init__(str(self.path), with_wavelengths=False)

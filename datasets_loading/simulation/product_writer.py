@@ -176,7 +176,7 @@ def write_raster(
     nodata: Any = None,
     tags: Mapping[str, Any] | None = None,
     band_tags: Sequence[Mapping[str, Any]] = (),
-    band_names: Sequence[str] = (),
+    block_size: int = 128,
 ) -> None:
     """Writes (bands, height, width) as a tiled GeoTIFF: the fastest compression that every reader of TIFF knows."""
     profile = {
@@ -189,8 +189,8 @@ def write_raster(
         "crs": crs,
         "transform": transform,
         "tiled": True,
-        "blockxsize": 128,
-        "blockysize": 128,
+        "blockxsize": block_size,
+        "blockysize": block_size,
         "interleave": "band",
         "compress": "deflate",
         "zlevel": 1,
@@ -205,8 +205,6 @@ def write_raster(
         for band, own in enumerate((tags or {}, *band_tags)):  # those of band 0 are the file's
             if own:
                 dataset.update_tags(band, **own)
-        for band, name in enumerate(band_names, start=1):
-            dataset.set_band_description(band, name)
 
 
 def _quick_look_bands(

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -45,7 +46,7 @@ from datasets_loading.simulation.landscape import (
     strips,
 )
 from datasets_loading.simulation.materials import CLASS_NAMES
-from datasets_loading.simulation.product_writer import check_no_other, write_enmap_product, write_raster
+from datasets_loading.simulation.product_writer import check_no_other, write_enmap_product
 from datasets_loading.simulation.spectra import (
     SpectralLibrary,
     SunAndView,
@@ -511,10 +512,8 @@ def write_scene(scene: SimulatedScene, parent: str | Path, as_zip: bool = False)
         ValueError: there is another product or other labels of this name; the same are written once more.
     """
     name, parent = scene.name, Path(parent)
-    names = {f"class_{index}": class_name for index, class_name in enumerate(scene.class_names)}
     with written_whole(labels_path(parent, name)) as unfinished:
-        labels, grid = scene.labels[None], (scene.crs, scene.transform)
-        write_raster(unfinished, labels, *grid, UNLABELLED, band_tags=[names], band_names=["land cover"])
+        _write_labels(scene, unfinished)
         check_no_other(labels_path(parent, name), unfinished)
         product = write_enmap_product(
             parent,
@@ -531,3 +530,24 @@ def write_scene(scene: SimulatedScene, parent: str | Path, as_zip: bool = False)
             as_zip=as_zip,
         )
     return product
+
+
+def _write_labels(scene: SimulatedScene, path: Path) -> None:
+    # Not by write_raster: other bytes than those of earlier versions would be refused as another scene
+    height, width = scene.labels.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=1,
+        dtype="uint8",
+        nodata=UNLABELLED,
+        crs=scene.crs,
+        transform=scene.transform,
+        compress="deflate",
+    ) as dataset:
+        dataset.write(scene.labels, 1)
+        dataset.set_band_description(1, "land cover")
+        dataset.update_tags(1, **{f"class_{index}": class_name for index, class_name in enumerate(scene.class_names)})

@@ -107,8 +107,6 @@ class RasterFile(ABC):
     def _handle(self) -> Any:
         process = os.getpid()
         if process not in self._handles:
-            # HDF5 gives a child the file that its parent has open rather than open it again: drop that one first
-            self.close()
             self._handles[process] = self._open()
         return self._handles[process]
 

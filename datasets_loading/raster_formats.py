@@ -409,6 +409,7 @@ class ArrayFile(RasterFile):
         self._handles.clear()  # arrays, which are not closed themselves
 
     def _open(self) -> Any:
+        self.close()  # what a parent process has open, HDF5 would give again
         return _read_array(self.path, self.variable)
 
 

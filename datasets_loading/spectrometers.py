@@ -88,6 +88,8 @@ class _Hdf5File(RasterFile):
             return self._read_numbers(chosen, rows, columns)
 
     def _open(self) -> Any:
+        # HDF5 gives a child the file that its parent has open rather than open it again: drop that one first
+        self.close()
         with self._errors():
             # Reading needs no lock, and file systems of clusters may refuse one.
             return import_h5py(self.path).File(self.path, "r", locking="best-effort")

@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from tqdm.auto import tqdm
 
 from datasets_loading.enmap_product import ARCHIVE_ENDINGS, EnMAPProduct, metadata_beside, product_part
+from datasets_loading.labelled_data import read_cube
 from datasets_loading.raster_file import ProductError, fail, walk_files
 from datasets_loading.raster_formats import envi_data
 from datasets_loading.rasters import Raster, open_raster, row_windows
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
+
+read_tile = read_cube
+"""Reads one tile whole, as any other image: programs that others wrote call it by this name."""
 
 
 class Moments(NamedTuple):

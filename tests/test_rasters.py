@@ -28,12 +28,12 @@ from scipy.io import savemat
 from transformers import pipeline
 
 from datasets_loading import raster_file, rasters
-from datasets_loading.labelled_data import NEVER_CLASSES, read_cube, read_label_values
+from datasets_loading.labelled_data import NEVER_CLASSES, read_label_values
 from datasets_loading.labelled_scene import LabelledScene
 from datasets_loading.raster_file import ProductError
 from datasets_loading.rasters import open_raster
 from datasets_loading.scenes import open_scene
-from datasets_loading.tiles import read_tile_set
+from datasets_loading.tiles import read_tile, read_tile_set
 from datasets_loading.wavelengths import SIDECAR_NAME
 from modeling_hsst import HSSTConfig, HSSTForSemanticSegmentation, HSSTImageProcessor
 
@@ -132,7 +132,7 @@ Reader = Callable[..., np.ndarray]
 Log = pytest.LogCaptureFixture
 SPEAKING: dict[str, Reader] = {
     "open_scene": read_scene,
-    "read_cube": lambda path, **reading: read_cube(path, **reading).image,
+    "read_tile": lambda path, **reading: read_tile(path, **reading).image,
     "read_tile_set": read_only_tile,
 }
 ENTRANCES: dict[str, Reader] = {"read": read, "read_stored": read_stored, **SPEAKING}

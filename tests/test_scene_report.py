@@ -27,6 +27,7 @@ from hsst.support.map_writer import (
 from hsst.support.reports import plot_confusion
 from hsst.support.scene_report import (
     SceneSummary,
+    amount_text,
     pixel_size,
     plot_quick_look,
     scale_bar_length,
@@ -83,6 +84,12 @@ def summary_of(of, classes, confidence, pixels, step=None):
 @pytest.fixture
 def summary():
     return summary_of(scene(), *prediction())
+
+
+def test_areas_of_few_pixels_are_rounded_from_square_meters():
+    texts = [amount_text({"pixels": pixels, "area_km2": round(pixels * 9e-4, 6)}) for pixels in (5, 65, 1111, 1112)]
+    assert texts == ["0.5 ha", "5.8 ha", "100.0 ha", "1.0 km²"]
+    assert amount_text({"pixels": 1234, "area_km2": None}) == "1,234 px"
 
 
 def test_areas_add_up(summary, tmp_path):

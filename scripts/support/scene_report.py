@@ -256,7 +256,9 @@ def amount_text(row: Mapping[str, Any]) -> str:
     """Area of a class, in km2 from 1 km2 on, else in ha; or its pixels without georeference."""
     if row["area_km2"] is None:
         return f"{row['pixels']:,} px"
-    return f"{row['area_km2']:,.1f} km²" if row["area_km2"] >= 1 else f"{100 * row['area_km2']:,.1f} ha"
+    # From square meters: 100 times the 0.0045 km² of five pixels is less than 0.45 ha, and would be rounded down
+    square_meters = row["area_km2"] * 1e6
+    return f"{square_meters / 1e6:,.1f} km²" if square_meters >= 1e6 else f"{square_meters / 1e4:,.1f} ha"
 
 
 def write_areas(path: Path, summary: SceneSummary) -> None:

@@ -410,6 +410,7 @@ class DesisFile(GdalFile):
             quantity="reflectance" if level == "L2A" else "radiance",
             crs=self.stated.crs,
             transform=self.stated.transform if self.stated.crs else None,
+            notes=self.stated.notes,
             name=re.sub(r"-METADATA(\.xml)+$", "", metadata.name, flags=re.I),
             metadata={
                 "sensor": "DESIS",

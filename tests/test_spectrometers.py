@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from spectrometer_files import DESIS_NAME, EMIT_NAME, NODATA, PRISMA_NAME, write
 
 from datasets_loading import spectrometers
 from datasets_loading.raster_file import ProductError
+from datasets_loading.raster_formats import GdalFile
 from datasets_loading.spectrometers import (
     DesisFile,
     EmitFile,
@@ -168,7 +170,7 @@ def test_a_forked_process_opens_the_file_itself(product: Path) -> None:
     queue = context.Queue()
 
     def child() -> None:
-        queue.put((np.array_equal(whole(file), numbers), list(file._handles) == [os.getpid()]))
+        queue.put((np.array_equal(whole(file), numbers), list(file._handles)[-1] == os.getpid()))
 
     process = context.Process(target=child)
     process.start()
@@ -529,6 +531,27 @@ def test_damaged_desis_metadata_is_refused_in_one_line(
     metadata = folder / f"{DESIS_NAME}-METADATA.xml"
     metadata.write_text(metadata.read_text().replace(old, new))
     refused(folder, DesisFile, *parts)
+
+
+def test_desis_takes_no_other_format_under_its_name(tmp_path: Path, stored: np.ndarray) -> None:
+    folder = write_desis(tmp_path / DESIS_NAME, stored, *GRID)
+    image = folder / f"{DESIS_NAME}-SPECTRAL_IMAGE.tif"
+    profile = {"driver": "ENVI", "dtype": "int16", "count": BANDS, "height": HEIGHT, "width": WIDTH}
+    with rasterio.open(tmp_path / "scene", "w", **profile) as dataset:
+        dataset.write(stored)
+    shutil.copy(tmp_path / "scene", image)
+    shutil.copy(tmp_path / "scene.hdr", image.with_suffix(".hdr"))
+    assert whole(GdalFile(str(image))).shape == stored.shape
+    refused(folder, DesisFile, image.name)
+
+
+def test_desis_says_that_a_local_coordinate_system_is_left_out(tmp_path: Path, stored: np.ndarray) -> None:
+    folder = write_desis(tmp_path / DESIS_NAME, stored, *GRID)
+    with rasterio.open(folder / f"{DESIS_NAME}-SPECTRAL_IMAGE.tif", "r+") as dataset:
+        dataset.crs = CRS.from_wkt('LOCAL_CS["arbitrary",UNIT["metre",1]]')
+    stated = DesisFile(folder).stated
+    assert stated.crs is None and stated.transform is None
+    assert stated.notes == ["its local coordinate system is left out"]
 
 
 def test_desis_parts_that_disagree_or_lack_are_refused(tmp_path: Path, stored: np.ndarray) -> None:

@@ -117,6 +117,8 @@ def test_tile(tmp_path):
         assert dataset.transform.c == 1000.0 and dataset.crs.to_epsg() == 32617
         assert float(dataset.tags(1)["wavelength"]) == ENMAP.wavelengths[0]
         assert float(dataset.tags(1)["fwhm"]) == ENMAP.fwhm[0]
+        # Blocks are not much larger than the tile: what is beyond would be decoded with each reading
+        assert dataset.block_shapes[0] == (32, 32)
     assert (image[list(ENMAP_WATER_VAPOUR_BANDS)] == -32768).all()
     expected = TARGETS[:, None, None] + np.arange(600).reshape(20, 30)
     valid = np.ones((20, 30), dtype=bool)

@@ -293,6 +293,19 @@ def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(tmp_path: P
     assert list(digests(tmp_path / "third", 8, 1).values()) != list(first.values())
 
 
+def test_a_scene_is_written_once_more_beside_the_labels_of_earlier_versions(tmp_path: Path) -> None:
+    scene = simulate_scene(40, 48, seed=7)
+    product, labels = write_scene(scene, tmp_path), labels_path(tmp_path, scene.name)
+    grid = {"crs": scene.crs, "transform": scene.transform, "height": 40, "width": 48}
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "nodata": UNLABELLED, "compress": "deflate"}
+    with rasterio.open(labels, "w", **profile, **grid) as dataset:
+        dataset.write(scene.labels, 1)
+        dataset.set_band_description(1, "land cover")
+        dataset.update_tags(1, **{f"class_{number}": name for number, name in enumerate(scene.class_names)})
+    earlier = labels.read_bytes()
+    assert write_scene(scene, tmp_path) == product and labels.read_bytes() == earlier
+
+
 def test_a_product_is_read_as_it_was_simulated(scene: SimulatedScene, tmp_path: Path) -> None:
     path = write_scene(scene, tmp_path, as_zip=True)
     assert path.suffix == ".ZIP"

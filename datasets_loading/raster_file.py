@@ -139,7 +139,8 @@ def fail(where: object, expected: str, got: str) -> NoReturn:
     where = str(where).removeprefix("/vsicurl/")
     archive = re.match(r"/vsi[a-z]+/{(.*?)}(/.*)?$", str(where))
     place = archive[1] + (archive[2] or "") if archive else where
-    raise ProductError(" ".join(f"{place}: expected {expected}, got {got}".split()))
+    # A path stays as it is, with all of its spaces: it can be copied from the message
+    raise ProductError(f"{' '.join(place.splitlines())}: " + " ".join(f"expected {expected}, got {got}".split()))
 
 
 @contextmanager

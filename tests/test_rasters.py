@@ -229,6 +229,16 @@ def test_the_pipeline_sees_the_same_reflectance(tmp_path: Path, classify: Any, c
     assert np.unique(given["classes"]).size > 1
 
 
+def test_errors_name_a_path_as_it_is_in_one_line(tmp_path: Path) -> None:
+    for name in ("two  spaces.tif", " one before.tif"):
+        with pytest.raises(ProductError) as error:
+            open_raster(tmp_path / name)
+        assert str(error.value) == f"{tmp_path / name}: expected an image, got no such file"
+    with pytest.raises(ProductError) as error:
+        raster_file.fail("two\nlines.tif", "an  image", "none\nat all")
+    assert str(error.value) == "two lines.tif: expected an image, got none at all"
+
+
 @pytest.mark.parametrize("factor", [1, 100])
 def test_fractions_are_not_rounded_before_they_are_scaled(tmp_path: Path, entrance: Reader, factor: int) -> None:
     path = envi(tmp_path / "a.img", fractions() * factor, f"reflectance scale factor = {factor}")

@@ -30,6 +30,7 @@ from transformers import SchedulerType, get_scheduler
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from datasets_loading.files import fingerprint, only_writer, write_json, write_text, written_into, written_whole
+from datasets_loading.tiles import Tiles
 from datasets_loading.windows import (
     EpochSampler,
     GridWindows,
@@ -53,7 +54,7 @@ from hsst.support.pretraining_data import (
     processor_of_checkpoint,
 )
 from hsst.support.reports import without_folders
-from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, use_fast_layers
+from modeling_hsst import HSSTConfig, HSSTForMaskedImageModeling, HSSTImageProcessor, use_fast_layers
 from modeling_hsst.hub_hsst import export_for_hub
 from modeling_hsst.modeling_hsst_masked import absolute_error_sums, hidden_values
 
@@ -221,58 +222,88 @@ class Run:
         self.history_file = arguments.output_dir / HISTORY
         self.watch = FiniteWatch(accelerator.device, scaled=accelerator.scaler is not None)
         with accelerator.main_process_first():
-            training_tiles, validation_tiles = load_tiles(arguments, progress=self.is_main)
-        self.training_tiles, self.config = training_tiles, make_config(arguments, training_tiles)
-        bands = choose_bands(self.config, training_tiles, arguments)
-        if validation_tiles.num_bands != training_tiles.num_bands:
+            self.training_tiles, validation_tiles = load_tiles(arguments, progress=self.is_main)
+        self.config = make_config(arguments, self.training_tiles)
+        self.kinds: list[str] = arguments.mask_types or [self.config.mask_type]
+        bands = self._common_bands(validation_tiles)
+        model = self._make_model()
+        self.processor = self._make_processor(bands)
+        self._cut_windows(validation_tiles, bands)
+        training_loader = self._make_loaders()
+        optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
+        prepared = accelerator.prepare(model, optimizer, training_loader)
+        self.model, self.optimizer, self.training_loader = prepared
+        self._plan_steps()
+        self.model.train()
+
+    def _common_bands(self, validation_tiles: Tiles) -> list[int]:
+        """The model's bands in the training tiles, once it is sure that the validation tiles have the same."""
+        bands = choose_bands(self.config, self.training_tiles, self.arguments)
+        if validation_tiles.num_bands != self.training_tiles.num_bands:
             raise ValueError(
-                f"{arguments.validation_dir}: expected the {training_tiles.num_bands} bands of the training tiles, "
-                f"got {validation_tiles.num_bands}"
+                f"{self.arguments.validation_dir}: expected the {self.training_tiles.num_bands} bands of the training "
+                f"tiles, got {validation_tiles.num_bands}"
             )
-        check_same_bands(arguments, training_tiles, validation_tiles, bands)
-        source = arguments.model_name_or_path
+        check_same_bands(self.arguments, self.training_tiles, validation_tiles, bands)
+        return bands
+
+    def _make_model(self) -> HSSTForMaskedImageModeling:
+        source = self.arguments.model_name_or_path
         model = load_to_continue(source, self.config) if source else HSSTForMaskedImageModeling(self.config)
         use_fast_layers(model)
-        self.kinds: list[str] = arguments.mask_types or [self.config.mask_type]
         for kind in (*self.kinds, self.config.mask_type):  # validation takes the last
             masks_for(self.config, 1, 0, mask_type=kind)  # raises where the mask does not fit the window
-        processor_before = None
-        if source and not arguments.recompute_statistics:
-            processor_before = processor_of_checkpoint(source)
-            if processor_before is None:
-                accelerator.print(f"{source}: no band statistics; taken from the training tiles")
-        self.processor = make_processor(self.config, training_tiles, bands, processor_before)
-        window_size, tiles_from = self.config.window_size, arguments.train_dir or arguments.dataset_name
-        check_tile_sizes(tiles_from, training_tiles, window_size)
-        check_tile_sizes(arguments.validation_dir or tiles_from, validation_tiles, window_size)
-        self.training_windows = RandomWindows(
-            training_tiles, window_size, bands=bands, windows_per_tile=arguments.windows_per_tile, seed=arguments.seed
-        )
+        return model
+
+    def _make_processor(self, bands: list[int]) -> HSSTImageProcessor:
+        source, before = self.arguments.model_name_or_path, None
+        if source and not self.arguments.recompute_statistics:
+            before = processor_of_checkpoint(source)
+            if before is None:
+                self.accelerator.print(f"{source}: no band statistics; taken from the training tiles")
+        return make_processor(self.config, self.training_tiles, bands, before)
+
+    def _cut_windows(self, validation_tiles: Tiles, bands: list[int]) -> None:
+        """Makes the windows of training and validation, and chooses the tile that figures show."""
+        arguments, window_size = self.arguments, self.config.window_size
+        source = arguments.train_dir or arguments.dataset_name
+        check_tile_sizes(source, self.training_tiles, window_size)
+        check_tile_sizes(arguments.validation_dir or source, validation_tiles, window_size)
+        per_tile = {"windows_per_tile": arguments.windows_per_tile, "seed": arguments.seed}
+        self.training_windows = RandomWindows(self.training_tiles, window_size, bands=bands, **per_tile)
         self.validation_windows = GridWindows(validation_tiles, window_size, bands=bands)
-        num_windows = len(self.training_windows)
-        windows_at_once = arguments.per_device_train_batch_size * accelerator.num_processes
+        windows_at_once = arguments.per_device_train_batch_size * self.accelerator.num_processes
         self.windows_per_step = windows_at_once * arguments.gradient_accumulation_steps
-        if num_windows < self.windows_per_step:
+        if len(self.training_windows) < self.windows_per_step:
             raise ValueError(
-                f"{tiles_from}: expected at least the {self.windows_per_step} windows of one step in an epoch, got "
-                f"{num_windows} ({len(training_tiles)} tiles, {self.training_windows.windows_per_tile} windows "
-                "each); raise --windows_per_tile or lower --per_device_train_batch_size"
+                f"{source}: expected at least the {self.windows_per_step} windows of one step in an epoch, got "
+                f"{len(self.training_windows)} ({len(self.training_tiles)} tiles, "
+                f"{self.training_windows.windows_per_tile} windows each); raise --windows_per_tile or lower "
+                "--per_device_train_batch_size"
             )
         candidates = validation_tiles.select(range(min(32, len(validation_tiles))))
         shown = [tile[bands] for tile in candidates]
         self.tile_to_show = tile_worth_showing(shown, candidates.names, candidates.nodata)
-        self.sampler: EpochSampler | GroupedSampler = EpochSampler(num_windows, arguments.seed)
-        if training_tiles.groups_at_once is not None:
+
+    def _make_loaders(self) -> DataLoader:
+        """The loader of training, which is still to be prepared; that of validation deals windows out by itself."""
+        arguments, accelerator, tiles = self.arguments, self.accelerator, self.training_tiles
+        self.sampler: EpochSampler | GroupedSampler = EpochSampler(len(self.training_windows), arguments.seed)
+        if tiles.groups_at_once is not None:
             readers_per_process = max(1, arguments.dataloader_num_workers) if arguments.streaming else 1
             self.sampler = GroupedSampler(
-                training_tiles.groups,
+                tiles.groups,
                 self.training_windows.windows_per_tile,
                 arguments.seed,
-                groups_at_once=training_tiles.groups_at_once,
+                groups_at_once=tiles.groups_at_once,
                 batch_size=arguments.per_device_train_batch_size,
                 num_consumers=accelerator.num_processes * readers_per_process,
             )
-        training_loader: DataLoader = DataLoader(
+        own = range(accelerator.process_index, len(self.validation_windows), accelerator.num_processes)
+        self.validation_loader: DataLoader = DataLoader(
+            torch.utils.data.Subset(self.validation_windows, own), batch_size=arguments.per_device_eval_batch_size
+        )
+        return DataLoader(
             self.training_windows,
             batch_size=arguments.per_device_train_batch_size,
             sampler=self.sampler,
@@ -280,31 +311,26 @@ class Run:
             num_workers=arguments.dataloader_num_workers,
             worker_init_fn=leave_signals_to_parent,
         )
-        own = range(accelerator.process_index, len(self.validation_windows), accelerator.num_processes)
-        self.validation_loader: DataLoader = DataLoader(
-            torch.utils.data.Subset(self.validation_windows, own), batch_size=arguments.per_device_eval_batch_size
-        )
-        optimizer = torch.optim.AdamW(parameter_groups(model, arguments.weight_decay), lr=arguments.learning_rate)
-        prepared = accelerator.prepare(model, optimizer, training_loader)
-        self.model, self.optimizer, self.training_loader = prepared
 
+    def _plan_steps(self) -> None:
+        """Counts the steps and makes the schedule of the learning rate over them."""
+        arguments, num_windows = self.arguments, len(self.training_windows)
         self.steps_per_epoch = len(self.training_loader) // arguments.gradient_accumulation_steps
         left_out = num_windows - self.steps_per_epoch * self.windows_per_step
         if left_out:
-            accelerator.print(f"{left_out} of {num_windows} windows, too few for a step, are left out each epoch")
+            self.accelerator.print(f"{left_out} of {num_windows} windows, too few for a step, are left out each epoch")
         self.total_steps = self.steps_per_epoch * arguments.num_train_epochs
         if arguments.max_train_steps is not None:
             self.total_steps = arguments.max_train_steps
         warmup_steps = arguments.num_warmup_steps
         warmup_steps = round(0.05 * self.total_steps) if warmup_steps is None else warmup_steps
-        # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
         decay = {}
         if arguments.lr_scheduler_type == SchedulerType.WARMUP_STABLE_DECAY:
             decay = {"num_decay_steps": round(arguments.decay_share * self.total_steps)}
+        # Not prepared, and stepped once a step: a prepared scheduler steps once for each process
         self.scheduler: LRScheduler = get_scheduler(
             arguments.lr_scheduler_type, self.optimizer, warmup_steps, self.total_steps, decay
         )
-        self.model.train()
 
     def restore(self, folder: Path, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint; ValueError where it is of another model or run."""

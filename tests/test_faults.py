@@ -1,25 +1,25 @@
 """Bad input of every kind: refused in a line or harmless, never a traceback, a hang, a guess, code that runs."""
 
 import pytest
-from faults.harness import GOOD_OUTCOMES, GROUPS, Fault, in_own_process, try_fault
+from faults.harness import GOOD_OUTCOMES, PROCESSES, Fault, in_own_process, try_fault
 
 
-def bad_outcomes(group, every=1):
-    tried = in_own_process(group, every)
+def bad_outcomes(groups, every=1):
+    tried = in_own_process(groups, every)
     assert tried
     return [entry for entry in tried if entry.outcome not in GOOD_OUTCOMES]
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_a_sample_of_faults_is_refused_or_harmless(group):
+@pytest.mark.parametrize("groups", PROCESSES, ids=" and ".join)
+def test_a_sample_of_faults_is_refused_or_harmless(groups):
     """Some of each kind."""
-    assert bad_outcomes(group, every=40) == []
+    assert bad_outcomes(groups, every=40) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_fault_is_refused_or_harmless(group):
-    assert bad_outcomes(group) == []
+@pytest.mark.parametrize("groups", PROCESSES, ids=" and ".join)
+def test_every_fault_is_refused_or_harmless(groups):
+    assert bad_outcomes(groups) == []
 
 
 def raises(error):

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from soak import pretraining, run, write_tiles
+from soak import pretraining, write_tiles
 
 import hsst.support.pretraining_run  # noqa: F401  once, before processes are forked
 from faults.harness import Fault, good_folder, losses
@@ -22,12 +25,22 @@ STEPS = 4
 
 @cache
 def good_run() -> Path:
-    """A folder with tiles and a run of some steps, made once, in processes of its own."""
+    """A folder with tiles and a run of some steps, made once, in a process of its own."""
     folder = good_folder()
     write_tiles(folder / "tiles")
-    code, printed = run(program(), Path("tiles"), Path("out"), place=folder)
-    if code:
-        raise RuntimeError(printed)
+    child = os.fork()  # it has imported by now what a new program would wait seconds for
+    if child == 0:
+        try:
+            os.chdir(folder)
+            with (folder / "printed").open("w") as printed, redirect_stdout(printed), redirect_stderr(printed):
+                resume(folder)
+        except BaseException:
+            (folder / "error").write_text(traceback.format_exc())
+        os._exit((folder / "error").exists())
+    _, status = os.waitpid(child, 0)
+    if status:
+        error = folder / "error"
+        raise RuntimeError(error.read_text() if error.exists() else f"the run ended with status {status}")
     return folder
 
 

@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ from pathlib import Path
 from hsst.support.command_line import one_line_errors
 
 GROUPS = ("readers", "corpora", "model_folders", "checkpoints")
+# Those of models wait for the same imports, and leave no thread behind
+PROCESSES = (("readers",), ("corpora",), ("model_folders", "checkpoints"))
 MEMORY = 2**30  # bytes that one input may make a program ask for
 SECONDS = 30
 # What is right: bad input is refused in a line, or it did no harm and the result is that of good input
@@ -210,19 +212,19 @@ def faults_of(groups: tuple[str, ...] | list[str], every: int = 1) -> Iterator[F
             counts[fault.kind] += 1
 
 
-def in_own_process(group: str, every: int = 1) -> list[Outcome]:
+def in_own_process(groups: Sequence[str], every: int = 1) -> list[Outcome]:
     """
-    Outcomes of a group. Libraries that another group used may have left threads, which processes that are forked for
-    this one would wait for.
+    Outcomes of groups of one of `PROCESSES`. Libraries that another group used may have left threads, which processes
+    that are forked for this one would wait for.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "outcomes.json"
-        words = [sys.executable, "-m", "faults.harness", "--groups", group, "--every", every, "--output", output]
+        words = [sys.executable, "-m", "faults.harness", "--groups", *groups, "--every", every, "--output", output]
         printed = subprocess.run(
             list(map(str, words)), cwd=Path(__file__).parents[1], capture_output=True, text=True, errors="replace"
         )
         if not output.is_file():
-            raise RuntimeError(f"{group}: {printed.stderr[-3000:]}")
+            raise RuntimeError(f"{groups}: {printed.stderr[-3000:]}")
         return [Outcome(**entry) for entry in json.loads(output.read_text())["faults"]]
 
 
@@ -242,8 +244,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="try every so many of each kind only")
     parser.add_argument("--output", type=Path, help="JSON file of all outcomes")
     arguments = parser.parse_args()
-    if len(arguments.groups) > 1:
-        outcomes = [outcome for group in arguments.groups for outcome in in_own_process(group, arguments.every)]
+    processes = [[name for name in names if name in arguments.groups] for names in PROCESSES]
+    if sum(map(bool, processes)) > 1:
+        outcomes = [entry for groups in processes if groups for entry in in_own_process(groups, arguments.every)]
     else:
         outcomes = [try_fault(fault) for fault in faults_of(arguments.groups, arguments.every)]
     for entry in outcomes:

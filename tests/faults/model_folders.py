@@ -6,9 +6,11 @@ import os
 import pickle
 import random
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,6 +29,7 @@ from hsst.experiments.baselines import build_network, starting_point
 from hsst.support.training_settings import FineTuningSettings, ModelOptions
 
 PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
+CHECKSUM_OF_ZEROS = 0x4DBDF21C  # CRC-32 of 2 GiB of them
 CODE = "from pathlib import Path\nPath(__file__).parents[2].joinpath('executed').touch()\n"
 
 
@@ -397,15 +400,17 @@ def bomb() -> bytes:
     plain = zipfile.ZipFile(io.BytesIO(saved({"model_state_dict": {"a": torch.zeros(2**20)}, "config": {}})))
     parts = {name: plain.read(name) for name in plain.namelist()}
     data = next(name for name in parts if "/data/" in name)
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, content in parts.items():
-            if name != data:
-                archive.writestr(name, content)
-        with archive.open(data, "w", force_zip64=True) as target:
-            for _ in range(2**7):
-                target.write(bytes(2**24))
-    return stream.getvalue()
+    # Packing 2 GiB takes seconds. A part that ends with a full flush can be packed once and repeated
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    part = packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)
+    packed = part * 2**7 + packer.flush()
+    stored = bytearray(zipped({**parts, data: packed}))
+    # Both its entries, which end with its name, say that it is stored, and how large it is as it lies there
+    for method in (stored.index(data.encode()) - 30 + 8, stored.rindex(data.encode()) - 46 + 10):
+        struct.pack_into("<H", stored, method, zipfile.ZIP_DEFLATED)
+        struct.pack_into("<L", stored, method + 6, CHECKSUM_OF_ZEROS)
+        struct.pack_into("<L", stored, method + 14, 2**31)
+    return bytes(stored)
 
 
 def faults() -> Iterator[Fault]:

@@ -61,49 +61,56 @@ LOCAL_PATH = re.compile(
     r"|\b[A-Za-z]:\\[^\s\"'`<>)]+|file:///[^\s\"'`<>)]+"
 )
 
-# The package may be installed in place: nothing but a finder before all others keeps it out
-_WITHOUT_PACKAGE = """
+# First without the package, then with it, for a process starts for seconds. The package may be installed in place:
+# nothing but a finder before all others keeps it out. AutoBackbone is left out: transformers asks the Hub for it even
+# where it is given a folder
+_LOAD = """
+import json
 import sys
+import traceback
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("modeling_hsst", "datasets_loading", "hsst"):
             raise ModuleNotFoundError(f"{name} is kept out of this process")
 sys.meta_path.insert(0, Blocker())
-options = {"trust_remote_code": True}
-"""
-_WITH_PACKAGE = """
-import sys
-sys.path.insert(0, sys.argv[2])
-import modeling_hsst
-options = {"trust_remote_code": False}
-"""
-# AutoBackbone is left out: transformers asks the Hub for it even where it is given a folder
-_LOAD = """
-import json
 import torch
 import transformers
 from transformers import AutoConfig
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-folder = sys.argv[1]
-config = AutoConfig.from_pretrained(folder, **options)
-processor = AutoImageProcessor.from_pretrained(folder, **options)
-image = torch.arange(config.num_channels, dtype=torch.float32)[:, None, None] * 10 + torch.randint(
-    0, 3000, (config.num_channels, *config.window_size), generator=torch.Generator().manual_seed(0)
-)
-inputs = processor(image)
-report = {"classes": {}}
-for name in ("AutoModel", "AutoModelForMaskedImageModeling", "AutoModelForImageClassification",
-             "AutoModelForSemanticSegmentation"):
-    if name == "AutoModelForSemanticSegmentation" and config.head_type == "center":
-        continue
-    model, loading = getattr(transformers, name).from_pretrained(folder, output_loading_info=True, **options)
-    report["classes"][type(model).__name__] = sorted(
-        [*loading["missing_keys"], *loading["unexpected_keys"], *map(str, loading["mismatched_keys"])]
+folder, package = sys.argv[1:]
+def load(**options):
+    config = AutoConfig.from_pretrained(folder, **options)
+    processor = AutoImageProcessor.from_pretrained(folder, **options)
+    image = torch.arange(config.num_channels, dtype=torch.float32)[:, None, None] * 10 + torch.randint(
+        0, 3000, (config.num_channels, *config.window_size), generator=torch.Generator().manual_seed(0)
     )
-    if name == "AutoModel":
-        with torch.no_grad():
-            report["tokens"] = model.eval()(**inputs).last_hidden_state.double().abs().sum().item()
-print(json.dumps(report))
+    inputs = processor(image)
+    report = {"classes": {}}
+    for name in ("AutoModel", "AutoModelForMaskedImageModeling", "AutoModelForImageClassification",
+                 "AutoModelForSemanticSegmentation"):
+        if name == "AutoModelForSemanticSegmentation" and config.head_type == "center":
+            continue
+        model, loading = getattr(transformers, name).from_pretrained(folder, output_loading_info=True, **options)
+        report["classes"][type(model).__name__] = sorted(
+            [*loading["missing_keys"], *loading["unexpected_keys"], *map(str, loading["mismatched_keys"])]
+        )
+        if name == "AutoModel":
+            with torch.no_grad():
+                report["tokens"] = model.eval()(**inputs).last_hidden_state.double().abs().sum().item()
+        for used in (config, processor, model):
+            if type(used).__module__.startswith("modeling_hsst.") == options["trust_remote_code"]:
+                raise ImportError(f"{type(used).__name__} is that of {type(used).__module__}")
+    return report
+def attempt(**options):
+    try:
+        return load(**options)
+    except Exception as error:
+        return {"error": "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]}
+without = attempt(trust_remote_code=True)
+del sys.meta_path[0]
+sys.path.insert(0, package)
+import modeling_hsst
+print(json.dumps({"with the package": attempt(trust_remote_code=False), "without the package": without}))
 """
 
 
@@ -389,11 +396,13 @@ def check_sources(names: Sequence[str], where: str) -> None:
 def loading_problems(folder: Path) -> list[str]:
     architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     problems, tokens = [], {}
-    for way, program in (("with the package", _WITH_PACKAGE), ("without the package", _WITHOUT_PACKAGE)):
-        try:
-            report = run_clean(program + _LOAD, folder)
-        except ValueError as error:
-            problems.append(f"does not load {way} ({error})")
+    try:
+        reports = run_clean(_LOAD, folder)
+    except ValueError as error:
+        return [f"does not load ({error})"]
+    for way, report in reports.items():
+        if "error" in report:
+            problems.append(f"does not load {way} ({report['error']})")
             continue
         tokens[way] = report["tokens"]
         for name in architectures:

@@ -24,22 +24,23 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+from hsst import missing_package
+
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:  # of the extra for the page; before what takes seconds to import
+    print(f"app.py: error: {missing_package(error) or error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
 from transformers.utils import logging as transformers_logging
 
 from datasets_loading.files import only_writer
 from datasets_loading.simulation.scene import simulate_scene, write_scene
-from hsst import missing_package
 from hsst.support import explored_scene
 from hsst.support.choices import published_model
 from hsst.support.command_line import one_line_errors, shown
 from hsst.support.explored_scene import Explored, Models, Report, explore, load_models
 from hsst.support.uploads import LARGEST_UPLOAD, gather_upload, open_checked, without_folder
-
-try:
-    import gradio as gr
-except ModuleNotFoundError as error:  # of the extra for the page
-    print(f"app.py: error: {missing_package(error) or error}", file=sys.stderr)
-    raise SystemExit(2) from None
 
 EXAMPLES = {"Fields": 3, "Lakes and forest": 11, "City and river": 5}
 """Seeds of the simulated scenes."""

@@ -67,6 +67,16 @@ for name in names:
     print(json.dumps(report))
 """
 
+PUSH_OF_THE_LIBRARY = """
+source, target = names[0], "hsg-aiml/hsst-copy"
+model = AutoModelForMaskedImageModeling.from_pretrained(source)
+model.push_to_hub(target)
+AutoImageProcessor.from_pretrained(source).push_to_hub(target)
+loaded = AutoModelForMaskedImageModeling.from_pretrained(target)
+assert all(weight.equal(loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+assert list(AutoImageProcessor.from_pretrained(target).image_mean) == [0.2] * 8
+"""
+
 # The package may be installed in place: nothing but a finder before all others keeps it out
 BLOCK = """
 import sys
@@ -185,12 +195,19 @@ def test_the_hub_holds_what_was_exported(hub: LoopbackHub, pushed: Path) -> None
     }
 
 
-def test_load_by_name_after_importing_the_package(
-    hub: LoopbackHub, pushed: Path, image: np.ndarray, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "image.npy", image)
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import modeling_hsst\n" + LOAD
-    report = json.loads(run_client(hub, tmp_path, program, REPOSITORY, "image.npy", "no").splitlines()[-1])
+@pytest.fixture(scope="module")
+def with_the_package(
+    hub: LoopbackHub, pushed: Path, image: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """What a client with the package prints, which then pushes what it loaded. One, for it starts for seconds."""
+    folder = tmp_path_factory.mktemp("with_the_package")
+    np.save(folder / "image.npy", image)
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import modeling_hsst\n" + LOAD + PUSH_OF_THE_LIBRARY
+    return run_client(hub, folder, program, REPOSITORY, "image.npy", "no")
+
+
+def test_load_by_name_after_importing_the_package(with_the_package: str, image: np.ndarray) -> None:
+    report = json.loads(with_the_package.splitlines()[-1])
     check_report(report, image)
     assert "AutoBackbone" in report
     assert report["AutoModel"]["module"] == "modeling_hsst.modeling_hsst"
@@ -208,20 +225,6 @@ def test_load_without_the_package(hub: LoopbackHub, pushed: Path, image: np.ndar
     assert "AutoBackbone" in by_name
 
 
-def test_push_to_hub_of_the_library(hub: LoopbackHub, pushed: Path, tmp_path: Path) -> None:
+def test_push_to_hub_of_the_library(hub: LoopbackHub, with_the_package: str) -> None:
     """`model.push_to_hub` and `processor.push_to_hub`, which know nothing of the export, load with the package."""
-    program = f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
-import modeling_hsst
-from transformers import AutoModelForMaskedImageModeling
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-source, target = sys.argv[1:]
-model = AutoModelForMaskedImageModeling.from_pretrained(source)
-model.push_to_hub(target)
-AutoImageProcessor.from_pretrained(source).push_to_hub(target)
-loaded = AutoModelForMaskedImageModeling.from_pretrained(target)
-assert all(weight.equal(loaded.state_dict()[name]) for name, weight in model.state_dict().items())
-assert list(AutoImageProcessor.from_pretrained(target).image_mean) == [0.2] * 8
-"""
-    run_client(hub, tmp_path, program, REPOSITORY, "hsg-aiml/hsst-copy")
     assert "model.safetensors" in hub.repositories["hsg-aiml/hsst-copy"].files

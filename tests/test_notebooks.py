@@ -68,7 +68,8 @@ def test_features_and_a_query(small, capsys) -> None:
 
 
 def test_map_from_60_points(small, run_script, monkeypatch, real_figures) -> None:
-    monkeypatch.setattr(few_labels, "HEADS", {"ridge": few_labels.HEADS["ridge"]})
+    ridge = few_labels.HEADS["ridge"]._replace(settings=({"alpha": 100.0}, {"alpha": 1.0}))
+    monkeypatch.setattr(few_labels, "HEADS", {"ridge": ridge})
     scripts = {"finetune": "run_classification.py", "predict": "predict_scene.py"}
 
     def hsst(command, *words):

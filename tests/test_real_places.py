@@ -149,6 +149,8 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     )
     arguments = ["experiments/real_places.py", "--data_dir", tmp_path, "--model", checkpoint, "--seeds", 1]
     arguments += ["--heads", "ridge", "SVM", "--labels", 3, "--output_dir", tmp_path / "out"]
+    for head, settings in (("ridge", ({"alpha": 10.0}, {"alpha": 1.0})), ("SVM", ({"C": 1.0}, {"C": 100.0}))):
+        monkeypatch.setitem(real_places.HEADS, head, real_places.HEADS[head]._replace(settings=settings))
     monkeypatch.setattr(real_places, "gain", functools.partial(real_places.gain, draws=100))
     result = run_script(*arguments, "--places", "first")
     assert result.returncode == 0, result.stderr

@@ -3,16 +3,13 @@
 import csv
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import SCRIPTS, assert_one_clear_line
+from conftest import assert_one_clear_line
 from rasterio.warp import transform as transform_coordinates
 from small_benchmarks import write_houston, write_raster
 from small_land_cover import CLASS_NAMES, TINY, WAVELENGTHS, small_cube, write_small_checkpoint, write_small_scene
@@ -20,6 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from datasets_loading.files import only_writer, written_whole
 from datasets_loading.land_cover_metric import land_cover_scores
+from hsst.support.fine_tuning import FineTuner
 from hsst.support.reports import plot_land_cover_map
 
 SCRIPT = "run_classification.py"
@@ -98,29 +96,23 @@ def test_the_same_command_again_is_finished_before(run_script, scene, tmp_path) 
         assert_one_clear_line(run_script(*command), "expected to be the only process that writes there")
 
 
-def test_a_stopped_run_leaves_the_earlier_one(scene, tmp_path) -> None:
+def test_a_stopped_run_leaves_the_earlier_one(run_script, scene, tmp_path, monkeypatch) -> None:
     """SIGTERM in the middle of training ends it with a line; the same command begins it again."""
     output = tmp_path / "output"
-    words = [SCRIPTS / SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 10**6]
+    words = [SCRIPT, "--data_dir", scene, *NAMES, *AREAS, *FAST, "--max_steps", 10**6]
     words += ["--model", "hsst-scratch", "--config_overrides", OVERRIDES, "--output_dir", output]
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(SCRIPTS.parent),
-            "OMP_NUM_THREADS": "1",
-            "HF_HOME": str(tmp_path / "home"),
-        },
-    )
-    assert process.stderr is not None
-    read = ""
-    while not re.search(r"\b[1-9]\d*/1000000", read) and (part := process.stderr.read(200)):
-        read += part
-    process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 143 and "run_classification.py: terminated" in rest and "Traceback" not in read + rest
+    step, steps = FineTuner.training_step, []
+
+    def with_signal(*given):
+        steps.append(None)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*given)
+
+    monkeypatch.setattr(FineTuner, "training_step", with_signal)
+    result = run_script(*words)
+    assert result.returncode == 143 and len(steps) == 3 and "Traceback" not in result.stderr
+    assert "run_classification.py: terminated" in result.stderr
     assert not output.exists()
 
 

@@ -1,5 +1,6 @@
 """The simulator: equal bytes for equal seeds, layers that agree, spectra and noise as physics has them."""
 
+import functools
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
+import datasets_loading.simulation.scene
 from datasets_loading.enmap_product import EnMAPProduct
 from datasets_loading.sensors import ENMAP, ENMAP_DETECTORS, ENMAP_WATER_VAPOUR_BANDS
 from datasets_loading.simulation.atmosphere import illumination, noise_model, simulate_clouds
@@ -282,7 +284,7 @@ def test_the_version_of_the_processor_decides_the_empty_bands() -> None:
     assert "_V010302_" in scene.name
 
 
-def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes_whatever_the_number_of_workers(few_spectra: None, tmp_path: Path) -> None:
     def digests(folder: Path, seed: int, workers: int) -> dict[str, str]:
         product = write_scene(simulate_scene(40, 48, seed=seed, workers=workers), folder)
         files = [*sorted(product.iterdir()), labels_path(folder, product.name)]
@@ -348,7 +350,14 @@ def test_script_says_in_one_line_what_is_wrong(arguments: list[str], run_script:
     assert not output.exists()
 
 
-def test_script_writes_products(run_script: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def few_spectra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four spectra of each material, for tests that look at files."""
+    few = functools.partial(simulate_spectral_library, spectra_per_material=4)
+    monkeypatch.setattr(datasets_loading.simulation.scene, "simulate_spectral_library", few)
+
+
+def test_script_writes_products(few_spectra: None, run_script: Any, tmp_path: Path) -> None:
     def simulate(num_scenes: int, width: int, seed: int) -> Any:
         sizes = "--num_scenes", num_scenes, "--height", 32, "--width", width, "--seed", seed
         return run_script("simulate_enmap.py", "--output_dir", tmp_path, *sizes, "--zip")

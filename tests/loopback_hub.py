@@ -3,7 +3,8 @@
     with LoopbackHub() as hub:
         subprocess.run([...], env=hub.client_environment(cache_folder))
 
-Clients run in subprocesses, because huggingface_hub reads HF_ENDPOINT when it is imported. A repository has one branch
+Clients run in subprocesses, because huggingface_hub reads HF_ENDPOINT when it is imported; what only pushes may run in
+the process of a test, after `use_hub`. A repository has one branch
 and remembers its last commit only.
 """
 
@@ -20,6 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub.constants
+import pytest
 
 
 class Repository:
@@ -95,6 +99,16 @@ class LoopbackHub:
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }
+
+
+def use_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Makes this process a client of a Hub; `folder` is an empty one."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(folder / "no_token"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class RequestHandler(BaseHTTPRequestHandler):

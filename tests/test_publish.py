@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCRIPTS, assert_one_clear_line
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, use_hub
 from safetensors.torch import load_file, save_file
 from small_products import NAME, small_cube, small_quality, write_small_product
 from test_hub_roundtrip import ROOT, tiny_model, tiny_processor
@@ -84,12 +84,7 @@ def hub():
 def publish(hub, monkeypatch, tmp_path, run_script):
     """Runs publish.py against the loopback Hub; loading in clean processes, a matter of seconds, has its own test."""
     monkeypatch.setattr(hsst.publish, "loading_problems", lambda folder: [])
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_loopback")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    use_hub(hub, monkeypatch, tmp_path)
 
     def run(folder, repository=MODEL_ID, *arguments):
         return run_script("publish.py", folder, "--hub_model_id", repository, *arguments)

@@ -40,6 +40,12 @@ def place(name, num_parts=12):
     return Place(name, spectra, WAVELENGTHS, classes.astype(np.int64), parts, means=spectra)
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Of the intervals of gains, of which no test looks at more than their sides."""
+    monkeypatch.setattr(real_places, "gain", functools.partial(real_places.gain, draws=200))
+
+
 def test_blocks():
     rows, columns = np.array([0, 3, 4, 11]), np.array([0, 3, 3, 9])
     assert blocks(rows, columns, 4).tolist() == [0, 0, 1, 2]
@@ -151,7 +157,6 @@ def test_command(run_script, tmp_path, monkeypatch, real_figures):
     arguments += ["--heads", "ridge", "SVM", "--labels", 3, "--output_dir", tmp_path / "out"]
     for head, settings in (("ridge", ({"alpha": 10.0}, {"alpha": 1.0})), ("SVM", ({"C": 1.0}, {"C": 100.0}))):
         monkeypatch.setitem(real_places.HEADS, head, real_places.HEADS[head]._replace(settings=settings))
-    monkeypatch.setattr(real_places, "gain", functools.partial(real_places.gain, draws=100))
     result = run_script(*arguments, "--places", "first")
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]

@@ -19,7 +19,7 @@ import pytest
 import rasterio
 import torch
 from conftest import SCRIPTS, assert_one_clear_line
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, use_hub
 from rasterio.transform import from_origin
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModel, AutoModelForMaskedImageModeling
@@ -430,14 +430,14 @@ def test_bf16_and_starting_from_a_checkpoint(tiles, tmp_path, run_script):
     assert AutoModelForMaskedImageModeling.from_pretrained(second).dtype == torch.float32
 
 
-def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path):
+def test_pushes_a_repository_that_loads_by_name(tiles, tmp_path, run_script, monkeypatch):
     with LoopbackHub() as hub:
-        command = [sys.executable, SCRIPTS / "run_mim.py", "--train_dir", tiles, "--output_dir", tmp_path / "model"]
+        use_hub(hub, monkeypatch, tmp_path)
+        command = ["run_mim.py", "--train_dir", tiles, "--output_dir", tmp_path / "model"]
         command += ["--max_train_steps", 1, "--push_to_hub", "--hub_model_id", "hsg-aiml/hsst-tiny", *ARGUMENTS]
         # with trackers too, of which none need be installed
         command += ["--hub_token", "hf_loopback", "--with_tracking"]
-        environment = os.environ | hub.client_environment(tmp_path / "cache")
-        result = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+        result = run_script(*command)
         assert result.returncode == 0, result.stderr
         files = hub.repositories["hsg-aiml/hsst-tiny"].files
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_hsst.py"} <= set(files)

@@ -13,7 +13,6 @@ from conftest import assert_one_clear_line
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import RidgeClassifier
-from sklearn.metrics import f1_score
 from sklearn.preprocessing import FunctionTransformer
 from small_land_cover import CLASS_NAMES, small_cube, small_data, write_small_checkpoint, write_small_scene
 
@@ -60,14 +59,6 @@ def test_pixels_and_their_blocks():
         LabelledPixels.of(small_data(), 64)
     with pytest.raises(ValueError, match="labels of at least 2 classes, got 1"):
         LabelledPixels.of(small_data(labels=np.where(labels == 0, 0, UNLABELLED).astype(np.uint8)), 8)
-
-
-@pytest.mark.filterwarnings("ignore")  # of classes that nothing was taken for
-def test_macro_f1_is_that_of_scikit_learn():
-    generator = np.random.default_rng(0)
-    for size in (1, 2, 20):
-        truth, predicted = generator.integers(5, size=size), generator.integers(1, 7, size=size)
-        assert few_labels.macro_f1(truth, predicted) == f1_score(truth, predicted, average="macro")
 
 
 def test_folds_are_apart_in_space_and_see_no_test_pixel(quick, monkeypatch):

@@ -87,6 +87,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_train_cpu_shares": lambda: shares_table(result("speed_train_cpu")),
     "speed_inference_cpu_shares": lambda: shares_table(result("speed_inference_cpu")),
     "speed_scene_cpu": lambda: speed_table(result("speed_scene_cpu")),
+    "speed_scene_amx_cpu": lambda: speed_table(result("speed_scene_amx_cpu")),
     "speed_inference_pixels_cpu": lambda: speed_table(result("speed_inference_pixels_cpu")),
     "growth_scenes": lambda: costs_table(result("growth")["scenes"], ("map",), "megapixels", "million pixels"),
     "growth_corpus": lambda: costs_table(result("growth")["corpus"], CORPUS_STAGES),

@@ -44,7 +44,7 @@ def quick(monkeypatch):
     """Two heads in place of four, a small forest, and two penalties."""
     heads = {name: few_labels.HEADS[name] for name in ("ridge", "random forest")}
     heads["ridge"] = heads["ridge"]._replace(settings=({"alpha": 100.0}, {"alpha": 1.0}))
-    heads["random forest"] = heads["random forest"]._replace(settings=({"min_samples_leaf": 1, "n_estimators": 5},))
+    heads["random forest"] = heads["random forest"]._replace(settings=({"min_samples_leaf": 1, "n_estimators": 10},))
     monkeypatch.setattr(few_labels, "HEADS", heads)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,32 +155,18 @@ def read_tile_set(
     sources = find_sources(folder)
     for path in sources.archives:
         logger.warning("%s: an archive, left out: unpack it first", path)
-    collection, notes = _Collection(), Notes()
+    notes = Notes()
     num_files = len(sources.products) + len(sources.images)
     with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
-        for number, path in enumerate((*sources.products, *sources.images)):
-            radiance, is_product = bool(reading.get("radiance")), number < len(sources.products)
-            opened = EnMAPProduct.open(path, radiance=radiance) if is_product else open_image(path, **reading)
-            with opened:
-                notes.add(path, opened.notes)
-                collection.start(opened, path)
-                if isinstance(opened, EnMAPProduct):
-                    has_data = np.zeros(opened.num_bands, dtype=bool)
-                    for tiles, num_skipped in cut_product(opened, tile_size, max_outside, max_cloud):
-                        collection.num_skipped += num_skipped
-                        for tile in tiles:
-                            has_data |= collection.add(tile.image, tile.name)
-                    # A product that gave no window says nothing of the bands of the set.
-                    if has_data.any():
-                        collection.valid_bands &= has_data & opened.valid_bands
-                else:
-                    image = opened.read_stored()
-                    if (image == ENMAP.nodata).all():
-                        fail(path, "pixels with data", f"nodata in all {image[0].size} pixels")
-                    name = path.relative_to(folder).with_suffix("").as_posix()
-                    collection.valid_bands &= collection.add(image, name)
-            bar.set_postfix(tiles=len(collection.tiles), skipped=collection.num_skipped)
-            bar.update()
+        collection = _Collection(bar)
+        for path in sources.products:
+            with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
+                notes.add(path, product.notes)
+                collection.add_product(product, path, cut_product(product, tile_size, max_outside, max_cloud))
+        for path in sources.images:
+            with open_image(path, **reading) as image:
+                notes.add(path, image.notes)
+                collection.add_image(image, path, path.relative_to(folder).with_suffix("").as_posix())
     notes.tell(folder)
     if not collection.tiles:
         size = f"{tile_size} x {tile_size}"
@@ -366,9 +352,10 @@ class Bands:
 
 
 class _Collection:
-    """Tiles gathered so far, and what the first source says of the bands."""
+    """Tiles gathered so far, which a progress bar shows, and what the first source says of the bands."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
         self.tiles: list[np.ndarray] = []
         self.names: list[str] = []
         self.num_skipped = 0
@@ -383,6 +370,35 @@ class _Collection:
             self.highest = np.full(opened.num_bands, ENMAP.nodata, dtype=np.int16)
             self.valid_bands = np.ones(opened.num_bands, dtype=bool)
         self.bands.check(opened, path)
+
+    def add_product(
+        self, product: EnMAPProduct, path: Path, rows: Iterable[tuple[Sequence[ProductTile], int]]
+    ) -> None:
+        """Takes in the windows of a product, as `cut_product` gives them."""
+        self.start(product, path)
+        has_data = np.zeros(product.num_bands, dtype=bool)
+        for tiles, num_skipped in rows:
+            self.num_skipped += num_skipped
+            for tile in tiles:
+                has_data |= self.add(tile.image, tile.name)
+        # A product that gave no window says nothing of the bands of the set.
+        if has_data.any():
+            self.valid_bands &= has_data & product.valid_bands
+        self.show()
+
+    def add_image(self, raster: Raster, path: Path, name: str) -> None:
+        """Takes in an image, which is a tile as it is; ProductError where it holds no data."""
+        self.start(raster, path)
+        image = raster.read_stored()
+        if (image == ENMAP.nodata).all():
+            fail(path, "pixels with data", f"nodata in all {image[0].size} pixels")
+        self.valid_bands &= self.add(image, name)
+        self.show()
+
+    def show(self) -> None:
+        """Moves the progress bar on by a file."""
+        self.bar.set_postfix(tiles=len(self.tiles), skipped=self.num_skipped)
+        self.bar.update()
 
     def add(self, image: np.ndarray, name: str) -> np.ndarray:
         """Takes in a tile; gives the bands in which it holds data, bool (bands,)."""

@@ -323,7 +323,7 @@ def shares_table(result: dict[str, Any]) -> str:
         parts = [shares[kind] for kind in kinds] + [1 - sum(shares.values()), row["arithmetic"]]
         done = row["matrix_rate"] * row["arithmetic"]
         rows.append([row["name"], *(f"{part:.0%}" for part in [*parts, done, done / shares["products"]])])
-    titles = ["Python", "arithmetic done", "of it at the matrix rate", "products alone"]
+    titles = ["Python", "arithmetic", "its share of the matrix rate", "in products alone"]
     return markdown_table(["", *kinds, *titles], rows)
 
 

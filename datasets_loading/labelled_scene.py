@@ -59,7 +59,7 @@ from datasets_loading.vector_labels import OTHER_ENDINGS, VECTOR_ENDINGS, raster
 
 logger = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".zip", ".jp2", ".he5", ".nc", ".npy", ".npz")
+IMAGE_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".zip", ".jp2", ".he5", ".h5", ".hdf5", ".nc", ".npy", ".npz")
 LABEL_ENDINGS = (".tif", ".tiff", ".mat", ".hdr", ".npy", ".npz")
 
 

@@ -46,6 +46,7 @@ class Stated:
         gain, offset: `quantity` = stored number * gain + offset, float64 (bands,) each.
         nodata: stored number of a pixel without data, of all bands or of each, float64 (bands,).
         quantity: "reflectance" (1 = all light), "radiance", or None.
+        called: what it calls its numbers, as "surface_reflectance", which is no scale.
         crs, transform: coordinate reference system, and from (column, row) to its coordinates.
         name: name of the product or file.
         metadata: what the file says about itself, for people.
@@ -59,6 +60,7 @@ class Stated:
     offset: np.ndarray | None = None
     nodata: float | np.ndarray | None = None
     quantity: str | None = None
+    called: str = ""
     crs: CRS | None = None
     transform: Affine | None = None
     name: str = ""

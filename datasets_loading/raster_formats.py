@@ -71,6 +71,13 @@ _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
+_NO_IMAGE = re.compile(r"uncertaint|quality|mask|flag", re.I)
+_EOS_GRID = re.compile(
+    r'GridName="(?P<name>[^"]+)"\s+XDim=(?P<width>\d+)\s+YDim=(?P<height>\d+)\s+'
+    r"UpperLeftPointMtrs=\((?P<left>[^,()]+),(?P<top>[^,()]+)\)\s+LowerRightMtrs=\((?P<right>[^,()]+),(?P<bottom>[^,()]+)\)"
+    r"(\s+Projection=HE5_GCTP_UTM\s+ZoneCode=(?P<zone>-?\d+))?"
+)
+"""A grid in the structure that HDF-EOS5 files state, as those of Tanager."""
 
 
 class GdalFile(RasterFile):
@@ -289,13 +296,28 @@ class ArrayFile(RasterFile):
             self._state_grid()
             height, width = (length for axis, length in enumerate(shape) if axis != self.axis)
             self.shape = (shape[self.axis], height, width)
+            if variable is None and len(_images_among(arrays, dimensions)) > 1:
+                self.stated.notes.append(f"of several arrays, {self.variable} is taken")
+            if self.stated.transform is None and any(
+                name.split("/")[-1].lower() == "latitude" and own_shape == self.shape[1:]
+                for name, (own_shape, _) in arrays.items()
+            ):
+                self.stated.notes.append("latitudes and longitudes of its pixels are no grid and left out")
         self.block_shape = min(self.shape[1], 64), self.shape[2]
 
     def _state_bands(self, arrays: _Arrays, with_wavelengths: bool) -> np.ndarray | None:
-        """Puts in wavelengths and widths that are arrays of the file; gives its list of good bands."""
+        """
+        Puts in wavelengths and widths that are attributes of the array or arrays of the file; gives its list of good
+        bands.
+        """
         shape = arrays[self.variable][0]
+        with _array_errors(self.path):
+            attributes = dict(getattr(self._handle(), "attrs", {}))
 
         def find(names: re.Pattern[str]) -> tuple[np.ndarray, str | None] | None:
+            for name, values in attributes.items():
+                if names.fullmatch(name) and np.size(values) in shape and np.asarray(values).dtype.kind in "iufb":
+                    return np.ravel(values).astype(np.float64), _unit_in_name(name)
             for name, (own_shape, own_dtype) in arrays.items():
                 is_line = math.prod(own_shape) == max(own_shape, default=0) and math.prod(own_shape) in shape
                 if names.fullmatch(name.split("/")[-1]) and is_line and np.dtype(own_dtype).kind in "iufb":
@@ -313,17 +335,18 @@ class ArrayFile(RasterFile):
         return None if good is None else good[0] > 0
 
     def _state_attributes(self, num_bands: int) -> None:
-        """Scale, offset and fill value by the CF conventions, where an HDF5 array carries them."""
+        """Scale, offset and fill value by the CF conventions or those of NEON, where an HDF5 array carries them."""
         attributes = getattr(self._handle(), "attrs", {})
+        fill_names = ("missing_value", "_FillValue", "Data_Ignore_Value")
         held = {
             name: np.ravel(attributes[name])
-            for name in ("missing_value", "_FillValue", "scale_factor", "add_offset", "units")
+            for name in (*fill_names, "scale_factor", "Scale_Factor", "add_offset", "units")
             if name in attributes
         }
         for name, values in held.items():
             if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
                 fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
-        fills = [name for name in ("missing_value", "_FillValue") if name in held]
+        fills = [name for name in fill_names if name in held]
         if str(attributes.get("_Unsigned")).lower() == "true" and self.dtype.kind == "i":
             self.dtype = np.dtype(f"u{self.dtype.itemsize}")
             held |= {name: held[name].astype(self.dtype) for name in fills}
@@ -332,11 +355,18 @@ class ArrayFile(RasterFile):
         if "scale_factor" in held or "add_offset" in held:
             self.stated.gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
             self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
-        if "units" in held and is_radiance(str(held["units"][0])):
+        elif "Scale_Factor" in held:  # that of NEON divides
+            with np.errstate(divide="ignore"):
+                self.stated.gain = 1 / np.asarray(held["Scale_Factor"], dtype=np.float64)
+        self.stated.called = self.variable.split("/")[-1] if self.path.suffix.lower() != ".npy" else ""
+        if is_radiance(self.stated.called) or ("units" in held and is_radiance(str(held["units"][0]))):
             self.stated.quantity = "radiance"
 
     def _state_grid(self) -> None:
-        """CRS and transform by the CF conventions, where a NetCDF array has coordinates (or GDAL's `GeoTransform`)."""
+        """
+        CRS and transform by the CF conventions, where a NetCDF array has coordinates (or GDAL's `GeoTransform`), or as
+        NEON and HDF-EOS state them.
+        """
         array = self._handle()
         if not hasattr(array, "attrs"):
             return
@@ -363,6 +393,10 @@ class ArrayFile(RasterFile):
                     (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
                     transform = Affine(width, 0, left - width / 2, 0, height, top - height / 2)
                 self.stated.crs, self.stated.transform = crs, transform
+            elif (own := array.parent.get("Metadata/Coordinate_System")) is not None:
+                self.stated.crs, self.stated.transform = _neon_place(own)
+            elif grid := re.fullmatch("/HDFEOS/GRIDS/([^/]+)/Data Fields/[^/]+", array.name):
+                self.stated.crs, self.stated.transform = _eos_place(array, grid[1])
         except (CRSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             self.stated.notes.append(f"its place on Earth is not understood and left out ({reason[:100]})")
@@ -619,6 +653,18 @@ def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
+def _images_among(arrays: _Arrays, dimensions: int) -> list[str]:
+    """Names of the arrays that may be an image, or labels with two dimensions."""
+    # Everything has at least two dimensions in MATLAB: a line of numbers is no image, and three bytes are a picture
+    return [
+        name
+        for name, (shape, dtype) in arrays.items()
+        if len(shape) == dimensions
+        and sorted(shape)[-2] > 1
+        and not (dimensions == 3 and 3 in shape and np.dtype(dtype) == np.uint8)
+    ]
+
+
 def _choose_array(path: Path, arrays: _Arrays, variable: str | None, dimensions: int) -> str:
     listed = [f"{name} {shape}" for name, (shape, _) in arrays.items()]
     more = len(listed) - _MOST_LISTED
@@ -627,14 +673,9 @@ def _choose_array(path: Path, arrays: _Arrays, variable: str | None, dimensions:
         if variable not in arrays or len(arrays[variable][0]) != dimensions:
             fail(path, f"an array {variable} with {dimensions} dimensions", f"{held}")
         return variable
-    # Everything has at least two dimensions in MATLAB: a line of numbers is no image, and three bytes are a picture
-    fitting = [
-        name
-        for name, (shape, dtype) in arrays.items()
-        if len(shape) == dimensions
-        and sorted(shape)[-2] > 1
-        and not (dimensions == 3 and 3 in shape and np.dtype(dtype) == np.uint8)
-    ]
+    fitting = _images_among(arrays, dimensions)
+    if dimensions == 3:
+        fitting = [name for name in fitting if not _NO_IMAGE.search(name.split("/")[-1])] or fitting
     if len(fitting) != 1:
         flag = "--variable, of labelled scenes --image_variable" if dimensions == 3 else "--label_variable"
         fail(path, f"one array with {dimensions} dimensions", f"{len(fitting)} ({held}): name it ({flag})")
@@ -698,6 +739,33 @@ def _first_and_step(coordinates: Any) -> tuple[float, float]:
     if not is_even:  # as of NaN
         raise ValueError("coordinates that are not evenly spaced")
     return float(values[0]), float((values[-1] - values[0]) / len(steps))
+
+
+def _neon_place(group: Any) -> tuple[CRS, Affine]:
+    """Where an image of NEON lies, by its code and the line `map info` of an ENVI header, which it has as well."""
+    info, code = (_text(group[name][()]) or "" for name in ("Map_Info", "EPSG Code"))
+    turned = re.search(r"rotation\s*=\s*(-?[\d.]+)", info)
+    if turned and float(turned[1]):
+        raise ValueError("a grid that is turned")
+    column, row, left, top, width, height = map(float, info.split(",")[1:7])
+    to_corner = Affine(width, 0, left, 0, -height, top) @ Affine.translation(1 - column, 1 - row)
+    return CRS.from_epsg(int(code)), to_corner
+
+
+def _eos_place(array: Any, name: str) -> tuple[CRS, Affine]:
+    """Where a grid of an HDF-EOS5 file lies, by its structure, and by `epsg_code` where the grid has it."""
+    structure = _text(array.file["HDFEOS INFORMATION/StructMetadata.0"][()]) or ""
+    found = next((grid for grid in _EOS_GRID.finditer(structure) if grid["name"] == name), None)
+    code = array.parent.parent.attrs.get("epsg_code")
+    if found is None or (code is None and found["zone"] is None):
+        raise ValueError(f"the structure of the grid {name}")
+    width, height = int(found["width"]), int(found["height"])
+    if (height, width) not in (array.shape[:2], array.shape[1:]):
+        raise ValueError(f"a grid of {height} x {width} pixels")
+    zone = int(found["zone"] or 0)
+    left, top, right, bottom = (float(found[side]) for side in ("left", "top", "right", "bottom"))
+    crs = CRS.from_epsg(int(np.ravel(code)[0]) if code is not None else (32600 if zone > 0 else 32700) + abs(zone))
+    return crs, Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
 
 
 class _Transposed:

@@ -409,8 +409,10 @@ class Raster(Closing):
             return 1.0, f"stated: {own}"
         has_fractions = self._has_fractions
         fraction_like = quantity is None and has_fractions and high <= _HIGHEST_REFLECTANCE
-        if fraction_like and (falls or 0) > _LOWEST_INFRARED:
-            self.notes.append(f"no scale stated: fractions up to {high:.3g} read as reflectance from 0 to 1")
+        named = "reflectance" in stated.called.lower()
+        if fraction_like and (named or (falls or 0) > _LOWEST_INFRARED):
+            by_name = f" of {stated.called}" if named else ""
+            self.notes.append(f"no scale stated: fractions up to {high:.3g}{by_name} read as reflectance from 0 to 1")
             return 1.0, "assumed: reflectance x 1"
         fill, times = self._likely_fill
         # A fill far above all other numbers would decide what they are

@@ -16,10 +16,11 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from datasets_loading.files import written_whole
-from datasets_loading.raster_file import ProductError, raster_errors, walk_files
+from datasets_loading.raster_file import ProductError, raster_errors
 from datasets_loading.scenes import Scene, open_scene
 from datasets_loading.sensors import ENMAP, ENMAP_WATER_VAPOUR_BANDS
 from datasets_loading.simulation.product_writer import write_raster
+from datasets_loading.tiles import find_sources
 from modeling_hsst.bands_hsst import spectral_weights
 
 ENMAP_BANDS_WITH_DATA = tuple(band for band in range(ENMAP.num_bands) if band not in ENMAP_WATER_VAPOUR_BANDS)
@@ -37,25 +38,18 @@ class ResampledImage:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images that are named, and those in the folders that are named (GeoTIFF, ENVI headers), sorted by path.
+    """The images that are named, and those in the folders that are named, sorted by path.
 
     Raises:
         ProductError: a path does not exist, or a folder holds no image.
     """
     images: list[Path] = []
     for path in paths:
-        if path.is_file():
-            images.append(path)
-            continue
-        if not path.is_dir():
+        if not path.exists():
             raise ProductError(f"{path}: expected an image or a folder of images, got nothing there")
-        found = [
-            file
-            for file in walk_files(path)
-            if file.suffix.lower() in (".tif", ".tiff", ".hdr") and not file.stem.endswith("_labels")
-        ]
+        found = [path] if path.is_file() else find_sources(path).images
         if not found:
-            raise ProductError(f"{path}: expected GeoTIFF files or ENVI headers in the folder, got none")
+            raise ProductError(f"{path}: expected images in the folder, got EnMAP products, which have EnMAP's bands")
         images.extend(found)
     return images
 

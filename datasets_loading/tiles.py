@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
 
+_HDF5_PRODUCTS = re.compile(r"NEON_.+_reflectance\.h5|.+_(ortho|basic)_sr_hdf5\.h5", re.I)
+"""Names of NEON's and Tanager's images, which are looked for, too; other HDF5 files hold anything."""
+_NO_IMAGES = re.compile(r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_|AV\d{9}t.+_(UNC|OBS|LOC|GLT|IGM|MASK)(_|\.)", re.I)
+"""What lies beside the images of EMIT and AVIRIS."""
+
 read_tile = read_cube
 """Reads one tile whole, as any other image: programs that others wrote call it by this name."""
 
@@ -471,10 +476,10 @@ def find_sources(folder: Path) -> Sources:
                 products.append(described_by)
             elif described_by is None and ending != ".hdr":
                 images.append(path)
-        elif part is None and ending in IMAGE_ENDINGS and not path.stem.endswith("_labels"):
-            # Of a product of DESIS one file is the image, and EMIT's uncertainties and masks are none
+        elif part is None and (ending in IMAGE_ENDINGS or _HDF5_PRODUCTS.fullmatch(path.name)):
+            # Of a product of DESIS one file is the image; labels, uncertainties and masks are none
             is_other = path.name.startswith("DESIS-") and not is_desis(path)
-            if not is_other and not re.match(r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_", path.name):
+            if not is_other and not path.stem.endswith("_labels") and not _NO_IMAGES.match(path.name):
                 images.append(path)
     images = _without_twins(images)
     if not products and not images:

@@ -5,10 +5,10 @@
     python scripts/predict_scene.py SCENE --model model_cards/hsst-enmap --features --output features.tif
 
 A scene is an EnMAP L2A product (folder, ZIP, or files as the archive serves them), a STAC item of one (file or
-address), a product of PRISMA, EMIT or DESIS, or an image (GeoTIFF, ENVI, JPEG 2000, MATLAB, NumPy, NetCDF). Beside
-the map of classes stand the area
-of each class (_areas.csv, _areas.json) and a quick look (.png). Several scenes go into a folder, dealt to the
-processes of `accelerate launch`; a finished scene is not done again.
+address), a product of PRISMA, EMIT, DESIS, NEON or Tanager, or an image (GeoTIFF, ENVI, JPEG 2000, MATLAB, NumPy,
+HDF5, NetCDF). Beside the map of classes stand the area of each class (_areas.csv, _areas.json) and a quick look
+(.png). Several scenes go into a folder, dealt to the processes of `accelerate launch`; a finished scene is not done
+again.
 """
 
 from __future__ import annotations

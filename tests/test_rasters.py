@@ -894,6 +894,110 @@ def test_netcdf_whose_rows_ascend_lies_where_its_coordinates_say(tmp_path: Path)
         np.testing.assert_array_equal(raster.read_stored(), image())
 
 
+def neon(path: Path, map_info: str = "UTM, 1.000, 1.000, 257000.0, 4113000.0, 1.0, 1.0, 11, North, WGS-84") -> Path:
+    """As NEON's airborne observatory writes a tile: (rows, columns, bands), with attributes of its own."""
+    with h5py.File(path, "w") as file:
+        tile = file.create_group("SJER/Reflectance")
+        tile["Reflectance_Data"] = with_rows(image(), -9999)[ORDER].transpose(1, 2, 0)
+        tile["Reflectance_Data"].attrs.update({"Scale_Factor": [10000.0], "Data_Ignore_Value": [-9999.0]})
+        tile["Metadata/Spectral_Data/Wavelength"] = CENTERS[ORDER]
+        tile["Metadata/Spectral_Data/FWHM"] = np.full(BANDS, 5.0)
+        tile["Metadata/Ancillary_Imagery/Weather_Quality_Indicator"] = np.zeros((*image().shape[1:], 3), np.uint8)
+        tile["Metadata/Ancillary_Imagery/Slope"] = np.zeros(image().shape[1:])
+        tile["Metadata/Coordinate_System/Map_Info"] = np.bytes_(map_info)
+        tile["Metadata/Coordinate_System/EPSG Code"] = np.bytes_("32611")
+    return path
+
+
+def test_a_tile_of_neon(tmp_path: Path) -> None:
+    with open_raster(neon(tmp_path / "NEON_D17_SJER_DP3_257000_4112000_reflectance.h5")) as raster:
+        np.testing.assert_array_equal(raster.read_stored(), with_rows(image(), NODATA))
+        np.testing.assert_allclose(raster.wavelengths, CENTERS)
+        assert raster.crs == CRS.from_epsg(32611) and raster.notes == []
+        assert raster.transform == Affine(1, 0, 257000, 0, -1, 4113000)
+        assert raster.scale_note.startswith("stated: gain 0.0001")
+    # The place of another pixel than the first, and a grid that is turned, which is left out
+    with open_raster(neon(tmp_path / "a.h5", "UTM, 3, 2, 257000, 4113000, 2, 4, 11, North, WGS-84")) as raster:
+        assert raster.transform == Affine(2, 0, 257000 - 4, 0, -4, 4113000 + 4)
+    for info in ("UTM, 1, 1, 257000, 4113000, 1, 1, 11, North, WGS-84, rotation=13.0", "UTM, 1, 1"):
+        with open_raster(neon(tmp_path / "b.h5", info)) as raster:
+            assert raster.transform is None
+            assert any("place on Earth is not understood" in note for note in raster.notes)
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["SJER/Reflectance/Reflectance_Data"].attrs["Scale_Factor"] = [0.0]
+    with refused(tmp_path / "b.h5", "a finite scale above 0"):
+        open_raster(tmp_path / "b.h5")
+
+
+STRUCTURE = """GROUP=GridStructure
+\tGROUP=GRID_1
+\t\tGridName="OTHER"\n\t\tXDim=1\n\t\tYDim=1\n\t\tUpperLeftPointMtrs=(0.0,9.0)\n\t\tLowerRightMtrs=(9.0,0.0)
+\tGROUP=GRID_2
+\t\tGridName="HYP"\n\t\tXDim={1}\n\t\tYDim={0}
+\t\tUpperLeftPointMtrs=(500000.0,4000000.0)\n\t\tLowerRightMtrs=({right},{bottom})
+\t\tProjection={projection}\n\t\tZoneCode={zone}
+"""
+
+
+def tanager(
+    path: Path, kind: str = "GRIDS", epsg: int | None = 32611, zone: int = 11, projection: str = "UTM"
+) -> Path:
+    """As Planet writes a scene of Tanager: bands first, their wavelengths in attributes."""
+    values = np.where(with_rows(image(), NODATA) == NODATA, -9999, image() / np.float32(10000))
+    height, width = size = values.shape[1:]
+    ends = {"right": 500000.0 + 30 * width, "bottom": 4000000.0 - 30 * height}
+    structure = STRUCTURE.format(*size, **ends, zone=zone, projection=f"HE5_GCTP_{projection}")
+    with h5py.File(path, "w") as file:
+        fields = file.create_group(f"HDFEOS/{kind}/HYP/Data Fields")
+        fields["surface_reflectance"] = values[ORDER].astype(np.float32)
+        own = {"wavelengths": CENTERS[ORDER], "fwhm": np.full(BANDS, 5.0), "good_wavelengths": ORDER != 0}
+        fields["surface_reflectance"].attrs.update(own | {"_FillValue": np.float32(-9999)})
+        fields["surface_reflectance_uncertainty"] = np.full(values.shape, 0.01, np.float32)
+        fields["surface_reflectance_uncertainty"].attrs["wavelengths"] = CENTERS[ORDER]
+        fields["beta_cloud_mask"] = np.zeros(size, np.uint8)
+        if kind == "SWATHS":
+            file[f"HDFEOS/{kind}/HYP/Geolocation Fields/Latitude"] = np.zeros(size)
+        if epsg is not None:
+            file[f"HDFEOS/{kind}/HYP"].attrs["epsg_code"] = epsg
+        file["HDFEOS INFORMATION/StructMetadata.0"] = np.bytes_(structure)
+    return path
+
+
+def test_a_scene_of_tanager(tmp_path: Path) -> None:
+    with open_raster(tanager(tmp_path / "20250514_ortho_sr_hdf5.h5")) as raster:
+        expected = with_rows(image(), NODATA)
+        expected[0] = NODATA  # a band that the file does not call good
+        np.testing.assert_array_equal(raster.read_stored(), expected)
+        np.testing.assert_allclose(raster.wavelengths, CENTERS)
+        np.testing.assert_allclose(raster.fwhm, 5)
+        assert raster.crs == CRS.from_epsg(32611)
+        assert raster.transform == Affine(30, 0, 500000, 0, -30, 4000000)
+        assert any("surface_reflectance is taken" in note for note in raster.notes)
+        assert any("of surface_reflectance read as reflectance from 0 to 1" in note for note in raster.notes)
+    with open_raster(tanager(tmp_path / "south.h5", epsg=None, zone=-11)) as raster:
+        assert raster.crs == CRS.from_epsg(32711)
+    with open_raster(tanager(tmp_path / "a.h5", epsg=None, projection="LAMAZ")) as raster:
+        assert raster.transform is None
+        assert any("place on Earth is not understood" in note for note in raster.notes)
+    with open_raster(tanager(tmp_path / "basic_sr_hdf5.h5", "SWATHS")) as raster:
+        assert raster.transform is None and any("latitudes and longitudes" in note for note in raster.notes)
+
+
+def test_fractions_that_fall_as_radiance_are_reflectance_where_the_array_is_called_so(tmp_path: Path) -> None:
+    """As of water, or in NetCDF files of AVIRIS-3, whose array states no unit."""
+    values = image() / 10000 * np.linspace(1, 0.02, BANDS)[:, None, None]
+    for name, words in (("reflectance", None), ("cube", "expected stored numbers"), ("toa_radiance", "radiance")):
+        path = tmp_path / f"{name}.nc"
+        with h5py.File(path, "w") as file:
+            file[f"reflectance/{name}"] = values.astype(np.float32)
+            file["reflectance/wavelength"] = np.linspace(400, 2400, BANDS)
+        if words is None:
+            np.testing.assert_allclose(read(path), np.rint(values * 10000), atol=1)
+        else:
+            with refused(path, words):
+                open_raster(path)
+
+
 def test_whole_numbers_marked_as_unsigned_are_read_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.nc"
     with h5py.File(path, "w") as file:

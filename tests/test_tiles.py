@@ -26,11 +26,13 @@ from small_products import (
 )
 
 from datasets_loading.raster_file import ProductError
+from datasets_loading.resampling import find_images
 from datasets_loading.sensors import ENMAP
 from datasets_loading.tiles import (
     RunningStatistics,
     Tiles,
     band_statistics,
+    find_sources,
     open_image,
     read_tile_set,
 )
@@ -297,6 +299,25 @@ def test_no_wavelengths_beside_tiles_with_wavelengths(tmp_path: Path):
     with pytest.raises(ProductError, match=re.escape(f"expected wavelengths as in {first}, got no")) as error:
         read_quietly(tmp_path)
     assert_one_line(error, second)
+
+
+def test_what_is_looked_for_in_folders_by_its_name(tmp_path: Path):
+    """Files named .h5 hold anything; beside images of EMIT and AVIRIS lie others of the same format."""
+    images = ["AV320231008t173943_000_L2A_OE_27577724_RFL_ORT.nc", "EMIT_L2A_RFL_001_20230101T000000_1_2.nc"]
+    images += ["NEON_D17_SJER_DP3_257000_4112000_reflectance.h5", "20250514_193939_64_4001_ortho_sr_hdf5.h5"]
+    others = ["AV320231008t173943_000_L2A_OE_27577724_UNC_ORT.nc", "AV320231008t173943_000_L1B_ORT_27577724_OBS.nc"]
+    others += [
+        "EMIT_L2A_MASK_001_20230101T000000_1_2.nc",
+        "weights.h5",
+        "20250514_193939_64_4001_basic_radiance_hdf5.h5",
+    ]
+    for name in (*images, *others):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_sources(tmp_path).images] == sorted(images)
+    assert find_images([tmp_path, tmp_path / "weights.h5"]) == [
+        *find_sources(tmp_path).images,
+        tmp_path / "weights.h5",
+    ]
 
 
 def test_empty_and_absent_folders(tmp_path: Path):

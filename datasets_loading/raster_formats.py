@@ -71,6 +71,8 @@ _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
+_VAPOUR_RANGE = re.compile("Band_Window_[0-9]_Nanometers")
+"""In which water vapour leaves no light, as NEON states it beside the array."""
 _NO_IMAGE = re.compile(r"uncertaint|quality|mask|flag", re.I)
 _EOS_GRID = re.compile(
     r'GridName="(?P<name>[^"]+)"\s+XDim=(?P<width>\d+)\s+YDim=(?P<height>\d+)\s+'
@@ -332,6 +334,15 @@ class ArrayFile(RasterFile):
             self.stated.wavelengths, self.stated.fwhm, self.stated.notes = to_nanometers(
                 centers[0], widths[0] if widths is not None and fits else None, centers[1], self.path
             )
+        if good is None and self.stated.wavelengths is not None:
+            beside = getattr(getattr(self._handle(), "parent", None), "attrs", {})
+            ranges = [
+                np.ravel(beside[name])
+                for name in beside
+                if _VAPOUR_RANGE.fullmatch(name) and np.size(beside[name]) == 2
+            ]
+            inside = [(self.stated.wavelengths > low) & (self.stated.wavelengths < high) for low, high in ranges]
+            return ~np.logical_or.reduce(inside) if inside else None
         return None if good is None else good[0] > 0
 
     def _state_attributes(self, num_bands: int) -> None:
@@ -344,6 +355,8 @@ class ArrayFile(RasterFile):
             if name in attributes
         }
         for name, values in held.items():
+            if name in ("Scale_Factor", "Data_Ignore_Value") and values.dtype.kind in "SUO":
+                held[name] = values = np.array([_number(_text(value)) for value in values])
             if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
                 fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
         fills = [name for name in fill_names if name in held]
@@ -743,7 +756,7 @@ def _first_and_step(coordinates: Any) -> tuple[float, float]:
 
 def _neon_place(group: Any) -> tuple[CRS, Affine]:
     """Where an image of NEON lies, by its code and the line `map info` of an ENVI header, which it has as well."""
-    info, code = (_text(group[name][()]) or "" for name in ("Map_Info", "EPSG Code"))
+    info, code = (_text(np.ravel(group[name][()])[0]) or "" for name in ("Map_Info", "EPSG Code"))
     turned = re.search(r"rotation\s*=\s*(-?[\d.]+)", info)
     if turned and float(turned[1]):
         raise ValueError("a grid that is turned")

@@ -25,7 +25,6 @@ after registration), or simulate some with scripts/simulate_enmap.py.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections import OrderedDict
@@ -72,8 +71,6 @@ from datasets_loading.tiles import (
     open_image,
 )
 from datasets_loading.wavelengths import LONGEST, SHORTEST, WAVELENGTH_TOLERANCE, in_range
-
-logger = logging.getLogger(__name__)
 
 STATISTICS_NAME = "band_statistics.json"
 CARD_NAME = "README.md"
@@ -201,11 +198,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a source, with a line for each file that could not be used."""
+    """What became of a source, with a line for each file that could not be used, and what was assumed of others."""
 
     source: str
     errors: tuple[str, ...]
     num_tiles: int = 0
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True)
@@ -413,11 +411,15 @@ def prepare_corpus(
         if todo:
             for name in (CARD_NAME, STATISTICS_NAME):
                 (output_dir / name).unlink(missing_ok=True)
-        with tqdm(total=len(sources), initial=len(sources) - len(todo), unit="source", disable=not progress) as bar:
+        with (
+            Notes().told() as notes,
+            tqdm(total=len(sources), initial=len(sources) - len(todo), unit="source", disable=not progress) as bar,
+        ):
             bar.set_description("preparing")
             num_tiles = 0
             for outcome in _run(todo, output_dir, settings, bands, executor):
                 outcomes.append(outcome)
+                notes.join(outcome.notes)
                 bar.update()
                 num_tiles += outcome.num_tiles
                 bar.set_postfix(tiles=num_tiles)
@@ -590,9 +592,9 @@ def source_file(folder: Path, source: Source) -> Path:
 
 def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: Bands) -> Outcome:
     """Writes the file of one source, which is finished when that file appears; an error leaves nothing."""
-    summary = SourceSummary(source.files)
+    summary, notes = SourceSummary(source.files), Notes()
     path = source_file(folder, source)
-    rows = (_product_rows if source.is_product else _image_rows)(source, settings, bands, summary)
+    rows = (_product_rows if source.is_product else _image_rows)(source, settings, bands, summary, notes)
     try:
         with written_whole(path) as unfinished:
             _write_tiles(unfinished, rows, summary)
@@ -606,8 +608,8 @@ def prepare_source(source: Source, folder: Path, settings: CutSettings, bands: B
     except (ProductError, MemoryError) as error:
         # What an earlier run made of it, when some of its images could be used.
         path.unlink(missing_ok=True)
-        return Outcome(source.name, (*summary.errors, _reason(error, source.paths[0])))
-    return Outcome(source.name, tuple(summary.errors), summary.num_tiles)
+        return Outcome(source.name, (*summary.errors, _reason(error, source.paths[0])), notes=notes)
+    return Outcome(source.name, tuple(summary.errors), summary.num_tiles, notes)
 
 
 def _write_tiles(path: Path, rows: Iterable[dict[str, Any]], summary: SourceSummary) -> None:
@@ -638,14 +640,13 @@ def _write_tiles(path: Path, rows: Iterable[dict[str, Any]], summary: SourceSumm
 
 
 def _product_rows(
-    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary
+    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary, notes: Notes
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `SCHEMA` with the image as an int16 array; fills in the summary."""
+    """Rows of `SCHEMA` with the image as an int16 array; fills in the summary, and what was assumed."""
     (path,) = source.paths
     with EnMAPProduct.open(path, radiance=settings.radiance) as product:
         bands.check(product, path)
-        if product.notes:
-            logger.warning("%s: %s", path, "; ".join(product.notes))
+        notes.add(path, product.notes)
         summary.start(product, valid=False)
         cuts = cut_product(product, settings.tile_size, settings.max_nodata, settings.max_cloud)
         block_cache = _block_cache(product, settings.tile_size)
@@ -668,10 +669,9 @@ def _product_rows(
 
 
 def _image_rows(
-    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary
+    source: Source, settings: CutSettings, bands: Bands, summary: SourceSummary, notes: Notes
 ) -> Iterator[dict[str, Any]]:
     """Rows of a group of images, as `_product_rows` gives them; an image that cannot be used is left out."""
-    notes = Notes()
     for path in source.paths:
         before = summary.num_tiles
         try:
@@ -686,7 +686,6 @@ def _image_rows(
         except (ProductError, MemoryError) as error:
             kept, reason = summary.num_tiles - before, _reason(error, path)
             summary.errors.append(f"{reason}; {kept} tiles before the damage are kept" if kept else reason)
-    notes.tell(source.root)
 
 
 def _cut_image(raster: Raster, name: str, settings: CutSettings, summary: SourceSummary) -> Iterator[dict[str, Any]]:

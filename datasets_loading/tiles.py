@@ -10,6 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -160,9 +161,8 @@ def read_tile_set(
     sources = find_sources(folder)
     for path in sources.archives:
         logger.warning("%s: an archive, left out: unpack it first", path)
-    notes = Notes()
     num_files = len(sources.products) + len(sources.images)
-    with tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
+    with Notes().told() as notes, tqdm(total=num_files, desc="reading", unit="file", disable=not progress) as bar:
         collection = _Collection(bar)
         for path in sources.products:
             with EnMAPProduct.open(path, radiance=bool(reading.get("radiance"))) as product:
@@ -172,7 +172,6 @@ def read_tile_set(
             with open_image(path, **reading) as image:
                 notes.add(path, image.notes)
                 collection.add_image(image, path, path.relative_to(folder).with_suffix("").as_posix())
-    notes.tell(folder)
     if not collection.tiles:
         size = f"{tile_size} x {tile_size}"
         wanted = f"a window of {size} pixels with at most {max_outside:.0%} without data and {max_cloud:.0%} cloud"
@@ -330,10 +329,20 @@ class Notes:
             self.files[kind] += 1
             self.first.setdefault(kind, (path, note))
 
-    def tell(self, folder: Path | str) -> None:
-        for kind, count in self.files.items():
-            path, note = self.first[kind]
-            logger.warning("%s: %s%s", path, note, f", and {count - 1} other files" if count > 1 else "")
+    def join(self, others: Notes) -> None:
+        for kind, count in others.files.items():
+            self.files[kind] += count
+            self.first.setdefault(kind, others.first[kind])
+
+    @contextmanager
+    def told(self) -> Iterator[Notes]:
+        """Says them at the end of the block, which an error may be."""
+        try:
+            yield self
+        finally:
+            for kind, count in self.files.items():
+                path, note = self.first[kind]
+                logger.warning("%s: %s%s", path, note, f", and {count - 1} other files" if count > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,17 @@ def test_folders_of_tiles_that_would_share_a_name(tmp_path):
     assert report.num_tiles == 1 and "expected folders that differ" in report.errors[0]
 
 
+def test_what_is_assumed_is_said_once_for_all_folders(tmp_path, caplog):
+    """As of patches in a folder each; an error at the end of the block does not take the line away."""
+    for number in range(3):
+        write_tile(tmp_path / "tiles" / f"{number}" / "tile.tif", small_cube()[:, :20, 40 + number : 60 + number])
+    write_tile(tmp_path / "tiles" / "3" / "tile.tif", np.full((3, 20, 20), 50, dtype=np.int16))
+    with pytest.raises(ProductError, match=re.escape(str(tmp_path / "tiles" / "3" / "tile.tif"))):
+        prepare(tmp_path / "tiles", tmp_path / "corpus", strict=True)
+    (line,) = [record.getMessage() for record in caplog.records if "no scale stated" in record.getMessage()]
+    assert line.startswith(str(tmp_path / "tiles" / "0" / "tile.tif")) and line.endswith("and 2 other files")
+
+
 def test_places_may_be_unknown(tmp_path):
     write_tile(tmp_path / "tiles" / "tile.tif", small_cube()[:, :20, 40:60], crs=None)
     prepare(tmp_path / "tiles", tmp_path / "corpus")

@@ -12,6 +12,7 @@ import datasets_loading.simulation.scene
 from datasets_loading.resampling import ENMAP_BANDS_WITH_DATA
 from datasets_loading.sensors import ENMAP
 from datasets_loading.simulation.spectra import simulate_spectral_library
+from hsst.experiments import speed
 from hsst.experiments.speed import products_counter
 from modeling_hsst.kernels.cpu_products import has_fused_products, linear, linear_add
 
@@ -19,6 +20,12 @@ SCRIPT = "experiments/speed.py"
 SMALL = (
     "hidden_size=24,num_attention_heads=2,head_dim=8,intermediate_size=16,num_spatial_layers=1,num_spectral_layers=1"
 )
+
+
+@pytest.fixture(autouse=True)
+def small_matrices(monkeypatch):
+    """Large ones take half a minute where a processor has no instructions for bfloat16."""
+    monkeypatch.setitem(speed.LARGE, "cpu", 64)
 
 
 @pytest.mark.parametrize("part", ["train", "inference"])

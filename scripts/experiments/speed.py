@@ -182,10 +182,14 @@ def products_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=in_place | linear)
 
 
+LARGE = {"cuda": 8192, "cpu": 1024}
+"""Sides of square matrices by whose product the rate of a device is measured."""
+
+
 @cache
 def matrix_rate(dtype: torch.dtype, device: str) -> float:
     """Operations a second in the product of two large square matrices."""
-    size = 8192 if device == "cuda" else 1024
+    size = LARGE[device]
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
     return 2 * size**3 / timer.timeit(5).median

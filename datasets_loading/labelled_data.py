@@ -32,13 +32,15 @@ from datasets import (
     Value,
 )
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_coordinates
 from rasterio.windows import Window
 from scipy.sparse.csgraph import connected_components
 
 from datasets_loading.files import fingerprint
-from datasets_loading.raster_file import ProductError, fail
+from datasets_loading.raster_file import ProductError, fail, raster_errors
 from datasets_loading.raster_formats import ArrayFile, GdalFile, envi_data
 from datasets_loading.rasters import open_raster
 from datasets_loading.scenes import Scene as OpenScene
@@ -213,7 +215,60 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
         ProductError: the file is missing or damaged, has several bands (as a picture in colors does), or holds
             fractions.
     """
+    file = open_labels(Path(path), variable)
+    values = _label_values(file, path)
+    file.close()
+    return values, file.stated.crs, file.stated.transform
+
+
+def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, by_place: bool = False) -> np.ndarray:
+    """Values of a label raster on the pixels of an image, int64 (height, width), -1 where there is none.
+
+    A raster as large as the image has to lie on its pixels. One of another size, or any with `by_place`, is laid on
+    them where both say where they lie, which the log says: where the image's pixels hold several of its own, by the
+    most frequent value in each, and else by the value at their centers. Only the part under the image is read.
+
+    Raises:
+        ProductError: as `read_label_values` and `check_same_grid`.
+    """
     path = Path(path)
+    file = open_labels(path, variable)
+    stated, shape = file.stated, image.image.shape[1:]
+    have_places = None not in (stated.crs, stated.transform, image.crs, image.transform)
+    if isinstance(file, GdalFile) and have_places and (by_place or file.shape[1:] != shape):
+        several = _pixels_in_one(image, stated.crs, stated.transform) >= 2
+        resampling = Resampling.mode if several else Resampling.nearest
+        grid = {"crs": image.crs, "transform": image.transform, "height": shape[0], "width": shape[1]}
+        with (
+            raster_errors(str(path)),
+            WarpedVRT(
+                file.dataset, **grid, resampling=resampling, dtype="float64", src_nodata=stated.nodata, nodata=np.nan
+            ) as laid,
+        ):
+            values = _as_labels(laid.read(1), None, None, path)
+        how = "most frequent value in each" if several else "value at the center of each"
+        found = int((values != -1).sum())
+        logger.warning(
+            "%s laid on the pixels of %s: the %s; %d of %d have one", path, image.name, how, found, values.size
+        )
+    else:
+        check_same_grid(image, stated.crs, stated.transform, file.shape[1:], str(path))
+        values = _label_values(file, path)
+    file.close()
+    return values
+
+
+def _pixels_in_one(image: Cube, crs: CRS, transform: Affine) -> float:
+    """How many pixels of a raster one pixel in the middle of an image holds."""
+    height, width = image.image.shape[1:]
+    corners = [image.transform @ (width // 2 + right, height // 2 + down) for right, down in ((0, 0), (1, 0), (0, 1))]
+    moved_corners = transform_coordinates(image.crs, crs, *map(list, zip(*corners, strict=True)))[:2]
+    start, right, down = (np.array(~transform @ place) for place in zip(*moved_corners, strict=True))
+    return float(abs(np.linalg.det(np.stack([right - start, down - start]))))
+
+
+def open_labels(path: Path, variable: str | None = None) -> ArrayFile | GdalFile:
+    """A file of labels, which has one band."""
     if not path.is_file():
         fail(path, "labels", "no such file")
     file: ArrayFile | GdalFile
@@ -221,23 +276,31 @@ def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np
         file = ArrayFile(path, variable, dimensions=2)
     else:
         file = GdalFile(str(envi_data(path) if path.suffix.lower() == ".hdr" else path))
-    bands, height, width = file.shape
+    bands = file.shape[0]
     if bands != 1:
         picture = ", a picture in colors: make each color a number first" if bands == 3 else ""
         fail(path, "labels in one band of whole numbers", f"{bands} bands{picture}")
-    values = file.read([0], slice(0, height), slice(0, width))[0]
-    mask = file.read_mask(slice(0, height), slice(0, width))
-    file.close()
+    return file
+
+
+def _label_values(file: ArrayFile | GdalFile, path: str | Path) -> np.ndarray:
+    """All values of a file of labels, int64 (height, width), -1 where there is none."""
+    whole = slice(0, file.shape[1]), slice(0, file.shape[2])
+    return _as_labels(file.read([0], *whole)[0], file.read_mask(*whole), file.stated.nodata, path)
+
+
+def _as_labels(values: np.ndarray, mask: np.ndarray | None, nodata: Any, path: str | Path) -> np.ndarray:
+    """Whole numbers, int64, -1 outside the mask, where they are not finite or mean no data."""
     without = ~np.isfinite(values) if mask is None else ~np.isfinite(values) | ~mask
     if values.dtype.kind == "f":
         without |= np.abs(values) > 1e30
-    if file.stated.nodata is not None:
-        without |= values == file.stated.nodata
+    if nodata is not None:
+        without |= values == nodata
     # in a type that holds -1, which the unsigned ones of most label files do not
     values = np.where(without, -1, values.astype(np.result_type(values.dtype, np.int16)))
     if (values != np.rint(values)).any():
         fail(path, "whole numbers as labels", f"{values[values != np.rint(values)][0]:g}")
-    return values.astype(np.int64), file.stated.crs, file.stated.transform
+    return values.astype(np.int64)
 
 
 def to_classes(values: np.ndarray, class_of_value: Mapping[int, int], where: str) -> np.ndarray:

@@ -33,9 +33,9 @@ from datasets_loading.labelled_data import (
     LabelledConfig,
     LabelledData,
     Scene,
-    check_same_grid,
     join_tiles,
-    read_label_values,
+    open_labels,
+    read_labels_on,
     read_scene,
     to_classes,
 )
@@ -124,25 +124,25 @@ class LabelledScene(LabelledBuilder):
         if labels_path.suffix.lower() in (*VECTOR_ENDINGS, *OTHER_ENDINGS) and not labels_path.is_dir():
             cubes = [self._read_image(path) for path in image_paths]
             names, label_values = self._vector_labels(labels_path, cubes)
-            tiles = list(zip(cubes, label_values, strict=True))
         else:
             label_paths = _find_labels(image_paths, labels_path)
-            label_rasters = [read_label_values(path, config.label_variable) for path in label_paths]
-            names = _class_names(config, label_paths, [values for values, _, _ in label_rasters])
+            cubes = [self._read_image(path) for path in image_paths]
+            pairs = list(zip(cubes, label_paths, strict=True))
+            is_shared = labels_path.is_file() and len(cubes) > 1
+            rasters = [read_labels_on(cube, path, config.label_variable, is_shared) for cube, path in pairs]
+            names = _class_names(config, label_paths, rasters)
             unlabelled = (0,) if config.unlabelled is None else config.unlabelled
             class_of_value = dict.fromkeys(unlabelled, UNLABELLED) | {value: n for n, value in enumerate(names)}
-            tiles = []
-            for image_path, label_path, raster in zip(image_paths, label_paths, label_rasters, strict=True):
-                values, crs, transform = raster
-                cube = self._read_image(image_path)
-                check_same_grid(cube, crs, transform, values.shape, str(label_path))
-                tiles.append((cube, to_classes(values, class_of_value, str(label_path))))
-        scenes = join_tiles(tiles)
+            label_values = [
+                to_classes(values, class_of_value, str(path))
+                for values, path in zip(rasters, label_paths, strict=True)
+            ]
+        scenes = join_tiles(list(zip(cubes, label_values, strict=True)))
         labels = {scene.name: scene.labels for scene in scenes}
         if len(np.setdiff1d(np.concatenate([values.ravel() for values in labels.values()]), [UNLABELLED])) < 2:
             fail(labels_path, "labels of at least 2 classes", "fewer")
         split = make_split(config, scenes, labels)
-        return LabelledData(scenes, tuple(names.values()), tiles[0][0].wavelengths, split)
+        return LabelledData(scenes, tuple(names.values()), cubes[0].wavelengths, split)
 
     def _read_image(self, path: Path) -> Cube:
         config = self.config
@@ -244,9 +244,9 @@ def _find_images(path: Path, source: str) -> list[Path]:
 def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:
     """The label raster of each image."""
     if path.is_file():
-        if len(images) != 1:
-            fail(path, f"a folder of labels for {len(images)} images", "a file")
-        return [path]
+        if len(images) != 1 and open_labels(path).stated.crs is None:
+            fail(path, f"a folder of labels for {len(images)} images, or a raster that says where it lies", "a file")
+        return [path] * len(images)
     found = []
     for image in images:
         name = name_of(image)

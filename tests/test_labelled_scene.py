@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from affine import Affine
 from datasets.distributed import split_dataset_by_node
+from rasterio.vrt import WarpedVRT
 from scipy.io import savemat
 from small_benchmarks import (
     assert_builder_holds_its_promises,
@@ -331,10 +332,53 @@ def test_labels_on_another_grid_are_refused(tmp_path: Path, profile: dict[str, A
     assert_one_clear_line(lambda: builder(folder, tmp_path).data, path, *words)
 
 
-def test_labels_of_another_size_are_refused(tmp_path: Path):
+def test_labels_of_another_size_without_a_place_are_refused(tmp_path: Path):
     folder = write_scene(tmp_path / "files")
-    path = write_raster(folder / "labels" / "scene.tif", values()[:40])
+    path = write_raster(folder / "labels" / "scene.tif", values()[:40], crs=None, transform=Affine.identity())
     assert_one_clear_line(lambda: builder(folder, tmp_path).data, path, "48 x 48", "40 x 48")
+
+
+@pytest.mark.parametrize("crs", [None, "EPSG:4326"])
+def test_finer_labels_are_laid_on_the_image(tmp_path: Path, caplog: pytest.LogCaptureFixture, crs: str | None):
+    """As of a land-cover map of 10 m, which reaches beyond the image: the most frequent value counts."""
+    folder = write_scene(tmp_path / "files")
+    fine = np.pad(values(), 2, constant_values=9).repeat(3, axis=0).repeat(3, axis=1)
+    fine[::3, ::3] = 7
+    grid = {"transform": shifted(-2, -2) @ Affine.scale(1 / 3), "nodata": 9}
+    path = write_raster(folder / "labels" / "scene.tif", fine, **grid)
+    if crs:
+        with rasterio.open(path) as source, WarpedVRT(source, crs=crs) as turned:
+            warped, grid = turned.read(1), {"crs": crs, "transform": turned.transform, "nodata": 9}
+        write_raster(path, warped, **grid)
+    (scene,) = builder(folder, tmp_path, class_names={1: "a", 2: "b", 3: "c", 7: "d"}).data.scenes
+    same = scene.labels == classes()
+    # Between two grids a pixel of 10 m falls to one side or the other
+    assert same.all() if crs is None else same.mean() > 0.97
+    assert "laid on the pixels of scene: the most frequent value in each" in caplog.text
+
+
+def test_coarser_labels_are_laid_on_the_image(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = write_scene(tmp_path / "files")
+    coarse = values()[: SIZE // 2, 1::2]
+    write_raster(folder / "labels" / "scene.tif", coarse, transform=TRANSFORM @ Affine.scale(2))
+    (scene,) = builder(folder, tmp_path).data.scenes
+    expected = np.where(coarse == 0, UNLABELLED, coarse - 1).repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(scene.labels, expected)
+    assert "the value at the center of each; 2304 of 2304 have one" in caplog.text
+
+
+def test_one_raster_of_labels_serves_several_images(tmp_path: Path):
+    folder = write_tiles(tmp_path / "files")
+    path = write_raster(folder / "all.tif", values())
+    (scene,) = builder(folder, tmp_path, labels="all.tif").data.scenes
+    expected = classes()
+    expected[16:32, 16:32] = UNLABELLED
+    np.testing.assert_array_equal(scene.labels, expected)
+    write_raster(path, values(), crs=None, transform=Affine.identity())
+    refused = lambda: builder(folder, tmp_path, labels="all.tif").data
+    assert_one_clear_line(refused, path, "a folder of labels for 8 images, or a raster that says where it lies")
+    write_raster(path, values(), transform=shifted(1000, 1000))
+    assert_one_clear_line(refused, path, "at least 2 classes")
 
 
 def test_another_name_for_the_same_crs_is_accepted(tmp_path: Path):

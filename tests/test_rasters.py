@@ -617,7 +617,6 @@ def labelled(folder: Path, labels: np.ndarray, *, grid: Any = None, **settings: 
         (np.stack([LABELS] * 2), ["2 bands"]),
         ((LABELS + 0.5).astype(np.float32), ["whole numbers", "1.5"]),
         (np.where(LABELS.cumsum().reshape(LABELS.shape) < 3, 9, LABELS), ["among 0, 1, 2, 3", "9 in 2 pixels"]),
-        (LABELS[1:], ["12 x 14", "11 x 14"]),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: np.ndarray, words: list[str]) -> None:
@@ -640,6 +639,12 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: np.ndarr
 def test_labels_on_another_grid_are_refused(tmp_path: Path, grid: dict[str, Any], word: str) -> None:
     builder = labelled(tmp_path, LABELS, grid=grid)
     with refused(tmp_path / "labels" / "a.tif", word):
+        _ = builder.data
+
+
+def test_labels_of_another_size_that_do_not_say_where_they_lie_are_refused(tmp_path: Path) -> None:
+    builder = labelled(tmp_path, LABELS[1:], grid={"crs": None})
+    with refused(tmp_path / "labels" / "a.tif", "12 x 14", "11 x 14"):
         _ = builder.data
 
 

@@ -242,10 +242,11 @@ def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, b
         with (
             raster_errors(str(path)),
             WarpedVRT(
-                file.dataset, **grid, resampling=resampling, dtype="float64", src_nodata=stated.nodata, nodata=np.nan
+                file.dataset, **grid, resampling=resampling, dtype="float64", src_nodata=None, nodata=np.nan
             ) as laid,
         ):
-            values = _as_labels(laid.read(1), None, None, path)
+            # What means no label is as good a value as others: a pixel most of which has none has none
+            values = _as_labels(laid.read(1), None, stated.nodata, path)
         how = "most frequent value in each" if several else "value at the center of each"
         found = int((values != -1).sum())
         logger.warning(

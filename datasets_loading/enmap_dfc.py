@@ -123,7 +123,7 @@ class EnMAPDFC(LabelledBuilder):
             scenes = _paper_tiles(cube, complete, classes)
             split = self._split_by_tiles(scenes)
         else:
-            scenes = [Scene(f"EnMAP-{self.config.region}", cube.image, classes, cube.crs, cube.transform)]
+            scenes = [Scene(f"EnMAP-{self.config.region}", cube.image, cube.seen(classes), cube.crs, cube.transform)]
             split = self.config.by_blocks({scene.name: scene.labels for scene in scenes})
         return LabelledData(scenes, CLASS_NAMES, cube.wavelengths, split)
 
@@ -248,12 +248,16 @@ def match_products(
             cube = read_scene(OpenScene(product, path), window)
         if merged is None:
             image = np.full((len(cube.image), bottom - top, right - left), ENMAP.nodata, dtype=np.int16)
-            merged = Cube(cube.name, image, cube.wavelengths, cube.crs, moved(grid, top, left))
+            hidden = np.zeros(image.shape[1:], dtype=bool)
+            merged = Cube(cube.name, image, cube.wavelengths, cube.crs, moved(grid, top, left), hidden)
         bands = len(cube.image), cube.wavelengths
         check_same_bands(cube.name, *bands, len(merged.image), merged.wavelengths, merged.name)
-        place = merged.image[:, rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        part = np.s_[rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+        place = merged.image[:, *part]
         free = (place == ENMAP.nodata).all(axis=0)
+        assert cube.hidden is not None
         np.copyto(place, cube.image, where=free)
+        np.copyto(hidden[part], cube.hidden, where=free)
     assert merged is not None and merged.transform is not None
     return merged, *majority(labels, merged.transform, (bottom - top, right - left), factor)
 

@@ -79,6 +79,7 @@ class Cube:
         image: stored numbers (reflectance x 10000), int16 (bands, height, width), nodata -32768.
         wavelengths: band centers in nm, float64 (bands,), or None.
         crs, transform: coordinate reference system, and from (column, row) to its coordinates; or None.
+        hidden: pixels in cloud or its shadow, bool (height, width), as an EnMAP product says; or None.
     """
 
     name: str
@@ -86,6 +87,16 @@ class Cube:
     wavelengths: np.ndarray | None
     crs: CRS | None = None
     transform: Affine | None = None
+    hidden: np.ndarray | None = None
+
+    def seen(self, labels: np.ndarray) -> np.ndarray:
+        """Labels, uint8 (height, width), without those of pixels that cloud or shadow hides, which the log counts."""
+        if self.hidden is None:
+            return labels
+        lost = self.hidden & (labels != UNLABELLED)
+        if lost.any():
+            logger.warning("%s: %d labelled pixels in cloud or shadow, taken as unlabelled", self.name, lost.sum())
+        return np.where(lost, UNLABELLED, labels)
 
 
 @dataclass(eq=False)
@@ -203,7 +214,11 @@ def read_scene(scene: OpenScene, window: Window | None = None) -> Cube:
     transform = scene.transform
     if window is not None and transform is not None:
         transform = moved(transform, window.row_off, window.col_off)
-    return Cube(scene.name, image, scene.wavelengths, scene.crs, transform)
+    hidden = None
+    if scene.product is not None:
+        rows, columns = (None, None) if window is None else window.toslices()
+        hidden = scene.read_excluded(rows, columns, ("cloud", "shadow"))
+    return Cube(scene.name, image, scene.wavelengths, scene.crs, transform, hidden)
 
 
 def read_label_values(path: str | Path, variable: str | None = None) -> tuple[np.ndarray, CRS | None, Affine | None]:
@@ -234,9 +249,9 @@ def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, b
     path = Path(path)
     file = open_labels(path, variable)
     stated, shape = file.stated, image.image.shape[1:]
-    have_places = None not in (stated.crs, stated.transform, image.crs, image.transform)
-    if isinstance(file, GdalFile) and have_places and (by_place or file.shape[1:] != shape):
-        several = _pixels_in_one(image, stated.crs, stated.transform) >= 2
+    transform = stated.transform if stated.crs and image.crs and image.transform is not None else None
+    if isinstance(file, GdalFile) and transform is not None and (by_place or file.shape[1:] != shape):
+        several = _pixels_in_one(image, stated.crs, transform) >= 2
         resampling = Resampling.mode if several else Resampling.nearest
         grid = {"crs": image.crs, "transform": image.transform, "height": shape[0], "width": shape[1]}
         with (
@@ -261,6 +276,7 @@ def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, b
 
 def _pixels_in_one(image: Cube, crs: CRS, transform: Affine) -> float:
     """How many pixels of a raster one pixel in the middle of an image holds."""
+    assert image.transform is not None
     height, width = image.image.shape[1:]
     corners = [image.transform @ (width // 2 + right, height // 2 + down) for right, down in ((0, 0), (1, 0), (0, 1))]
     moved_corners = transform_coordinates(image.crs, crs, *map(list, zip(*corners, strict=True)))[:2]

@@ -137,7 +137,7 @@ class LabelledScene(LabelledBuilder):
                 to_classes(values, class_of_value, str(path))
                 for values, path in zip(rasters, label_paths, strict=True)
             ]
-        scenes = join_tiles(list(zip(cubes, label_values, strict=True)))
+        scenes = join_tiles([(cube, cube.seen(values)) for cube, values in zip(cubes, label_values, strict=True)])
         labels = {scene.name: scene.labels for scene in scenes}
         if len(np.setdiff1d(np.concatenate([values.ravel() for values in labels.values()]), [UNLABELLED])) < 2:
             fail(labels_path, "labels of at least 2 classes", "fewer")

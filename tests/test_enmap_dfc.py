@@ -78,6 +78,19 @@ def test_blocks(folder: Path, tmp_path: Path):
         assert abs(counts.sum() / (expected_labels() != UNLABELLED).sum() - share) < 0.2
 
 
+def test_labels_in_clouds_are_none(tmp_path: Path):
+    folder = write_dfc(tmp_path / "files")
+    for path in folder.rglob("*QL_QUALITY_CLOUD.TIF"):
+        with rasterio.open(path, "r+") as dataset:
+            cloud = dataset.read(1)
+            cloud[:, LABEL_COLUMN + 20 : LABEL_COLUMN + 40] = 1
+            dataset.write(cloud, 1)
+    (scene,) = builder(folder, tmp_path, block_size=50).data.scenes
+    expected = expected_labels()
+    expected[:, 20:40] = UNLABELLED
+    np.testing.assert_array_equal(scene.labels, expected)
+
+
 def test_paper_tiles_are_numbered_row_by_row_less_those_with_gaps(tmp_path: Path):
     values = dfc_values()
     values[:3, 3 * 70] = 0  # one pixel without labels in the second tile of the upper row

@@ -22,7 +22,7 @@ from small_benchmarks import (
     striped_cube,
     write_raster,
 )
-from small_products import HEIGHT, TRANSFORM, WIDTH, small_cube, write_small_product
+from small_products import HEIGHT, TRANSFORM, WIDTH, small_cube, small_quality, write_small_product
 
 from datasets_loading.labelled_data import read_cube
 from datasets_loading.labelled_scene import LabelledScene
@@ -149,8 +149,8 @@ def test_matlab_with_several_arrays(tmp_path: Path):
     assert_one_clear_line(lambda: builder(tmp_path, tmp_path, **settings).data, "radiance (48, 48, 4)", "got 2")
 
 
-def test_products_with_labels_beside_them(tmp_path: Path):
-    """The layout that simulated scenes are written in: class names as tags, counted from 0."""
+def test_products_with_labels_beside_them(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The layout that simulated scenes are written in: class names as tags, counted from 0; clouds have no labels."""
     folder = tmp_path / "files"
     product = write_small_product(folder)
     names = ("vegetation", "soil", "water")
@@ -162,7 +162,11 @@ def test_products_with_labels_beside_them(tmp_path: Path):
     (scene,) = scene_builder.data.scenes
     np.testing.assert_array_equal(scene.cube, small_cube())
     assert scene_builder.data.class_names == names
-    np.testing.assert_array_equal(scene.labels, np.where(scene.valid, labels, UNLABELLED))
+    quality = small_quality()
+    hidden = (quality["cloud"] | quality["cloud_shadow"]).astype(bool)
+    np.testing.assert_array_equal(scene.labels, np.where(scene.valid & ~hidden, labels, UNLABELLED))
+    lost = (hidden & (labels != UNLABELLED)).sum()
+    assert f"{lost} labelled pixels in cloud or shadow, taken as unlabelled" in caplog.text and lost > 100
     assert_builder_holds_its_promises(scene_builder, window_size=4)
 
 

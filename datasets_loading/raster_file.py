@@ -45,7 +45,7 @@ class Stated:
         good_bands: which bands are to be used, bool (bands,).
         gain, offset: `quantity` = stored number * gain + offset, float64 (bands,) each.
         nodata: stored number of a pixel without data, of all bands or of each, float64 (bands,).
-        quantity: "reflectance" (1 = all light), "radiance", or None.
+        quantity: "reflectance" (1 = all light), "radiance", "uncertainty", or None.
         called: what it calls its numbers, as "surface_reflectance", which is no scale.
         crs, transform: coordinate reference system, and from (column, row) to its coordinates.
         name: name of the product or file.

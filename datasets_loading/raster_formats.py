@@ -51,9 +51,11 @@ DRIVERS = ["GTiff", "ENVI", "JP2OpenJPEG"]
 _ENVI_DATA_ENDINGS = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".bin", ".raw", ".cube", ".pix", ".hyspex")
 _NO_ENVI_DATA = ".hdr .xml .txt .csv .png .jpg .jpeg .json .prj .ovr .msk .md5 .tif".split()
 _SIDE_FILES = (".hdr", ".tfw", ".wld", ".prj", ".imd", ".rpb", "_rpc.txt", "_mtl.txt")
-_RADIANCE = re.compile(r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)", re.I)
+_RADIANCE = re.compile(
+    r"radiance|[uµ]?w[\s*/^.(-]*(c?m[\s*/^.-]*-?2|c?m\^?2).*sr|(^|[^a-z])rdn([^a-z]|$)|^(1/)?sr\s*(\^?-1)?$", re.I
+)
 ARRAY_ENDINGS = (".mat", ".npy", ".npz", ".h5", ".hdf5", ".hdf", ".he5", ".nc")
-_WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
+_WAVELENGTH_NAMES = re.compile(r"(band_?)?(wavelengths?(_3d)?|wl|wvl|cent(er|re)_?wavelengths?)(_?(nm|um))?", re.I)
 _WAVELENGTH_IN_NAME = re.compile(
     r"(?<![\w.,-])(\d+(?:\.\d+)?) ?(nm|nanomet(?:er|re)s?|[uµμ]m|micromet(?:er|re)s?|microns?)\b", re.I
 )
@@ -73,7 +75,12 @@ _LARGEST_NPY_HEADER = 10_000
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 _VAPOUR_RANGE = re.compile("Band_Window_[0-9]_Nanometers")
 """In which water vapour leaves no light, as NEON states it beside the array."""
-_NO_IMAGE = re.compile(r"uncertaint|quality|mask|flag", re.I)
+_NO_IMAGE = re.compile(r"uncertaint|(^|_)unc(_|$)|quality|mask(?!ed)|flag", re.I)
+_UNCERTAINTY = re.compile(r"uncertaint(y|ies)\W*$|(^|_)unc(_|$)", re.I)
+"""What an array is called that holds no image, and how a description ends of an image of uncertainties."""
+_FILLS = ("missing_value", "fillvalue", "data_ignore_value")
+_NUMBERS = (*_FILLS, "scale_factor", "add_offset")
+"""Attributes of arrays, however they are spelled: "_FillValue", "Scale_Factor", "data ignore value"."""
 _EOS_GRID = re.compile(
     r'GridName="(?P<name>[^"]+)"\s+XDim=(?P<width>\d+)\s+YDim=(?P<height>\d+)\s+'
     r"UpperLeftPointMtrs=\((?P<left>[^,()]+),(?P<top>[^,()]+)\)\s+LowerRightMtrs=\((?P<right>[^,()]+),(?P<bottom>[^,()]+)\)"
@@ -217,8 +224,7 @@ class GdalFile(RasterFile):
             marked = dataset.colorinterp.index(ColorInterp.alpha) + 1
             stated.notes.append(f"band {marked} is marked as alpha and read as one of the spectrum")
         texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
-        if stated.quantity is None and any(map(is_radiance, texts)):
-            stated.quantity = "radiance"
+        stated.quantity = stated.quantity or _quantity_in(texts)
         stated.metadata = {"format": str(dataset.driver)}
         return stated
 
@@ -346,34 +352,36 @@ class ArrayFile(RasterFile):
         return None if good is None else good[0] > 0
 
     def _state_attributes(self, num_bands: int) -> None:
-        """Scale, offset and fill value by the CF conventions or those of NEON, where an HDF5 array carries them."""
-        attributes = getattr(self._handle(), "attrs", {})
-        fill_names = ("missing_value", "_FillValue", "Data_Ignore_Value")
-        held = {
-            name: np.ravel(attributes[name])
-            for name in (*fill_names, "scale_factor", "Scale_Factor", "add_offset", "units")
-            if name in attributes
-        }
-        for name, values in held.items():
-            if name in ("Scale_Factor", "Data_Ignore_Value") and values.dtype.kind in "SUO":
-                held[name] = values = np.array([_number(_text(value)) for value in values])
-            if name != "units" and (values.dtype.kind not in "iuf" or values.size not in (1, num_bands)):
-                fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{values.tolist()}")
-        fills = [name for name in fill_names if name in held]
+        """
+        Scale, offset, fill value and quantity by the CF conventions or those of NEON, where an HDF5 array carries
+        them.
+        """
+        array = self._handle()
+        attributes = getattr(array, "attrs", {})
+        spelled = {name.strip("_").lower().replace(" ", "_"): name for name in attributes}
+        held = {}
+        for plain, name in ((plain, spelled[plain]) for plain in _NUMBERS if plain in spelled):
+            values = stated = np.ravel(attributes[name])
+            if values.dtype.kind in "SUO":
+                values = np.array([_number(_text(value)) for value in values])
+            is_bad = values.dtype.kind not in "iuf" or values.size not in (1, num_bands)
+            if is_bad or (plain not in _FILLS and np.isnan(values).any()):
+                fail(self.path, f"one number as {name}, or one for each of {num_bands} bands", f"{stated.tolist()}")
+            held[plain] = values
+        fills = [plain for plain in _FILLS if plain in held]
         if str(attributes.get("_Unsigned")).lower() == "true" and self.dtype.kind == "i":
             self.dtype = np.dtype(f"u{self.dtype.itemsize}")
-            held |= {name: held[name].astype(self.dtype) for name in fills}
-        for name in fills:
-            self.stated.nodata = float(held[name][0])
+            held |= {plain: held[plain].astype(self.dtype) for plain in fills}
+        for plain in fills:
+            self.stated.nodata = float(held[plain][0])
         if "scale_factor" in held or "add_offset" in held:
-            self.stated.gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
-            self.stated.offset = np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
-        elif "Scale_Factor" in held:  # that of NEON divides
-            with np.errstate(divide="ignore"):
-                self.stated.gain = 1 / np.asarray(held["Scale_Factor"], dtype=np.float64)
+            gain = np.asarray(held.get("scale_factor", [1.0]), dtype=np.float64)
+            if "scale_factor" not in attributes:  # NEON's divides, as 10000; that of others multiplies, as 0.0001
+                gain = np.where(gain > 1, 1 / np.maximum(gain, 1), gain)
+            self.stated.gain, self.stated.offset = gain, np.asarray(held.get("add_offset", [0.0]), dtype=np.float64)
         self.stated.called = self.variable.split("/")[-1] if self.path.suffix.lower() != ".npy" else ""
-        if is_radiance(self.stated.called) or ("units" in held and is_radiance(str(held["units"][0]))):
-            self.stated.quantity = "radiance"
+        texts = self.stated.called, _unit_of(array), _text(attributes.get("long_name"))
+        self.stated.quantity = _quantity_in([text for text in texts if text])
 
     def _state_grid(self) -> None:
         """
@@ -406,7 +414,7 @@ class ArrayFile(RasterFile):
                     (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
                     transform = Affine(width, 0, left - width / 2, 0, height, top - height / 2)
                 self.stated.crs, self.stated.transform = crs, transform
-            elif (own := array.parent.get("Metadata/Coordinate_System")) is not None:
+            elif own := _neon_group(array.parent):
                 self.stated.crs, self.stated.transform = _neon_place(own)
             elif grid := re.fullmatch("/HDFEOS/GRIDS/([^/]+)/Data Fields/[^/]+", array.name):
                 self.stated.crs, self.stated.transform = _eos_place(array, grid[1])
@@ -689,6 +697,7 @@ def _choose_array(path: Path, arrays: _Arrays, variable: str | None, dimensions:
     fitting = _images_among(arrays, dimensions)
     if dimensions == 3:
         fitting = [name for name in fitting if not _NO_IMAGE.search(name.split("/")[-1])] or fitting
+        fitting = [name for name in fitting if min(arrays[name][0]) > 1] or fitting
     if len(fitting) != 1:
         flag = "--variable, of labelled scenes --image_variable" if dimensions == 3 else "--label_variable"
         fail(path, f"one array with {dimensions} dimensions", f"{len(fitting)} ({held}): name it ({flag})")
@@ -720,7 +729,8 @@ def _read_array(path: Path, name: str) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """An attribute of an HDF5 file as text, None where it is something else."""
+    """An attribute of an HDF5 file as text, perhaps an array of one, None where it is something else."""
+    value = np.ravel(value)[0] if isinstance(value, np.ndarray) and value.size == 1 else value
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return text if isinstance(text, str) else None
 
@@ -754,15 +764,24 @@ def _first_and_step(coordinates: Any) -> tuple[float, float]:
     return float(values[0]), float((values[-1] - values[0]) / len(steps))
 
 
+def _neon_group(parent: Any) -> Any:
+    """Where a file of NEON states the place of its image, in files before 2016 beside it; None in others."""
+    return parent.get("Metadata/Coordinate_System", parent if "map info" in parent else None)
+
+
 def _neon_place(group: Any) -> tuple[CRS, Affine]:
     """Where an image of NEON lies, by its code and the line `map info` of an ENVI header, which it has as well."""
-    info, code = (_text(np.ravel(group[name][()])[0]) or "" for name in ("Map_Info", "EPSG Code"))
+    texts = {
+        name.lower().replace("_", " "): _text(item[()]) or "" for name, item in group.items() if hasattr(item, "dtype")
+    }
+    info, code = texts["map info"], texts.get("epsg code")
     turned = re.search(r"rotation\s*=\s*(-?[\d.]+)", info)
     if turned and float(turned[1]):
         raise ValueError("a grid that is turned")
     column, row, left, top, width, height = map(float, info.split(",")[1:7])
     to_corner = Affine(width, 0, left, 0, -height, top) @ Affine.translation(1 - column, 1 - row)
-    return CRS.from_epsg(int(code)), to_corner
+    crs = CRS.from_wkt(texts["coordinate system string"]) if code is None else CRS.from_epsg(int(code))
+    return crs, to_corner
 
 
 def _eos_place(array: Any, name: str) -> tuple[CRS, Affine]:
@@ -819,6 +838,9 @@ def is_hdf5(path: Path) -> bool:
         return b"\x89HDF\r\n\x1a\n" in (file.read(8), file.seek(512) and file.read(8))
 
 
-def is_radiance(text: str) -> bool:
-    """Whether a unit or a description speaks of radiance."""
-    return "reflectance" not in text.lower() and _RADIANCE.search(text) is not None
+def _quantity_in(texts: Sequence[str]) -> str | None:
+    """Whether units, names and descriptions speak of radiance or of uncertainty."""
+    if any(map(_UNCERTAINTY.search, texts)):
+        return "uncertainty"
+    is_radiance = any("reflectance" not in text.lower() and _RADIANCE.search(text) for text in texts)
+    return "radiance" if is_radiance else None

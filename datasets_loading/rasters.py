@@ -99,6 +99,8 @@ class Raster(Closing):
             with np.errstate(over="ignore"):  # a number as the file can hold it
                 self._nodata = np.asarray(self._nodata, dtype=np.float32).astype(np.float64)[()]
         self._trusted = trusted and scale is None and stated.quantity == "reflectance"
+        if stated.quantity == "uncertainty":
+            fail(path, "reflectance", "uncertainty by what it states")
         if stated.quantity == "radiance" and not radiance:
             fail(
                 path,
@@ -409,7 +411,7 @@ class Raster(Closing):
             return 1.0, f"stated: {own}"
         has_fractions = self._has_fractions
         fraction_like = quantity is None and has_fractions and high <= _HIGHEST_REFLECTANCE
-        named = "reflectance" in stated.called.lower()
+        named = "reflectance" in stated.called.lower() and "radiance" not in stated.called.lower()
         if fraction_like and (named or (falls or 0) > _LOWEST_INFRARED):
             by_name = f" of {stated.called}" if named else ""
             self.notes.append(f"no scale stated: fractions up to {high:.3g}{by_name} read as reflectance from 0 to 1")

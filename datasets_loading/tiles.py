@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 """Endings of the images that are looked for in folders; ENVI images by their headers."""
 
-_HDF5_PRODUCTS = re.compile(r"NEON_.+_reflectance\.h5|.+_(ortho|basic)_sr_hdf5\.h5", re.I)
+_HDF5_PRODUCTS = re.compile(r"NEON_.+_reflectance\.h5|NIS1_.+_atmcor\.h5|.+_(ortho|basic)_sr_hdf5\.h5", re.I)
 """Names of NEON's and Tanager's images, which are looked for, too; other HDF5 files hold anything."""
 _NO_IMAGES = re.compile(r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_|AV\d{9}t.+_(UNC|OBS|LOC|GLT|IGM|MASK)(_|\.)", re.I)
 """What lies beside the images of EMIT and AVIRIS."""

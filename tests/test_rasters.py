@@ -899,6 +899,90 @@ def test_netcdf_whose_rows_ascend_lies_where_its_coordinates_say(tmp_path: Path)
         np.testing.assert_array_equal(raster.read_stored(), image())
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("reflectance_uncertainty", {}),
+        ("rhos_unc", {"scale_factor": 1e-4}),
+        ("band_data", {"long_name": "Surface reflectance uncertainty"}),
+    ],
+)
+def test_uncertainties_are_no_reflectance(tmp_path: Path, name: str, attributes: dict[str, Any]) -> None:
+    """As of AVIRIS-3 (`..._UNC_ORT.nc`), also where the array is named."""
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file[name] = (image() / (10000 if not attributes.get("scale_factor") else 1)).astype(np.float32)
+        file[name].attrs.update(attributes)
+        file["wavelength"] = CENTERS
+    for variable in (None, name):
+        with refused(tmp_path / "a.nc", "expected reflectance, got uncertainty"):
+            open_raster(tmp_path / "a.nc", variable=variable)
+    envi(tmp_path / "a.img", fractions(), "description = {Per-pixel surface reflectance uncertainty}")
+    with refused(tmp_path / "a.img", "expected reflectance, got uncertainty"):
+        open_raster(tmp_path / "a.img")
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("cube", {"Units": "uW/cm^2/nm/sr"}),
+        ("cube", {"units": np.array([b"W m-2 sr-1 um-1"])}),
+        ("band_data", {"long_name": "Top of atmosphere radiance"}),
+        ("remote_sensing_reflectance", {"units": "sr^-1"}),  # a third of reflectance
+    ],
+)
+def test_arrays_that_state_radiance_in_any_spelling_are_refused(
+    tmp_path: Path, name: str, attributes: dict[str, Any]
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = image()
+        file[name].attrs.update(attributes)
+        file["wavelength"] = CENTERS
+    with refused(tmp_path / "a.h5", "expected reflectance, got radiance"):
+        open_raster(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("scale", [{"Scale_Factor": 1e-4}, {"SCALE FACTOR": b"10000"}, {"Scale Factor": [10000.0]}])
+def test_scale_and_fill_in_any_spelling(tmp_path: Path, scale: dict[str, Any]) -> None:
+    """A scale factor above 1 divides, as that of NEON, and one below multiplies, as that of most others."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = with_rows(image(), 15000)[ORDER]
+        file["cube"].attrs.update({"data ignore value": b"15000.0", **scale})
+        file["wavelength"] = CENTERS[ORDER]
+    np.testing.assert_array_equal(read_stored(tmp_path / "a.h5"), with_rows(image(), NODATA))
+
+
+def test_a_flight_line_of_neon_before_2016(tmp_path: Path) -> None:
+    """Bands first, everything in the root, attributes with spaces; rasters with an axis of 1 beside it."""
+    path = tmp_path / "NIS1_20140507_143910_atmcor.h5"
+    with h5py.File(path, "w") as file:
+        file["Reflectance"] = with_rows(image(), 15000)[ORDER]
+        file["Reflectance"].attrs.update({"data ignore value": b"15000.0", "Scale Factor": b"10000.0"})
+        file["Cast_Shadow"] = np.zeros((1, HEIGHT, WIDTH), np.float32)
+        file["wavelength"] = CENTERS[ORDER][None] / 1000
+        file["map info"] = np.array([b"UTM,1,1,257000.0,4113000.0,1,1,11,North,WGS-84,units=Meters"])
+        file["coordinate system string"] = np.array([CRS.from_epsg(32611).to_wkt().encode()])
+    with open_raster(path) as raster:
+        np.testing.assert_array_equal(raster.read_stored(), with_rows(image(), NODATA))
+        assert raster.crs == CRS.from_epsg(32611)
+        assert raster.transform == Affine(1, 0, 257000, 0, -1, 4113000)
+        assert raster.scale_note.startswith("stated: gain 0.0001")
+
+
+def test_surface_reflectance_of_pace(tmp_path: Path) -> None:
+    """Level 2 in swaths: the bands of the array are `wavelength_3d`, beside others of the instrument."""
+    path = tmp_path / "PACE_OCI.20240605T183011.L2.SFREFL.V3_0.nc"
+    with h5py.File(path, "w") as file:
+        file["geophysical_data/rhos"] = with_rows(image(), -32767)[ORDER].transpose(1, 2, 0)
+        file["geophysical_data/rhos"].attrs.update({"scale_factor": 1e-4, "_FillValue": np.int16(-32767)})
+        file["sensor_band_parameters/wavelength"] = np.linspace(314, 2258, BANDS + 9)
+        file["sensor_band_parameters/wavelength_3d"] = CENTERS[ORDER]
+        file["navigation_data/latitude"] = np.zeros((HEIGHT, WIDTH))
+    with open_raster(path) as raster:
+        np.testing.assert_array_equal(raster.read_stored(), with_rows(image(), NODATA))
+        np.testing.assert_allclose(raster.wavelengths, CENTERS)
+        assert any("latitudes and longitudes" in note for note in raster.notes)
+
+
 def neon(path: Path, map_info: str = "UTM, 1.000, 1.000, 257000.0, 4113000.0, 1.0, 1.0, 11, North, WGS-84") -> Path:
     """As NEON's airborne observatory writes a tile: (rows, columns, bands), with attributes of its own."""
     with h5py.File(path, "w") as file:

@@ -304,7 +304,8 @@ def test_no_wavelengths_beside_tiles_with_wavelengths(tmp_path: Path):
 def test_what_is_looked_for_in_folders_by_its_name(tmp_path: Path):
     """Files named .h5 hold anything; beside images of EMIT and AVIRIS lie others of the same format."""
     images = ["AV320231008t173943_000_L2A_OE_27577724_RFL_ORT.nc", "EMIT_L2A_RFL_001_20230101T000000_1_2.nc"]
-    images += ["NEON_D17_SJER_DP3_257000_4112000_reflectance.h5", "20250514_193939_64_4001_ortho_sr_hdf5.h5"]
+    images += ["NIS1_20140507_143910_atmcor.h5", "NEON_D17_SJER_DP3_257000_4112000_reflectance.h5"]
+    images += ["20250514_193939_64_4001_ortho_sr_hdf5.h5"]
     others = ["AV320231008t173943_000_L2A_OE_27577724_UNC_ORT.nc", "AV320231008t173943_000_L1B_ORT_27577724_OBS.nc"]
     others += [
         "EMIT_L2A_MASK_001_20230101T000000_1_2.nc",

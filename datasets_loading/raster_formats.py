@@ -81,6 +81,8 @@ _UNCERTAINTY = re.compile(r"uncertaint(y|ies)\W*$|(^|_)unc(_|$)", re.I)
 _FILLS = ("missing_value", "fillvalue", "data_ignore_value")
 _NUMBERS = (*_FILLS, "scale_factor", "add_offset")
 """Attributes of arrays, however they are spelled: "_FillValue", "Scale_Factor", "data ignore value"."""
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"
+"""Begins the name of what NetCDF puts for a dimension without coordinates: an array of zeros."""
 _EOS_GRID = re.compile(
     r'GridName="(?P<name>[^"]+)"\s+XDim=(?P<width>\d+)\s+YDim=(?P<height>\d+)\s+'
     r"UpperLeftPointMtrs=\((?P<left>[^,()]+),(?P<top>[^,()]+)\)\s+LowerRightMtrs=\((?P<right>[^,()]+),(?P<bottom>[^,()]+)\)"
@@ -391,7 +393,7 @@ class ArrayFile(RasterFile):
         array = self._handle()
         if not hasattr(array, "attrs"):
             return
-        mapping = _text(array.attrs.get("grid_mapping"))
+        mapping = (_text(array.attrs.get("grid_mapping")) or "").split(":")[0]
         rows, columns = (_scales_of(array, axis)[:1] for axis in range(3) if axis != self.axis)
         try:
             about: Any = {}
@@ -403,24 +405,39 @@ class ArrayFile(RasterFile):
                 if any(found.name.split("/")[-1].lower() in _EASTINGS for found in rows):
                     raise ValueError("columns before rows")
                 crs = CRS.from_wkt(wkt) if wkt else CRS.from_epsg(4326)
-                given = _text(about.get("GeoTransform"))
-                if given:
-                    transform = Affine.from_gdal(*map(float, given.split()))
-                    # GDAL writes the last row first, and states the transform of the image that it reads north up
-                    if rows and _first_and_step(*rows)[1] * transform.e < 0:
-                        height = array.shape[1 if self.axis == 0 else 0]
-                        transform = transform @ Affine(1, 0, 0, 0, -1, height)
-                else:
-                    (left, width), (top, height) = map(_first_and_step, (*columns, *rows))
-                    transform = Affine(width, 0, left - width / 2, 0, height, top - height / 2)
-                self.stated.crs, self.stated.transform = crs, transform
+                self.stated.transform = self._grid_of(rows, columns, _text(about.get("GeoTransform")))
+                self.stated.crs = crs
             elif own := _neon_group(array.parent):
                 self.stated.crs, self.stated.transform = _neon_place(own)
             elif grid := re.fullmatch("/HDFEOS/GRIDS/([^/]+)/Data Fields/[^/]+", array.name):
                 self.stated.crs, self.stated.transform = _eos_place(array, grid[1])
+            elif mapping:
+                raise ValueError(f"{mapping} without crs_wkt")
         except (CRSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             self.stated.notes.append(f"its place on Earth is not understood and left out ({reason[:100]})")
+
+    def _grid_of(self, rows: list[Any], columns: list[Any], given: str | None) -> Affine:
+        """The transform by the coordinates of rows and columns and by GDAL's `GeoTransform`, of which one may miss."""
+        height, width = (length for axis, length in enumerate(self._handle().shape) if axis != self.axis)
+        transform = None
+        if given:
+            transform = Affine.from_gdal(*map(float, given.split()))
+            # GDAL writes the last row first, and states the transform of the image that it reads north up
+            if rows and _first_and_step(*rows)[1] * transform.e < 0:
+                transform = transform @ Affine(1, 0, 0, 0, -1, height)
+            if not (rows and columns and transform.is_rectilinear):
+                return transform
+        (left, right), (top, down) = map(_first_and_step, (*columns, *rows))
+        own = Affine(right, 0, left - right / 2, 0, down, top - down / 2)
+        if transform is None:
+            return own
+        # xarray cuts the coordinates with the image, and leaves the transform as it was
+        ends = [np.subtract(own @ corner, transform @ corner) for corner in ((0, 0), (width, height))]
+        if np.abs(ends).max() <= 0.5 * min(abs(right), abs(down)):
+            return transform
+        self.stated.notes.append("its GeoTransform is that of another image, its coordinates count")
+        return own
 
     def _length_of(self, wavelengths: Any) -> int | None:
         if isinstance(wavelengths, (str, Path)):
@@ -656,6 +673,8 @@ def _list_arrays(path: Path) -> _Arrays:
 
             def visit(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset) and item.dtype.kind in "iufb" and not name.startswith("#"):
+                    if (_text(item.attrs.get("NAME")) or "").startswith(_NO_VARIABLE):
+                        return
                     arrays[name] = (item.shape[::-1] if ending == ".mat" else item.shape, item.dtype.str)
 
             file.visititems(visit)
@@ -749,17 +768,23 @@ def _unit_in_name(name: str) -> str | None:
 def _scales_of(array: Any, axis: int) -> list[Any]:
     """The arrays of coordinates along an axis of an HDF5 array; none where the file has lost them."""
     try:
-        return [*array.dims[axis].values()]
+        scales = [*array.dims[axis].values()]
+        return [scale for scale in scales if not (_text(scale.attrs.get("NAME")) or "").startswith(_NO_VARIABLE)]
     except (RuntimeError, OSError):
         return []
 
 
 def _first_and_step(coordinates: Any) -> tuple[float, float]:
     """The first of evenly spaced coordinates, and the step between them; ValueError where they are not."""
+    unit = _unit_of(coordinates) or ""
+    if re.match("k|rad", unit, re.I):
+        raise ValueError(f"coordinates in {unit}")
     values = np.asarray(coordinates[()], dtype=np.float64).reshape(-1)
     steps = np.diff(values)
-    is_even = len(steps) and steps[0] and np.abs(steps - steps[0]).max() <= 0.01 * abs(steps[0])
-    if not is_even:  # as of NaN
+    # Degrees in 32 bits are rounded by a hundredth of a small pixel
+    rounding = 2 * np.finfo(coordinates.dtype).eps * np.abs(values).max() if coordinates.dtype.kind == "f" else 0
+    is_even = len(steps) and steps[0] and np.abs(steps - steps[0]).max() <= max(0.01 * abs(steps[0]), rounding)
+    if not (is_even and abs(steps[0]) > rounding):  # as of NaN
         raise ValueError("coordinates that are not evenly spaced")
     return float(values[0]), float((values[-1] - values[0]) / len(steps))
 

@@ -899,6 +899,65 @@ def test_netcdf_whose_rows_ascend_lies_where_its_coordinates_say(tmp_path: Path)
         np.testing.assert_array_equal(raster.read_stored(), image())
 
 
+def on_grid(file: h5py.File, name: str, y: np.ndarray, x: np.ndarray, **about: Any) -> None:
+    """Puts an array (bands, y, x) on a grid of UTM as rioxarray states it, beside what `about` says of the grid."""
+    file["wavelength"] = CENTERS[ORDER]
+    file["spatial_ref"] = 0
+    file["spatial_ref"].attrs.update({"crs_wkt": CRS.from_epsg(32633).to_wkt(), **about})
+    file[name].attrs["grid_mapping"] = "spatial_ref"
+    for axis, (label, values) in enumerate((("y", y), ("x", x)), 1):
+        file[label] = values
+        file[label].make_scale(label)
+        file[name].dims[axis].attach_scale(file[label])
+
+
+@pytest.mark.parametrize("way", ["cut", "every third pixel", "cut, rows ascend"])
+def test_coordinates_count_where_an_image_was_cut_and_its_geotransform_was_not(tmp_path: Path, way: str) -> None:
+    """As xarray leaves it in what `isel` gives; one for all of the image is taken as it is."""
+    path, step = hdf5(tmp_path / "a.nc", (0, 1, 2)), 90.0 if "third" in way else 30.0
+    y, x = 5_900_000 - step * (np.arange(HEIGHT) + 2.5), 400_000 + step * (np.arange(WIDTH) + 3.5)
+    if "ascend" in way:
+        y = y[::-1]
+    with h5py.File(path, "r+") as file:
+        on_grid(file, "reflectance", y, x, GeoTransform="400000 30 0 5900000 0 -30")
+    with open_raster(path) as raster:
+        assert raster.transform @ (0.5, 0.5) == (x[0], y[0])
+        assert raster.transform @ (WIDTH - 0.5, HEIGHT - 0.5) == (x[-1], y[-1])
+        assert any("its coordinates count" in note for note in raster.notes)
+
+
+def test_what_netcdf_states_of_a_place_in_other_ways(tmp_path: Path) -> None:
+    y, x = 5_900_000 - 3 * (np.arange(HEIGHT) + 0.5), 400_000 + 3 * (np.arange(WIDTH) + 0.5)
+    for number, (rows, columns, about) in enumerate(
+        [
+            (y.astype(np.float32), x.astype(np.float32), {}),  # rounded to halves of a meter
+            (y, x, {"GeoTransform": "400000 3 0 5900000 0 -3"}),
+        ]
+    ):
+        path = hdf5(tmp_path / f"{number}.nc", (0, 1, 2))
+        with h5py.File(path, "r+") as file:
+            on_grid(file, "reflectance", rows, columns, **about)
+            file["reflectance"].attrs["grid_mapping"] = "spatial_ref: x y"
+            if about:  # dimensions without coordinates
+                for name in "yx":
+                    file[name][:] = 0
+                    file[name].attrs["NAME"] = "This is a netCDF dimension but not a netCDF variable.    12"
+        with open_raster(path) as raster:
+            assert raster.transform is not None, raster.notes
+            assert raster.transform.almost_equals(Affine(3, 0, 400_000, 0, -3, 5_900_000), 0.5)
+    for name, change in (("kilometers", "coordinates in km"), ("parameters", "spatial_ref without crs_wkt")):
+        path = hdf5(tmp_path / f"{name}.nc", (0, 1, 2))
+        with h5py.File(path, "r+") as file:
+            on_grid(file, "reflectance", y / 1000, x / 1000)
+            if name == "kilometers":
+                file["y"].attrs["units"] = file["x"].attrs["units"] = "km"
+            else:
+                del file["spatial_ref"].attrs["crs_wkt"]
+        with open_raster(path) as raster:
+            assert raster.transform is None and raster.crs is None
+            assert any(change in note for note in raster.notes)
+
+
 @pytest.mark.parametrize(
     ("name", "attributes"),
     [

@@ -226,6 +226,8 @@ class GdalFile(RasterFile):
             marked = dataset.colorinterp.index(ColorInterp.alpha) + 1
             stated.notes.append(f"band {marked} is marked as alpha and read as one of the spectrum")
         texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
+        # Files of AVIRIS say so in their names alone
+        texts += re.findall("(?<![a-z])rdn(?![a-z])", Path(self.location).name.lower())
         stated.quantity = stated.quantity or _quantity_in(texts)
         stated.metadata = {"format": str(dataset.driver)}
         return stated

@@ -36,7 +36,9 @@ IMAGE_ENDINGS = (".tif", ".tiff", ".hdr", ".jp2", ".he5", ".nc", ".mat")
 
 _HDF5_PRODUCTS = re.compile(r"NEON_.+_reflectance\.h5|NIS1_.+_atmcor\.h5|.+_(ortho|basic)_sr_hdf5\.h5", re.I)
 """Names of NEON's and Tanager's images, which are looked for, too; other HDF5 files hold anything."""
-_NO_IMAGES = re.compile(r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_|AV\d{9}t.+_(UNC|OBS|LOC|GLT|IGM|MASK)(_|\.)", re.I)
+_NO_IMAGES = re.compile(
+    r"EMIT_L\w+_(RFLUNCERT|MASK|OBS)_|(AV|ang|f|emit)\d{6,}t.+_(unc|uncert|obs|loc|glt|igm|mask|h2o)(_|\.)", re.I
+)
 """What lies beside the images of EMIT and AVIRIS."""
 
 read_tile = read_cube

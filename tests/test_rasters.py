@@ -1000,6 +1000,14 @@ def test_arrays_that_state_radiance_in_any_spelling_are_refused(
         open_raster(tmp_path / "a.h5")
 
 
+def test_radiance_of_aviris_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Whole numbers that nothing in the header tells from reflectance x 10000."""
+    for name in ("f180628t01p00r05rdn_e_sc01_ort.img", "ang20180814t224053_rdn_v2r2.img"):
+        with refused(envi(tmp_path / name, image()), "expected reflectance, got radiance"):
+            open_raster(tmp_path / name)
+    np.testing.assert_array_equal(read_stored(envi(tmp_path / "verdner_wald.img", image())), image())
+
+
 @pytest.mark.parametrize("scale", [{"Scale_Factor": 1e-4}, {"SCALE FACTOR": b"10000"}, {"Scale Factor": [10000.0]}])
 def test_scale_and_fill_in_any_spelling(tmp_path: Path, scale: dict[str, Any]) -> None:
     """A scale factor above 1 divides, as that of NEON, and one below multiplies, as that of most others."""

@@ -307,6 +307,8 @@ def test_what_is_looked_for_in_folders_by_its_name(tmp_path: Path):
     images += ["NIS1_20140507_143910_atmcor.h5", "NEON_D17_SJER_DP3_257000_4112000_reflectance.h5"]
     images += ["20250514_193939_64_4001_ortho_sr_hdf5.h5"]
     others = ["AV320231008t173943_000_L2A_OE_27577724_UNC_ORT.nc", "AV320231008t173943_000_L1B_ORT_27577724_OBS.nc"]
+    images += ["ang20180814t224053_corr_v2r2_img.tif", "f180628t01p00r05_refl_img.tif"]
+    others += [f"ang20180814t224053_{name}.tif" for name in ("rdn_v2r2_obs_ort", "rdn_v2r2_loc", "h2o_v2r2_img")]
     others += [
         "EMIT_L2A_MASK_001_20230101T000000_1_2.nc",
         "weights.h5",

@@ -395,14 +395,17 @@ class ArrayFile(RasterFile):
         array = self._handle()
         if not hasattr(array, "attrs"):
             return
-        mapping = (_text(array.attrs.get("grid_mapping")) or "").split(":")[0]
+        # Arithmetic of xarray drops the attribute, and keeps what it names
+        usual = next((name for name in ("spatial_ref", "crs") if name in array.parent), "")
+        mapping = (_text(array.attrs.get("grid_mapping")) or usual).split(":")[0]
         rows, columns = (_scales_of(array, axis)[:1] for axis in range(3) if axis != self.axis)
         try:
             about: Any = {}
             if mapping:
                 about = (array.parent[mapping] if mapping in array.parent else array.file[mapping]).attrs
             wkt = _text(about.get("crs_wkt", about.get("spatial_ref")))
-            in_degrees = [_unit_of(*found) for found in (rows, columns) if found] == ["degrees_north", "degrees_east"]
+            axes = [*rows, *columns]
+            in_degrees = [_direction_of(axis) for axis in axes] == ["n", "e"]
             if wkt or in_degrees:
                 if any(found.name.split("/")[-1].lower() in _EASTINGS for found in rows):
                     raise ValueError("columns before rows")
@@ -413,8 +416,8 @@ class ArrayFile(RasterFile):
                 self.stated.crs, self.stated.transform = _neon_place(own)
             elif grid := re.fullmatch("/HDFEOS/GRIDS/([^/]+)/Data Fields/[^/]+", array.name):
                 self.stated.crs, self.stated.transform = _eos_place(array, grid[1])
-            elif mapping:
-                raise ValueError(f"{mapping} without crs_wkt")
+            elif mapping or len(axes) == 2:
+                raise ValueError(f"{mapping or 'coordinates'} without crs_wkt")
         except (CRSError, ValueError, TypeError, KeyError) as error:
             reason = " ".join(str(error).split())
             self.stated.notes.append(f"its place on Earth is not understood and left out ({reason[:100]})")
@@ -774,6 +777,15 @@ def _scales_of(array: Any, axis: int) -> list[Any]:
         return [scale for scale in scales if not (_text(scale.attrs.get("NAME")) or "").startswith(_NO_VARIABLE)]
     except (RuntimeError, OSError):
         return []
+
+
+def _direction_of(coordinates: Any) -> str | None:
+    """Gives "n" for latitudes and "e" for longitudes in degrees, by their unit or else their name; None for others."""
+    unit = (_unit_of(coordinates) or "").lower()
+    if stated := re.fullmatch("degrees?_?(n|north|e|east)", unit):
+        return stated[1][0]
+    name = re.fullmatch("(lat)(itude)?|(lon)(gitude)?", coordinates.name.split("/")[-1].lower())
+    return ("n" if name[1] else "e") if name and unit in ("", "deg", "degree", "degrees") else None
 
 
 def _first_and_step(coordinates: Any) -> tuple[float, float]:

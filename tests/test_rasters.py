@@ -945,14 +945,35 @@ def test_what_netcdf_states_of_a_place_in_other_ways(tmp_path: Path) -> None:
         with open_raster(path) as raster:
             assert raster.transform is not None, raster.notes
             assert raster.transform.almost_equals(Affine(3, 0, 400_000, 0, -3, 5_900_000), 0.5)
-    for name, change in (("kilometers", "coordinates in km"), ("parameters", "spatial_ref without crs_wkt")):
+    # The attribute that arithmetic of xarray drops, and longitudes and latitudes that only their names tell
+    for name in ("dropped", "degrees"):
+        path = hdf5(tmp_path / f"{name}.nc", (0, 1, 2))
+        with h5py.File(path, "r+") as file:
+            on_grid(file, "reflectance", y if name == "dropped" else y / 1e5, x if name == "dropped" else x / 1e5)
+            del file["reflectance"].attrs["grid_mapping"]
+            if name == "degrees":
+                del file["spatial_ref"]
+                for old, new in (("y", "lat"), ("x", "Longitude")):
+                    file.move(old, new)
+        with open_raster(path) as raster:
+            assert raster.crs == CRS.from_epsg(32633 if name == "dropped" else 4326)
+            assert raster.transform.almost_equals(
+                Affine(3, 0, 4e5, 0, -3, 5.9e6) if name == "dropped" else Affine(3e-5, 0, 4, 0, -3e-5, 59), 1e-6
+            )
+    for name, change in (
+        ("kilometers", "coordinates in km"),
+        ("parameters", "spatial_ref without crs_wkt"),
+        ("no system", "coordinates without crs_wkt"),
+    ):
         path = hdf5(tmp_path / f"{name}.nc", (0, 1, 2))
         with h5py.File(path, "r+") as file:
             on_grid(file, "reflectance", y / 1000, x / 1000)
             if name == "kilometers":
                 file["y"].attrs["units"] = file["x"].attrs["units"] = "km"
-            else:
+            elif name == "parameters":
                 del file["spatial_ref"].attrs["crs_wkt"]
+            else:
+                del file["spatial_ref"], file["reflectance"].attrs["grid_mapping"]
         with open_raster(path) as raster:
             assert raster.transform is None and raster.crs is None
             assert any(change in note for note in raster.notes)

@@ -72,6 +72,8 @@ _EASTINGS = ("x", "lon", "longitude", "easting")
 _MOST_DEFLATED = 1100
 """What deflating can make of a byte, at most."""
 _LARGEST_NPY_HEADER = 10_000
+_ABOUT = re.compile("(data_?)?units?|(TIFFTAG_IMAGE)?DESCRIPTION|long_?name|quantity", re.I)
+"""Tags of a GeoTIFF that say what its numbers are."""
 _GOOD_NAMES = re.compile(r"bbl|good_?(wavelengths?|bands?)", re.I)
 _VAPOUR_RANGE = re.compile("Band_Window_[0-9]_Nanometers")
 """In which water vapour leaves no light, as NEON states it beside the array."""
@@ -226,6 +228,7 @@ class GdalFile(RasterFile):
             marked = dataset.colorinterp.index(ColorInterp.alpha) + 1
             stated.notes.append(f"band {marked} is marked as alpha and read as one of the spectrum")
         texts = [dataset.units[0] or "", header.get("description", ""), header.get("data_units", "")]
+        texts += [text for tag in (dataset.tags(), *tags[:1]) for name, text in tag.items() if _ABOUT.fullmatch(name)]
         # Files of AVIRIS say so in their names alone
         texts += re.findall("(?<![a-z])rdn(?![a-z])", Path(self.location).name.lower())
         stated.quantity = stated.quantity or _quantity_in(texts)
@@ -311,7 +314,7 @@ class ArrayFile(RasterFile):
             if variable is None and len(_images_among(arrays, dimensions)) > 1:
                 self.stated.notes.append(f"of several arrays, {self.variable} is taken")
             if self.stated.transform is None and any(
-                name.split("/")[-1].lower() == "latitude" and own_shape == self.shape[1:]
+                name.split("/")[-1].lower() in ("lat", "latitude") and own_shape == self.shape[1:]
                 for name, (own_shape, _) in arrays.items()
             ):
                 self.stated.notes.append("latitudes and longitudes of its pixels are no grid and left out")

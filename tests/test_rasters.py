@@ -1021,6 +1021,29 @@ def test_arrays_that_state_radiance_in_any_spelling_are_refused(
         open_raster(tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize("of_band", [True, False])
+@pytest.mark.parametrize(
+    ("tags", "quantity"),
+    [
+        ({"units": "W m-2 sr-1 um-1"}, "radiance"),
+        ({"TIFFTAG_IMAGEDESCRIPTION": "TOA radiance"}, "radiance"),
+        ({"DESCRIPTION": "Surface reflectance uncertainty"}, "uncertainty"),
+        ({"units": "nm", "DESCRIPTION": "surface reflectance, from radiance"}, None),
+    ],
+)
+def test_tags_of_a_geotiff_say_what_its_numbers_are(
+    tmp_path: Path, of_band: bool, tags: dict[str, str], quantity: str | None
+) -> None:
+    path = tif(tmp_path / "a.tif", image())
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(*([1] if of_band else []), **tags)
+    if quantity is None:
+        np.testing.assert_array_equal(read_stored(path), image())
+    else:
+        with refused(path, f"expected reflectance, got {quantity}"):
+            open_raster(path)
+
+
 def test_radiance_of_aviris_is_refused_by_its_name(tmp_path: Path) -> None:
     """Whole numbers that nothing in the header tells from reflectance x 10000."""
     for name in ("f180628t01p00r05rdn_e_sc01_ort.img", "ang20180814t224053_rdn_v2r2.img"):

@@ -814,7 +814,9 @@ def _neon_group(parent: Any) -> Any:
 def _neon_place(group: Any) -> tuple[CRS, Affine]:
     """Where an image of NEON lies, by its code and the line `map info` of an ENVI header, which it has as well."""
     texts = {
-        name.lower().replace("_", " "): _text(item[()]) or "" for name, item in group.items() if hasattr(item, "dtype")
+        name.lower().replace("_", " "): _text(item[()]) or ""
+        for name, item in group.items()
+        if getattr(item, "size", 0) == 1  # the image itself may stand beside them
     }
     info, code = texts["map info"], texts.get("epsg code")
     turned = re.search(r"rotation\s*=\s*(-?[\d.]+)", info)

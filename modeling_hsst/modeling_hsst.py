@@ -376,6 +376,14 @@ class HSSTRelativePositionBias(nn.Module):
         columns = columns.clamp(-farthest_column, farthest_column) + farthest_column
         return self.bias[rows * (2 * farthest_column + 1) + columns].movedim(-1, 2)
 
+    def for_grid(self, grid_size: tuple[int, int]) -> torch.Tensor:
+        """The numbers (distances, heads) for windows of another size, so that positions gain what they do here."""
+        steps = [
+            torch.arange(1 - size, size, device=self.bias.device).clamp(1 - own, own - 1) + own - 1
+            for size, own in zip(grid_size, self.grid_size, strict=True)
+        ]
+        return self.bias.unflatten(0, (2 * self.grid_size[0] - 1, -1))[steps[0][:, None], steps[1]].flatten(0, 1)
+
     def add_to(
         self, attention_mask: torch.Tensor | None, places: torch.Tensor, num_sequences: int, dtype: torch.dtype
     ) -> torch.Tensor:

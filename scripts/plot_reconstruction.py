@@ -13,7 +13,14 @@ from pathlib import Path
 
 from datasets_loading.scenes import Scene, open_scene
 from hsst.support.choices import MASK_TYPES
-from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.command_line import (
+    HelpFormatter,
+    add_scene_arguments,
+    check_source,
+    one_line_errors,
+    reading_of,
+    shown,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -119,6 +126,7 @@ def main() -> None:
     with one_line_errors("plot_reconstruction.py"):
         if arguments.output.suffix.lower() != ".png":
             raise ValueError(f"--output: expected a .png, got {arguments.output}")
+        check_source(arguments.model, "--model")
         with open_scene(arguments.scene, **reading_of(arguments)) as scene:
             print(draw(arguments, scene))
 

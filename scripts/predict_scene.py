@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from datasets_loading.files import check_writable, fingerprint, only_writer
 from datasets_loading.scenes import find_scenes, name_of, open_scene
-from hsst.support.command_line import HelpFormatter, add_scene_arguments, one_line_errors, reading_of, shown
+from hsst.support.command_line import (
+    HelpFormatter,
+    add_scene_arguments,
+    check_source,
+    one_line_errors,
+    reading_of,
+    shown,
+)
 
 # What needs torch is imported where it is used: help and refusals need not wait for it
 if TYPE_CHECKING:
@@ -237,6 +244,7 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         if not 0 <= rank < num_processes:
             raise ValueError(f"RANK: expected from 0 on and below WORLD_SIZE={num_processes}, got {rank}")
+        check_source(arguments.model, "--model")
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
         for folder in {path.parent for path in maps.values()}:
             check_writable(folder)  # the model takes its time to load

@@ -13,7 +13,8 @@ training, validation and test. The output folder holds `all_results.json`, `conf
 
 --model auto is for few labels: by cross-validation it takes what classifies single pixels best, spectra or the
 features of --model_name_or_path or both, with ridge, logistic regression, SVM or a random forest; tests it on all
-labels, in --folds that are apart in space; and trains it on all of them, for `predict_scene.py`.
+labels, in --folds that are apart in space; and trains it on all of them, for `predict_scene.py`. Of many labels
+--labels_per_class draws some.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ import numpy as np
 from datasets_loading.files import checksums, fingerprint, only_writer, write_json, written_into
 from datasets_loading.land_cover_metric import FEW_PIXELS, land_cover_scores
 from datasets_loading.splits import SPLITS, draw_labels
-from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_least, one_line_errors
+from hsst.support.command_line import (
+    HelpFormatter,
+    add_reading_arguments,
+    check_least,
+    check_source,
+    one_line_errors,
+)
 from hsst.support.matched_classes import parse_merges
 from hsst.support.reports import plot_confusion, plot_land_cover_map, without_folders, write_confusion_csv
 from hsst.support.training_settings import (
@@ -366,10 +373,9 @@ def run_auto(arguments: argparse.Namespace) -> None:
         *((name, value) for name, value in given_settings(arguments).items() if name != "seed"),
         *((name, getattr(arguments, name)) for name in ("config_overrides", "window_size", "head_type", "statistics")),
         ("label_fraction", arguments.label_fraction),
-        ("labels_per_class", arguments.labels_per_class),
     ):
         if given:
-            raise ValueError(f"--{name}: expected none with --model auto, which uses all labels and chooses the rest")
+            raise ValueError(f"--{name}: expected none with --model auto, which chooses by itself")
     check_least(arguments, 2, "folds")
     from hsst.support.few_labels import LabelledPixels, choose, inputs_of, score_in_folds
     from hsst.support.model_sources import read_config, weight_files
@@ -378,7 +384,7 @@ def run_auto(arguments: argparse.Namespace) -> None:
     if model is not None:
         read_config(model, "--model_name_or_path")
     data = load_data(arguments, 1, None if arguments.dataset else "test")
-    pixels = LabelledPixels.of(data, arguments.block_size)
+    pixels = LabelledPixels.of(data, arguments.block_size, arguments.labels_per_class, arguments.seed)
     if model is not None and pixels.wavelengths is None:
         raise ValueError(
             f"--model_name_or_path: the labelled scenes have no wavelengths, which features of {model} need"
@@ -464,6 +470,7 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(format="%(levelname)s: %(message)s")
     with one_line_errors("run_classification.py"):
+        check_source(arguments.model_name_or_path, "--model_name_or_path")
         if arguments.model == "auto":
             run_auto(arguments)
             return

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from hsst.support.choices import MASK_TYPES, SCHEDULERS
-from hsst.support.command_line import HelpFormatter, add_reading_arguments, one_line_errors
+from hsst.support.command_line import HelpFormatter, add_reading_arguments, check_source, one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,6 +126,10 @@ def parse_arguments() -> argparse.Namespace:
     steps = arguments.checkpointing_steps
     if steps is not None and steps != "epoch" and not (steps.isdigit() and int(steps) > 0):
         parser.error(f"--checkpointing_steps: expected a number of steps or `epoch`, got {steps}")
+    try:
+        check_source(arguments.model_name_or_path, "--model_name_or_path")
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
 
 

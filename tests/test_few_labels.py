@@ -61,6 +61,23 @@ def test_pixels_and_their_blocks():
         LabelledPixels.of(small_data(labels=np.where(labels == 0, 0, UNLABELLED).astype(np.uint8)), 8)
 
 
+def test_of_many_labels_some_of_each_class_are_drawn(monkeypatch):
+    """As of a land-cover map, which has a label in every pixel: choosing among classifiers takes long then."""
+    whole, drawn, others = (LabelledPixels.of(small_data(), 8, *few) for few in ((), (5, 1), (5, 2)))
+    assert np.bincount(drawn.classes).tolist() == [5] * len(CLASS_NAMES)
+    rows = {place: row for row, place in enumerate(map(tuple, whole.places))}
+    kept = [rows[place] for place in map(tuple, drawn.places)]
+    assert kept == sorted(kept) and not np.array_equal(drawn.places, others.places)
+    for name in ("spectra", "means", "classes"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(whole, name)[kept])
+    monkeypatch.setattr(few_labels, "MOST_LABELS", 20)
+    with pytest.raises(
+        ValueError, match=f"at most 20 labelled pixels, got {len(whole.classes):,}: --labels_per_class"
+    ):
+        LabelledPixels.of(small_data(), 8)
+    LabelledPixels.of(small_data(), 8, 20 // len(CLASS_NAMES))
+
+
 def test_folds_are_apart_in_space_and_see_no_test_pixel(quick, monkeypatch):
     """Every pixel is tested once, by a classifier that chose and learned without the block it lies in."""
     pixels = LabelledPixels.of(small_data(), 8)

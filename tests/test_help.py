@@ -37,6 +37,9 @@ for program, *arguments in (
     ["run_classification", "--output_dir", "nowhere", "--batch_size", "0"],
     ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--window_size", "8"],
     ["predict_scene", "nowhere.tif", "--model", "m", "--output", "o.tif"],
+    ["predict_scene", ".", "--model", "./nowhere", "--output", "o.tif"],
+    ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--model_name_or_path", "/nowhere"],
+    ["run_mim", "--output_dir", "nowhere", "--train_dir", ".", "--model_name_or_path", "./nowhere"],
     ["plot_reconstruction", "scene", "--model", "nowhere", "--output", "picture.jpg"],
     ["publish", "nowhere"],
 ):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from hsst.experiments.baselines import take_encoder
 from modeling_hsst import (
     HSSTConfig,
     HSSTForMaskedImageModeling,
+    HSSTForSemanticSegmentation,
     HSSTModel,
     adapt_to_wavelengths,
     use_fast_layers,
@@ -55,6 +57,16 @@ def test_no_place_is_added_to_tokens():
     by_place = model_of(HSSTModel, position_embedding_type="wavelength")
     features = by_place(torch.randn(2, 20, 1, 1).expand(-1, -1, 8, 8)).last_hidden_state.unflatten(1, (4, 64))
     assert (features - features[:, :, :1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("size", [3, 8, 11])
+def test_a_model_for_other_windows_computes_what_this_one_does(size):
+    """On any window, as long as positions lie no farther apart than in its own."""
+    trained, other = model_of(HSSTModel), HSSTForSemanticSegmentation(config(image_size=size, num_labels=3)).eval()
+    take_encoder(other, trained)
+    windows = torch.randn(2, 20, size, size)
+    expected = trained(windows, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(other.hsst(windows).last_hidden_state, expected)
 
 
 def test_attention_depends_on_distance():

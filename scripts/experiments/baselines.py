@@ -614,6 +614,10 @@ def take_encoder(model: Any, checkpoint: str | HSSTModel) -> None:
             elif pretrained.config.position_embedding_type == "sincos":
                 table = positions.interpolate(positions.spatial_embeddings.unsqueeze(1), grid)
                 state[f"{prefix}spatial_embeddings"] = table.squeeze(1)
+            elif pretrained.config.position_embedding_type == "relative":
+                for number, layer in enumerate(pretrained.spatial_layers):
+                    name = f"spatial_layers.{number}.attention.position_bias.bias"
+                    state[name] = layer.attention.position_bias.for_grid(grid)
     model.hsst.load_state_dict(state)
 
 

@@ -184,6 +184,20 @@ def check_least(arguments: argparse.Namespace, least: float, *names: str) -> Non
             raise ValueError(f"--{name}: expected at least {least}, got {value}")
 
 
+def check_source(source: str | None, flag: str) -> None:
+    """Raises ValueError where the source of a model, if there is one, is neither a folder nor may be on the Hub."""
+    folder = Path(source or ".")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{flag}: expected the folder of a model, but {source} is a file")
+    is_path = folder.is_absolute() or str(source).startswith((".", "~")) or len(folder.parts) > 2
+    if not folder.is_dir() and is_path:
+        raise ValueError(f"{missing_source(source, flag)}, and repositories have names like owner/model")
+
+
+def missing_source(source: str | None, flag: str) -> str:
+    return f"{flag}: expected a folder or the name of a repository of the Hub, but there is no folder {source}"
+
+
 def parse_named(flag: str, form: str, texts: Sequence[str]) -> dict[str, str]:
     """Arguments of a repeated flag, NAME=VALUE each (`form` says of what), by their names."""
     named: dict[str, str] = {}

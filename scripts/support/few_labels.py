@@ -128,6 +128,9 @@ LINEAR = ("ridge", "logistic regression")
 
 SPECTRA_AND_FEATURES = "spectra and features"
 
+MOST_LABELS = 2_000
+"""Labelled pixels by which classifiers are chosen: with them all, choosing takes ten minutes and more."""
+
 
 @dataclass
 class Tuned:
@@ -268,32 +271,45 @@ class LabelledPixels:
     places: np.ndarray  # scene, row and column of each, int64 (pixels, 3)
 
     @classmethod
-    def of(cls, data: LabelledData, block_size: int) -> LabelledPixels:
-        """Those of labelled scenes, in blocks of `block_size` pixels; ValueError where there are fewer than two
-        classes, or all labels lie in one block."""
+    def of(cls, data: LabelledData, block_size: int, per_class: int | None = None, seed: int = 0) -> LabelledPixels:
+        """
+        Those of labelled scenes, or some of each class, in blocks of `block_size` pixels; ValueError where there are
+        fewer than two classes, all labels lie in one block, or there are more than `MOST_LABELS`.
+        """
         bands = np.flatnonzero(data.valid_bands)
         if data.wavelengths is not None:
             bands = bands[np.unique(np.asarray(data.wavelengths)[bands], return_index=True)[1]]
-        spectra, means, classes, places = [], [], [], []
-        for number, scene in enumerate(data.scenes):
-            rows, columns = np.nonzero(scene.labels != UNLABELLED)
-            cube = np.asarray(scene.cube)[bands]
-            stored = cube[:, rows, columns].T  # the scene has no labels where it has no data
-            spectra.append(stored.astype(np.float32) / ENMAP.scale)
-            means.append(mean_around(cube, rows, columns) / ENMAP.scale)
-            classes.append(scene.labels[rows, columns].astype(np.int64))
-            places.append(np.stack([np.full(len(rows), number), rows, columns], axis=1))
-        where = np.concatenate(places)
+        labelled = [np.argwhere(scene.labels != UNLABELLED) for scene in data.scenes]
+        where = np.concatenate([np.insert(pixels, 0, number, axis=1) for number, pixels in enumerate(labelled)])
+        of_scenes = [scene.labels[tuple(pixels.T)] for scene, pixels in zip(data.scenes, labelled, strict=True)]
+        numbers = np.concatenate(of_scenes).astype(np.int64)
+        present = np.unique(numbers)
+        if per_class is not None:
+            own = (
+                np.random.default_rng((seed, label)).permutation(np.flatnonzero(numbers == label)) for label in present
+            )
+            kept = np.sort(np.concatenate([places[:per_class] for places in own]))
+            where, numbers = where[kept], numbers[kept]
+        if len(present) < 2:
+            raise ValueError(f"expected labels of at least 2 classes, got {len(present)}")
+        if len(numbers) > MOST_LABELS:
+            got = f"at most {MOST_LABELS:,} labelled pixels, got {len(numbers):,}"
+            advice = f"--labels_per_class {MOST_LABELS // len(present)} draws some, other models train on all"
+            raise ValueError(f"--model auto is for few labels: expected {got}: {advice}")
         blocks = where // [1, block_size, block_size]
         parts = np.unique(blocks, axis=0, return_inverse=True)[1].reshape(-1)
-        numbers = np.concatenate(classes)
-        if len(np.unique(numbers)) < 2:
-            raise ValueError(f"expected labels of at least 2 classes, got {len(np.unique(numbers))}")
         if len(np.unique(parts)) < 2:
             raise ValueError(
                 f"expected labels in several blocks of {block_size} pixels, to test apart in space, got all in one "
                 "(--block_size makes them smaller)"
             )
+        spectra, means = [], []
+        for number, scene in enumerate(data.scenes):
+            rows, columns = where[where[:, 0] == number, 1:].T
+            cube = np.asarray(scene.cube)[bands]
+            stored = cube[:, rows, columns].T  # the scene has no labels where it has no data
+            spectra.append(stored.astype(np.float32) / ENMAP.scale)
+            means.append(mean_around(cube, rows, columns) / ENMAP.scale)
         wavelengths = None if data.wavelengths is None else np.asarray(data.wavelengths)[bands]
         of_pixels = np.concatenate(spectra), np.concatenate(means)
         return cls(*of_pixels, wavelengths, bands.tolist(), numbers, parts, where)

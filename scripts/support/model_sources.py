@@ -23,6 +23,7 @@ from transformers.utils import (
 )
 from transformers.utils import logging as transformers_logging
 
+from hsst.support.command_line import check_source, missing_source
 from modeling_hsst import (
     HSSTConfig,
     HSSTForImageClassification,
@@ -54,19 +55,15 @@ OTHER_PARTS = ("head.", "decoder", "hidden_tokens.", "hsst.embeddings.mask_token
 def read_config(source: str, flag: str) -> HSSTConfig:
     """The configuration in a folder or a repository of the Hub; ValueError where it is in neither, or damaged."""
     folder = Path(source)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{flag}: expected the folder of a model, but {source} is a file")
+    check_source(source, flag)
     if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{flag}: expected a model in {source}, found no {CONFIG_NAME}")
-    missing = f"{flag}: expected a folder or the name of a repository of the Hub, but there is no folder {source}"
-    if not folder.is_dir() and (folder.is_absolute() or source.startswith((".", "~")) or len(folder.parts) > 2):
-        raise ValueError(f"{missing}, and repositories have names like owner/model")
     if not folder.is_dir():
         stay_offline_without_network()
     try:
         path = Path(str(cached_file(source, CONFIG_NAME)))
     except OSError as error:
-        raise ValueError(f"{missing}, and the Hub gave none: {error}") from error
+        raise ValueError(f"{missing_source(source, flag)}, and the Hub gave none: {error}") from error
     settings = read_settings(path)
     if settings.get("model_type") != HSSTConfig.model_type:
         raise ValueError(f"{path}: expected a model of type hsst, got {settings.get('model_type')}")

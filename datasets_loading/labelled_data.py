@@ -32,7 +32,6 @@ from datasets import (
     Value,
 )
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_coordinates
@@ -63,6 +62,7 @@ logger = logging.getLogger(__name__)
 JOIN_GAP = 64
 """Tiles up to this many pixels apart share one scene; tiles farther apart cannot meet in a window."""
 
+_POINTS_AT_ONCE = 2**21
 _GRID_TOLERANCE = 0.05
 _TILE_NAME = re.compile(r"tile_(\d+)_(\d+)")
 
@@ -244,34 +244,57 @@ def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, b
     most frequent value in each, and else by the value at their centers. Only the part under the image is read.
 
     Raises:
-        ProductError: as `read_label_values` and `check_same_grid`.
+        ProductError: as `read_label_values` and `check_same_grid`; or with `by_place`, one of them does not say where
+            it lies.
     """
     path = Path(path)
     file = open_labels(path, variable)
     stated, shape = file.stated, image.image.shape[1:]
     transform = stated.transform if stated.crs and image.crs and image.transform is not None else None
     if isinstance(file, GdalFile) and transform is not None and (by_place or file.shape[1:] != shape):
-        several = _pixels_in_one(image, stated.crs, transform) >= 2
-        resampling = Resampling.mode if several else Resampling.nearest
-        grid = {"crs": image.crs, "transform": image.transform, "height": shape[0], "width": shape[1]}
-        with (
-            raster_errors(str(path)),
-            WarpedVRT(
-                file.dataset, **grid, resampling=resampling, dtype="float64", src_nodata=None, nodata=np.nan
-            ) as laid,
-        ):
-            # What means no label is as good a value as others: a pixel most of which has none has none
-            values = _as_labels(laid.read(1), None, stated.nodata, path)
-        how = "most frequent value in each" if several else "value at the center of each"
+        values, how = _laid_on(image, file, stated.crs, transform, path)
         found = int((values != -1).sum())
         logger.warning(
             "%s laid on the pixels of %s: the %s; %d of %d have one", path, image.name, how, found, values.size
         )
+    elif by_place:
+        fail(path, f"labels and images that say where they lie, or labels for {image.name} alone", "one that does not")
     else:
         check_same_grid(image, stated.crs, stated.transform, file.shape[1:], str(path))
         values = _label_values(file, path)
     file.close()
     return values
+
+
+def _laid_on(image: Cube, file: GdalFile, crs: CRS, transform: Affine, path: Path) -> tuple[np.ndarray, str]:
+    """Values of a raster, by its place, on the pixels of an image, as `read_labels_on`; and how they were taken.
+
+    They are taken at points in each pixel, so that places without a label (nodata, NaN, masked, beside the map) count
+    as others do, and the image may be turned against the map.
+    """
+    assert image.transform is not None
+    height, width = image.image.shape[1:]
+    with raster_errors(str(path)):
+        side = np.sqrt(_pixels_in_one(image, crs, transform))
+    # One for each pixel of the map, as far as a share of classes needs so many
+    points = round(np.clip(side, 3, 16)) if side >= np.sqrt(2) else 1
+    grid = {"crs": image.crs, "transform": image.transform @ Affine.scale(1 / points)}
+    size = {"height": height * points, "width": width * points}
+    values = np.empty((height, width), dtype=np.int64)
+    step = max(1, _POINTS_AT_ONCE // (width * points**2))
+    with (
+        raster_errors(str(path)),
+        # Its nodata is left to `_as_labels`: the library refuses one that the file's type cannot hold
+        WarpedVRT(file.dataset, **grid, **size, dtype="float64", src_nodata=None, nodata=np.nan) as laid,
+    ):
+        for row in range(0, height, step):
+            rows = min(step, height - row)
+            part = laid.read(1, window=Window(0, row * points, width * points, rows * points))
+            cells = _as_labels(part, None, file.stated.nodata, path).reshape(rows, points, width, points)
+            present = np.unique(cells)
+            counts = np.stack([(cells == value).sum(axis=(1, 3), dtype=np.int16) for value in present])
+            values[row : row + rows] = present[counts.argmax(axis=0)]
+    return values, "value at the center of each" if points == 1 else "most frequent value in each"
 
 
 def _pixels_in_one(image: Cube, crs: CRS, transform: Affine) -> float:

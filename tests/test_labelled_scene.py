@@ -374,6 +374,41 @@ def test_coarser_labels_are_laid_on_the_image(tmp_path: Path, caplog: pytest.Log
     assert "the value at the center of each; 2304 of 2304 have one" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["nodata", "nan", "mask"])
+def test_pixels_with_mostly_no_label_on_a_finer_map_have_none(tmp_path: Path, how: str):
+    folder = write_scene(tmp_path / "files")
+    fine = (values() + 1).repeat(3, axis=0).repeat(3, axis=1).astype(np.float32)
+    without = np.zeros(fine.shape, dtype=bool)
+    without[:, 60:62] = True  # two thirds of a column of the image's pixels
+    without[:, 90] = True  # one third
+    if how != "mask":
+        fine[without] = np.nan if how == "nan" else -9
+    path = folder / "labels" / "scene.tif"
+    write_raster(path, fine, transform=TRANSFORM @ Affine.scale(1 / 3), nodata=-9 if how == "nodata" else None)
+    if how == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(~without)
+    (scene,) = builder(folder, tmp_path).data.scenes
+    expected = values()
+    expected[:, 20] = UNLABELLED
+    np.testing.assert_array_equal(scene.labels, expected)
+
+
+@pytest.mark.parametrize("angle", [0, 30, 45, 90, 180])
+def test_finer_labels_lie_right_under_a_turned_image(tmp_path: Path, angle: float):
+    """As airborne images are: half-planes of labels, whose edge is far from the centers of most pixels."""
+    folder = tmp_path / "files"
+    turned = TRANSFORM @ Affine.translation(24, 24) @ Affine.rotation(angle) @ Affine.translation(-24, -24)
+    write_image(folder / "images" / "scene.tif", striped_cube(SIZE, SIZE), transform=turned)
+    grid = TRANSFORM @ Affine.translation(-20, -20) @ Affine.scale(1 / 3)
+    columns, rows = np.meshgrid(np.arange(264) + 0.5, np.arange(264) + 0.5)
+    write_raster(folder / "labels" / "scene.tif", np.uint8(1 + (columns > 127) + 2 * (rows > 140)), transform=grid)
+    (scene,) = builder(folder, tmp_path, split="test").data.scenes
+    columns, rows = ~grid @ turned @ np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
+    far = (abs(columns - 127) > 2.2) & (abs(rows - 140) > 2.2)
+    np.testing.assert_array_equal(scene.labels[far], ((columns > 127) + 2 * (rows > 140))[far])
+
+
 def test_one_raster_of_labels_serves_several_images(tmp_path: Path):
     folder = write_tiles(tmp_path / "files")
     path = write_raster(folder / "all.tif", values())
@@ -384,6 +419,12 @@ def test_one_raster_of_labels_serves_several_images(tmp_path: Path):
     write_raster(path, values(), crs=None, transform=Affine.identity())
     refused = lambda: builder(folder, tmp_path, labels="all.tif").data
     assert_one_clear_line(refused, path, "a folder of labels for 8 images, or a raster that says where it lies")
+    write_raster(path, values()[:16, :16])
+    for image in (folder / "images").iterdir():
+        part = striped_cube(SIZE, SIZE)[:, :16, :16]
+        write_image(image, part, crs=None, transform=Affine.identity())
+    assert_one_clear_line(refused, path, "that say where they lie")
+    write_tiles(folder)
     write_raster(path, values(), transform=shifted(1000, 1000))
     assert_one_clear_line(refused, path, "at least 2 classes")
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ from rasterio.windows import Window
 from scipy.sparse.csgraph import connected_components
 
 from datasets_loading.files import fingerprint
-from datasets_loading.raster_file import ProductError, fail, raster_errors
+from datasets_loading.raster_file import ProductError, fail, raster_errors, walk_files
 from datasets_loading.raster_formats import ArrayFile, GdalFile, envi_data
 from datasets_loading.rasters import open_raster
 from datasets_loading.scenes import Scene as OpenScene
@@ -258,7 +259,8 @@ def read_labels_on(image: Cube, path: str | Path, variable: str | None = None, b
             "%s laid on the pixels of %s: the %s; %d of %d have one", path, image.name, how, found, values.size
         )
     elif by_place:
-        fail(path, f"labels and images that say where they lie, or labels for {image.name} alone", "one that does not")
+        without = image.name if stated.crs and stated.transform is not None else "the labels"
+        fail(path, "a folder of labels for several images, or all to say where they lie", f"no place of {without}")
     else:
         check_same_grid(image, stated.crs, stated.transform, file.shape[1:], str(path))
         values = _label_values(file, path)
@@ -545,7 +547,10 @@ class LabelledBuilder(GeneratorBasedBuilder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # The files are the user's and may change: what was prepared from other files must not be taken for theirs.
-        kwargs.setdefault("hash", _fingerprint(kwargs.get("data_dir"), kwargs.get("split_file")))
+        folder = kwargs.get("data_dir") or ""
+        named = [kwargs.get(name) for name in ("images", "labels", "wavelengths")]
+        outside = [Path(folder, name).expanduser() for name in named if isinstance(name, str)]
+        kwargs.setdefault("hash", _fingerprint(folder, kwargs.get("split_file"), *outside))
         self._data: LabelledData | None = None
         super().__init__(*args, **kwargs)
 
@@ -696,7 +701,9 @@ def _fingerprint(*paths: str | Path | None) -> str:
     """A short name for the state of files: it changes where a file comes, goes, or is written to."""
     lines = []
     for root in [Path(path).expanduser() for path in paths if path]:
-        for file in [root] if root.is_file() else sorted(root.rglob("*")):
+        # A file with those beside it that belong to it, as ENVI headers, masks and parts of shapefiles do
+        files = [root, *sorted(root.parent.glob(f"{escape(root.stem)}.*"))] if root.is_file() else walk_files(root)
+        for file in files:
             if file.is_file():
                 status = file.stat()
                 lines.append(f"{file.relative_to(root.parent)} {status.st_size} {status.st_mtime_ns}\n")

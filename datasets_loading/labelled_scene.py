@@ -34,7 +34,6 @@ from datasets_loading.labelled_data import (
     LabelledData,
     Scene,
     join_tiles,
-    open_labels,
     read_labels_on,
     read_scene,
     to_classes,
@@ -119,8 +118,10 @@ class LabelledScene(LabelledBuilder):
 
     def _read(self) -> LabelledData:
         config = self.config
-        image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
         labels_path = self.data_dir / config.labels
+        image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
+        # A map that lies among the images is none of them; a MATLAB file may hold both
+        image_paths = [path for path in image_paths if path != labels_path] or image_paths
         if labels_path.suffix.lower() in (*VECTOR_ENDINGS, *OTHER_ENDINGS) and not labels_path.is_dir():
             cubes = [self._read_image(path) for path in image_paths]
             names, label_values = self._vector_labels(labels_path, cubes)
@@ -139,8 +140,12 @@ class LabelledScene(LabelledBuilder):
             ]
         scenes = join_tiles([(cube, cube.seen(values)) for cube, values in zip(cubes, label_values, strict=True)])
         labels = {scene.name: scene.labels for scene in scenes}
-        if len(np.setdiff1d(np.concatenate([values.ravel() for values in labels.values()]), [UNLABELLED])) < 2:
-            fail(labels_path, "labels of at least 2 classes", "fewer")
+        found = set().union(*(np.unique(values).tolist() for values in labels.values())) - {UNLABELLED}
+        if len(found) < 2:
+            only = [name for number, name in enumerate(names.values()) if number in found]
+            fail(
+                labels_path, "labels of at least 2 classes on the images", f"only {only[0]}" if only else "none there"
+            )
         split = make_split(config, scenes, labels)
         return LabelledData(scenes, tuple(names.values()), cubes[0].wavelengths, split)
 
@@ -244,8 +249,6 @@ def _find_images(path: Path, source: str) -> list[Path]:
 def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:
     """The label raster of each image."""
     if path.is_file():
-        if len(images) != 1 and open_labels(path).stated.crs is None:
-            fail(path, f"a folder of labels for {len(images)} images, or a raster that says where it lies", "a file")
         return [path] * len(images)
     found = []
     for image in images:

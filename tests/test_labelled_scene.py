@@ -284,6 +284,24 @@ def test_changed_files_are_read_anew(tmp_path: Path):
     assert images[0] != images[1]
 
 
+def test_changed_labels_elsewhere_and_behind_a_link_are_read_anew(tmp_path: Path):
+    folder = write_scene(tmp_path / "files")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("images", "labels"):
+        (linked / name).symlink_to(folder / name)
+    elsewhere = write_raster(tmp_path / "maps" / "map.tif", values())
+    makers = (
+        lambda: builder(folder, tmp_path / "cache", labels=str(elsewhere)),
+        lambda: builder(linked, tmp_path / "cache"),
+    )
+    before = [make().cache_dir for make in makers]
+    assert before == [make().cache_dir for make in makers]
+    for path in (elsewhere, folder / "labels" / "scene.tif"):
+        write_raster(path, np.minimum(values(), 2), dtype="uint16")
+        assert makers[path != elsewhere]().cache_dir not in before
+
+
 def test_workers_read_for_themselves(tmp_path: Path):
     scene_builder = builder(write_scene(tmp_path / "files"), tmp_path)
     assert scene_builder.data.scenes
@@ -418,15 +436,27 @@ def test_one_raster_of_labels_serves_several_images(tmp_path: Path):
     np.testing.assert_array_equal(scene.labels, expected)
     write_raster(path, values(), crs=None, transform=Affine.identity())
     refused = lambda: builder(folder, tmp_path, labels="all.tif").data
-    assert_one_clear_line(refused, path, "a folder of labels for 8 images, or a raster that says where it lies")
+    assert_one_clear_line(refused, path, "a folder of labels for several images", "no place of the labels")
     write_raster(path, values()[:16, :16])
     for image in (folder / "images").iterdir():
         part = striped_cube(SIZE, SIZE)[:, :16, :16]
         write_image(image, part, crs=None, transform=Affine.identity())
-    assert_one_clear_line(refused, path, "that say where they lie")
+    assert_one_clear_line(refused, path, "all to say where they lie", "no place of tile_0_0")
+    savemat(folder / "all.mat", {"a": values()[:16, :16], "b": values()[:16, :16]})
+    arrays = builder(folder, tmp_path, labels="all.mat", label_variable="a")
+    assert_one_clear_line(lambda: arrays.data, "all.mat", "a folder of labels for several images")
     write_tiles(folder)
     write_raster(path, values(), transform=shifted(1000, 1000))
-    assert_one_clear_line(refused, path, "at least 2 classes")
+    assert_one_clear_line(refused, path, "at least 2 classes", "got none")
+
+
+def test_a_map_that_lies_among_the_images_is_none_of_them(tmp_path: Path):
+    folder = tmp_path / "files"
+    write_image(folder / "scene.tif", striped_cube(SIZE, SIZE))
+    fine = values().repeat(3, axis=0).repeat(3, axis=1)
+    write_raster(folder / "map.tif", fine, transform=TRANSFORM @ Affine.scale(1 / 3))
+    (scene,) = builder(folder, tmp_path, images=".", labels="map.tif").data.scenes
+    np.testing.assert_array_equal(scene.labels, classes())
 
 
 def test_another_name_for_the_same_crs_is_accepted(tmp_path: Path):
@@ -448,7 +478,7 @@ def test_unknown_label_values_are_refused(tmp_path: Path):
 def test_fewer_than_two_classes_are_refused(tmp_path: Path):
     folder = write_scene(tmp_path / "files")
     write_raster(folder / "labels" / "scene.tif", np.minimum(values(), 1))
-    assert_one_clear_line(lambda: builder(folder, tmp_path).data, "at least 2 classes")
+    assert_one_clear_line(lambda: builder(folder, tmp_path).data, "at least 2 classes", "only class 1")
 
 
 def test_images_with_other_bands_are_refused(tmp_path: Path):

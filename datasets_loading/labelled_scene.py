@@ -121,7 +121,7 @@ class LabelledScene(LabelledBuilder):
         labels_path = self.data_dir / config.labels
         image_paths = _find_images(self.data_dir / config.images, self.SOURCE)
         # A map that lies among the images is none of them; a MATLAB file may hold both
-        image_paths = [path for path in image_paths if path != labels_path] or image_paths
+        image_paths = [path for path in image_paths if not _is_same(path, labels_path)] or image_paths
         if labels_path.suffix.lower() in (*VECTOR_ENDINGS, *OTHER_ENDINGS) and not labels_path.is_dir():
             cubes = [self._read_image(path) for path in image_paths]
             names, label_values = self._vector_labels(labels_path, cubes)
@@ -244,6 +244,12 @@ def _find_images(path: Path, source: str) -> list[Path]:
     if not found:
         fail(path, f"images ({', '.join(IMAGE_ENDINGS)})", f"none. {source}")
     return found
+
+
+def _is_same(image: Path, labels: Path) -> bool:
+    """Whether a found image is the file of labels, or the ENVI header of it."""
+    may_be_header = image.suffix.lower() == ".hdr" and image.stem == labels.stem and labels.is_file()
+    return image == labels or (may_be_header and envi_data(image) == labels)
 
 
 def _find_labels(images: Sequence[Path], path: Path) -> list[Path]:

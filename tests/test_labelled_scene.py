@@ -450,12 +450,17 @@ def test_one_raster_of_labels_serves_several_images(tmp_path: Path):
     assert_one_clear_line(refused, path, "at least 2 classes", "got none")
 
 
-def test_a_map_that_lies_among_the_images_is_none_of_them(tmp_path: Path):
+@pytest.mark.parametrize("name", ["map.tif", "map.img", "map.hdr"])
+def test_a_map_that_lies_among_the_images_is_none_of_them(tmp_path: Path, name: str):
     folder = tmp_path / "files"
     write_image(folder / "scene.tif", striped_cube(SIZE, SIZE))
     fine = values().repeat(3, axis=0).repeat(3, axis=1)
-    write_raster(folder / "map.tif", fine, transform=TRANSFORM @ Affine.scale(1 / 3))
-    (scene,) = builder(folder, tmp_path, images=".", labels="map.tif").data.scenes
+    grid = TRANSFORM @ Affine.scale(1 / 3)
+    if name == "map.tif":
+        write_raster(folder / name, fine, transform=grid)
+    else:
+        write_raster(folder / "map.img", fine, transform=grid, driver="ENVI")
+    (scene,) = builder(folder, tmp_path, images=".", labels=name).data.scenes
     np.testing.assert_array_equal(scene.labels, classes())
 
 

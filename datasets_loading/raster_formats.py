@@ -216,7 +216,9 @@ class GdalFile(RasterFile):
             centers, widths, unit = self._stated_wavelengths(dataset, header, tags)
             if centers is not None:
                 stated.wavelengths, stated.fwhm, stated.notes = to_nanometers(centers, widths, unit, self.location)
-        if not dataset.transform.is_identity:
+        if dataset.transform.is_degenerate:
+            stated.notes.append("its pixels have no size, and its place on Earth is left out")
+        elif not dataset.transform.is_identity:
             stated.transform, stated.crs = dataset.transform, dataset.crs
             if dataset.crs and not (dataset.crs.is_projected or dataset.crs.is_geographic):
                 # As "Arbitrary" in ENVI headers: such coordinates lie nowhere on Earth

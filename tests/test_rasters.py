@@ -1248,6 +1248,13 @@ def test_a_byte_order_mark_before_a_header_is_named(tmp_path: Path, name: str) -
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_pixels_without_a_size_lie_nowhere(tmp_path: Path, caplog: Log) -> None:
+    path = tif(tmp_path / "a.tif", image(), transform=Affine(30, 0, 500000, 0, 0, 5800000))
+    with open_scene(path) as scene:
+        assert scene.transform is None and scene.crs is None
+    assert "its pixels have no size" in said(caplog, path)
+
+
 def test_ground_control_points_are_left_out_and_told(tmp_path: Path, caplog: Log) -> None:
     path = tif(tmp_path / "a.tif", image(), crs=None, transform=None)
     corners = [GroundControlPoint(row, col, 5e5 + 30 * col, 5.8e6 - 30 * row) for row, col in ((0, 0), (0, 9), (9, 0))]

@@ -244,10 +244,10 @@ def main() -> None:
         rank, num_processes, local_rank = (int(os.environ.get(name, n)) for name, n in LAUNCHED)
         if not 0 <= rank < num_processes:
             raise ValueError(f"RANK: expected from 0 on and below WORLD_SIZE={num_processes}, got {rank}")
-        check_source(arguments.model, "--model")
         maps = map_paths(find_scenes(arguments.scenes), arguments.output)
         for folder in {path.parent for path in maps.values()}:
             check_writable(folder)  # the model takes its time to load
+        check_source(arguments.model, "--model")
         work = work_of(arguments, local_rank)
         own = list(maps.items())[rank::num_processes]
         failures = []

@@ -691,10 +691,10 @@ def test_one_of_several_arrays_is_chosen_by_name(tmp_path: Path, ending: str) ->
         (tmp_path / folder).mkdir()
         save_arrays(tmp_path / folder / f"a{ending}", wrong=values[::-1], right=values)
     own = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "split": "test", "wavelengths": CENTERS}
-    with refused(tmp_path / "labels" / f"a{ending}", "wrong (12, 14), right (12, 14)", "--label_variable"):
-        _ = LabelledScene(**own).data
     with refused(tmp_path / "images" / f"a{ending}", "wrong", "right", "--image_variable"):
-        _ = LabelledScene(**own, label_variable="right").data
+        _ = LabelledScene(**own).data
+    with refused(tmp_path / "labels" / f"a{ending}", "wrong (12, 14), right (12, 14)", "--label_variable"):
+        _ = LabelledScene(**own, image_variable="right").data
     (scene,) = LabelledScene(**own, label_variable="right", image_variable="right").data.scenes
     np.testing.assert_array_equal(scene.cube, image())
     np.testing.assert_array_equal(scene.labels, LABELS - 1)

@@ -377,6 +377,7 @@ def run_auto(arguments: argparse.Namespace) -> None:
         if given:
             raise ValueError(f"--{name}: expected none with --model auto, which chooses by itself")
     check_least(arguments, 2, "folds")
+    check_least(arguments, 1, "labels_per_class")
     from hsst.support.few_labels import LabelledPixels, choose, inputs_of, score_in_folds
     from hsst.support.model_sources import read_config, weight_files
 

@@ -36,6 +36,7 @@ for program, *arguments in (
     ["run_classification", "--output_dir", "nowhere", "--model", "hsst"],
     ["run_classification", "--output_dir", "nowhere", "--batch_size", "0"],
     ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--window_size", "8"],
+    ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--labels_per_class", "-1"],
     ["predict_scene", "nowhere.tif", "--model", "m", "--output", "o.tif"],
     ["predict_scene", ".", "--model", "./nowhere", "--output", "o.tif"],
     ["run_classification", "--output_dir", "nowhere", "--model", "auto", "--model_name_or_path", "/nowhere"],

@@ -129,7 +129,7 @@ LINEAR = ("ridge", "logistic regression")
 SPECTRA_AND_FEATURES = "spectra and features"
 
 MOST_LABELS = 2_000
-"""Labelled pixels by which classifiers are chosen: with them all, choosing takes ten minutes and more."""
+"""Labelled pixels by which classifiers are chosen: with so many, it takes a core many minutes."""
 
 
 @dataclass
